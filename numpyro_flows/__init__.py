@@ -1,0 +1,10 @@
+"""Normalizing flows for Bayesian inference with NumPyro."""
+
+from numpyro_flows import bijections as bijections
+from numpyro_flows import flows as flows
+from numpyro_flows.distributions import FlowDistribution as FlowDistribution
+from numpyro_flows.guides import AutoFlow as AutoFlow
+from numpyro_flows.objectives import PathELBO as PathELBO
+from numpyro_flows.posterior import FlowPosterior as FlowPosterior
+from numpyro_flows.transforms import FlowTransform as FlowTransform
+from numpyro_flows.variational import FlowVI as FlowVI

@@ -1,0 +1,92 @@
+"""Affine maps: elementwise and lower-triangular."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Scalar
+
+from numpyro_flows.bijections.base import AbstractBijection
+
+
+class Affine(AbstractBijection):
+    """`y = loc + exp(log_scale) x`, elementwise.
+
+    Args:
+        loc: location, of the event's shape.
+        scale: positive scale, broadcast to the shape of `loc`; 1 by default.
+    """
+
+    loc: Float[Array, "..."]
+    log_scale: Float[Array, "..."]
+    shape: tuple[int, ...] = eqx.field(static=True)
+    cond_shape: None = eqx.field(static=True)
+
+    def __init__(self, loc: ArrayLike, scale: ArrayLike = 1.0):
+        self.loc = jnp.asarray(loc, dtype=float)
+        self.log_scale = jnp.log(jnp.broadcast_to(jnp.asarray(scale, self.loc.dtype), self.loc.shape))
+        self.shape = self.loc.shape
+        self.cond_shape = None
+
+    def _transform(self, x: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]:
+        return self.loc + jnp.exp(self.log_scale) * x, self.log_scale.sum()
+
+    def _inverse(self, y: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]:
+        return (y - self.loc) * jnp.exp(-self.log_scale), -self.log_scale.sum()
+
+    def transform_with_score(
+        self, x: Float[Array, "..."], score: Float[Array, "..."], condition: Array | None
+    ) -> tuple[Array, Scalar, Array]:
+        return *self._transform(x, condition), score * jnp.exp(-self.log_scale)
+
+
+class TriangularAffine(AbstractBijection):
+    """`y = loc + L x` with `L` lower-triangular of positive diagonal.
+
+    `L = D (I + N)`: `D` the exponential of `log_diagonal`, `N` strictly lower-triangular. The rows of `N` are thus in
+    units of their own coordinate's scale, which makes one learning rate fit all.
+
+    Args:
+        loc: location of shape `(dim,)`.
+        tril: lower-triangular matrix of shape `(dim, dim)` with a positive diagonal; what is above it is ignored.
+
+    Raises:
+        ValueError: where `tril` is not square of the size of `loc`.
+    """
+
+    loc: Float[Array, " dim"]
+    log_diagonal: Float[Array, " dim"]
+    lower: Float[Array, "dim dim"]
+    shape: tuple[int, ...] = eqx.field(static=True)
+    cond_shape: None = eqx.field(static=True)
+
+    def __init__(self, loc: ArrayLike, tril: ArrayLike):
+        self.loc = jnp.asarray(loc, dtype=float)
+        tril = jnp.asarray(tril, self.loc.dtype)
+        if self.loc.ndim != 1 or tril.shape != self.loc.shape * 2:
+            raise ValueError(
+                f"TriangularAffine expected loc (dim,) and tril (dim, dim), got {self.loc.shape} and {tril.shape}"
+            )
+        diagonal = jnp.diagonal(tril)
+        self.log_diagonal = jnp.log(diagonal)
+        self.lower = jnp.tril(tril, -1) / diagonal[:, None]
+        self.shape = self.loc.shape
+        self.cond_shape = None
+
+    def _unit_lower(self) -> Float[Array, "dim dim"]:
+        return jnp.tril(self.lower, -1) + jnp.eye(self.loc.size, dtype=self.lower.dtype)
+
+    def _transform(self, x: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
+        return self.loc + jnp.exp(self.log_diagonal) * (self._unit_lower() @ x), self.log_diagonal.sum()
+
+    def _inverse(self, y: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
+        scaled = (y - self.loc) * jnp.exp(-self.log_diagonal)
+        x = jax.scipy.linalg.solve_triangular(self._unit_lower(), scaled, lower=True, unit_diagonal=True)
+        return x, -self.log_diagonal.sum()
+
+    def transform_with_score(
+        self, x: Float[Array, " dim"], score: Float[Array, " dim"], condition: Array | None
+    ) -> tuple[Array, Scalar, Array]:
+        solved = jax.scipy.linalg.solve_triangular(
+            self._unit_lower(), score, trans="T", lower=True, unit_diagonal=True
+        )
+        return *self._transform(x, condition), solved * jnp.exp(-self.log_diagonal)

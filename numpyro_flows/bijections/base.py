@@ -1,0 +1,73 @@
+"""The contract that every bijection keeps."""
+
+from abc import abstractmethod
+
+import equinox as eqx
+import jax.numpy as jnp
+from equinox import AbstractVar
+from jaxtyping import Array, ArrayLike, Float, Scalar
+
+
+class AbstractBijection(eqx.Module):
+    """An invertible map `y = f(x | condition)` of one event, with its log-determinant.
+
+    The two public methods check shapes and delegate to `_transform` and `_inverse`, which a subclass writes. Both
+    work on ONE event: batch with `jax.vmap`. The protocol (these two methods, `shape` and `cond_shape`) is the one
+    of FlowJAX (Ward, https://github.com/danielward27/flowjax), so that bijections of both libraries mix.
+
+    Attributes:
+        shape: shape of `x` and of `y`.
+        cond_shape: shape of the condition; None where there is none, and one that is given is then ignored.
+    """
+
+    shape: AbstractVar[tuple[int, ...]]
+    cond_shape: AbstractVar[tuple[int, ...] | None]
+
+    def transform_and_log_det(self, x: ArrayLike, condition: ArrayLike | None = None) -> tuple[Array, Scalar]:
+        """`y = f(x)` and `log |det dy/dx|`: from the base to the target, the direction of sampling.
+
+        Raises:
+            ValueError: where the shape of `x` or `condition` is not the bijection's, or a needed condition is missing.
+        """
+        return self._transform(*_checked(self, x, condition))
+
+    def inverse_and_log_det(self, y: ArrayLike, condition: ArrayLike | None = None) -> tuple[Array, Scalar]:
+        """`x = f^-1(y)` and `log |det dx/dy|`: from the target to the base, the direction of scoring.
+
+        Raises:
+            ValueError: where the shape of `y` or `condition` is not the bijection's, or a needed condition is missing.
+        """
+        return self._inverse(*_checked(self, y, condition))
+
+    @abstractmethod
+    def _transform(self, x: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]: ...
+
+    @abstractmethod
+    def _inverse(self, y: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]: ...
+
+
+def _checked(bijection: AbstractBijection, x: ArrayLike, condition: ArrayLike | None) -> tuple[Array, Array | None]:
+    name = type(bijection).__name__
+    x = jnp.asarray(x)
+    if x.shape != bijection.shape:
+        raise ValueError(f"{name} expected an event of shape {bijection.shape}, got {x.shape}; batch with jax.vmap")
+    if bijection.cond_shape is None:
+        return x, None
+    if condition is None:
+        raise ValueError(f"{name} expected a condition of shape {bijection.cond_shape}, got None")
+    condition = jnp.asarray(condition)
+    if condition.shape != bijection.cond_shape:
+        raise ValueError(f"{name} expected a condition of shape {bijection.cond_shape}, got {condition.shape}")
+    return x, condition
+
+
+def merge_cond_shapes(bijections: "tuple[AbstractBijection, ...]") -> tuple[int, ...] | None:
+    """The condition's shape that a composition of `bijections` needs.
+
+    Raises:
+        ValueError: where two of them need conditions of different shapes.
+    """
+    shapes = {b.cond_shape for b in bijections if b.cond_shape is not None}
+    if len(shapes) > 1:
+        raise ValueError(f"expected bijections with one shape of condition, got {sorted(shapes)}")
+    return shapes.pop() if shapes else None

@@ -1,0 +1,126 @@
+"""Bijections made of bijections: one after another, a stack of like layers, the other way round."""
+
+from collections.abc import Callable, Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Scalar
+
+from numpyro_flows.bijections.base import AbstractBijection, merge_cond_shapes
+from numpyro_flows.bijections.score import transform_with_score
+
+
+class Chain(AbstractBijection):
+    """`f = f_n o ... o f_1`: the bijections of a sequence, the first applied first.
+
+    Args:
+        bijections: at least one, all of one shape; FlowJAX bijections are welcome.
+
+    Raises:
+        ValueError: for an empty sequence, or shapes (of events or conditions) that differ.
+    """
+
+    bijections: tuple[AbstractBijection, ...]
+    shape: tuple[int, ...] = eqx.field(static=True)
+    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
+
+    def __init__(self, bijections: Sequence[AbstractBijection]):
+        self.bijections = tuple(bijections)
+        shapes = {b.shape for b in self.bijections}
+        if len(shapes) != 1:
+            raise ValueError(f"Chain expected bijections of one shape, got {sorted(shapes)}")
+        self.shape = shapes.pop()
+        self.cond_shape = merge_cond_shapes(self.bijections)
+
+    def _transform(self, x: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]:
+        log_det = jnp.zeros((), x.dtype)
+        for bijection in self.bijections:
+            x, increment = bijection.transform_and_log_det(x, condition)
+            log_det = log_det + increment
+        return x, log_det
+
+    def _inverse(self, y: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]:
+        log_det = jnp.zeros((), y.dtype)
+        for bijection in reversed(self.bijections):
+            y, increment = bijection.inverse_and_log_det(y, condition)
+            log_det = log_det + increment
+        return y, log_det
+
+    def transform_with_score(
+        self, x: Float[Array, "..."], score: Float[Array, "..."], condition: Array | None
+    ) -> tuple[Array, Scalar, Array]:
+        log_det = jnp.zeros((), x.dtype)
+        for bijection in self.bijections:
+            x, increment, score = transform_with_score(bijection, x, score, condition)
+            log_det = log_det + increment
+        return x, log_det, score
+
+
+class Scan(AbstractBijection):
+    """`f = f_n o ... o f_1` for layers of one structure, run by `lax.scan`: compile time does not grow with `n`.
+
+    Args:
+        layers: one bijection whose every array has a leading axis of length `n`, as
+            `eqx.filter_vmap(make_layer)(keys)` gives it.
+    """
+
+    layers: AbstractBijection
+    shape: tuple[int, ...] = eqx.field(static=True)
+    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
+
+    def __init__(self, layers: AbstractBijection):
+        self.layers = layers
+        self.shape = layers.shape
+        self.cond_shape = layers.cond_shape
+
+    def _transform(self, x: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]:
+        def step(layer, x, log_det):
+            x, increment = layer.transform_and_log_det(x, condition)
+            return x, log_det + increment
+
+        return self._scan(step, x, jnp.zeros((), x.dtype))
+
+    def _inverse(self, y: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]:
+        def step(layer, y, log_det):
+            y, increment = layer.inverse_and_log_det(y, condition)
+            return y, log_det + increment
+
+        return self._scan(step, y, jnp.zeros((), y.dtype), reverse=True)
+
+    def transform_with_score(
+        self, x: Float[Array, "..."], score: Float[Array, "..."], condition: Array | None
+    ) -> tuple[Array, Scalar, Array]:
+        def step(layer, x, log_det, score):
+            x, increment, score = transform_with_score(layer, x, score, condition)
+            return x, log_det + increment, score
+
+        return self._scan(step, x, jnp.zeros((), x.dtype), score)
+
+    def _scan(self, step: Callable, *carry: Array, reverse: bool = False) -> tuple[Array, ...]:
+        arrays, static = eqx.partition(self.layers, eqx.is_array)
+
+        def body(carry, layer_arrays):
+            return step(eqx.combine(layer_arrays, static), *carry), None
+
+        return jax.lax.scan(body, carry, arrays, reverse=reverse)[0]
+
+
+class Invert(AbstractBijection):
+    """`f^-1` as a bijection: the two directions of `bijection` exchanged."""
+
+    bijection: AbstractBijection
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.bijection.shape
+
+    @property
+    def cond_shape(self) -> tuple[int, ...] | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.bijection.cond_shape
+
+    def _transform(self, x: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]:
+        return self.bijection.inverse_and_log_det(x, condition)
+
+    def _inverse(self, y: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]:
+        return self.bijection.transform_and_log_det(y, condition)

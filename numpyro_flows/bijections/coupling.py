@@ -1,0 +1,81 @@
+"""The coupling scheme: one half of the coordinates decides what happens to the other."""
+
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, Scalar
+
+from numpyro_flows.bijections.base import AbstractBijection
+from numpyro_flows.bijections.univariate import AbstractUnivariate
+from numpyro_flows.networks import MLP
+
+
+class Coupling(AbstractBijection):
+    """`y_1 = x_1`, `y_2 = f(x_2; g(x_1, condition))`: `f` a univariate map, `g` the conditioner, an `MLP`.
+
+    `x_1` is the first `dim // 2` coordinates; alternate with permutations to move all. The triangular Jacobian makes
+    both directions one pass. In one dimension `x_1` is empty and the layer is a learned univariate map.
+
+    Args:
+        key: random key of the conditioner.
+        dim: number of coordinates.
+        univariate: what is done to each coordinate of `x_2`.
+        cond_dim: length of the condition, None without one.
+        hidden: widths of the conditioner's hidden layers.
+
+    Source: NICE, Dinh, Krueger, Bengio 2015, arXiv 1410.8516.
+    """
+
+    univariate: AbstractUnivariate
+    conditioner: MLP
+    shape: tuple[int, ...] = eqx.field(static=True)
+    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
+
+    def __init__(
+        self,
+        key: PRNGKeyArray,
+        dim: int,
+        univariate: AbstractUnivariate,
+        *,
+        cond_dim: int | None = None,
+        hidden: Sequence[int] = (32, 32),
+    ):
+        split = dim // 2
+        self.univariate = univariate
+        self.conditioner = MLP(key, split + (cond_dim or 0), (dim - split) * univariate.num_params, hidden)
+        self.shape = (dim,)
+        self.cond_shape = None if cond_dim is None else (cond_dim,)
+
+    def _transform(self, x: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
+        x1, x2, params = self._split(x, condition)
+        y2, log_derivative = self.univariate.transform_and_log_derivative(x2, params)
+        return jnp.concatenate([x1, y2]), log_derivative.sum()
+
+    def _inverse(self, y: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
+        y1, y2, params = self._split(y, condition)
+        x2, log_derivative = self.univariate.inverse_and_log_derivative(y2, params)
+        return jnp.concatenate([y1, x2]), log_derivative.sum()
+
+    def transform_with_score(
+        self, x: Float[Array, " dim"], score: Float[Array, " dim"], condition: Array | None
+    ) -> tuple[Array, Scalar, Array]:
+        # J^T score_y = score_x - grad log_det, solved block by block: first y_2, whose block of J is diagonal.
+        x1, x2 = jnp.split(x, [x.size // 2])
+        score1, score2 = jnp.split(score, [x.size // 2])
+        params, conditioner_vjp = jax.vjp(lambda x1: self._params(x1, x2.size, condition), x1)
+        (y2, log_derivative), univariate_vjp = jax.vjp(self.univariate.transform_and_log_derivative, x2, params)
+        grad_log_det, _ = univariate_vjp((jnp.zeros_like(y2), jnp.ones_like(y2)))
+        score2 = (score2 - grad_log_det) * jnp.exp(-log_derivative)
+        _, params_cotangent = univariate_vjp((score2, jnp.ones_like(y2)))
+        score1 = score1 - conditioner_vjp(params_cotangent)[0]
+        return jnp.concatenate([x1, y2]), log_derivative.sum(), jnp.concatenate([score1, score2])
+
+    def _split(self, x: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Array, Array]:
+        x1, x2 = jnp.split(x, [x.size // 2])
+        return x1, x2, self._params(x1, x2.size, condition)
+
+    def _params(self, x1: Array, num_transformed: int, condition: Array | None) -> Array:
+        seen = x1 if condition is None else jnp.concatenate([x1, condition])
+        return self.conditioner(seen).reshape(num_transformed, self.univariate.num_params)

@@ -1,0 +1,43 @@
+"""Reordering of coordinates."""
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Int, Scalar
+
+from numpyro_flows.bijections.base import AbstractBijection
+
+
+class Permutation(AbstractBijection):
+    """`y_i = x_{permutation_i}`, with log-determinant 0.
+
+    Args:
+        permutation: integers of shape `(dim,)`, each of 0 ... dim - 1 once.
+
+    Raises:
+        ValueError: where a `permutation` of concrete values is not a permutation.
+    """
+
+    permutation: Int[Array, " dim"]
+    inverse_permutation: Int[Array, " dim"]
+    shape: tuple[int, ...] = eqx.field(static=True)
+    cond_shape: None = eqx.field(static=True)
+
+    def __init__(self, permutation: ArrayLike):
+        if isinstance(permutation, np.ndarray) and not np.array_equal(np.sort(permutation), np.arange(permutation.size)):
+            raise ValueError(f"Permutation expected each of 0 ... dim - 1 once, got {permutation}")
+        self.permutation = jnp.asarray(permutation)
+        self.inverse_permutation = jnp.argsort(self.permutation)
+        self.shape = self.permutation.shape
+        self.cond_shape = None
+
+    def _transform(self, x: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
+        return x[self.permutation], jnp.zeros((), x.dtype)
+
+    def _inverse(self, y: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
+        return y[self.inverse_permutation], jnp.zeros((), y.dtype)
+
+    def transform_with_score(
+        self, x: Float[Array, " dim"], score: Float[Array, " dim"], condition: Array | None
+    ) -> tuple[Array, Scalar, Array]:
+        return *self._transform(x, condition), score[self.permutation]

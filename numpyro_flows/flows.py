@@ -1,0 +1,121 @@
+"""Recipes: a key and a dimension in, a bijection out."""
+
+from collections.abc import Callable, Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from numpyro_flows.bijections import (
+    AbstractBijection,
+    AffineUnivariate,
+    Chain,
+    Coupling,
+    Permutation,
+    RationalQuadraticSpline,
+    Scan,
+)
+
+Recipe = Callable[[PRNGKeyArray, int], AbstractBijection]
+"""`recipe(key, dim) -> bijection`; a recipe of this module with other options is `functools.partial(recipe, ...)`."""
+
+
+def realnvp(
+    key: PRNGKeyArray,
+    dim: int,
+    *,
+    cond_dim: int | None = None,
+    num_layers: int = 8,
+    hidden: Sequence[int] = (32, 32),
+    max_log_scale: float = 2.0,
+) -> AbstractBijection:
+    """Affine couplings: `y_2 = exp(s(x_1)) x_2 + t(x_1)`, halves changing from layer to layer.
+
+    Cheap, smooth, and after an affine map that whitens enough for most posteriors; in one dimension it is affine.
+
+    Args:
+        key: random key.
+        dim: number of coordinates.
+        cond_dim: length of a condition, None without one.
+        num_layers: number of couplings.
+        hidden: widths of the conditioners' hidden layers.
+        max_log_scale: bound on the log-scale of one layer.
+
+    Raises:
+        ValueError: where `dim` or `num_layers` is below 1.
+
+    Source: Dinh, Sohl-Dickstein, Bengio 2017, arXiv 1605.08803.
+
+    Example:
+        >>> import jax
+        >>> from numpyro_flows import flows
+        >>> bijection = flows.realnvp(jax.random.key(0), 3, num_layers=4)
+        >>> y, log_det = bijection.transform_and_log_det(jax.numpy.ones(3))
+        >>> y.shape, log_det.shape
+        ((3,), ())
+    """
+    univariate = AffineUnivariate(max_log_scale)
+    return _couplings(key, dim, univariate, cond_dim=cond_dim, num_layers=num_layers, hidden=hidden)
+
+
+def nsf_coupling(
+    key: PRNGKeyArray,
+    dim: int,
+    *,
+    cond_dim: int | None = None,
+    num_layers: int = 8,
+    hidden: Sequence[int] = (32, 32),
+    num_bins: int = 8,
+    bound: float = 5.0,
+) -> AbstractBijection:
+    """Rational-quadratic-spline couplings: each coordinate of one half goes through a monotone spline.
+
+    Bends what an affine coupling can only shift and scale, at about three times its price.
+
+    Args:
+        key: random key.
+        dim: number of coordinates.
+        cond_dim: length of a condition, None without one.
+        num_layers: number of couplings.
+        hidden: widths of the conditioners' hidden layers.
+        num_bins: pieces of a spline.
+        bound: the splines act on `[-bound, bound]` and are the identity outside.
+
+    Raises:
+        ValueError: where `dim` or `num_layers` is below 1.
+
+    Source: Durkan, Bekasov, Murray, Papamakarios 2019, arXiv 1906.04032.
+
+    Example:
+        >>> import jax
+        >>> from numpyro_flows import flows
+        >>> flows.nsf_coupling(jax.random.key(0), 3, cond_dim=2).cond_shape
+        (2,)
+    """
+    univariate = RationalQuadraticSpline(num_bins, bound)
+    return _couplings(key, dim, univariate, cond_dim=cond_dim, num_layers=num_layers, hidden=hidden)
+
+
+def _couplings(key, dim, univariate, *, cond_dim, num_layers, hidden) -> AbstractBijection:
+    def layer(key: PRNGKeyArray, permutation: Int[Array, " dim"]) -> AbstractBijection:
+        coupling = Coupling(key, dim, univariate, cond_dim=cond_dim, hidden=hidden)
+        return Chain([coupling, Permutation(permutation)])
+
+    return _stack(key, dim, num_layers, layer)
+
+
+def _stack(key: PRNGKeyArray, dim: int, num_layers: int, layer: Callable) -> AbstractBijection:
+    """`num_layers` of `layer(key, permutation)`, stacked and scanned.
+
+    The coordinates go through the orders natural, its reverse, a random one, its reverse, ... and back to natural: so
+    two layers move every coordinate, the halves keep mixing, and layers that are the identity make a stack that is.
+    """
+    if dim < 1 or num_layers < 1:
+        raise ValueError(f"a flow expected dim >= 1 and num_layers >= 1, got dim={dim} and num_layers={num_layers}")
+    rng = np.random.default_rng(0)  # orders are structure, not parameters: the same for every key
+    pairs = [np.arange(dim)] + [rng.permutation(dim) for _ in range((num_layers - 1) // 2)]
+    orders = [order for pair in pairs for order in (pair, pair[::-1])][:num_layers] + [np.arange(dim)]
+    permutations = np.stack([np.argsort(now)[after] for now, after in zip(orders, orders[1:])])
+    return Scan(eqx.filter_vmap(layer)(jax.random.split(key, num_layers), jnp.asarray(permutations)))

@@ -1,0 +1,5 @@
+"""From a flow to draws that can be trusted: importance sampling and its diagnostics."""
+
+from numpyro_flows.sampling.importance import Certificate as Certificate
+from numpyro_flows.sampling.importance import certify as certify
+from numpyro_flows.sampling.importance import resample as resample

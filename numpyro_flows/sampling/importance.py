@@ -1,0 +1,125 @@
+"""What importance weights say about a fit: effective sample size, Pareto k-hat, evidence, and a verdict."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.special import logsumexp
+
+MAX_KHAT = 0.7
+MIN_ESS = 0.5  # with k-hat below MAX_KHAT
+SUFFICIENT_ESS = 0.99  # whatever k-hat: nearly constant weights can look heavy-tailed on their own tiny scale
+
+
+class Certificate(NamedTuple):
+    """The verdict on a fit q of the posterior p, from weights `w = p(x, data) / q(x)` of independent draws of q.
+
+    Attributes:
+        certified: `khat < 0.7 and ess >= 0.5`, or `ess >= 0.99`.
+        why: where not certified, the reason in words; else empty.
+        khat: Pareto shape of the largest weights; above 0.7 no finite number of draws of use tells what is missing.
+        ess: effective sample size over number of draws, `(sum w)^2 / (n sum w^2)`, in [0, 1].
+        max_weight: largest normalised weight.
+        elbo: mean of `log w`.
+        elbo_se: its standard error.
+        log_evidence: `log mean w`, the log of the model's evidence.
+        log_evidence_se: its standard error, by the delta method.
+        num_draws: number of weights.
+
+    Weights see only where q has draws: a mode that q misses leaves them all perfect.
+    """
+
+    certified: bool
+    why: str
+    khat: float
+    ess: float
+    max_weight: float
+    elbo: float
+    elbo_se: float
+    log_evidence: float
+    log_evidence_se: float
+    num_draws: int
+
+
+def relative_ess(log_weights: Float[np.ndarray, " draws"]) -> float:
+    """`(sum w)^2 / (n sum w^2)`, in [0, 1]; 0 where a log weight is NaN or infinite upwards, or none is finite."""
+    log_weights = np.asarray(log_weights, np.float64)
+    if not _usable(log_weights):
+        return 0.0
+    return float(np.exp(2 * logsumexp(log_weights) - logsumexp(2 * log_weights)) / log_weights.size)
+
+
+def certify(log_weights: Float[np.ndarray, " draws"], resolution: float = 0.0) -> Certificate:
+    """Judge a fit by its log weights (unnormalized: their mean carries the evidence).
+
+    Args:
+        log_weights: of at least 1,000 independent draws.
+        resolution: spacing of floating-point numbers at the size of the log densities, in nats. Where it is coarse it
+            is named as a possible cause.
+
+    Source: Vehtari, Simpson, Gelman, Yao, Gabry 2024, arXiv 1507.02646.
+    """
+    log_weights = np.asarray(log_weights, np.float64)
+    n = log_weights.size
+    if not _usable(log_weights):
+        bad = int((np.isnan(log_weights) | (log_weights == np.inf)).sum())
+        why = f"{bad} of {n} log weights are NaN or infinite: the model's density is broken where the flow has draws"
+        if bad == 0:
+            why = "the model's density is zero at every draw of the flow"
+        nan = float("nan")
+        return Certificate(False, why, float("inf"), 0.0, 1.0, nan, nan, nan, nan, n)
+    _, khat = smooth(log_weights)
+    ess = relative_ess(log_weights)
+    log_evidence = logsumexp(log_weights) - np.log(n)
+    certified = bool((khat < MAX_KHAT and ess >= MIN_ESS) or ess >= SUFFICIENT_ESS)
+    return Certificate(
+        certified=certified,
+        why="" if certified else _reason(khat, ess, resolution),
+        khat=khat,
+        ess=ess,
+        max_weight=float(np.exp(log_weights.max() - logsumexp(log_weights))),
+        elbo=float(log_weights.mean()),
+        elbo_se=float(log_weights.std() / np.sqrt(n)),
+        log_evidence=float(log_evidence),
+        log_evidence_se=float(np.sqrt((1 / ess - 1) / n)),
+        num_draws=n,
+    )
+
+
+def smooth(log_weights: Float[np.ndarray, " draws"]) -> tuple[Float[np.ndarray, " draws"], float]:
+    """Pareto-smoothed, normalised log weights and k-hat, by ArviZ."""
+    from arviz_stats.base import array_stats  # here and not above: it brings pandas and xarray, a second of import
+
+    log_weights = np.asarray(log_weights, np.float64)
+    positive = np.isfinite(log_weights)  # a draw where the posterior is zero keeps its weight of zero
+    if np.ptp(log_weights[positive]) == 0:  # constant weights have no tail to fit
+        return log_weights - logsumexp(log_weights), float("-inf")
+    smoothed, khat = array_stats.psislw(-log_weights[positive])
+    result = np.full(log_weights.shape, -np.inf)
+    result[positive] = smoothed
+    return result - logsumexp(result), float(khat)
+
+
+def resample(
+    log_weights: Float[np.ndarray, " draws"], num_samples: int, rng: np.random.Generator
+) -> Int[np.ndarray, " num_samples"]:
+    """Indices of `num_samples` draws taken in proportion to their Pareto-smoothed weights, in random order.
+
+    Systematic resampling: a draw of weight `w` is taken `floor` or `ceil` of `num_samples w` times.
+    """
+    smoothed, _ = smooth(log_weights)
+    cumulative = np.cumsum(np.exp(smoothed))
+    positions = (np.arange(num_samples) + rng.uniform()) / num_samples * cumulative[-1]
+    return rng.permutation(np.searchsorted(cumulative, positions))
+
+
+def _usable(log_weights: np.ndarray) -> bool:
+    return not np.isnan(log_weights).any() and np.isfinite(log_weights.max())
+
+
+def _reason(khat: float, ess: float, resolution: float) -> str:
+    why = f"k-hat {khat:.2f} and ESS {ess:.1%} (certified are k-hat < {MAX_KHAT} with ESS >= {MIN_ESS:.0%}"
+    why += f", or ESS >= {SUFFICIENT_ESS:.0%}): the flow does not fit the posterior"
+    if resolution > 0.05:
+        why += f"; log densities are resolved to {resolution:.1g} nat only: enable float64"
+    return why

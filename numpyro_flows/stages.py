@@ -1,0 +1,111 @@
+"""The compiled functions of a fit, compiled side by side."""
+
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from numpyro_flows.bijections import AbstractBijection
+from numpyro_flows.gaussian import GaussianFit, fit_gaussian
+from numpyro_flows.guides import AutoFlow
+from numpyro_flows.objectives import path_loss, standard_normal_log_prob
+from numpyro_flows.target import Target
+from numpyro_flows.training import TrainState, train_chunk
+
+NUM_STARTS = 8
+CHUNK = 100  # steps of one call of `train`: what the progress bar and Ctrl-C wait for
+BLOCK = 1000  # draws of one call of `draw` and `constrain`: one compilation serves any number of draws
+
+
+class Draws(NamedTuple):
+    """Draws `x` of a flow with `log p(x, data)` and `log p(x, data) - log q(x)`."""
+
+    x: Float[Array, "block dim"]
+    log_density: Float[Array, " block"]
+    log_weight: Float[Array, " block"]
+
+
+class Ahead:
+    """`function`, traced at once for arguments like `args` and compiled in the background until it is called."""
+
+    def __init__(self, pool: Executor, function: Callable, *args: Any):
+        self._compiled = pool.submit(jax.jit(function).lower(*args).compile)
+
+    def __call__(self, *args: Any) -> Any:
+        return self._compiled.result()(*args)
+
+    def wait(self) -> None:
+        """Until the compilation is over."""
+        self._compiled.result()
+
+
+class Stages(NamedTuple):
+    """What a fit calls. `arrays` are a bijection's arrays, `params` the trained part of them, `fixed` the rest.
+
+    gaussian: key -> `GaussianFit`, starts `(NUM_STARTS, dim)`, arrays of an untrained flow around the fit.
+    train: `TrainState`, fixed, key, learning rates `(CHUNK,)` -> `TrainState`, losses `(CHUNK,)`, number skipped.
+    draw: arrays, key -> `Draws`.
+    constrain: x `(BLOCK, dim)` -> dict of sites.
+    static: the bijection without its arrays.
+    """
+
+    gaussian: Ahead
+    train: Ahead
+    draw: Ahead
+    constrain: Ahead
+    static: AbstractBijection
+
+
+def compile_stages(target: Target, guide: AutoFlow, rng_key: PRNGKeyArray, num_particles: int) -> Stages:
+    """Trace the stages one after the other, as Python must, while XLA compiles those traced in other threads."""
+    loc, scale = jnp.zeros(target.dim), guide.initial_scale(target.dim)
+    prototype = eqx.filter_eval_shape(guide.make_bijection, rng_key, loc, scale)
+    arrays, static = eqx.partition(prototype, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
+    params, fixed = split(arrays)
+
+    def gaussian(rng_key: PRNGKeyArray) -> tuple[GaussianFit, Array, PyTree]:
+        start_key, fit_key, flow_key = jax.random.split(rng_key, 3)
+        start_keys = jax.random.split(start_key, NUM_STARTS)
+        starts = jax.vmap(lambda key: target.start(key, guide.init_loc_fn))(start_keys)
+        fit = fit_gaussian(target.log_density, fit_key, starts)
+        return fit, starts, eqx.filter(guide.make_bijection(flow_key, fit.loc, fit.scale), eqx.is_array)
+
+    def train(state: TrainState, fixed: PyTree, rng_key: PRNGKeyArray, learning_rates: Array) -> Any:
+        def loss(params: PyTree, key: PRNGKeyArray) -> Array:
+            base = jax.random.normal(key, (num_particles, target.dim))
+            return path_loss(eqx.combine(params, fixed, static), target.log_density, base)
+
+        return train_chunk(loss, state, jax.random.split(rng_key, CHUNK), learning_rates)
+
+    pool = ThreadPoolExecutor()
+    state = jax.eval_shape(TrainState.init, params)
+    stages = Stages(
+        gaussian=Ahead(pool, gaussian, rng_key),
+        draw=Ahead(pool, drawing(target, static), arrays, rng_key),
+        train=Ahead(pool, train, state, fixed, rng_key, jnp.zeros(CHUNK)),
+        constrain=Ahead(pool, jax.vmap(target.constrain), jnp.zeros((BLOCK, target.dim))),
+        static=static,
+    )
+    pool.shutdown(wait=False)
+    return stages
+
+
+def drawing(target: Target, static: AbstractBijection) -> Callable[[PyTree, PRNGKeyArray], Draws]:
+    """The function that draws a block from the bijection of given arrays."""
+
+    def draw(arrays: PyTree, rng_key: PRNGKeyArray) -> Draws:
+        base = jax.random.normal(rng_key, (BLOCK, target.dim))
+        x, log_det = jax.vmap(eqx.combine(arrays, static).transform_and_log_det)(base)
+        log_density = jax.vmap(target.log_density)(x)
+        return Draws(x, log_density, log_density - standard_normal_log_prob(base) + log_det)
+
+    return draw
+
+
+def split(arrays: PyTree) -> tuple[PyTree, PyTree]:
+    """A bijection's arrays as those that are trained and the rest (integers: orders and masks)."""
+    return eqx.partition(arrays, lambda leaf: jnp.issubdtype(leaf.dtype, jnp.inexact))

@@ -1,0 +1,141 @@
+"""A bijection as a NumPyro transform."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+from numpyro.distributions import constraints
+from numpyro.distributions.transforms import Transform
+
+from numpyro_flows.bijections import AbstractBijection
+
+
+class FlowTransform(Transform):
+    """`y = f(x | condition)` as a NumPyro `Transform` on real events of the bijection's shape.
+
+    Values may have any batch shape, a condition too: the two broadcast. The log-determinant is computed together with
+    the value and handed on as NumPyro's `intermediates`; gradients flow through `x`, the bijection's arrays and the
+    condition. The object is a pytree with the bijection's arrays and the condition as leaves.
+
+    Args:
+        bijection: of this library or of FlowJAX; anything with `shape`, `cond_shape`, `transform_and_log_det` and
+            `inverse_and_log_det`.
+        condition: array of shape `(*batch, *cond_shape)`; needed where the bijection is conditional.
+
+    Raises:
+        TypeError: where `bijection` lacks the methods of a bijection.
+        ValueError: where a condition is missing or of the wrong shape.
+
+    Example:
+        >>> import jax
+        >>> from numpyro_flows import FlowTransform, flows
+        >>> transform = FlowTransform(flows.realnvp(jax.random.key(0), 3))
+        >>> transform(jax.numpy.ones((7, 5, 3))).shape
+        (7, 5, 3)
+    """
+
+    def __init__(self, bijection: AbstractBijection, condition: ArrayLike | None = None):
+        missing = [name for name in _PROTOCOL if not hasattr(bijection, name)]
+        if missing:
+            raise TypeError(f"FlowTransform expected a bijection, got {type(bijection).__name__} without {missing}")
+        self.bijection = bijection
+        self.condition = _checked_condition(bijection, condition)
+
+    @property
+    def domain(self) -> constraints.Constraint:
+        return _real_events(len(self.bijection.shape))
+
+    @property
+    def codomain(self) -> constraints.Constraint:
+        return _real_events(len(self.bijection.shape))
+
+    def __call__(self, x: Float[Array, "*batch_event"]) -> Float[Array, "*batch_event"]:  # pyright: ignore
+        return self.call_with_intermediates(x)[0]
+
+    def _inverse(self, y: Float[Array, "*batch_event"]) -> Float[Array, "*batch_event"]:  # pyright: ignore
+        return self.inverse_and_log_det(y)[0]
+
+    def call_with_intermediates(self, x: Array) -> tuple[Array, Array]:  # pyright: ignore
+        """`f(x)` and, as the intermediate, `log |det dy/dx|` of the batch's shape."""
+        return self._batched(self.bijection.transform_and_log_det, x)
+
+    def inverse_and_log_det(self, y: Array) -> tuple[Array, Array]:
+        """`f^-1(y)` and `log |det dx/dy|` in one pass."""
+        return self._batched(self.bijection.inverse_and_log_det, y)
+
+    def log_abs_det_jacobian(self, x: Array, y: Array, intermediates: Array | None = None) -> Array:  # pyright: ignore
+        """`log |det dy/dx|`, of the batch's shape; without `intermediates` it costs a pass over `x`."""
+        return self.call_with_intermediates(x)[1] if intermediates is None else intermediates
+
+    def forward_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (*jnp.broadcast_shapes(self._batch_shape(shape), self._condition_batch_shape), *self.bijection.shape)
+
+    def inverse_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return self.forward_shape(shape)
+
+    def tree_flatten(self) -> tuple[Any, Any]:
+        arrays, static = eqx.partition(self.bijection, eqx.is_array)
+        return (arrays, self.condition), static
+
+    @classmethod
+    def tree_unflatten(cls, aux_data: Any, params: Any) -> "FlowTransform":
+        self = cls.__new__(cls)
+        arrays, self.condition = params
+        self.bijection = eqx.combine(arrays, aux_data)
+        return self
+
+    def eq(self, other: object, static: bool = False) -> ArrayLike:
+        if not isinstance(other, FlowTransform):
+            return False
+        equal = eqx.tree_equal((self.bijection, self.condition), (other.bijection, other.condition))
+        # under tracing the values cannot decide: then only structure counts, as for NumPyro's own transforms
+        return True if static and isinstance(equal, jax.core.Tracer) else equal
+
+    @property
+    def _condition_batch_shape(self) -> tuple[int, ...]:
+        if self.condition is None:
+            return ()
+        return self.condition.shape[: self.condition.ndim - len(self.bijection.cond_shape)]
+
+    def _batch_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        event_shape = tuple(self.bijection.shape)
+        cut = len(shape) - len(event_shape)
+        if cut < 0 or shape[cut:] != event_shape:
+            raise ValueError(f"FlowTransform expected a shape that ends with {event_shape}, got {shape}")
+        return shape[:cut]
+
+    def _batched(self, method: Any, x: Array) -> tuple[Array, Array]:
+        """`method` over all batch axes: one `vmap`, or two where each batch element has its own condition."""
+        x = jnp.asarray(x)
+        batch, event = self._batch_shape(x.shape), tuple(self.bijection.shape)
+        if self._condition_batch_shape == ():
+            y, log_det = jax.vmap(method, in_axes=(0, None))(x.reshape(-1, *event), self.condition)
+        else:
+            batch = jnp.broadcast_shapes(batch, self._condition_batch_shape)
+            x = jnp.broadcast_to(x, (*batch, *event)).reshape(-1, *event)
+            condition = jnp.broadcast_to(self.condition, (*batch, *self.bijection.cond_shape))
+            y, log_det = jax.vmap(method)(x, condition.reshape(-1, *self.bijection.cond_shape))
+        return y.reshape(*batch, *event), log_det.reshape(batch)
+
+
+_PROTOCOL = ("shape", "cond_shape", "transform_and_log_det", "inverse_and_log_det")
+
+
+def _real_events(num_dims: int) -> constraints.Constraint:
+    return constraints.independent(constraints.real, num_dims) if num_dims else constraints.real
+
+
+def _checked_condition(bijection: AbstractBijection, condition: ArrayLike | None) -> Array | None:
+    if bijection.cond_shape is None:
+        return None  # a condition that nothing uses is ignored, as bijections do
+    if condition is None:
+        raise ValueError(f"FlowTransform expected a condition of shape (..., *{bijection.cond_shape}), got None")
+    condition = jnp.asarray(condition)
+    cut = condition.ndim - len(bijection.cond_shape)
+    if cut < 0 or condition.shape[cut:] != tuple(bijection.cond_shape):
+        raise ValueError(
+            f"FlowTransform expected a condition whose shape ends with {bijection.cond_shape}, got {condition.shape}"
+        )
+    return condition
