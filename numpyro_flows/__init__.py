@@ -2,6 +2,7 @@
 
 from numpyro_flows import bijections as bijections
 from numpyro_flows import flows as flows
+from numpyro_flows.diagnostics import compare_with_nuts as compare_with_nuts
 from numpyro_flows.distributions import FlowDistribution as FlowDistribution
 from numpyro_flows.guides import AutoFlow as AutoFlow
 from numpyro_flows.objectives import PathELBO as PathELBO

@@ -1,5 +1,6 @@
 """Recipes: a key and a dimension in, a bijection out."""
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import equinox as eqx
@@ -29,7 +30,7 @@ def realnvp(
     cond_dim: int | None = None,
     num_layers: int = 8,
     hidden: Sequence[int] = (32, 32),
-    max_log_scale: float = 2.0,
+    max_log_scale: float = 4.0,
 ) -> AbstractBijection:
     """Affine couplings: `y_2 = exp(s(x_1)) x_2 + t(x_1)`, halves changing from layer to layer.
 
@@ -115,7 +116,7 @@ def _stack(key: PRNGKeyArray, dim: int, num_layers: int, layer: Callable) -> Abs
     if dim < 1 or num_layers < 1:
         raise ValueError(f"a flow expected dim >= 1 and num_layers >= 1, got dim={dim} and num_layers={num_layers}")
     rng = np.random.default_rng(0)  # orders are structure, not parameters: the same for every key
-    pairs = [np.arange(dim)] + [rng.permutation(dim) for _ in range((num_layers - 1) // 2)]
+    pairs = [np.arange(dim), *(rng.permutation(dim) for _ in range((num_layers - 1) // 2))]
     orders = [order for pair in pairs for order in (pair, pair[::-1])][:num_layers] + [np.arange(dim)]
-    permutations = np.stack([np.argsort(now)[after] for now, after in zip(orders, orders[1:])])
+    permutations = np.stack([np.argsort(now)[after] for now, after in itertools.pairwise(orders)])
     return Scan(eqx.filter_vmap(layer)(jax.random.split(key, num_layers), jnp.asarray(permutations)))

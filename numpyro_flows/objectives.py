@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Scalar
+from jaxtyping import Array, ArrayLike, Float, Scalar
 from numpyro.handlers import replay, seed, substitute
 from numpyro.infer.autoguide import AutoContinuous
 from numpyro.infer.elbo import ELBO
@@ -13,6 +13,8 @@ from numpyro.infer.util import compute_log_probs
 from numpyro.util import check_model_guide_match
 
 from numpyro_flows.bijections import AbstractBijection, transform_with_score
+
+MAX_WEIGHT = 10.0  # most that one draw counts in `path_loss`, in units of the mean
 
 
 class PathELBO(ELBO):
@@ -74,16 +76,26 @@ def path_loss(
     bijection: AbstractBijection,
     log_density: Callable[[Float[Array, " dim"]], Scalar],
     base_draws: Float[Array, "particles dim"],
+    forward: ArrayLike = 0.0,
 ) -> Scalar:
-    """The loss of `PathELBO` for `x = bijection(u)`, `u ~ N(0, I)`, without an inverse pass.
+    """A path-derivative loss for `x = bijection(u)`, `u ~ N(0, I)`, without an inverse pass.
 
-    Value: mean of `log q(x) - log p(x)`. Gradient: that of `mean(s . x - log p(x))` with the score
-    `s = grad_x log q(x)`, carried through the flow on the way forward (`transform_with_score`) and held fixed.
+    Value: the mean of `log q(x) - log p(x)`, the negative ELBO. Gradient: that of `mean(c (s . x - log p(x)))` with the
+    score `s = grad_x log q(x)`, carried through the flow on the way forward and held fixed like `c`:
+
+    - `c = 1` (`forward=0`) is the path gradient of `KL(q || p)`, as in `PathELBO`;
+    - `c = w / mean(w)` with `w = p(x) / q(x)` (`forward=1`) is that of `KL(p || q)`, which covers the tails that the
+      first leaves thin. It needs weights that are not degenerate; none counts more than `MAX_WEIGHT`.
+
+    Both vanish draw by draw where q is p. Source: Vaitl, Nicoli, Nakajima, Kessel 2022, arXiv 2207.08219.
     """
     x, log_det, score = jax.vmap(transform_with_score, in_axes=(None, 0, 0))(bijection, base_draws, -base_draws)
-    log_q = standard_normal_log_prob(base_draws) - jax.lax.stop_gradient(log_det)
-    path = jnp.sum(jax.lax.stop_gradient(score) * x, axis=-1)
-    return jnp.mean(log_q + path - jax.lax.stop_gradient(path) - jax.vmap(log_density)(x))
+    log_p = jax.vmap(log_density)(x)
+    loss = jax.lax.stop_gradient(standard_normal_log_prob(base_draws) - log_det - log_p)
+    weight = jnp.minimum(jax.nn.softmax(-loss) * loss.size, MAX_WEIGHT)
+    path = jnp.sum(jax.lax.stop_gradient(score) * x, axis=-1) - log_p
+    path = (1.0 + forward * (weight - 1.0)) * (path - jax.lax.stop_gradient(path))
+    return jnp.mean(loss + path)
 
 
 def standard_normal_log_prob(x: Float[Array, "*batch dim"]) -> Float[Array, "*batch"]:

@@ -132,12 +132,8 @@ class FlowPosterior:
             ValueError: where `num_samples` is below 1.
         """
         _check_num_samples(num_samples)
-        if not resample:
-            x, _ = self._draw(rng_key, num_samples)
-            return self._constrain(x)
-        draw_key, resample_key = jax.random.split(rng_key)
-        x, log_weights = self._draw(draw_key, _POOL * num_samples)
-        return self._constrain(x[_resampled(resample_key, log_weights, num_samples)])
+        draws = self._resampled_draws(rng_key, num_samples) if resample else self._draw(rng_key, num_samples)
+        return self._constrain(draws.x)
 
     def sample_weighted(
         self, rng_key: PRNGKeyArray, num_samples: int = 1000
@@ -148,8 +144,8 @@ class FlowPosterior:
             ValueError: where `num_samples` is below 1.
         """
         _check_num_samples(num_samples)
-        x, log_weights = self._draw(rng_key, num_samples)
-        return self._constrain(x), log_weights
+        draws = self._draw(rng_key, num_samples)
+        return self._constrain(draws.x), np.asarray(draws.log_weight, np.float64)
 
     def log_prob(self, sites: dict[str, ArrayLike]) -> Float[Array, "*batch"]:
         """The flow's log density of latent sites' values, each of shape `(*batch, *site)`; others are ignored.
@@ -266,12 +262,18 @@ class FlowPosterior:
         base = jax.random.normal(jax.random.key(0), (3, self._target.dim))
         return jax.vmap(self._target.log_density)(jax.vmap(self.bijection.transform_and_log_det)(base)[0])
 
-    def _draw(self, rng_key: PRNGKeyArray, num: int) -> tuple[Float[Array, "num dim"], Float[np.ndarray, " num"]]:
+    def _draw(self, rng_key: PRNGKeyArray, num: int) -> Draws:
         keys = jax.random.split(rng_key, -(-num // BLOCK))
         arrays = eqx.filter(self.bijection, eqx.is_array)
         blocks = [self._draw_block(arrays, key) for key in keys]
-        x = jnp.concatenate([block.x for block in blocks])[:num]
-        return x, np.concatenate([np.asarray(block.log_weight, np.float64) for block in blocks])[:num]
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:num], *blocks)
+
+    def _resampled_draws(self, rng_key: PRNGKeyArray, num: int) -> Draws:
+        """Draws that importance resampling keeps, with the weights they had before it."""
+        draw_key, resample_key = jax.random.split(rng_key)
+        draws = self._draw(draw_key, _POOL * num)
+        index = _resampled(resample_key, np.asarray(draws.log_weight), num)
+        return jax.tree.map(lambda leaf: leaf[index], draws)
 
     @cached_property
     def _log_prob(self) -> Callable:

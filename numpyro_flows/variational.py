@@ -22,7 +22,8 @@ from numpyro_flows.stages import CHUNK, NUM_STARTS, Stages, compile_stages, spli
 from numpyro_flows.target import Target
 from numpyro_flows.training import TrainState, cosine_schedule
 
-_FIRST_ROUND = 300  # steps of the first round; each further one has twice as many
+_FIRST_ROUND, _LONGEST_ROUND = 300, 2400  # steps; each round has twice as many as the one before
+_FORWARD_ESS = 0.5  # from here on the weights are good enough to train by
 _CHECK_BLOCKS = 10  # blocks of draws of a check and of the certificate: 10,000 draws
 
 
@@ -30,8 +31,9 @@ class FlowVI:
     """Variational inference with a normalizing flow, and a verdict on its result by importance sampling.
 
     A Gaussian is fitted first, from several starts; where its draws are not good enough, the flow is trained around it
-    in rounds of a decaying learning rate, each twice as long as the one before, until fresh draws are certified and
-    reach `target_ess`. Then 10,000 others give the verdict. One default for every model; used like NumPyro's `MCMC`.
+    in rounds of a decaying learning rate until fresh draws are certified and reach `target_ess`; then 10,000 others
+    give the verdict. Rounds go by the reverse KL, and by the forward KL once the flow is close: it fills the tails
+    that decide on k-hat. One default for every model; used like NumPyro's `MCMC`.
 
     Args:
         model: a NumPyro model with continuous latent sites.
@@ -65,7 +67,7 @@ class FlowVI:
         guide: AutoFlow | None = None,
         *,
         num_steps: int = 10_000,
-        num_particles: int = 128,
+        num_particles: int = 256,
         learning_rate: float = 1e-2,
         target_ess: float = 0.95,
         progress_bar: bool = True,
@@ -176,15 +178,16 @@ class _Fit:
             left = self.settings.num_steps - self.num_steps
             if left == 0 or self.stopped:
                 return
-            arrays = self._round(min(num_steps, left), peak)
+            forward = check.ess >= _FORWARD_ESS
+            arrays = self._round(min(num_steps, left), peak / 2 if forward else peak, float(forward))
             new_check, _ = self._judge(arrays, self.check_key)
-            if np.isnan(check.elbo) or new_check.elbo > check.elbo - check.elbo_se:
+            if np.isnan(check.elbo) or new_check.elbo > check.elbo or new_check.ess > check.ess:
                 self.arrays, check = arrays, new_check
             else:
                 peak /= 2
-            num_steps *= 2
+            num_steps = min(2 * num_steps, _LONGEST_ROUND)
 
-    def _round(self, num_steps: int, peak: float) -> PyTree:
+    def _round(self, num_steps: int, peak: float, forward: float) -> PyTree:
         """Train for `num_steps` steps from the best arrays so far, and return the new ones."""
         params, fixed = split(self.arrays)
         with self.clock.stage("compilation"):
@@ -198,7 +201,7 @@ class _Fit:
                 for rates_of_chunk in rates.reshape(num_chunks, CHUNK):
                     self.train_key, key = jax.random.split(self.train_key)
                     state, losses, skipped = jax.block_until_ready(
-                        self.stages.train(state, fixed, key, rates_of_chunk)
+                        self.stages.train(state, fixed, key, rates_of_chunk, jnp.asarray(forward))
                     )
                     taken = min(CHUNK, num_steps)
                     num_steps -= taken

@@ -7,10 +7,8 @@ from numpyro_flows.bijections.compose import Chain as Chain
 from numpyro_flows.bijections.compose import Invert as Invert
 from numpyro_flows.bijections.compose import Scan as Scan
 from numpyro_flows.bijections.coupling import Coupling as Coupling
-from numpyro_flows.bijections.elementwise import Elementwise as Elementwise
 from numpyro_flows.bijections.permutation import Permutation as Permutation
 from numpyro_flows.bijections.score import transform_with_score as transform_with_score
 from numpyro_flows.bijections.spline import RationalQuadraticSpline as RationalQuadraticSpline
 from numpyro_flows.bijections.univariate import AbstractUnivariate as AbstractUnivariate
 from numpyro_flows.bijections.univariate import AffineUnivariate as AffineUnivariate
-from numpyro_flows.bijections.univariate import SinhArcsinh as SinhArcsinh

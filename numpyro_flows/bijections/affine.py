@@ -19,7 +19,7 @@ class Affine(AbstractBijection):
     loc: Float[Array, "..."]
     log_scale: Float[Array, "..."]
     shape: tuple[int, ...] = eqx.field(static=True)
-    cond_shape: None = eqx.field(static=True)
+    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(self, loc: ArrayLike, scale: ArrayLike = 1.0):
         self.loc = jnp.asarray(loc, dtype=float)
@@ -57,7 +57,7 @@ class TriangularAffine(AbstractBijection):
     log_diagonal: Float[Array, " dim"]
     lower: Float[Array, "dim dim"]
     shape: tuple[int, ...] = eqx.field(static=True)
-    cond_shape: None = eqx.field(static=True)
+    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(self, loc: ArrayLike, tril: ArrayLike):
         self.loc = jnp.asarray(loc, dtype=float)
@@ -86,7 +86,5 @@ class TriangularAffine(AbstractBijection):
     def transform_with_score(
         self, x: Float[Array, " dim"], score: Float[Array, " dim"], condition: Array | None
     ) -> tuple[Array, Scalar, Array]:
-        solved = jax.scipy.linalg.solve_triangular(
-            self._unit_lower(), score, trans="T", lower=True, unit_diagonal=True
-        )
+        solved = jax.scipy.linalg.solve_triangular(self._unit_lower(), score, trans="T", lower=True, unit_diagonal=True)
         return *self._transform(x, condition), solved * jnp.exp(-self.log_diagonal)

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from equinox import AbstractVar
 from jaxtyping import Array, ArrayLike, Float, Scalar
@@ -29,7 +30,7 @@ class AbstractBijection(eqx.Module):
         Raises:
             ValueError: where the shape of `x` or `condition` is not the bijection's, or a needed condition is missing.
         """
-        return self._transform(*_checked(self, x, condition))
+        return self._transform(*checked(self, x, condition))
 
     def inverse_and_log_det(self, y: ArrayLike, condition: ArrayLike | None = None) -> tuple[Array, Scalar]:
         """`x = f^-1(y)` and `log |det dx/dy|`: from the target to the base, the direction of scoring.
@@ -37,7 +38,7 @@ class AbstractBijection(eqx.Module):
         Raises:
             ValueError: where the shape of `y` or `condition` is not the bijection's, or a needed condition is missing.
         """
-        return self._inverse(*_checked(self, y, condition))
+        return self._inverse(*checked(self, y, condition))
 
     @abstractmethod
     def _transform(self, x: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]: ...
@@ -46,19 +47,26 @@ class AbstractBijection(eqx.Module):
     def _inverse(self, y: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]: ...
 
 
-def _checked(bijection: AbstractBijection, x: ArrayLike, condition: ArrayLike | None) -> tuple[Array, Array | None]:
+def checked(bijection: AbstractBijection, x: ArrayLike, condition: ArrayLike | None) -> tuple[Array, Array | None]:
+    """`x` and the condition that `bijection` needs, as arrays of one floating type: the widest of theirs and its own.
+
+    Raises:
+        ValueError: as the methods of `AbstractBijection`.
+    """
     name = type(bijection).__name__
     x = jnp.asarray(x)
+    dtype = jnp.result_type(x, float, *jax.tree.leaves(eqx.filter(bijection, eqx.is_inexact_array)))
     if x.shape != bijection.shape:
         raise ValueError(f"{name} expected an event of shape {bijection.shape}, got {x.shape}; batch with jax.vmap")
     if bijection.cond_shape is None:
-        return x, None
+        return x.astype(dtype), None
     if condition is None:
         raise ValueError(f"{name} expected a condition of shape {bijection.cond_shape}, got None")
     condition = jnp.asarray(condition)
     if condition.shape != bijection.cond_shape:
         raise ValueError(f"{name} expected a condition of shape {bijection.cond_shape}, got {condition.shape}")
-    return x, condition
+    dtype = jnp.result_type(dtype, condition)
+    return x.astype(dtype), condition.astype(dtype)
 
 
 def merge_cond_shapes(bijections: "tuple[AbstractBijection, ...]") -> tuple[int, ...] | None:

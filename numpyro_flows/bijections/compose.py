@@ -97,7 +97,7 @@ class Scan(AbstractBijection):
 
         return self._scan(step, x, jnp.zeros((), x.dtype), score)
 
-    def _scan(self, step: Callable, *carry: Array, reverse: bool = False) -> tuple[Array, ...]:
+    def _scan[*Carry](self, step: Callable[..., tuple[*Carry]], *carry: *Carry, reverse: bool = False) -> tuple[*Carry]:
         arrays, static = eqx.partition(self.layers, eqx.is_array)
 
         def body(carry, layer_arrays):
@@ -110,14 +110,13 @@ class Invert(AbstractBijection):
     """`f^-1` as a bijection: the two directions of `bijection` exchanged."""
 
     bijection: AbstractBijection
+    shape: tuple[int, ...] = eqx.field(static=True)
+    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
-    @property
-    def shape(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.bijection.shape
-
-    @property
-    def cond_shape(self) -> tuple[int, ...] | None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.bijection.cond_shape
+    def __init__(self, bijection: AbstractBijection):
+        self.bijection = bijection
+        self.shape = bijection.shape
+        self.cond_shape = bijection.cond_shape
 
     def _transform(self, x: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]:
         return self.bijection.inverse_and_log_det(x, condition)

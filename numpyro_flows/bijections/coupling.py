@@ -25,6 +25,9 @@ class Coupling(AbstractBijection):
         cond_dim: length of the condition, None without one.
         hidden: widths of the conditioner's hidden layers.
 
+    Raises:
+        ValueError: where `dim` is below 1.
+
     Source: NICE, Dinh, Krueger, Bengio 2015, arXiv 1410.8516.
     """
 
@@ -42,6 +45,8 @@ class Coupling(AbstractBijection):
         cond_dim: int | None = None,
         hidden: Sequence[int] = (32, 32),
     ):
+        if dim < 1:
+            raise ValueError(f"Coupling expected dim >= 1, got {dim}")
         split = dim // 2
         self.univariate = univariate
         self.conditioner = MLP(key, split + (cond_dim or 0), (dim - split) * univariate.num_params, hidden)

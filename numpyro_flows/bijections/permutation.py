@@ -1,8 +1,11 @@
 """Reordering of coordinates."""
 
+from collections.abc import Sequence
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int, Scalar
 
 from numpyro_flows.bijections.base import AbstractBijection
@@ -21,11 +24,13 @@ class Permutation(AbstractBijection):
     permutation: Int[Array, " dim"]
     inverse_permutation: Int[Array, " dim"]
     shape: tuple[int, ...] = eqx.field(static=True)
-    cond_shape: None = eqx.field(static=True)
+    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
-    def __init__(self, permutation: ArrayLike):
-        if isinstance(permutation, np.ndarray) and not np.array_equal(np.sort(permutation), np.arange(permutation.size)):
-            raise ValueError(f"Permutation expected each of 0 ... dim - 1 once, got {permutation}")
+    def __init__(self, permutation: ArrayLike | Sequence[int]):
+        if not isinstance(permutation, Tracer):
+            permutation = np.asarray(permutation)
+            if not np.array_equal(np.sort(permutation, axis=None), np.arange(len(permutation))):
+                raise ValueError(f"Permutation expected each of 0 ... dim - 1 once, got {permutation}")
         self.permutation = jnp.asarray(permutation)
         self.inverse_permutation = jnp.argsort(self.permutation)
         self.shape = self.permutation.shape

@@ -2,16 +2,16 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Scalar
+from jaxtyping import Array, ArrayLike, Scalar
 
-from numpyro_flows.bijections.base import AbstractBijection
+from numpyro_flows.bijections.base import AbstractBijection, checked
 
 
 def transform_with_score(
     bijection: AbstractBijection,
-    x: Float[Array, "..."],
-    score: Float[Array, "..."],
-    condition: Array | None = None,
+    x: ArrayLike,
+    score: ArrayLike,
+    condition: ArrayLike | None = None,
 ) -> tuple[Array, Scalar, Array]:
     """`y = f(x)`, `log |det dy/dx|` and the score of `y`, where `score` is that of `x`.
 
@@ -20,8 +20,13 @@ def transform_with_score(
     forward, for a coupling at the price of one vector-Jacobian product; for any other, one of FlowJAX say, it
     comes from its inverse: `s(y) = grad_y [x(y) . s(x) + log |det dx/dy|]` with `s(x)` held fixed.
 
+    Raises:
+        ValueError: where the shape of `x` or `condition` is not the bijection's, or a needed condition is missing.
+
     Source: Vaitl, Winkler, Richter, Kessel 2024, arXiv 2403.15881.
     """
+    x, condition = checked(bijection, x, condition)
+    score = jnp.asarray(score, x.dtype)
     own = getattr(bijection, "transform_with_score", None)
     if own is not None:
         return own(x, score, condition)

@@ -27,15 +27,22 @@ class RationalQuadraticSpline(AbstractUnivariate):
         num_bins: number of pieces.
         bound: half of the interval's length.
 
+    Raises:
+        ValueError: where `num_bins` is not 1 to 999, or `bound` not positive.
+
     Source: neural spline flows, Durkan, Bekasov, Murray, Papamakarios 2019, arXiv 1906.04032.
     """
 
     num_bins: int = eqx.field(static=True, default=8)
     bound: float = eqx.field(static=True, default=5.0)
+    num_params: int = eqx.field(static=True, init=False)
 
-    @property
-    def num_params(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return 3 * self.num_bins - 1
+    def __post_init__(self):
+        if not 1 <= self.num_bins < 1 / _MIN_BIN:
+            raise ValueError(f"RationalQuadraticSpline expected 1 to 999 bins, got {self.num_bins}")
+        if not self.bound > 0:
+            raise ValueError(f"RationalQuadraticSpline expected bound > 0, got {self.bound}")
+        self.num_params = 3 * self.num_bins - 1
 
     def transform_and_log_derivative(
         self, x: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]
@@ -70,14 +77,14 @@ class RationalQuadraticSpline(AbstractUnivariate):
         """Knots' x, y and derivatives, each with a last axis of length `num_bins + 1`."""
         k = self.num_bins
         widths, heights, slopes = jnp.split(params, [k, 2 * k], axis=-1)
-        ones = jnp.ones_like(slopes[..., :1])
+        ones = jnp.ones_like(widths[..., :1])
         inner = _MIN_SLOPE + jax.nn.softplus(slopes + jnp.log(jnp.expm1(1 - _MIN_SLOPE)))
         return self._positions(widths), self._positions(heights), jnp.concatenate([ones, inner, ones], axis=-1)
 
     def _positions(self, sizes: Array) -> Array:
         shares = _MIN_BIN + (1 - _MIN_BIN * self.num_bins) * jax.nn.softmax(sizes, axis=-1)
         inner = 2 * self.bound * jnp.cumsum(shares[..., :-1], axis=-1) - self.bound
-        end = jnp.full_like(inner[..., :1], self.bound)
+        end = jnp.full_like(shares[..., :1], self.bound)
         return jnp.concatenate([-end, inner, end], axis=-1)
 
 

@@ -1,0 +1,232 @@
+"""A fit against NUTS: the same model and data, as tables and pictures."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
+
+from numpyro_flows.diagnostics.tables import compare_methods, compare_sites
+from numpyro_flows.diagnostics.timed_nuts import run_nuts
+from numpyro_flows.posterior import FlowPosterior
+from numpyro_flows.sampling.importance import resample, smooth
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+    from arviz_plots.plot_collection import PlotCollection
+
+    from numpyro_flows.export import Coords
+
+_MAX_RHAT = 1.01  # Vehtari et al. 2021, arXiv 1903.08008
+
+
+@dataclass(frozen=True, eq=False)
+class NutsComparison:
+    """A fit and NUTS on the same posterior; made by `compare_with_nuts`.
+
+    Attributes:
+        sites: one row for each scalar, latent or deterministic, labelled as ArviZ does. Columns: `flow_mean`,
+            `nuts_mean`, `flow_sd`, `nuts_sd`; `difference_in_mcse`, flow's mean minus NUTS's over the standard error
+            of that difference; `difference_in_sd`, the same over the pooled posterior sd,
+            `sqrt((flow_sd^2 + nuts_sd^2) / 2)`; `sd_ratio`, flow over NUTS; `wasserstein`, the distance of the two
+            marginals in pooled sds; `nuts_ess_bulk`, `nuts_ess_tail` and `nuts_rhat`. A scalar that never changes (the
+            corner of a Cholesky factor) has NaN where there is nothing to compare.
+        methods: rows `flow` and `NUTS`. Columns: `seconds`, of all fitting and drawing, without `compile_seconds`;
+            `gradient_evaluations` of the model's log density; `draws`; `min_ess_bulk` and `min_ess_tail`, the smallest
+            of all scalars' (flow: relative ESS of the certificate times number of draws, both); `ess_per_second`,
+            `min_ess_bulk` over `seconds`, and `ess_per_second_compiling`, over both seconds; `divergences`, `max_rhat`
+            and `khat`, NaN for the method that has none.
+        flow: DataTree of the flow's draws, resampled to as many as NUTS's and cut into as many chains, for pictures.
+        nuts: DataTree of NUTS's draws, with sample_stats.
+        certified: the fit's own verdict.
+    """
+
+    sites: "pd.DataFrame"
+    methods: "pd.DataFrame"
+    flow: "xr.DataTree"
+    nuts: "xr.DataTree"
+    certified: bool
+
+    def verdict(self) -> str:
+        """The largest differences, and whether NUTS is a reference to trust, in two lines of text."""
+        nuts = self.methods.loc["NUTS"]
+        sites = self.sites.dropna(subset=["difference_in_mcse"])
+        mcse, sd = sites["difference_in_mcse"].abs(), sites["difference_in_sd"].abs()
+        fit = f"flow ({'certified' if self.certified else 'NOT certified'}): "
+        if len(sites):
+            fit += f"means differ from NUTS's by at most {sd.max():.2g} sd ({sd.idxmax()}), "
+            fit += f"{mcse.max():.2g} Monte Carlo standard errors ({mcse.idxmax()})"
+        doubts = [f"{nuts['divergences']:.0f} divergences"] if nuts["divergences"] else []
+        doubts += ["one chain, so no r-hat"] if self.nuts["posterior"].sizes["chain"] == 1 else []
+        doubts += [f"r-hat up to {nuts['max_rhat']:.3f}"] if nuts["max_rhat"] > _MAX_RHAT else []
+        reference = f"NUTS: not a safe reference: {' and '.join(doubts)}" if doubts else "NUTS: no sign of trouble"
+        return f"{fit}\n{reference}"
+
+    def print_summary(self, max_rows: int = 40) -> None:
+        """The verdict and both tables; of more than `max_rows` scalars, those that differ most."""
+        print(self.verdict(), end="\n\n")
+        print(self.methods.T.map(lambda value: f"{value:,.4g}").to_string(), end="\n\n")
+        sites = self.sites
+        if len(sites) > max_rows:
+            print(f"the {max_rows} of {len(sites)} scalars that differ most:")
+            sites = sites.sort_values("difference_in_sd", key=abs, ascending=False)[:max_rows]
+        print(sites.map(lambda value: f"{value:.3g}").to_string())
+
+    def __str__(self) -> str:
+        return self.verdict()
+
+    def plot_forest(self, **kwargs: Any) -> "PlotCollection":
+        """ArviZ's forest plot of both; keywords (`var_names`, `coords`, ...) go to `arviz_plots.plot_forest`."""
+        from numpyro_flows.plots import plot_forest
+
+        return plot_forest({"flow": self.flow, "NUTS": self.nuts}, **kwargs)
+
+    def plot_density(self, **kwargs: Any) -> "PlotCollection":
+        """Marginal densities of both, one over the other; keywords go to `arviz_plots.plot_dist`."""
+        from numpyro_flows.plots import plot_density
+
+        return plot_density({"flow": self.flow, "NUTS": self.nuts}, **kwargs)
+
+    def plot(self, path: str | os.PathLike, **kwargs: Any) -> None:
+        """Write a picture to a file (`.png`, `.svg`, `.pdf`): of densities, or a forest of more than 40 scalars.
+
+        Keywords (`var_names`, `coords`, ...) go to `plot_density` or `plot_forest`.
+        """
+        from arviz_base import extract, rcParams
+
+        from numpyro_flows.plots import save
+
+        names = {name: kwargs[name] for name in ("var_names", "filter_vars") if name in kwargs}
+        selected = extract(self.nuts, **names, keep_dataset=True, combined=False).sel(kwargs.get("coords", {}))
+        num_scalars = sum(array[0, 0].size for array in selected.data_vars.values())
+        save((self.plot_density if num_scalars <= rcParams["plot.max_subplots"] else self.plot_forest)(**kwargs), path)
+
+
+def compare_with_nuts(
+    posterior: FlowPosterior,
+    rng_key: PRNGKeyArray,
+    *,
+    num_warmup: int = 1000,
+    num_samples: int = 1000,
+    num_chains: int = 4,
+    num_flow_samples: int | None = None,
+    coords: "Coords | None" = None,
+    progress_bar: bool = True,
+) -> NutsComparison:
+    """Run NUTS on a fit's model and data, and compare.
+
+    NUTS is NumPyro's with its defaults and vectorized chains: the draws are those of
+    `MCMC(NUTS(model), chain_method="vectorized", ...).run(rng_key, ...)`. It is compiled ahead of its run, once, so
+    that seconds with and without compilation are both measured; finding its first states counts as compilation. Its
+    gradients are the leapfrog steps of all chains, warm-up included.
+
+    The flow's means and standard deviations are self-normalised estimates with Pareto-smoothed weights,
+    `m = sum w f / sum w` of standard error `sqrt(sum w^2 (f - m)^2) / sum w`; NUTS's errors are ArviZ's.
+
+    Args:
+        posterior: a fit.
+        rng_key: random key.
+        num_warmup: warm-up steps of each chain.
+        num_samples: draws of each chain, at least 4.
+        num_chains: number of chains.
+        num_flow_samples: draws of the flow, at least 100; by default as many as all chains'.
+        coords: values along named dimensions, as in ArviZ: `{"school": ["Choate", ...]}`.
+        progress_bar: whether to show one.
+
+    Raises:
+        TypeError: where `posterior` is not a `FlowPosterior`.
+        ValueError: for numbers out of their range.
+
+    Example:
+        >>> comparison = compare_with_nuts(posterior, jax.random.key(2))  # doctest: +SKIP
+        >>> comparison.print_summary()  # doctest: +SKIP
+    """
+    if not isinstance(posterior, FlowPosterior):
+        raise TypeError(f"posterior expected a FlowPosterior, got {type(posterior).__name__}")
+    num_flow_samples = num_chains * num_samples if num_flow_samples is None else num_flow_samples
+    if num_warmup < 0 or num_samples < 4 or num_chains < 1 or num_flow_samples < 100:
+        raise ValueError(
+            "expected num_warmup >= 0, num_samples >= 4, num_chains >= 1 and num_flow_samples >= 100, "
+            f"got {num_warmup}, {num_samples}, {num_chains} and {num_flow_samples}"
+        )
+    import xarray as xr
+
+    from numpyro_flows.export import Layout, attributes
+
+    flow_key, resample_key = jax.random.split(jax.random.fold_in(rng_key, 1))
+    (draws, log_weights), flow_seconds, flow_compiling = _timed(
+        lambda: posterior.sample_weighted(flow_key, num_flow_samples)
+    )
+    run = run_nuts(
+        posterior.model,
+        posterior.args,
+        posterior.kwargs,
+        rng_key,
+        num_warmup=num_warmup,
+        num_samples=num_samples,
+        num_chains=num_chains,
+        progress_bar=progress_bar,
+    )
+    nuts_draws, nuts_seconds, nuts_compiling = _timed(lambda: _constrain(posterior, run.latents))
+
+    layout = Layout.of(posterior)
+    flow = layout.dataset({name: value[None] for name, value in draws.items()}, coords)
+    nuts = layout.dataset(nuts_draws, coords)
+    sites = compare_sites(flow, np.exp(smooth(log_weights)[0]), nuts)
+    smallest = sites.min()
+    ess = posterior.ess * num_flow_samples
+    rng = np.random.default_rng(np.asarray(jax.random.bits(resample_key, (4,))))
+    index = resample(log_weights, num_chains * num_samples, rng).reshape(num_chains, num_samples)
+    kept = layout.dataset({name: np.asarray(value)[index] for name, value in draws.items()}, coords)
+    fit_seconds = {stage: seconds for stage, seconds in posterior.seconds.items() if stage != "compilation"}
+    return NutsComparison(
+        sites=sites,
+        methods=compare_methods(
+            flow={
+                "seconds": sum(fit_seconds.values()) + flow_seconds,
+                "compile_seconds": posterior.seconds["compilation"] + flow_compiling,
+                "gradient_evaluations": sum(posterior.gradient_evaluations.values()),
+                "draws": num_flow_samples,
+                "min_ess_bulk": ess,
+                "min_ess_tail": ess,
+                "khat": posterior.khat,
+            },
+            nuts={
+                "seconds": run.seconds + nuts_seconds,
+                "compile_seconds": run.compile_seconds + nuts_compiling,
+                "gradient_evaluations": run.gradient_evaluations,
+                "draws": num_chains * num_samples,
+                "min_ess_bulk": smallest["nuts_ess_bulk"],
+                "min_ess_tail": smallest["nuts_ess_tail"],
+                "divergences": int(run.stats["diverging"].sum()),
+                "max_rhat": sites.max()["nuts_rhat"],
+            },
+        ),
+        flow=xr.DataTree.from_dict({"posterior": kept.assign_attrs(attributes(posterior))}),
+        nuts=xr.DataTree.from_dict({"posterior": nuts, "sample_stats": layout.dataset(run.stats)}),
+        certified=posterior.certified,
+    )
+
+
+def _timed(function: Callable[[], Any]) -> tuple[Any, float, float]:
+    """What a function returns, seconds of its second call, and those that its first, which compiles, took longer."""
+    start = time.perf_counter()
+    jax.block_until_ready(function())
+    middle = time.perf_counter()
+    result = jax.block_until_ready(function())
+    seconds = time.perf_counter() - middle
+    return result, seconds, max(0.0, middle - start - seconds)
+
+
+def _constrain(posterior: FlowPosterior, latents: dict[str, np.ndarray]) -> dict[str, Array]:
+    """All sites' values, each `(chains, draws, *site)`, of unconstrained latent sites."""
+    chains, draws = next(iter(latents.values())).shape[:2]
+    x = np.concatenate([latents[name].reshape(chains * draws, -1) for name in posterior._target.shapes], axis=1)
+    sites = posterior._constrain(jnp.asarray(x))
+    return {name: value.reshape(chains, draws, *value.shape[1:]) for name, value in sites.items()}

@@ -1,0 +1,51 @@
+"""What holds of flows: they start as the identity, and what they make of a density is one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from numpyro_flows import flows
+from tests.bijections.cases import CASES, FLOWS, LAYERS, perturbed
+
+
+@pytest.mark.parametrize("name", [*LAYERS, *FLOWS])
+def test_starts_as_the_identity(name):
+    bijection = CASES[name]()
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(3 * rng.normal(size=(50, *bijection.shape)))
+    condition = None if bijection.cond_shape is None else jnp.asarray(rng.normal(size=bijection.cond_shape))
+
+    @jax.jit
+    def both_ways(x):
+        methods = bijection.transform_and_log_det, bijection.inverse_and_log_det
+        return [jax.vmap(method, in_axes=(0, None))(x, condition) for method in methods]
+
+    for y, log_det in both_ways(x):
+        np.testing.assert_allclose(y, x, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(log_det, 0.0, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("dim", "grid_size"), [(1, 16001), (2, 801)])
+@pytest.mark.parametrize("recipe", [flows.realnvp, flows.nsf_coupling])
+def test_density_integrates_to_one(recipe, dim, grid_size):
+    bijection = perturbed(recipe(jax.random.key(0), dim), scale=0.2 if dim == 1 else 0.07)
+    grid = np.linspace(-12.0, 12.0, grid_size, dtype="float32")
+    points = jnp.stack(jnp.meshgrid(*[jnp.asarray(grid)] * dim), axis=-1).reshape(-1, dim)
+
+    @jax.jit
+    def log_density(y):
+        x, log_det = jax.vmap(bijection.inverse_and_log_det)(y)
+        return jax.scipy.stats.norm.logpdf(x).sum(-1) + log_det
+
+    density = np.exp(np.float64(log_density(points)))
+    normal = np.exp(np.float64(jax.scipy.stats.norm.logpdf(points).sum(-1)))
+    cell = (grid[1] - grid[0]) ** dim
+    assert abs(density.sum() * cell - 1) < 1e-3
+    assert 0.5 * np.abs(density - normal).sum() * cell > 0.1  # not the density that the flow started from
+
+
+def test_every_coordinate_conditions_and_is_conditioned():
+    bijection = perturbed(flows.realnvp(jax.random.key(0), 7))
+    jacobian = jax.jacfwd(lambda x: bijection.transform_and_log_det(x)[0])(jnp.ones(7))
+    assert (np.abs(jacobian) > 0).all()

@@ -1,0 +1,45 @@
+"""Models that several tests fit."""
+
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+
+Y = jnp.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
+SIGMA = jnp.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
+
+
+def eight_schools(sigma=SIGMA, y=Y):
+    """The non-centred eight schools (Rubin 1981)."""
+    mu = numpyro.sample("mu", dist.Normal(0, 5))
+    tau = numpyro.sample("tau", dist.HalfCauchy(5))
+    with numpyro.plate("school", 8):
+        z = numpyro.sample("z", dist.Normal(0, 1))
+        theta = numpyro.deterministic("theta", mu + tau * z)
+        numpyro.sample("y", dist.Normal(theta, sigma), obs=y)
+
+
+def eight_schools_centred(sigma=SIGMA, y=Y):
+    """The centred eight schools, whose posterior is a funnel."""
+    mu = numpyro.sample("mu", dist.Normal(0, 5))
+    tau = numpyro.sample("tau", dist.HalfCauchy(5))
+    with numpyro.plate("school", 8):
+        theta = numpyro.sample("theta", dist.Normal(mu, tau))
+        numpyro.sample("y", dist.Normal(theta, sigma), obs=y)
+
+
+DATA = jnp.array([1.0, 2.5, 0.5, 3.0, 2.0])
+
+
+def conjugate(y=DATA):
+    """Normal mean, known variance 1, prior N(0, 2^2): posterior and evidence have closed forms."""
+    mu = numpyro.sample("mu", dist.Normal(0, 2))
+    with numpyro.plate("n", y.shape[0]):
+        numpyro.sample("y", dist.Normal(mu, 1), obs=y)
+
+
+def conjugate_posterior():
+    """Mean and sd of `mu` given `DATA`, and the log evidence."""
+    n, precision = DATA.size, 1 / 4 + DATA.size
+    covariance = jnp.eye(n) + 4.0 * jnp.ones((n, n))
+    log_evidence = dist.MultivariateNormal(jnp.zeros(n), covariance).log_prob(DATA)
+    return float(DATA.sum() / precision), float(precision**-0.5), float(log_evidence)

@@ -1,0 +1,198 @@
+"""AutoFlow where NumPyro's own guides go."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from flowjax.distributions import Normal
+from flowjax.flows import coupling_flow
+from numpyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO, init_to_value
+from numpyro.infer.reparam import NeuTraReparam
+from numpyro.infer.util import log_density
+
+from numpyro_flows import AutoFlow, PathELBO
+from tests.example_models import conjugate, conjugate_posterior, eight_schools
+
+
+def fit(model, guide, loss, num_steps, *args, rate=5e-3, **kwargs):
+    svi = SVI(model, guide, numpyro.optim.ClippedAdam(rate), loss)
+    return svi.run(jax.random.key(0), num_steps, *args, progress_bar=False, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def schools():
+    guide = AutoFlow(eight_schools)
+    result = fit(eight_schools, guide, Trace_ELBO(num_particles=32), 1500)
+    return guide, result
+
+
+def test_svi_reaches_the_evidence(schools):
+    _, result = schools
+    assert result.losses.shape == (1500,)
+    # log evidence -31.31 (10,000 importance weights of a reference fit); the bound may fall short, never exceed it
+    tail = np.asarray(result.losses[-300:])
+    error = tail.std() / np.sqrt(tail.size)
+    assert 31.31 - 4.5 * error < tail.mean() < 31.31 + 0.15 + 4.5 * error
+
+
+@pytest.mark.parametrize("key", [jax.random.key(1), jax.random.PRNGKey(1)])
+def test_predictive_and_sample_posterior(schools, key):
+    guide, result = schools
+    draws = guide.sample_posterior(key, result.params, sample_shape=(6, 2))
+    assert {name: value.shape for name, value in draws.items()} == {
+        "mu": (6, 2),
+        "tau": (6, 2),
+        "z": (6, 2, 8),
+        "theta": (6, 2, 8),
+    }
+    np.testing.assert_allclose(draws["theta"], draws["mu"][..., None] + draws["tau"][..., None] * draws["z"], rtol=1e-4)
+    predicted = Predictive(eight_schools, guide=guide, params=result.params, num_samples=5)(key, y=None)
+    assert predicted["y"].shape == (5, 8)
+    again = Predictive(guide, params=result.params, num_samples=5)(key)
+    assert again["tau"].shape == (5,)
+    assert np.all(again["tau"] > 0)
+
+
+def test_get_posterior_density_is_normalised_by_the_evidence(schools):
+    """`log p(x, data) - log q(x)` averages to the log evidence; -31.31 by a reference fit."""
+    guide, result = schools
+    posterior = guide.get_posterior(result.params)
+    latent = posterior.sample(jax.random.key(3), (4000,))
+    log_joint = -jax.vmap(guide._potential_fn)(guide._unpack_latent(latent))
+    log_weights = log_joint - posterior.log_prob(latent)
+    weights = np.exp(log_weights + 31.31)
+    assert abs(weights.mean() - 1) < 4.5 * weights.std() / np.sqrt(weights.size)
+    np.testing.assert_allclose(guide.get_transform(result.params).inv(latent).shape, latent.shape)
+
+
+def test_median_and_quantiles(schools):
+    guide, result = schools
+    draws = guide.sample_posterior(jax.random.key(4), result.params, sample_shape=(10_000,))
+    quantiles = guide.quantiles(result.params, [0.1, 0.5, 0.9])
+    median = guide.median(result.params)
+    assert quantiles["theta"].shape == (3, 8)
+    np.testing.assert_array_equal(median["tau"], quantiles["tau"][1])
+    for name in ("mu", "tau", "theta"):
+        expected = np.quantile(draws[name], [0.1, 0.5, 0.9], axis=0)
+        # a tail quantile of 10,000 draws has a standard error below 0.03 sd, the difference of two below 0.045
+        np.testing.assert_array_less(np.abs(quantiles[name] - expected), 4.5 * 0.045 * np.std(draws[name], axis=0))
+    with pytest.raises(ValueError, match=r"values in \[0, 1\], got \[1.5\]"):
+        guide.quantiles(result.params, [1.5])
+
+
+def test_neutra(schools):
+    """NUTS on the flow's base space: the geometry is nearly Gaussian, the posterior the same."""
+    guide, result = schools
+    neutra = NeuTraReparam(guide, result.params)
+    mcmc = MCMC(NUTS(neutra.reparam(eight_schools)), num_warmup=200, num_samples=800, progress_bar=False)
+    mcmc.run(jax.random.key(0))
+    draws = neutra.transform_sample(mcmc.get_samples()["auto_shared_latent"])
+    assert mcmc.get_extra_fields()["diverging"].sum() <= 8
+    # reference: mu has mean 4.4, sd 3.3; at least 200 effective draws give a standard error of 0.23
+    assert abs(draws["mu"].mean() - 4.4) < 4.5 * 0.23
+
+
+def test_one_latent_dimension():
+    guide = AutoFlow(conjugate)
+    result = fit(conjugate, guide, PathELBO(num_particles=16), 1000, rate=1e-2)
+    mean, sd, log_evidence = conjugate_posterior()
+    posterior = guide.get_posterior(result.params)
+    assert posterior.event_shape == (1,)
+    # the family holds the posterior and the path gradient's noise vanishes there: only the optimiser's error remains
+    assert abs(result.losses[-100:].mean() + log_evidence) < 0.01
+    draws = posterior.sample(jax.random.key(0), (20_000,))
+    assert abs(draws.mean() - mean) < 4.5 * sd / np.sqrt(20_000) + 0.03 * sd
+    assert abs(draws.std() / sd - 1) < 0.05
+
+
+def test_init_loc_fn_is_honoured():
+    values = {"mu": jnp.array(3.0), "tau": jnp.array(2.0), "z": jnp.linspace(-1, 1, 8)}
+    guide = AutoFlow(eight_schools, init_loc_fn=init_to_value(values=values), init_scale=1e-3)
+    svi = SVI(eight_schools, guide, numpyro.optim.Adam(1e-3), Trace_ELBO())
+    params = svi.get_params(svi.init(jax.random.key(0)))
+    median = guide.median(params)
+    for name, value in values.items():
+        np.testing.assert_allclose(median[name], value, atol=3e-3 * 3)
+
+
+def test_plates_and_subsampled_data():
+    """Stochastic gradients of a subsampled regression find the least-squares line."""
+    x = jax.random.normal(jax.random.key(0), (500,))
+    y = 1.0 + 2.0 * x + 0.3 * jax.random.normal(jax.random.key(1), (500,))
+
+    def model():
+        slope = numpyro.sample("slope", dist.Normal(0, 5))
+        with numpyro.plate("groups", 2):
+            offset = numpyro.sample("offset", dist.Normal(0, 5))
+        with numpyro.plate("n", 500, subsample_size=100) as index:
+            numpyro.sample("y", dist.Normal(offset.sum() + slope * x[index], 0.3), obs=y[index])
+
+    guide = AutoFlow(model)
+    result = fit(model, guide, Trace_ELBO(num_particles=8), 1500, rate=1e-2)
+    median = guide.median(result.params)
+    posterior_sd = 0.3 / np.sqrt(500)
+    slope = np.polyfit(x, y, 1)[0]
+    assert abs(median["slope"] - slope) < 3 * posterior_sd
+    assert median["offset"].shape == (2,)
+
+
+def test_constrained_and_multivariate_sites():
+    def model():
+        numpyro.sample("weights", dist.Dirichlet(jnp.array([2.0, 3.0, 5.0])))
+        numpyro.sample("lkj", dist.LKJCholesky(2, 2.0))
+
+    guide = AutoFlow(model)
+    result = fit(model, guide, PathELBO(num_particles=16), 800, rate=1e-2)
+    draws = guide.sample_posterior(jax.random.key(0), result.params, sample_shape=(4000,))
+    np.testing.assert_allclose(draws["weights"].sum(-1), 1.0, atol=1e-5)
+    sd = np.sqrt(0.2 * 0.8 / 11)
+    assert abs(draws["weights"][:, 0].mean() - 0.2) < 0.1 * sd
+
+
+def test_a_flowjax_flow_as_guide():
+    def theirs(key, dim):
+        return coupling_flow(key, base_dist=Normal(jnp.zeros(dim)), flow_layers=2, nn_width=16).bijection
+
+    guide = AutoFlow(eight_schools, theirs)
+    result = fit(eight_schools, guide, PathELBO(num_particles=16), 1000)
+    assert result.losses[-200:].mean() < 32.0
+    assert guide.median(result.params)["theta"].shape == (8,)
+
+
+def test_traced_initialisation():
+    """`SVI.init` under `jit` leaves nothing of its trace behind."""
+    svi = SVI(eight_schools, AutoFlow(eight_schools), numpyro.optim.Adam(1e-3), Trace_ELBO())
+    state = jax.jit(svi.init)(jax.random.key(0))
+    state, loss = jax.jit(svi.update)(state)
+    assert np.isfinite(loss)
+
+
+def test_prior_learned_in_the_model():
+    """`eqx_module` registers a bijection's arrays as parameters of a model."""
+    from numpyro.contrib.module import eqx_module
+
+    from numpyro_flows import FlowDistribution, flows
+
+    bijection = flows.realnvp(jax.random.key(0), 2, num_layers=2, hidden=(8,))
+
+    def model():
+        prior = FlowDistribution(eqx_module("prior", bijection))
+        with numpyro.plate("n", 3):
+            numpyro.sample("x", prior, obs=jnp.ones((3, 2)))
+
+    seeded = numpyro.handlers.seed(model, 0)
+    assert np.isfinite(log_density(seeded, (), {}, {})[0])
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="init_scale expected a positive number, got 0"):
+        AutoFlow(conjugate, init_scale=0)
+
+    def wrong(key, dim):
+        return coupling_flow(key, base_dist=Normal(jnp.zeros(dim + 1)), flow_layers=1).bijection
+
+    guide = AutoFlow(eight_schools, wrong)
+    with pytest.raises(ValueError, match=r"bijection of shape \(10,\), got shape \(11,\)"):
+        guide.get_posterior(fit(eight_schools, guide, Trace_ELBO(), 1).params)
