@@ -5,6 +5,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from flowjax.distributions import Normal
 from flowjax.flows import coupling_flow
 from numpyro.infer.util import log_density
 
@@ -60,7 +61,7 @@ def test_gradient_through_the_condition_in_a_model(conditional, x64):
 
     def model():
         theta = numpyro.sample("theta", dist.Normal(0, 1))
-        numpyro.sample("x", FlowDistribution(bijection, condition=theta[None]), obs=value)
+        numpyro.sample("x", FlowDistribution(bijection, condition=jnp.reshape(theta, 1)), obs=value)
 
     def joint(theta):
         return log_density(model, (), {}, {"theta": theta})[0]
@@ -87,7 +88,7 @@ def test_as_a_prior_and_under_jit_and_vmap(flow):
 
 def test_a_flowjax_bijection_plugs_in():
     theirs = coupling_flow(
-        jax.random.key(0), base_dist=__import__("flowjax.distributions").distributions.Normal(jnp.zeros(2)), flow_layers=2
+        jax.random.key(0), base_dist=Normal(jnp.zeros(2)), flow_layers=2
     )
     q = FlowDistribution(theirs.bijection)
     x = jnp.array([[0.1, 0.2], [1.0, -1.0]])

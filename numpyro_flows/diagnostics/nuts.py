@@ -14,7 +14,7 @@ from jaxtyping import Array, PRNGKeyArray
 from numpyro_flows.diagnostics.tables import compare_methods, compare_sites
 from numpyro_flows.diagnostics.timed_nuts import run_nuts
 from numpyro_flows.posterior import FlowPosterior
-from numpyro_flows.sampling.importance import resample, smooth
+from numpyro_flows.sampling.importance import smooth
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,7 +42,7 @@ class NutsComparison:
             of all scalars' (flow: relative ESS of the certificate times number of draws, both); `ess_per_second`,
             `min_ess_bulk` over `seconds`, and `ess_per_second_compiling`, over both seconds; `divergences`, `max_rhat`
             and `khat`, NaN for the method that has none.
-        flow: DataTree of the flow's draws, resampled to as many as NUTS's and cut into as many chains, for pictures.
+        flow: DataTree of `FlowPosterior.sample`, as many draws as NUTS's cut into as many chains, for pictures.
         nuts: DataTree of NUTS's draws, with sample_stats.
         certified: the fit's own verdict.
     """
@@ -181,9 +181,9 @@ def compare_with_nuts(
     sites = compare_sites(flow, np.exp(smooth(log_weights)[0]), nuts)
     smallest = sites.min()
     ess = posterior.ess * num_flow_samples
-    rng = np.random.default_rng(np.asarray(jax.random.bits(resample_key, (4,))))
-    index = resample(log_weights, num_chains * num_samples, rng).reshape(num_chains, num_samples)
-    kept = layout.dataset({name: np.asarray(value)[index] for name, value in draws.items()}, coords)
+    kept = posterior.sample(resample_key, num_chains * num_samples)
+    kept = {name: value.reshape(num_chains, num_samples, *value.shape[1:]) for name, value in kept.items()}
+    kept = layout.dataset(kept, coords, attributes(posterior))
     fit_seconds = {stage: seconds for stage, seconds in posterior.seconds.items() if stage != "compilation"}
     return NutsComparison(
         sites=sites,
@@ -208,7 +208,7 @@ def compare_with_nuts(
                 "max_rhat": sites.max()["nuts_rhat"],
             },
         ),
-        flow=xr.DataTree.from_dict({"posterior": kept.assign_attrs(attributes(posterior))}),
+        flow=xr.DataTree.from_dict({"posterior": kept}),
         nuts=xr.DataTree.from_dict({"posterior": nuts, "sample_stats": layout.dataset(run.stats)}),
         certified=posterior.certified,
     )

@@ -1,5 +1,7 @@
 """What the laws do not see: knots, the bound, and parameters at their limits."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,7 @@ def draw_params(scale: float, num: int = 50) -> jax.Array:
     return jnp.asarray(scale * np.random.default_rng(0).normal(size=(num, SPLINE.num_params)))
 
 
+@partial(jax.jit, static_argnums=0)
 def each(method, x, params):
     """Row `i` of `x` through the spline of row `i` of `params`."""
     return jax.vmap(jax.vmap(method, (0, None)))(x, params)

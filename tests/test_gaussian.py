@@ -1,0 +1,67 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from numpyro_flows.gaussian import MAX_FULL_DIM, fit_gaussian, gradient_evaluations
+
+
+def fit(log_density, starts, seed=0):
+    return jax.jit(lambda key, starts: fit_gaussian(log_density, key, starts))(jax.random.key(seed), starts)
+
+
+def uniform_starts(dim, num=8):
+    return jax.random.uniform(jax.random.key(9), (num, dim), minval=-2.0, maxval=2.0)
+
+
+@pytest.mark.parametrize("scales", [(1.0, 1.0, 1.0), (1e-3, 1.0, 1e4)])
+def test_a_gaussian_is_found_exactly(scales, x64):
+    tril = jnp.array([[1.0, 0.0, 0.0], [0.9, 0.5, 0.0], [-0.7, 0.3, 0.2]]) * jnp.asarray(scales)[:, None]
+    loc = 30.0 * jnp.asarray(scales)
+    precision = jnp.linalg.inv(tril @ tril.T)
+    result = fit(lambda x: -0.5 * (x - loc) @ precision @ (x - loc), uniform_starts(3))
+    np.testing.assert_allclose(result.loc / np.asarray(scales), loc / np.asarray(scales), rtol=1e-4)
+    np.testing.assert_allclose(result.scale / np.asarray(scales)[:, None], tril / np.asarray(scales)[:, None], atol=1e-4)
+    assert np.all(np.diagonal(result.scale) > 0)
+
+
+def test_the_best_of_two_modes():
+    """Newton's method ends in both modes; the heavier one wins."""
+
+    def log_density(x):
+        return jnp.logaddexp(jnp.log(0.99) - 0.5 * jnp.sum((x - 6) ** 2), jnp.log(0.01) - 0.5 * jnp.sum((x + 6) ** 2))
+
+    result = fit(log_density, 4 * uniform_starts(2, 16))
+    np.testing.assert_allclose(result.loc, 6.0, atol=1e-2)
+
+
+def test_no_mode(x64):
+    """A funnel has none: log p grows without bound as v falls, and curvature there says nothing."""
+
+    def log_density(x):
+        v, rest = x[0], x[1:]
+        return -0.5 * v**2 / 9 - 0.5 * jnp.sum(rest**2) * jnp.exp(-v) - 0.5 * rest.size * v
+
+    result = fit(log_density, uniform_starts(5))
+    elbo = np.mean(
+        [
+            jax.vmap(log_density)(result.loc + u @ result.scale.T).mean()
+            for u in jax.random.normal(jax.random.key(1), (10, 1000, 5))
+        ]
+    ) + np.log(np.diagonal(result.scale)).sum()
+    # log Z is 0 up to the constants 2.5 log 2 pi + log 3, of which the entropy has 2.5 log 2 pi e
+    assert -3.0 < elbo + 2.5 - np.log(3.0) < 0.0
+
+
+def test_many_dimensions_go_diagonal():
+    dim = MAX_FULL_DIM + 1
+    scales = jnp.exp(jnp.linspace(-2.0, 2.0, dim))
+    result = fit(lambda x: -0.5 * jnp.sum(((x - 1) / scales) ** 2), uniform_starts(dim))
+    assert result.scale.shape == (dim,)
+    np.testing.assert_allclose(result.scale, scales, rtol=0.05)
+    np.testing.assert_allclose((result.loc - 1) / scales, 0.0, atol=0.05)
+    assert gradient_evaluations(8, dim) < gradient_evaluations(8, MAX_FULL_DIM)
+
+
+def test_nowhere_finite():
+    assert fit(lambda x: jnp.nan * x.sum(), uniform_starts(2)).elbo == -jnp.inf

@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+from arviz_stats.base import array_stats
+
+from numpyro_flows.sampling.importance import certify, relative_ess, resample, smooth
+
+
+def gaussian_log_weights(sd, n=10_000, seed=0):
+    """Target N(0, 1) of evidence e^3, proposal N(0, sd^2)."""
+    x = sd * np.random.default_rng(seed).normal(size=n)
+    return 3.0 - 0.5 * x**2 + 0.5 * (x / sd) ** 2 + np.log(sd)
+
+
+def test_figures_against_closed_forms():
+    sd = 1.3
+    log_weights = gaussian_log_weights(sd)
+    got = certify(log_weights)
+    ess = np.sqrt(2 * sd**2 - 1) / sd**2  # 1 / E_q[(p/q)^2]
+    assert got.certified
+    assert got.why == ""
+    assert abs(got.ess - ess) < 0.02
+    assert abs(got.log_evidence - 3.0) < 4.5 * got.log_evidence_se
+    np.testing.assert_allclose(got.log_evidence_se, np.sqrt((1 / ess - 1) / 10_000), rtol=0.1)
+    elbo = 3.0 + np.log(sd) + 0.5 - 0.5 * sd**2
+    assert abs(got.elbo - elbo) < 4.5 * got.elbo_se
+    np.testing.assert_allclose(got.khat, array_stats.psislw(-log_weights)[1])
+
+
+def test_too_narrow_a_proposal_is_refused():
+    got = certify(gaussian_log_weights(0.5))
+    assert not got.certified
+    assert got.khat > 0.7
+    assert "k-hat" in got.why
+    assert "float64" not in got.why
+    assert "enable float64" in certify(gaussian_log_weights(0.5), resolution=0.5).why
+
+
+def test_nearly_constant_weights_are_certified_whatever_khat():
+    log_weights = 1e-3 * np.random.default_rng(0).standard_t(1.2, size=10_000).clip(-50, 50)
+    assert certify(log_weights).khat > 0.7
+    assert certify(log_weights).certified
+    assert certify(np.full(1000, 2.0)).certified
+
+
+def test_broken_weights():
+    log_weights = gaussian_log_weights(1.3)
+    log_weights[:7] = np.nan
+    got = certify(log_weights)
+    assert not got.certified
+    assert "7 of 10000 log weights are NaN" in got.why
+    assert "zero at every draw" in certify(np.full(1000, -np.inf)).why
+    assert relative_ess(np.array([0.0, np.inf])) == 0.0
+    half = gaussian_log_weights(1.3)
+    half[::2] = -np.inf  # draws outside the support: no error, half the sample size, half the evidence
+    assert abs(certify(half).ess - certify(half[1::2]).ess / 2) < 1e-9
+    assert abs(certify(half).log_evidence - certify(half[1::2]).log_evidence + np.log(2)) < 1e-9
+
+
+def test_resampling_follows_the_weights():
+    rng = np.random.default_rng(0)
+    log_weights = gaussian_log_weights(1.3)
+    smoothed, _ = smooth(log_weights)
+    np.testing.assert_allclose(np.exp(smoothed).sum(), 1.0)
+    index = resample(log_weights, 5000, rng)
+    assert index.shape == (5000,)
+    counts = np.bincount(index, minlength=10_000)
+    expected = 5000 * np.exp(smoothed)
+    assert np.all(np.abs(counts - expected) < 1)
+    assert np.any(np.diff(index) < 0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_resampled_moments(seed):
+    rng = np.random.default_rng(seed)
+    x = 1.3 * rng.normal(size=20_000)
+    index = resample(-0.5 * x**2 + 0.5 * (x / 1.3) ** 2, 5000, rng)
+    assert abs(x[index].mean()) < 4.5 / np.sqrt(5000)
+    assert abs(x[index].std() - 1) < 4.5 / np.sqrt(2 * 5000)

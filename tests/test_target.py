@@ -1,0 +1,118 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpyro.infer.initialization import init_to_median
+from numpyro.infer.util import initialize_model
+
+from numpyro_flows.target import Target
+from tests.example_models import DATA, conjugate, eight_schools
+
+
+def test_agrees_with_numpyro():
+    target = Target(eight_schools, jax.random.key(0))
+    info = initialize_model(jax.random.key(0), eight_schools)
+    order = {name: value.shape for name, value in info.param_info.z.items()}
+    assert target.shapes == order
+    assert list(target.shapes) == ["mu", "tau", "z"]
+    x = jnp.linspace(-1.0, 1.0, target.dim)
+    values = {"mu": x[0], "tau": x[1], "z": x[2:]}
+    np.testing.assert_allclose(target.log_density(x), -info.potential_fn(values), rtol=1e-5)
+    for name, value in info.postprocess_fn(values).items():
+        np.testing.assert_allclose(target.constrain(x)[name], value, rtol=1e-5)
+
+
+def model_of_many_supports():
+    scale = numpyro.sample("scale", dist.HalfNormal(1.0))
+    numpyro.sample("inside", dist.Uniform(0.0, 1.0 + scale))  # the support depends on another site
+    numpyro.sample("weights", dist.Dirichlet(jnp.ones(3)))
+    numpyro.sample("flat", dist.ImproperUniform(dist.constraints.positive, (), (2,)))
+    numpyro.factor("extra", -scale)
+
+
+def test_round_trip_and_jacobian(x64):
+    target = Target(model_of_many_supports, jax.random.key(0))
+    assert target.dim == 1 + 1 + 2 + 2
+    assert target.site_shapes == {"scale": (), "inside": (), "weights": (3,), "flat": (2,)}
+    x = jnp.linspace(-1.0, 1.0, target.dim)
+    sites = target.constrain(x)
+    np.testing.assert_allclose(target.unconstrain(sites), x, rtol=1e-10)
+
+    def free_coordinates(x):
+        sites = target.constrain(x)
+        return jnp.concatenate([sites["scale"][None], sites["inside"][None], sites["weights"][:2], sites["flat"]])
+
+    expected = np.linalg.slogdet(jax.jacobian(free_coordinates)(x))[1]
+    np.testing.assert_allclose(target.log_det(x), expected, rtol=1e-8)
+
+
+def test_starts_follow_the_strategy():
+    target = Target(eight_schools, jax.random.key(0))
+    start = target.start(jax.random.key(1), init_to_median(num_samples=200))
+    sites = target.constrain(start)
+    assert abs(sites["mu"]) < 4.5 * 1.25 * 5 / np.sqrt(200)  # the standard error of a median
+    assert not np.array_equal(start, target.start(jax.random.key(2), init_to_median(num_samples=200)))
+
+
+def test_param_sites_and_random_models():
+    def model():
+        loc = numpyro.param("loc", lambda key: jax.random.normal(key))
+        numpyro.sample("x", dist.Normal(loc, 1))
+
+    target = Target(model, jax.random.key(0))
+    assert target.log_density(jnp.zeros(1)) == target.log_density(jnp.zeros(1))
+
+
+def discrete():
+    numpyro.sample("k", dist.Bernoulli(0.5))
+    numpyro.sample("x", dist.Normal(0, 1))
+
+
+def nothing(y=None):
+    numpyro.sample("y", dist.Normal(0, 1), obs=jnp.zeros(3))
+
+
+def local():
+    with numpyro.plate("n", 100, subsample_size=10):
+        numpyro.sample("x", dist.Normal(0, 1))
+
+
+def masked(y):
+    mu = numpyro.sample("mu", dist.Normal(0, 1))
+    with numpyro.handlers.mask(mask=~jnp.isnan(y)):
+        numpyro.sample("y", dist.Normal(mu, 1), obs=y)
+
+
+@pytest.mark.parametrize(
+    ("model", "args", "message"),
+    [
+        (discrete, (), "continuous latent sites, got the discrete 'k'"),
+        (nothing, (), "at least one continuous latent site, got none"),
+        (local, (), r"plate 'n' subsampled \(10 of 100\)"),
+        (conjugate, (DATA.at[1].set(jnp.nan),), "observed values without NaN, got 1 of 5 at 'y'"),
+    ],
+)
+def test_unfit_models(model, args, message):
+    with pytest.raises(ValueError, match=message):
+        Target(model, jax.random.key(0), args)
+
+
+def test_masked_nan_is_no_error():
+    assert Target(masked, jax.random.key(0), (DATA.at[1].set(jnp.nan),)).dim == 1
+
+
+def test_nowhere_finite_names_the_site():
+    def model():
+        x = numpyro.sample("x", dist.Normal(0, 1))
+        numpyro.factor("broken", jnp.log(-1.0 - x**2))
+
+    target = Target(model, jax.random.key(0))
+    with pytest.raises(ValueError, match=r"got none at 3 starts: not finite are the sites \['broken'\]"):
+        target.require_finite(jnp.ones((3, 1)))
+
+
+def test_missing_site():
+    with pytest.raises(ValueError, match=r"missing \['tau', 'z'\]"):
+        Target(eight_schools, jax.random.key(0)).unconstrain({"mu": 1.0})
