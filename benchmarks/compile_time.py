@@ -1,6 +1,6 @@
 """Seconds to trace and compile a training step of 4 and of 32 layers, and their ratio.
 
-    uv run --group benchmarks python -m benchmarks.compile_time [--repeats 5]
+uv run --group benchmarks python -m benchmarks.compile_time [--repeats 5]
 """
 
 import argparse

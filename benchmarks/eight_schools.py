@@ -2,8 +2,8 @@
 
     uv run --group benchmarks python -m benchmarks.eight_schools --database PATH [--repeats 3]
 
-`PATH` is a clone of posteriordb (the folder that holds `posterior_database`). Every timing is a process of its own, from
-before the imports to 4,000 draws of all sites; flow and NUTS (4 x (1000 + 1000), vectorised) take turns.
+`PATH` is a clone of posteriordb (the folder that holds `posterior_database`). Every timing is a process of its own,
+from before the imports to 4,000 draws of all sites; flow and NUTS (4 x (1000 + 1000), vectorised) take turns.
 """
 
 import time
@@ -51,9 +51,7 @@ def nuts(seed: int) -> dict:
 
     imported = time.perf_counter()
     kernel = NUTS(eight_schools)
-    mcmc = MCMC(
-        kernel, num_warmup=1000, num_samples=1000, num_chains=4, chain_method="vectorized", progress_bar=False
-    )
+    mcmc = MCMC(kernel, num_warmup=1000, num_samples=1000, num_chains=4, chain_method="vectorized", progress_bar=False)
     mcmc.run(jax.random.key(seed))
     jax.block_until_ready(mcmc.get_samples())
     end = time.perf_counter()

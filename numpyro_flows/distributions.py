@@ -47,11 +47,10 @@ class FlowDistribution(dist.TransformedDistribution):
     ):
         transform = FlowTransform(bijection, condition)
         event_shape = tuple(bijection.shape)
-        if base_dist is None:
-            base_dist = dist.Normal(jnp.zeros(event_shape), 1.0).to_event(len(event_shape))
-        elif base_dist.event_shape != event_shape:
-            raise ValueError(f"expected a base distribution with event shape {event_shape}, got {base_dist.event_shape}")
-        super().__init__(base_dist, [transform], validate_args=validate_args)
+        base = base_dist or dist.Normal(jnp.zeros(event_shape), 1.0).to_event(len(event_shape))
+        if base.event_shape != event_shape:
+            raise ValueError(f"expected a base distribution with event shape {event_shape}, got {base.event_shape}")
+        super().__init__(base, [transform], validate_args=validate_args)
 
     @property
     def bijection(self) -> AbstractBijection:

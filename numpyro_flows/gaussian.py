@@ -79,7 +79,7 @@ def _newton(log_density: LogDensity, x: Float[Array, " dim"]) -> tuple[Array, Ar
         return gradient, gradient
 
     def step(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
-        x, _ = carry
+        x = carry[0]
         hessian, gradient = jax.jacfwd(gradient_twice, has_aux=True)(x)
         usable = jnp.all(jnp.isfinite(hessian))
         values, vectors = jnp.linalg.eigh(jnp.where(usable, -hessian, jnp.eye(x.size, dtype=x.dtype)))

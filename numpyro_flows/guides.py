@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
+from jax.core import eval_context
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 from numpyro.infer.autoguide import AutoContinuous
 from numpyro.infer.initialization import init_to_uniform
@@ -21,7 +22,7 @@ _MARGINAL_DRAWS = 10_000  # behind `median` and `quantiles`
 
 
 class AutoFlow(AutoContinuous):
-    """A normalizing flow over all continuous latent sites: `x = loc + L f(u)` with `u ~ N(0, I)` on unconstrained sites.
+    """A normalizing flow over all continuous latent sites: `x = loc + L f(u)`, `u ~ N(0, I)`, on unconstrained sites.
 
     Works wherever NumPyro's own continuous guides do: `SVI`, `Predictive`, `NeuTraReparam`, one-dimensional models,
     plates and subsampled data. The outermost layer is a trainable affine map, lower-triangular up to 256 dimensions and
@@ -102,7 +103,8 @@ class AutoFlow(AutoContinuous):
 
     def get_posterior(self, params: dict[str, Any]) -> FlowDistribution:
         """The guide's distribution of the unconstrained latent vector, of event shape `(latent_dim,)`."""
-        return numpyro.handlers.substitute(self._get_posterior, params)()
+        with numpyro.handlers.substitute(data=params):
+            return self._get_posterior()
 
     def median(self, params: dict[str, Any]) -> dict[str, Array]:
         """Median of every site's marginal, by 10,000 draws of a fixed key (a flow's marginals have no closed form)."""
@@ -122,7 +124,7 @@ class AutoFlow(AutoContinuous):
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         super()._setup_prototype(*args, **kwargs)
         # Concrete even where SVI.init is traced: integer arrays of a flow (masks, orders) outlive that trace.
-        with jax.ensure_compile_time_eval():
+        with eval_context():
             loc = jnp.zeros(self.latent_dim, jnp.result_type(float))
             bijection = eqx.filter_jit(self.make_bijection)(jax.random.key(0), loc, self.initial_scale(self.latent_dim))
         self._static = eqx.partition(bijection, eqx.is_inexact_array)[1]

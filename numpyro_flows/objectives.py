@@ -61,7 +61,8 @@ class PathELBO(ELBO):
             check_model_guide_match(model_trace, guide_trace)
             del guide_log_probs[latent_name]  # what remains is the Jacobian of the constraints
             held = jax.lax.stop_gradient(param_map)
-            log_q = substitute(guide._get_posterior, held)().log_prob(guide_trace[latent_name]["value"])
+            with substitute(data=held):
+                log_q = guide._get_posterior().log_prob(guide_trace[latent_name]["value"])
             return log_q + _total(guide_log_probs) - _total(model_log_probs)
 
         losses = self.vectorize_particles_fn(single_particle, jax.random.split(rng_key, self.num_particles))

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
-from numpyro_flows.bijections import Chain
+from numpyro_flows.bijections import AbstractBijection
 from numpyro_flows.guides import AutoFlow
 from numpyro_flows.objectives import standard_normal_log_prob
 from numpyro_flows.sampling import Certificate, resample
 from numpyro_flows.serialization import load_tree, save_tree
-from numpyro_flows.stages import BLOCK, Draws, drawing
+from numpyro_flows.stages import BLOCK, Draws, drawing, typed_key
 from numpyro_flows.target import Target
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class FlowPosterior:
         kwargs: dict[str, Any],
         guide: AutoFlow,
         target: Target,
-        bijection: Chain,
+        bijection: AbstractBijection,
         draw: Callable[[PyTree, PRNGKeyArray], Draws],
         constrain: Callable[[Float[Array, "block dim"]], dict[str, Array]],
         certificate: Certificate,
@@ -167,25 +167,31 @@ class FlowPosterior:
         flat = {name: value.reshape(-1, *self._target.site_shapes[name]) for name, value in values.items()}
         return self._log_prob(flat).reshape(batch)
 
-    def to_datatree(self, *, num_samples: int = 1000, rng_key: PRNGKeyArray | None = None) -> "xr.DataTree":
+    def to_datatree(
+        self,
+        *,
+        num_samples: int = 1000,
+        rng_key: PRNGKeyArray | None = None,
+        coords: dict[str, Any] | None = None,
+    ) -> "xr.DataTree":
         """An ArviZ DataTree: posterior, sample_stats, posterior_predictive, log_likelihood and observed_data.
 
         The posterior's draws are resampled; `sample_stats` has their log weights from before that, and their densities.
         Its attributes hold the certificate. Posterior predictive draws and likelihoods are there where the model has
-        observed sites.
+        observed sites. `coords` are labels of the plates' dimensions, as ArviZ takes them.
         """
         from numpyro_flows.export import to_datatree
 
-        return to_datatree(self, jax.random.key(0) if rng_key is None else rng_key, num_samples)
+        return to_datatree(self, jax.random.key(0) if rng_key is None else rng_key, num_samples, coords)
 
     def summary(self, **kwargs: Any) -> "pd.DataFrame":
         """ArviZ's summary table of resampled draws; keywords go to `arviz_stats.summary`."""
-        import arviz_stats
+        from arviz_stats.summary import summary
 
         from numpyro_flows.export import posterior_dataset
 
         dataset = posterior_dataset(self, self.sample(jax.random.key(0)))
-        return arviz_stats.summary(dataset, kind="stats", **kwargs)
+        return summary(dataset, kind="stats", **kwargs)  # pyright: ignore[reportReturnType]
 
     def print_summary(self) -> None:
         """The verdict, then the table of `summary`."""
@@ -263,7 +269,7 @@ class FlowPosterior:
         return jax.vmap(self._target.log_density)(jax.vmap(self.bijection.transform_and_log_det)(base)[0])
 
     def _draw(self, rng_key: PRNGKeyArray, num: int) -> Draws:
-        keys = jax.random.split(rng_key, -(-num // BLOCK))
+        keys = jax.random.split(typed_key(rng_key), -(-num // BLOCK))
         arrays = eqx.filter(self.bijection, eqx.is_array)
         blocks = [self._draw_block(arrays, key) for key in keys]
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:num], *blocks)

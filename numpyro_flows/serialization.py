@@ -4,6 +4,7 @@ No pickle: a file names classes and functions, and loading builds modules and di
 constructors.
 """
 
+import dataclasses
 import importlib
 import json
 import os
@@ -27,7 +28,7 @@ def save_tree(path: str | os.PathLike, tree: Any) -> None:
     arrays: dict[str, np.ndarray] = {}
     structure = json.dumps(_encode(tree, arrays))
     with open(path, "wb") as file:  # a handle, as np.savez adds an ending to a bare name
-        np.savez(file, **{_STRUCTURE: np.array(structure)}, **arrays)
+        np.savez(file, allow_pickle=False, **{_STRUCTURE: np.array(structure)} | arrays)
 
 
 def load_tree(path: str | os.PathLike) -> Any:
@@ -57,7 +58,10 @@ def _encode(node: Any, arrays: dict[str, np.ndarray]) -> Any:
     if isinstance(node, dict) and all(isinstance(key, str) for key in node):
         return {"dict": {key: _encode(item, arrays) for key, item in node.items()}}
     if isinstance(node, (eqx.Module, dist.Distribution)):
-        return {"object": _name(type(node)), "state": {k: _encode(v, arrays) for k, v in vars(node).items()}}
+        state = vars(node)
+        if isinstance(node, eqx.Module):  # beside its fields Equinox keeps markers of its own
+            state = {field.name: state[field.name] for field in dataclasses.fields(node) if field.name in state}
+        return {"object": _name(type(node)), "state": {k: _encode(v, arrays) for k, v in state.items()}}
     if callable(node) and hasattr(node, "__qualname__"):
         return {"function": _name(node)}
     raise TypeError(f"cannot save a {type(node).__module__}.{type(node).__qualname__}: {node!r}")

@@ -52,7 +52,8 @@ class Stages(NamedTuple):
     """What a fit calls. `arrays` are a bijection's arrays, `params` the trained part of them, `fixed` the rest.
 
     gaussian: key -> `GaussianFit`, starts `(NUM_STARTS, dim)`, arrays of an untrained flow around the fit.
-    train: `TrainState`, fixed, key, learning rates `(CHUNK,)`, share of the forward KL -> `TrainState`, losses `(CHUNK,)`, number skipped.
+    train: `TrainState`, fixed, key, learning rates `(CHUNK,)`, share of the forward KL
+        -> `TrainState`, losses `(CHUNK,)`, number skipped.
     draw: arrays, key -> `Draws`.
     constrain: x `(BLOCK, dim)` -> dict of sites.
     static: the bijection without its arrays.
@@ -87,7 +88,9 @@ def compile_stages(target: Target, guide: AutoFlow, rng_key: PRNGKeyArray, num_p
         return train_chunk(loss, state, jax.random.split(rng_key, CHUNK), learning_rates)
 
     pool = ThreadPoolExecutor()
-    pool.submit(importlib.import_module, "arviz_stats.base")  # what the certificate will import: a second of its own
+    pool.submit(
+        importlib.import_module, "arviz_stats.base.array"
+    )  # what the certificate will import: a second of its own
     state = jax.eval_shape(TrainState.init, params)
     stages = Stages(
         gaussian=Ahead(pool, gaussian, rng_key),
@@ -110,6 +113,11 @@ def drawing(target: Target, static: AbstractBijection) -> Callable[[PyTree, PRNG
         return Draws(x, log_density, log_density - standard_normal_log_prob(base) + log_det)
 
     return draw
+
+
+def typed_key(rng_key: PRNGKeyArray) -> PRNGKeyArray:
+    """A new-style key, also for one of the old style: compiled functions take one of the two only."""
+    return rng_key if jnp.issubdtype(rng_key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(rng_key)
 
 
 def split(arrays: PyTree) -> tuple[PyTree, PyTree]:

@@ -1,12 +1,13 @@
 """A NumPyro model with its data as a density on unconstrained vectors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, Scalar
 from numpyro.distributions.transforms import biject_to
 from numpyro.handlers import seed, substitute, trace
@@ -45,13 +46,13 @@ class Target:
 
     def log_density(self, x: Float[Array, " dim"]) -> Scalar:
         """`log p(x, data)`, with the Jacobian of the constraints."""
-        return -potential_energy(self._model, self.args, self.kwargs, self._unravel(x))
+        return jnp.asarray(-potential_energy(self._model, self.args, self.kwargs, self._unravel(x)))
 
     def constrain(self, x: Float[Array, " dim"]) -> dict[str, Array]:
         """The latent sites' values at `x`, and those of the deterministic sites."""
         return constrain_fn(self._model, self.args, self.kwargs, self._unravel(x), return_deterministic=True)
 
-    def unconstrain(self, sites: dict[str, ArrayLike]) -> Float[Array, " dim"]:
+    def unconstrain(self, sites: Mapping[str, ArrayLike]) -> Float[Array, " dim"]:
         """The vector `x` of latent sites' values.
 
         Raises:
@@ -79,8 +80,10 @@ class Target:
         return jnp.sum(jnp.stack(log_dets))
 
     def require_finite(self, starts: Float[Array, "starts dim"]) -> None:
-        """Raises:
-        ValueError: where the log density is finite at none of `starts`; it names the sites.
+        """Make sure that the log density is finite at one of `starts`.
+
+        Raises:
+            ValueError: where it is at none; it names the sites that are not.
         """
         if np.isfinite(jax.vmap(self.log_density)(starts)).any():
             return
@@ -140,8 +143,10 @@ def _check_plate(name: str, size: int, subsample_size: int | None) -> None:
 
 def _check_observed(name: str, site: dict[str, Any]) -> None:
     value = site["value"]
-    if isinstance(value, jax.core.Tracer) or isinstance(site["fn"], dist.MaskedDistribution):
+    if isinstance(value, Tracer) or isinstance(site["fn"], dist.MaskedDistribution):
         return
     value = np.asarray(value)
     if np.issubdtype(value.dtype, np.floating) and np.isnan(value).any():
-        raise ValueError(f"expected observed values without NaN, got {np.isnan(value).sum()} of {value.size} at {name!r}")
+        raise ValueError(
+            f"expected observed values without NaN, got {np.isnan(value).sum()} of {value.size} at {name!r}"
+        )

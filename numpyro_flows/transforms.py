@@ -5,6 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
@@ -91,13 +92,13 @@ class FlowTransform(Transform):
             return False
         equal = eqx.tree_equal((self.bijection, self.condition), (other.bijection, other.condition))
         # under tracing the values cannot decide: then only structure counts, as for NumPyro's own transforms
-        return True if static and isinstance(equal, jax.core.Tracer) else equal
+        return True if static and isinstance(equal, Tracer) else equal
 
     @property
     def _condition_batch_shape(self) -> tuple[int, ...]:
         if self.condition is None:
             return ()
-        return self.condition.shape[: self.condition.ndim - len(self.bijection.cond_shape)]
+        return self.condition.shape[: self.condition.ndim - len(self.bijection.cond_shape or ())]
 
     def _batch_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         event_shape = tuple(self.bijection.shape)
@@ -110,13 +111,14 @@ class FlowTransform(Transform):
         """`method` over all batch axes: one `vmap`, or two where each batch element has its own condition."""
         x = jnp.asarray(x)
         batch, event = self._batch_shape(x.shape), tuple(self.bijection.shape)
-        if self._condition_batch_shape == ():
+        if self.condition is None or self._condition_batch_shape == ():
             y, log_det = jax.vmap(method, in_axes=(0, None))(x.reshape(-1, *event), self.condition)
         else:
             batch = jnp.broadcast_shapes(batch, self._condition_batch_shape)
             x = jnp.broadcast_to(x, (*batch, *event)).reshape(-1, *event)
-            condition = jnp.broadcast_to(self.condition, (*batch, *self.bijection.cond_shape))
-            y, log_det = jax.vmap(method)(x, condition.reshape(-1, *self.bijection.cond_shape))
+            cond_shape = self.condition.shape[len(self._condition_batch_shape) :]
+            condition = jnp.broadcast_to(self.condition, (*batch, *cond_shape)).reshape(-1, *cond_shape)
+            y, log_det = jax.vmap(method)(x, condition)
         return y.reshape(*batch, *event), log_det.reshape(batch)
 
 

@@ -18,7 +18,7 @@ from numpyro_flows.gaussian import gradient_evaluations
 from numpyro_flows.guides import AutoFlow
 from numpyro_flows.posterior import FlowPosterior
 from numpyro_flows.sampling import Certificate, certify
-from numpyro_flows.stages import CHUNK, NUM_STARTS, Stages, compile_stages, split
+from numpyro_flows.stages import CHUNK, NUM_STARTS, Stages, compile_stages, split, typed_key
 from numpyro_flows.target import Target
 from numpyro_flows.training import TrainState, cosine_schedule
 
@@ -98,7 +98,7 @@ class FlowVI:
             ValueError: where the model has no latent site, a discrete one, a subsampled plate or NaN in its data, or
                 where its density is not finite at any start.
         """
-        model_key, stages_key, gaussian_key, flow_key = jax.random.split(rng_key, 4)
+        model_key, stages_key, gaussian_key, flow_key = jax.random.split(typed_key(rng_key), 4)
         guide = AutoFlow(self.model) if self.guide is None else copy.copy(self.guide)
         clock = _Clock()
         with clock.stage("compilation"):
@@ -209,7 +209,9 @@ class _Fit:
                     self.num_skipped += int(skipped)
                     self.losses.append(np.asarray(losses[:taken]))
                     self.progress.update(taken)
-                    self.progress.set_postfix(loss=f"{np.nanmean(self.losses[-1]):.3f}", ESS=self.ess)
+                    finite = self.losses[-1][np.isfinite(self.losses[-1])]
+                    loss = f"{finite.mean():.3f}" if finite.size else "not finite"
+                    self.progress.set_postfix(loss=loss, ESS=self.ess)
             except KeyboardInterrupt:
                 self.stopped = "interrupted"
             except jax.errors.JaxRuntimeError as error:

@@ -87,9 +87,7 @@ def test_as_a_prior_and_under_jit_and_vmap(flow):
 
 
 def test_a_flowjax_bijection_plugs_in():
-    theirs = coupling_flow(
-        jax.random.key(0), base_dist=Normal(jnp.zeros(2)), flow_layers=2
-    )
+    theirs = coupling_flow(jax.random.key(0), base_dist=Normal(jnp.zeros(2)), flow_layers=2)
     q = FlowDistribution(theirs.bijection)
     x = jnp.array([[0.1, 0.2], [1.0, -1.0]])
     np.testing.assert_allclose(q.log_prob(x), theirs.log_prob(x), rtol=1e-4)
@@ -109,6 +107,6 @@ def test_save_and_load(flow, tmp_path):
 def test_errors(tmp_path):
     with pytest.raises(ValueError, match=r"event shape \(2,\), got \(3,\)"):
         FlowDistribution(Affine(jnp.zeros(2)), dist.Normal(jnp.zeros(3), 1).to_event(1))
+    (tmp_path / "other").write_text("hello")
     with pytest.raises(ValueError, match="expected a file saved by numpyro_flows"):
-        (tmp_path / "other").write_text("hello")
         FlowDistribution.load(tmp_path / "other")

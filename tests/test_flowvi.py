@@ -34,9 +34,7 @@ def test_conjugate_model(key):
     mu = posterior.sample(jax.random.key(1), 4000)["mu"]
     assert abs(mu.mean() - mean) < 4.5 * sd / np.sqrt(4000)
     assert abs(mu.std() / sd - 1) < 4.5 / np.sqrt(2 * 4000)
-    np.testing.assert_allclose(
-        posterior.log_prob({"mu": mu[:10]}), dist.Normal(mean, sd).log_prob(mu[:10]), atol=0.05
-    )
+    np.testing.assert_allclose(posterior.log_prob({"mu": mu[:10]}), dist.Normal(mean, sd).log_prob(mu[:10]), atol=0.05)
 
 
 def test_eight_schools(schools):

@@ -21,7 +21,9 @@ def test_a_gaussian_is_found_exactly(scales, x64):
     precision = jnp.linalg.inv(tril @ tril.T)
     result = fit(lambda x: -0.5 * (x - loc) @ precision @ (x - loc), uniform_starts(3))
     np.testing.assert_allclose(result.loc / np.asarray(scales), loc / np.asarray(scales), rtol=1e-4)
-    np.testing.assert_allclose(result.scale / np.asarray(scales)[:, None], tril / np.asarray(scales)[:, None], atol=1e-4)
+    np.testing.assert_allclose(
+        result.scale / np.asarray(scales)[:, None], tril / np.asarray(scales)[:, None], atol=1e-4
+    )
     assert np.all(np.diagonal(result.scale) > 0)
 
 
@@ -43,12 +45,15 @@ def test_no_mode(x64):
         return -0.5 * v**2 / 9 - 0.5 * jnp.sum(rest**2) * jnp.exp(-v) - 0.5 * rest.size * v
 
     result = fit(log_density, uniform_starts(5))
-    elbo = np.mean(
-        [
-            jax.vmap(log_density)(result.loc + u @ result.scale.T).mean()
-            for u in jax.random.normal(jax.random.key(1), (10, 1000, 5))
-        ]
-    ) + np.log(np.diagonal(result.scale)).sum()
+    elbo = (
+        np.mean(
+            [
+                jax.vmap(log_density)(result.loc + u @ result.scale.T).mean()
+                for u in jax.random.normal(jax.random.key(1), (10, 1000, 5))
+            ]
+        )
+        + np.log(np.diagonal(result.scale)).sum()
+    )
     # log Z is 0 up to the constants 2.5 log 2 pi + log 3, of which the entropy has 2.5 log 2 pi e
     assert -3.0 < elbo + 2.5 - np.log(3.0) < 0.0
 

@@ -77,7 +77,7 @@ def test_median_and_quantiles(schools):
     for name in ("mu", "tau", "theta"):
         expected = np.quantile(draws[name], [0.1, 0.5, 0.9], axis=0)
         # a tail quantile of 10,000 draws has a standard error below 0.03 sd, the difference of two below 0.045
-        np.testing.assert_array_less(np.abs(quantiles[name] - expected), 4.5 * 0.045 * np.std(draws[name], axis=0))
+        assert np.all(np.abs(quantiles[name] - expected) < 4.5 * 0.045 * np.std(draws[name], axis=0))
     with pytest.raises(ValueError, match=r"values in \[0, 1\], got \[1.5\]"):
         guide.quantiles(result.params, [1.5])
 
@@ -144,7 +144,7 @@ def test_constrained_and_multivariate_sites():
         numpyro.sample("lkj", dist.LKJCholesky(2, 2.0))
 
     guide = AutoFlow(model)
-    result = fit(model, guide, PathELBO(num_particles=16), 800, rate=1e-2)
+    result = fit(model, guide, PathELBO(num_particles=16), 1200, rate=3e-3)
     draws = guide.sample_posterior(jax.random.key(0), result.params, sample_shape=(4000,))
     np.testing.assert_allclose(draws["weights"].sum(-1), 1.0, atol=1e-5)
     sd = np.sqrt(0.2 * 0.8 / 11)

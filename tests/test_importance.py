@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from arviz_stats.base import array_stats
+from arviz_stats.base.array import array_stats
 
 from numpyro_flows.sampling.importance import certify, relative_ess, resample, smooth
 

@@ -47,7 +47,9 @@ def test_gradient_vanishes_draw_by_draw_at_the_posterior():
 
     def loss(params, forward, offset=0.0):
         log_density = lambda x: dist.Normal(loc + offset, scale).log_prob(x).sum()  # noqa: E731
-        return path_loss(eqx.combine(params, static), log_density, jax.random.normal(jax.random.key(0), (8, 2)), forward)
+        return path_loss(
+            eqx.combine(params, static), log_density, jax.random.normal(jax.random.key(0), (8, 2)), forward
+        )
 
     for forward in (0.0, 1.0):
         for leaf in jax.tree.leaves(jax.grad(loss)(params, forward)):
@@ -80,7 +82,9 @@ def test_gradient_is_that_of_the_divergence(forward, x64):
 
 def test_path_loss_agrees_with_path_elbo(x64):
     """One estimator in two forms: with an inverse pass and without."""
-    bijection = perturbed(eqx.filter_jit(flows.realnvp)(jax.random.key(0), 3, num_layers=2, hidden=(8,)), jax.random.key(1))
+    bijection = perturbed(
+        eqx.filter_jit(flows.realnvp)(jax.random.key(0), 3, num_layers=2, hidden=(8,)), jax.random.key(1)
+    )
     base = jax.random.normal(jax.random.key(2), (16, 3))
     params, static = eqx.partition(bijection, eqx.is_inexact_array)
     log_density = lambda x: -jnp.sum(jnp.cosh(x))  # noqa: E731

@@ -17,7 +17,8 @@ class Certificate(NamedTuple):
     Attributes:
         certified: `khat < 0.7 and ess >= 0.5`, or `ess >= 0.99`.
         why: where not certified, the reason in words; else empty.
-        khat: Pareto shape of the largest weights; above 0.7 no finite number of draws of use tells what is missing.
+        khat: Pareto shape of the largest weights; above 0.7 no finite number of draws of use tells what is missing. NaN
+            where the weights are too nearly constant for an estimate.
         ess: effective sample size over number of draws, `(sum w)^2 / (n sum w^2)`, in [0, 1].
         max_weight: largest normalised weight.
         elbo: mean of `log w`.
@@ -88,12 +89,14 @@ def certify(log_weights: Float[np.ndarray, " draws"], resolution: float = 0.0) -
 
 def smooth(log_weights: Float[np.ndarray, " draws"]) -> tuple[Float[np.ndarray, " draws"], float]:
     """Pareto-smoothed, normalised log weights and k-hat, by ArviZ."""
-    from arviz_stats.base import array_stats  # here and not above: it brings pandas and xarray, a second of import
+    from arviz_stats.base.array import (
+        array_stats,
+    )  # here and not above: it brings pandas and xarray, a second of import
 
     log_weights = np.asarray(log_weights, np.float64)
     positive = np.isfinite(log_weights)  # a draw where the posterior is zero keeps its weight of zero
     if np.ptp(log_weights[positive]) == 0:  # constant weights have no tail to fit
-        return log_weights - logsumexp(log_weights), float("-inf")
+        return log_weights - logsumexp(log_weights), float("nan")
     smoothed, khat = array_stats.psislw(-log_weights[positive])
     result = np.full(log_weights.shape, -np.inf)
     result[positive] = smoothed

@@ -4,7 +4,7 @@ Tolerances are rounding errors, not wishes: `eps` times the largest number that 
 by automatic differentiation) makes of an error.
 """
 
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 import equinox as eqx
@@ -18,8 +18,14 @@ from numpyro_flows.bijections import AbstractBijection, Invert, transform_with_s
 from tests.bijections.cases import CASES, FLOWS, perturbed
 
 NUM_EVENTS = 16
-OPERATIONS = 16  # how many rounding errors add up in one pass
+OPERATIONS = 32  # how many rounding errors add up in one pass
 MODERATE, EXTREME = (1.0,), (1e-3, 1.0, 1e3)
+
+# compiling is nearly all the work here, and nothing runs long enough to be worth optimising
+quick_to_compile = partial(
+    eqx.filter_jit,
+    compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True},
+)
 
 # all tests of a case run on one worker, so that each function is compiled once
 over_cases = pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.xdist_group(n)) for n in CASES])
@@ -74,7 +80,7 @@ class Values(NamedTuple):
         return own + self.log_det_slope * self.rounding(dtype)
 
 
-@eqx.filter_jit
+@quick_to_compile
 def _values(bijection, x, condition):
     def one(x, condition):
         def forward(x):
@@ -141,7 +147,7 @@ def test_one_event_eagerly_is_as_compiled_in_a_batch(name, direction, x64):
     assert np.abs(log_det - v.log_det[7]) <= v.log_det_rounding(dtype)[7]
 
 
-@eqx.filter_jit
+@quick_to_compile
 def loss_and_gradients(args, static):
     """A number made of all outputs, and its gradients; `args`: parameters, a batch of events, one of conditions."""
 
