@@ -117,6 +117,7 @@ def _stack(key: PRNGKeyArray, dim: int, num_layers: int, layer: Callable) -> Abs
         raise ValueError(f"a flow expected dim >= 1 and num_layers >= 1, got dim={dim} and num_layers={num_layers}")
     rng = np.random.default_rng(0)  # orders are structure, not parameters: the same for every key
     pairs = [np.arange(dim), *(rng.permutation(dim) for _ in range((num_layers - 1) // 2))]
-    orders = [order for pair in pairs for order in (pair, pair[::-1])][:num_layers] + [np.arange(dim)]
+    there_and_back = [order for pair in pairs for order in (pair, pair[::-1])]
+    orders = [*there_and_back[:num_layers], np.arange(dim)]
     permutations = np.stack([np.argsort(now)[after] for now, after in itertools.pairwise(orders)])
     return Scan(eqx.filter_vmap(layer)(jax.random.split(key, num_layers), jnp.asarray(permutations)))
