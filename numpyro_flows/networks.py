@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 
@@ -28,12 +29,12 @@ class MLP(eqx.Module):
 
     def __init__(self, key: PRNGKeyArray, in_size: int, out_size: int, hidden: Sequence[int]):
         sizes = [in_size, *hidden, out_size]
-        keys = jax.random.split(key, len(hidden) + 1)
-        weights = [
-            jax.random.normal(k, (m, n)) / jnp.sqrt(max(m, 1)) for k, (m, n) in zip(keys, itertools.pairwise(sizes))
-        ]
-        weights[-1] = jnp.zeros_like(weights[-1])
-        self.weights = tuple(weights)
+        shapes = list(itertools.pairwise(sizes))
+        areas = [m * n for m, n in shapes[:-1]]
+        # all in one call: each use of a random generator costs compile time
+        normals = jnp.split(jax.random.normal(key, (sum(areas),)), np.cumsum(areas)[:-1])
+        drawn = [normal.reshape(m, n) / np.sqrt(max(m, 1)) for normal, (m, n) in zip(normals, shapes)]
+        self.weights = (*drawn, jnp.zeros(shapes[-1]))
         self.biases = tuple(jnp.zeros(n) for n in sizes[1:])
 
     def __call__(self, x: Float[Array, " in_size"]) -> Float[Array, " out_size"]:

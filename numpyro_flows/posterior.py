@@ -1,8 +1,9 @@
 """The result of a fit: draws, densities, evidence, and how far to trust them."""
 
 import copy
+import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from numpyro_flows.guides import AutoFlow
 from numpyro_flows.objectives import standard_normal_log_prob
 from numpyro_flows.sampling import Certificate, resample
 from numpyro_flows.serialization import load_tree, save_tree
-from numpyro_flows.stages import BLOCK, Draws, drawing, typed_key
+from numpyro_flows.stages import BLOCK, Draws, Seed, drawing, seeds
 from numpyro_flows.target import Target
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class FlowPosterior:
         guide: AutoFlow,
         target: Target,
         bijection: AbstractBijection,
-        draw: Callable[[PyTree, PRNGKeyArray], Draws],
+        draw: Callable[[PyTree, Seed], Draws],
         constrain: Callable[[Float[Array, "block dim"]], dict[str, Array]],
         certificate: Certificate,
         log_weights: Float[np.ndarray, " draws"],
@@ -269,17 +270,27 @@ class FlowPosterior:
         return jax.vmap(self._target.log_density)(jax.vmap(self.bijection.transform_and_log_det)(base)[0])
 
     def _draw(self, rng_key: PRNGKeyArray, num: int) -> Draws:
-        keys = jax.random.split(typed_key(rng_key), -(-num // BLOCK))
-        arrays = eqx.filter(self.bijection, eqx.is_array)
-        blocks = [self._draw_block(arrays, key) for key in keys]
-        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:num], *blocks)
+        return self._draw_from(seeds(rng_key), num)
 
     def _resampled_draws(self, rng_key: PRNGKeyArray, num: int) -> Draws:
         """Draws that importance resampling keeps, with the weights they had before it."""
-        draw_key, resample_key = jax.random.split(rng_key)
-        draws = self._draw(draw_key, _POOL * num)
-        index = _resampled(resample_key, np.asarray(draws.log_weight), num)
-        return jax.tree.map(lambda leaf: leaf[index], draws)
+        fresh_seeds = seeds(rng_key)
+        draws = self._draw_from(fresh_seeds, _POOL * num)
+        index = resample(draws.log_weight, num, np.random.default_rng(next(fresh_seeds)))
+        return Draws(*(leaf[index] for leaf in draws))
+
+    # What follows joins blocks in NumPy: JAX would compile a function for each number of draws.
+
+    def _draw_from(self, fresh_seeds: Iterator[Seed], num: int) -> Draws:
+        arrays = eqx.filter(self.bijection, eqx.is_array)
+        blocks = [self._draw_block(arrays, seed) for seed in itertools.islice(fresh_seeds, -(-num // BLOCK))]
+        return Draws(*(np.concatenate(leaves)[:num] for leaves in zip(*blocks)))
+
+    def _constrain(self, x: Float[np.ndarray, "num dim"]) -> dict[str, Array]:
+        num = x.shape[0]
+        padded = np.concatenate([x, np.broadcast_to(x[:1], (-num % BLOCK, x.shape[1]))])
+        blocks = [self._constrain_block(block) for block in padded.reshape(-1, BLOCK, x.shape[1])]
+        return {name: jnp.asarray(np.concatenate([block[name] for block in blocks])[:num]) for name in blocks[0]}
 
     @cached_property
     def _log_prob(self) -> Callable:
@@ -290,18 +301,7 @@ class FlowPosterior:
 
         return jax.jit(jax.vmap(log_prob))
 
-    def _constrain(self, x: Float[Array, "num dim"]) -> dict[str, Array]:
-        num = x.shape[0]
-        padded = jnp.concatenate([x, jnp.broadcast_to(x[:1], (-num % BLOCK, x.shape[1]))])
-        blocks = [self._constrain_block(block) for block in padded.reshape(-1, BLOCK, x.shape[1])]
-        return {name: jnp.concatenate([block[name] for block in blocks])[:num] for name in blocks[0]}
-
 
 def _check_num_samples(num_samples: int) -> None:
     if num_samples < 1:
         raise ValueError(f"num_samples expected at least 1, got {num_samples}")
-
-
-def _resampled(rng_key: PRNGKeyArray, log_weights: np.ndarray, num_samples: int) -> np.ndarray:
-    rng = np.random.default_rng(np.asarray(jax.random.bits(rng_key, (4,))))
-    return resample(log_weights, num_samples, rng)

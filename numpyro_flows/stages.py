@@ -1,14 +1,15 @@
 """The compiled functions of a fit, compiled side by side."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree, UInt32
 
 from numpyro_flows.bijections import AbstractBijection
 from numpyro_flows.gaussian import GaussianFit, fit_gaussian
@@ -16,6 +17,8 @@ from numpyro_flows.guides import AutoFlow
 from numpyro_flows.objectives import path_loss, standard_normal_log_prob
 from numpyro_flows.target import Target
 from numpyro_flows.training import TrainState, train_chunk
+
+Seed = UInt32[np.ndarray, "4"]
 
 NUM_STARTS = 8
 CHUNK = 100  # steps of one call of `train`: what the progress bar and Ctrl-C wait for
@@ -25,9 +28,9 @@ BLOCK = 1000  # draws of one call of `draw` and `constrain`: one compilation ser
 class Draws(NamedTuple):
     """Draws `x` of a flow with `log p(x, data)` and `log p(x, data) - log q(x)`."""
 
-    x: Float[Array, "block dim"]
-    log_density: Float[Array, " block"]
-    log_weight: Float[Array, " block"]
+    x: Float[np.ndarray, "block dim"]
+    log_density: Float[np.ndarray, " block"]
+    log_weight: Float[np.ndarray, " block"]
 
 
 # A posterior of everyday size trains in seconds, of which XLA's costlier passes would take a third and win nothing.
@@ -51,10 +54,10 @@ class Ahead:
 class Stages(NamedTuple):
     """What a fit calls. `arrays` are a bijection's arrays, `params` the trained part of them, `fixed` the rest.
 
-    gaussian: key -> `GaussianFit`, starts `(NUM_STARTS, dim)`, arrays of an untrained flow around the fit.
-    train: `TrainState`, fixed, key, learning rates `(CHUNK,)`, share of the forward KL
+    gaussian: seed -> `GaussianFit`, starts `(NUM_STARTS, dim)`, arrays of an untrained flow around the fit.
+    train: `TrainState`, fixed, seed, learning rates `(CHUNK,)`, share of the forward KL
         -> `TrainState`, losses `(CHUNK,)`, number skipped.
-    draw: arrays, key -> `Draws`.
+    draw: arrays, seed -> `Draws`.
     constrain: x `(BLOCK, dim)` -> dict of sites.
     static: the bijection without its arrays.
     """
@@ -66,26 +69,27 @@ class Stages(NamedTuple):
     static: AbstractBijection
 
 
-def compile_stages(target: Target, guide: AutoFlow, rng_key: PRNGKeyArray, num_particles: int) -> Stages:
+def compile_stages(target: Target, guide: AutoFlow, num_particles: int) -> Stages:
     """Trace the stages one after the other, as Python must, while XLA compiles those traced in other threads."""
     loc, scale = jnp.zeros(target.dim), guide.initial_scale(target.dim)
-    prototype = eqx.filter_eval_shape(guide.make_bijection, rng_key, loc, scale)
+    seed = np.zeros(4, np.uint32)
+    prototype = eqx.filter_eval_shape(guide.make_bijection, seed_key(seed), loc, scale)
     arrays, static = eqx.partition(prototype, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
     params, fixed = split(arrays)
 
-    def gaussian(rng_key: PRNGKeyArray) -> tuple[GaussianFit, Array, PyTree]:
-        start_key, fit_key, flow_key = jax.random.split(rng_key, 3)
+    def gaussian(seed: Seed) -> tuple[GaussianFit, Array, PyTree]:
+        start_key, fit_key, flow_key = jax.random.split(seed_key(seed), 3)
         start_keys = jax.random.split(start_key, NUM_STARTS)
         starts = jax.vmap(lambda key: target.start(key, guide.init_loc_fn))(start_keys)
         fit = fit_gaussian(target.log_density, fit_key, starts)
         return fit, starts, eqx.filter(guide.make_bijection(flow_key, fit.loc, fit.scale), eqx.is_array)
 
-    def train(state: TrainState, fixed: PyTree, rng_key: PRNGKeyArray, learning_rates: Array, forward: Array) -> Any:
+    def train(state: TrainState, fixed: PyTree, seed: Seed, learning_rates: Array, forward: Array) -> Any:
         def loss(params: PyTree, key: PRNGKeyArray) -> Array:
             base = jax.random.normal(key, (num_particles, target.dim))
             return path_loss(eqx.combine(params, fixed, static), target.log_density, base, forward)
 
-        return train_chunk(loss, state, jax.random.split(rng_key, CHUNK), learning_rates)
+        return train_chunk(loss, state, jax.random.split(seed_key(seed), CHUNK), learning_rates)
 
     pool = ThreadPoolExecutor()
     pool.submit(
@@ -93,9 +97,9 @@ def compile_stages(target: Target, guide: AutoFlow, rng_key: PRNGKeyArray, num_p
     )  # what the certificate will import: a second of its own
     state = jax.eval_shape(TrainState.init, params)
     stages = Stages(
-        gaussian=Ahead(pool, gaussian, rng_key),
-        draw=Ahead(pool, drawing(target, static), arrays, rng_key),
-        train=Ahead(pool, train, state, fixed, rng_key, jnp.zeros(CHUNK), jnp.zeros(())),
+        gaussian=Ahead(pool, gaussian, seed),
+        draw=Ahead(pool, drawing(target, static), arrays, seed),
+        train=Ahead(pool, train, state, fixed, seed, jnp.zeros(CHUNK), jnp.zeros(())),
         constrain=Ahead(pool, jax.vmap(target.constrain), jnp.zeros((BLOCK, target.dim))),
         static=static,
     )
@@ -103,11 +107,11 @@ def compile_stages(target: Target, guide: AutoFlow, rng_key: PRNGKeyArray, num_p
     return stages
 
 
-def drawing(target: Target, static: AbstractBijection) -> Callable[[PyTree, PRNGKeyArray], Draws]:
+def drawing(target: Target, static: AbstractBijection) -> Callable[[PyTree, Seed], Draws]:
     """The function that draws a block from the bijection of given arrays."""
 
-    def draw(arrays: PyTree, rng_key: PRNGKeyArray) -> Draws:
-        base = jax.random.normal(rng_key, (BLOCK, target.dim))
+    def draw(arrays: PyTree, seed: Seed) -> Draws:
+        base = jax.random.normal(seed_key(seed), (BLOCK, target.dim))
         x, log_det = jax.vmap(eqx.combine(arrays, static).transform_and_log_det)(base)
         log_density = jax.vmap(target.log_density)(x)
         return Draws(x, log_density, log_density - standard_normal_log_prob(base) + log_det)
@@ -115,9 +119,17 @@ def drawing(target: Target, static: AbstractBijection) -> Callable[[PyTree, PRNG
     return draw
 
 
-def typed_key(rng_key: PRNGKeyArray) -> PRNGKeyArray:
-    """A new-style key, also for one of the old style: compiled functions take one of the two only."""
-    return rng_key if jnp.issubdtype(rng_key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(rng_key)
+def seeds(rng_key: PRNGKeyArray) -> Iterator[Seed]:
+    """Seeds without end from a key of either style, made by NumPy: each shape of `jax.random.split` is a compilation."""
+    typed = jnp.issubdtype(rng_key.dtype, jax.dtypes.prng_key)
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(rng_key) if typed else rng_key))
+    while True:
+        yield rng.integers(2**32, size=4, dtype=np.uint32)
+
+
+def seed_key(seed: Seed) -> PRNGKeyArray:
+    """A key of XLA's own generator, which compiles and runs in a fraction of Threefry's time."""
+    return jax.random.wrap_key_data(seed, impl="rbg")
 
 
 def split(arrays: PyTree) -> tuple[PyTree, PyTree]:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Scalar
 
@@ -23,7 +24,9 @@ class TrainState(NamedTuple):
 
     @classmethod
     def init(cls, params: PyTree) -> "TrainState":
-        return cls(params, _OPTIMIZER.init(params))
+        # Adam's moments and counts start at zero; NumPy makes them without compiling a function for each shape
+        shapes = jax.eval_shape(_OPTIMIZER.init, params)
+        return cls(params, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes))
 
 
 def train_chunk(
@@ -51,8 +54,8 @@ def train_chunk(
     return state, losses, skipped.sum()
 
 
-def cosine_schedule(num_steps: int, peak: float, *, warmup: float = 0.1) -> Float[Array, " steps"]:
+def cosine_schedule(num_steps: int, peak: float, *, warmup: float = 0.1) -> Float[np.ndarray, " steps"]:
     """Learning rates of `num_steps` steps: linear up to `peak` over a share `warmup` of them, then a cosine to 0."""
-    progress = (jnp.arange(num_steps) + 1.0) / (num_steps + 1.0)
-    decay = 0.5 * (1.0 + jnp.cos(jnp.pi * (progress - warmup) / (1.0 - warmup)))
-    return peak * jnp.where(progress < warmup, progress / warmup, decay)
+    progress = (np.arange(num_steps) + 1.0) / (num_steps + 1.0)
+    decay = 0.5 * (1.0 + np.cos(np.pi * (progress - warmup) / (1.0 - warmup)))
+    return peak * np.where(progress < warmup, progress / warmup, decay)

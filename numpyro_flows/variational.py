@@ -1,6 +1,7 @@
 """Posterior inference by a flow: a NumPyro model in, a certified posterior out."""
 
 import copy
+import itertools
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from numpyro_flows.gaussian import gradient_evaluations
 from numpyro_flows.guides import AutoFlow
 from numpyro_flows.posterior import FlowPosterior
 from numpyro_flows.sampling import Certificate, certify
-from numpyro_flows.stages import CHUNK, NUM_STARTS, Stages, compile_stages, split, typed_key
+from numpyro_flows.stages import CHUNK, NUM_STARTS, Seed, Stages, compile_stages, seed_key, seeds, split
 from numpyro_flows.target import Target
 from numpyro_flows.training import TrainState, cosine_schedule
 
@@ -98,18 +99,18 @@ class FlowVI:
             ValueError: where the model has no latent site, a discrete one, a subsampled plate or NaN in its data, or
                 where its density is not finite at any start.
         """
-        model_key, stages_key, gaussian_key, flow_key = jax.random.split(typed_key(rng_key), 4)
+        fresh_seeds = seeds(rng_key)
         guide = AutoFlow(self.model) if self.guide is None else copy.copy(self.guide)
         clock = _Clock()
         with clock.stage("compilation"):
-            target = Target(self.model, model_key, args, kwargs)
-            stages = compile_stages(target, guide, stages_key, self.num_particles)
+            target = Target(self.model, seed_key(next(fresh_seeds)), args, kwargs)
+            stages = compile_stages(target, guide, self.num_particles)
             stages.gaussian.wait()
         with clock.stage("gaussian"):
-            gaussian, starts, arrays = jax.block_until_ready(stages.gaussian(gaussian_key))
+            gaussian, starts, arrays = jax.block_until_ready(stages.gaussian(next(fresh_seeds)))
             if not np.isfinite(gaussian.elbo):
                 target.require_finite(starts)
-        fit = _Fit(self, stages, arrays, flow_key, clock)
+        fit = _Fit(self, stages, arrays, fresh_seeds, clock)
         fit.run()
         if not fit.certificate.certified:
             warnings.warn(f"the fit is not certified: {fit.certificate.why}", UserWarning, stacklevel=2)
@@ -140,11 +141,12 @@ class _Fit:
     certificate: Certificate
     log_weights: np.ndarray
 
-    def __init__(self, settings: FlowVI, stages: Stages, arrays: PyTree, rng_key: PRNGKeyArray, clock: "_Clock"):
+    def __init__(self, settings: FlowVI, stages: Stages, arrays: PyTree, fresh_seeds: Iterator[Seed], clock: "_Clock"):
         self.settings = settings
         self.stages = stages
         self.arrays = arrays  # the best so far
-        self.check_key, self.certificate_key, self.train_key = jax.random.split(rng_key, 3)
+        self.fresh_seeds = fresh_seeds
+        self.check_seeds = self._block_seeds()
         self.clock = clock
         self.losses: list[np.ndarray] = []
         self.num_steps = 0
@@ -172,7 +174,7 @@ class _Fit:
 
         All checks use the same draws, which makes them comparable; a round that ends worse than it began is undone.
         """
-        check, _ = self._judge(self.arrays, self.check_key)
+        check, _ = self._judge(self.arrays, self.check_seeds)
         peak, num_steps = self.settings.learning_rate, _FIRST_ROUND
         while not (self._passes(check) and self._certify()):
             left = self.settings.num_steps - self.num_steps
@@ -180,7 +182,7 @@ class _Fit:
                 return
             forward = check.ess >= _FORWARD_ESS
             arrays = self._round(min(num_steps, left), peak / 2 if forward else peak, float(forward))
-            new_check, _ = self._judge(arrays, self.check_key)
+            new_check, _ = self._judge(arrays, self.check_seeds)
             if np.isnan(check.elbo) or new_check.elbo > check.elbo or new_check.ess > check.ess:
                 self.arrays, check = arrays, new_check
             else:
@@ -196,12 +198,14 @@ class _Fit:
             state = TrainState.init(params)
             num_chunks = -(-num_steps // CHUNK)
             # the steps that fill up the last chunk have learning rate 0
-            rates = jnp.zeros(num_chunks * CHUNK).at[:num_steps].set(cosine_schedule(num_steps, peak))
+            rates = np.pad(cosine_schedule(num_steps, peak), (0, num_chunks * CHUNK - num_steps))
+            rates = rates.astype(jnp.result_type(float))
             try:
                 for rates_of_chunk in rates.reshape(num_chunks, CHUNK):
-                    self.train_key, key = jax.random.split(self.train_key)
                     state, losses, skipped = jax.block_until_ready(
-                        self.stages.train(state, fixed, key, rates_of_chunk, jnp.asarray(forward))
+                        self.stages.train(
+                            state, fixed, next(self.fresh_seeds), rates_of_chunk, rates.dtype.type(forward)
+                        )
                     )
                     taken = min(CHUNK, num_steps)
                     num_steps -= taken
@@ -223,15 +227,17 @@ class _Fit:
 
     def _certify(self) -> bool:
         """Judge the best arrays on fresh draws."""
-        self.certificate_key, key = jax.random.split(self.certificate_key)
-        self.certificate, self.log_weights = self._judge(self.arrays, key)
+        self.certificate, self.log_weights = self._judge(self.arrays, self._block_seeds())
         return self.certificate.certified
 
-    def _judge(self, arrays: PyTree, rng_key: PRNGKeyArray) -> tuple[Certificate, np.ndarray]:
+    def _block_seeds(self) -> list[Seed]:
+        return list(itertools.islice(self.fresh_seeds, _CHECK_BLOCKS))
+
+    def _judge(self, arrays: PyTree, block_seeds: list[Seed]) -> tuple[Certificate, np.ndarray]:
         with self.clock.stage("compilation"):
             self.stages.draw.wait()
         with self.clock.stage("certificate"):
-            blocks = [self.stages.draw(arrays, key) for key in jax.random.split(rng_key, _CHECK_BLOCKS)]
+            blocks = [self.stages.draw(arrays, seed) for seed in block_seeds]
             log_weights = np.concatenate([np.asarray(block.log_weight, np.float64) for block in blocks])
             log_density = np.concatenate([np.asarray(block.log_density) for block in blocks])
             finite = np.abs(log_density[np.isfinite(log_density)])
