@@ -36,7 +36,7 @@ def main():
     comparison.print_summary()
     comparison.plot("eight_schools.png")
 
-    posterior.to_datatree().to_netcdf("eight_schools.nc", engine="h5netcdf")
+    posterior.to_datatree(coords={"school": SCHOOLS}).to_netcdf("eight_schools.nc", engine="h5netcdf")
 
 
 if __name__ == "__main__":

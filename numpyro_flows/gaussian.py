@@ -42,21 +42,22 @@ def fit_gaussian(log_density: LogDensity, rng_key: PRNGKeyArray, starts: Float[A
     dim = starts.shape[1]
     draws = jax.random.normal(rng_key, (REFINE_STEPS + 1, REFINE_DRAWS // 2, dim))
     draws = jnp.concatenate([draws, -draws], axis=1)
-    elbo = jax.vmap(lambda loc, factor: _elbo(log_density, loc, factor, draws[0]))
+    elbo = jax.vmap(lambda loc, scale: _elbo(log_density, loc, scale, draws[0]))
     if dim > MAX_FULL_DIM:
         locs, factors = starts[None], jnp.ones_like(starts)[None]
     else:
         modes, curvature_factors = jax.vmap(lambda x: _newton(log_density, x))(starts)
         unit = jnp.broadcast_to(jnp.eye(dim, dtype=starts.dtype), curvature_factors.shape)
-        locs, factors = jnp.stack([starts, modes]), jnp.stack([unit, curvature_factors])
+        locs, factors = jnp.stack([starts, modes]), jnp.stack([unit, jax.vmap(_triangular)(curvature_factors)])
     best = jnp.argmax(jax.vmap(elbo)(locs, factors), axis=1)
     rows = jnp.arange(best.size)
     locs, factors = jax.vmap(lambda loc, factor: _refine(log_density, loc, factor, draws[1:]))(
         locs[rows, best], factors[rows, best]
     )
-    elbos = elbo(locs, factors)
+    scales = jax.vmap(_triangular)(factors)
+    elbos = elbo(locs, scales)
     winner = jnp.argmax(elbos)
-    return GaussianFit(locs[winner], _triangular(factors[winner]), elbos[winner])
+    return GaussianFit(locs[winner], scales[winner], elbos[winner])
 
 
 def gradient_evaluations(num_starts: int, dim: int) -> int:
@@ -96,10 +97,10 @@ def _newton(log_density: LogDensity, x: Float[Array, " dim"]) -> tuple[Array, Ar
     return jax.lax.scan(step, (x, identity), None, length=NEWTON_STEPS)[0]
 
 
-def _elbo(log_density: LogDensity, loc: Array, factor: Array, draws: Array) -> Scalar:
-    """ELBO of `N(loc, factor factor^T)` up to a constant; -inf where it is not finite."""
-    log_det = jnp.log(factor).sum() if factor.ndim == 1 else jnp.linalg.slogdet(factor)[1]
-    elbo = jax.vmap(log_density)(loc + _apply(factor, draws)).mean() + log_det
+def _elbo(log_density: LogDensity, loc: Array, scale: Array, draws: Array) -> Scalar:
+    """ELBO of `N(loc, scale scale^T)`, up to a constant; -inf where it is not finite."""
+    diagonal = scale if scale.ndim == 1 else jnp.diagonal(scale)
+    elbo = jax.vmap(log_density)(loc + _apply(scale, draws)).mean() + jnp.log(diagonal).sum()
     return jnp.where(jnp.isfinite(elbo), elbo, -jnp.inf)
 
 

@@ -126,7 +126,7 @@ class AutoFlow(AutoContinuous):
         # Concrete even where SVI.init is traced: integer arrays of a flow (masks, orders) outlive that trace.
         with eval_context():
             loc = jnp.zeros(self.latent_dim, jnp.result_type(float))
-            bijection = eqx.filter_jit(self.make_bijection)(jax.random.key(0), loc, self.initial_scale(self.latent_dim))
+            bijection = self.make_bijection(jax.random.key(0), loc, self.initial_scale(self.latent_dim))
         self._static = eqx.partition(bijection, eqx.is_inexact_array)[1]
 
     def _init_params(self, rng_key: PRNGKeyArray) -> AbstractBijection:

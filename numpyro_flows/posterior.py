@@ -18,7 +18,7 @@ from numpyro_flows.guides import AutoFlow
 from numpyro_flows.objectives import standard_normal_log_prob
 from numpyro_flows.sampling import Certificate, resample
 from numpyro_flows.serialization import load_tree, save_tree
-from numpyro_flows.stages import BLOCK, Draws, Seed, drawing, seeds
+from numpyro_flows.stages import BLOCK, Draws, Seed, drawing, seed_stream
 from numpyro_flows.target import Target
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class FlowPosterior:
         target: Target,
         bijection: AbstractBijection,
         draw: Callable[[PyTree, Seed], Draws],
-        constrain: Callable[[Float[Array, "block dim"]], dict[str, Array]],
+        constrain: Callable[[Float[Array | np.ndarray, "block dim"]], dict[str, Array]],
         certificate: Certificate,
         log_weights: Float[np.ndarray, " draws"],
         losses: Float[np.ndarray, " steps"],
@@ -270,13 +270,13 @@ class FlowPosterior:
         return jax.vmap(self._target.log_density)(jax.vmap(self.bijection.transform_and_log_det)(base)[0])
 
     def _draw(self, rng_key: PRNGKeyArray, num: int) -> Draws:
-        return self._draw_from(seeds(rng_key), num)
+        return self._draw_from(seed_stream(rng_key), num)
 
     def _resampled_draws(self, rng_key: PRNGKeyArray, num: int) -> Draws:
         """Draws that importance resampling keeps, with the weights they had before it."""
-        fresh_seeds = seeds(rng_key)
+        fresh_seeds = seed_stream(rng_key)
         draws = self._draw_from(fresh_seeds, _POOL * num)
-        index = resample(draws.log_weight, num, np.random.default_rng(next(fresh_seeds)))
+        index = resample(np.asarray(draws.log_weight), num, np.random.default_rng(next(fresh_seeds)))
         return Draws(*(leaf[index] for leaf in draws))
 
     # What follows joins blocks in NumPy: JAX would compile a function for each number of draws.
@@ -286,7 +286,7 @@ class FlowPosterior:
         blocks = [self._draw_block(arrays, seed) for seed in itertools.islice(fresh_seeds, -(-num // BLOCK))]
         return Draws(*(np.concatenate(leaves)[:num] for leaves in zip(*blocks)))
 
-    def _constrain(self, x: Float[np.ndarray, "num dim"]) -> dict[str, Array]:
+    def _constrain(self, x: Float[Array | np.ndarray, "num dim"]) -> dict[str, Array]:
         num = x.shape[0]
         padded = np.concatenate([x, np.broadcast_to(x[:1], (-num % BLOCK, x.shape[1]))])
         blocks = [self._constrain_block(block) for block in padded.reshape(-1, BLOCK, x.shape[1])]

@@ -1,6 +1,5 @@
 """The compiled functions of a fit, compiled side by side."""
 
-import importlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, UInt32
+from numpyro.infer.initialization import init_to_uniform
 
 from numpyro_flows.bijections import AbstractBijection
 from numpyro_flows.gaussian import GaussianFit, fit_gaussian
@@ -19,6 +19,7 @@ from numpyro_flows.target import Target
 from numpyro_flows.training import TrainState, train_chunk
 
 Seed = UInt32[np.ndarray, "4"]
+Seeds = UInt32[np.ndarray, "num 4"]
 
 NUM_STARTS = 8
 CHUNK = 100  # steps of one call of `train`: what the progress bar and Ctrl-C wait for
@@ -28,9 +29,9 @@ BLOCK = 1000  # draws of one call of `draw` and `constrain`: one compilation ser
 class Draws(NamedTuple):
     """Draws `x` of a flow with `log p(x, data)` and `log p(x, data) - log q(x)`."""
 
-    x: Float[np.ndarray, "block dim"]
-    log_density: Float[np.ndarray, " block"]
-    log_weight: Float[np.ndarray, " block"]
+    x: Float[Array | np.ndarray, "block dim"]
+    log_density: Float[Array | np.ndarray, " block"]
+    log_weight: Float[Array | np.ndarray, " block"]
 
 
 # A posterior of everyday size trains in seconds, of which XLA's costlier passes would take a third and win nothing.
@@ -54,8 +55,8 @@ class Ahead:
 class Stages(NamedTuple):
     """What a fit calls. `arrays` are a bijection's arrays, `params` the trained part of them, `fixed` the rest.
 
-    gaussian: seed -> `GaussianFit`, starts `(NUM_STARTS, dim)`, arrays of an untrained flow around the fit.
-    train: `TrainState`, fixed, seed, learning rates `(CHUNK,)`, share of the forward KL
+    gaussian: three seeds -> `GaussianFit`, starts `(NUM_STARTS, dim)`, arrays of an untrained flow around the fit.
+    train: `TrainState`, fixed, seeds `(CHUNK, 4)`, learning rates `(CHUNK,)`, share of the forward KL
         -> `TrainState`, losses `(CHUNK,)`, number skipped.
     draw: arrays, seed -> `Draws`.
     constrain: x `(BLOCK, dim)` -> dict of sites.
@@ -77,29 +78,25 @@ def compile_stages(target: Target, guide: AutoFlow, num_particles: int) -> Stage
     arrays, static = eqx.partition(prototype, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
     params, fixed = split(arrays)
 
-    def gaussian(seed: Seed) -> tuple[GaussianFit, Array, PyTree]:
-        start_key, fit_key, flow_key = jax.random.split(seed_key(seed), 3)
-        start_keys = jax.random.split(start_key, NUM_STARTS)
-        starts = jax.vmap(lambda key: target.start(key, guide.init_loc_fn))(start_keys)
+    def gaussian(seeds: Seeds) -> tuple[GaussianFit, Array, PyTree]:
+        start_key, fit_key, flow_key = seed_key(seeds)
+        starts = _starts(target, guide.init_loc_fn, start_key)
         fit = fit_gaussian(target.log_density, fit_key, starts)
         return fit, starts, eqx.filter(guide.make_bijection(flow_key, fit.loc, fit.scale), eqx.is_array)
 
-    def train(state: TrainState, fixed: PyTree, seed: Seed, learning_rates: Array, forward: Array) -> Any:
+    def train(state: TrainState, fixed: PyTree, seeds: Seeds, learning_rates: Array, forward: Array) -> Any:
         def loss(params: PyTree, key: PRNGKeyArray) -> Array:
             base = jax.random.normal(key, (num_particles, target.dim))
             return path_loss(eqx.combine(params, fixed, static), target.log_density, base, forward)
 
-        return train_chunk(loss, state, jax.random.split(seed_key(seed), CHUNK), learning_rates)
+        return train_chunk(loss, state, seed_key(seeds), learning_rates)
 
     pool = ThreadPoolExecutor()
-    pool.submit(
-        importlib.import_module, "arviz_stats.base.array"
-    )  # what the certificate will import: a second of its own
     state = jax.eval_shape(TrainState.init, params)
     stages = Stages(
-        gaussian=Ahead(pool, gaussian, seed),
+        gaussian=Ahead(pool, gaussian, np.zeros((3, 4), np.uint32)),
         draw=Ahead(pool, drawing(target, static), arrays, seed),
-        train=Ahead(pool, train, state, fixed, seed, jnp.zeros(CHUNK), jnp.zeros(())),
+        train=Ahead(pool, train, state, fixed, np.zeros((CHUNK, 4), np.uint32), jnp.zeros(CHUNK), jnp.zeros(())),
         constrain=Ahead(pool, jax.vmap(target.constrain), jnp.zeros((BLOCK, target.dim))),
         static=static,
     )
@@ -119,17 +116,23 @@ def drawing(target: Target, static: AbstractBijection) -> Callable[[PyTree, Seed
     return draw
 
 
-def seeds(rng_key: PRNGKeyArray) -> Iterator[Seed]:
-    """Seeds without end from a key of either style, made by NumPy: each shape of `jax.random.split` is a compilation."""
+def _starts(target: Target, init_loc_fn: Callable, rng_key: PRNGKeyArray) -> Float[Array, "starts dim"]:
+    if init_loc_fn is init_to_uniform:  # the same in one call, which compiles faster than one for each site
+        return jax.random.uniform(rng_key, (NUM_STARTS, target.dim), minval=-2.0, maxval=2.0)
+    return jax.vmap(lambda key: target.start(key, init_loc_fn))(jax.random.split(rng_key, NUM_STARTS))
+
+
+def seed_stream(rng_key: PRNGKeyArray) -> Iterator[Seed]:
+    """Seeds without end from a key of either style, by NumPy: each shape of `jax.random.split` is a compilation."""
     typed = jnp.issubdtype(rng_key.dtype, jax.dtypes.prng_key)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(rng_key) if typed else rng_key))
     while True:
         yield rng.integers(2**32, size=4, dtype=np.uint32)
 
 
-def seed_key(seed: Seed) -> PRNGKeyArray:
-    """A key of XLA's own generator, which compiles and runs in a fraction of Threefry's time."""
-    return jax.random.wrap_key_data(seed, impl="rbg")
+def seed_key(seed: Seed | Seeds) -> PRNGKeyArray:
+    """A key, or keys, of XLA's own generator, which compiles and runs in a fraction of Threefry's time."""
+    return jax.random.wrap_key_data(jnp.asarray(seed), impl="rbg")
 
 
 def split(arrays: PyTree) -> tuple[PyTree, PyTree]:

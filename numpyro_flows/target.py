@@ -35,6 +35,7 @@ class Target:
     def __init__(self, model: Callable, rng_key: PRNGKeyArray, args: tuple = (), kwargs: dict[str, Any] | None = None):
         self.args = args
         self.kwargs = kwargs or {}
+        self._unseeded = model
         self._model = seed(model, rng_key)
         unconstrained, constrained = _ordered_shapes(lambda: self._latents(self._model, init_to_uniform))
         self.shapes = unconstrained
@@ -67,7 +68,7 @@ class Target:
 
     def start(self, rng_key: PRNGKeyArray, init_loc_fn: Callable) -> Float[Array, " dim"]:
         """One point `x` to start from, by a NumPyro initialisation strategy."""
-        latents = self._latents(seed(self._model, rng_key), init_loc_fn)[0]
+        latents = self._latents(seed(self._unseeded, rng_key), init_loc_fn)[0]
         return jnp.concatenate([jnp.ravel(value) for value in latents.values()])
 
     def log_det(self, x: Float[Array, " dim"]) -> Scalar:

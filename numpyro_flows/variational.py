@@ -19,7 +19,7 @@ from numpyro_flows.gaussian import gradient_evaluations
 from numpyro_flows.guides import AutoFlow
 from numpyro_flows.posterior import FlowPosterior
 from numpyro_flows.sampling import Certificate, certify
-from numpyro_flows.stages import CHUNK, NUM_STARTS, Seed, Stages, compile_stages, seed_key, seeds, split
+from numpyro_flows.stages import CHUNK, NUM_STARTS, Seed, Seeds, Stages, compile_stages, seed_key, seed_stream, split
 from numpyro_flows.target import Target
 from numpyro_flows.training import TrainState, cosine_schedule
 
@@ -99,7 +99,7 @@ class FlowVI:
             ValueError: where the model has no latent site, a discrete one, a subsampled plate or NaN in its data, or
                 where its density is not finite at any start.
         """
-        fresh_seeds = seeds(rng_key)
+        fresh_seeds = seed_stream(rng_key)
         guide = AutoFlow(self.model) if self.guide is None else copy.copy(self.guide)
         clock = _Clock()
         with clock.stage("compilation"):
@@ -107,7 +107,7 @@ class FlowVI:
             stages = compile_stages(target, guide, self.num_particles)
             stages.gaussian.wait()
         with clock.stage("gaussian"):
-            gaussian, starts, arrays = jax.block_until_ready(stages.gaussian(next(fresh_seeds)))
+            gaussian, starts, arrays = jax.block_until_ready(stages.gaussian(_take(fresh_seeds, 3)))
             if not np.isfinite(gaussian.elbo):
                 target.require_finite(starts)
         fit = _Fit(self, stages, arrays, fresh_seeds, clock)
@@ -146,7 +146,7 @@ class _Fit:
         self.stages = stages
         self.arrays = arrays  # the best so far
         self.fresh_seeds = fresh_seeds
-        self.check_seeds = self._block_seeds()
+        self.check_seeds = _take(fresh_seeds, _CHECK_BLOCKS)
         self.clock = clock
         self.losses: list[np.ndarray] = []
         self.num_steps = 0
@@ -159,17 +159,18 @@ class _Fit:
     def run(self) -> None:
         with self.progress:
             try:
-                self._improve()
+                confirmed = self._improve()
             except KeyboardInterrupt:
-                self.stopped = "interrupted"
-            self._certify()
+                confirmed, self.stopped = False, "interrupted"
+            if not confirmed:
+                self._certify()
         if not self.certificate.certified:
             why = f"{self.certificate.why}, after {self.num_steps} steps of training"
             why += f" ({self.num_skipped} skipped as not finite)" if self.num_skipped else ""
             why += f"; training was {self.stopped}" if self.stopped else ""
             self.certificate = self.certificate._replace(why=why)
 
-    def _improve(self) -> None:
+    def _improve(self) -> bool:
         """Rounds of training until a check is passed and a certificate on other draws too, or the steps are used up.
 
         All checks use the same draws, which makes them comparable; a round that ends worse than it began is undone.
@@ -179,7 +180,7 @@ class _Fit:
         while not (self._passes(check) and self._certify()):
             left = self.settings.num_steps - self.num_steps
             if left == 0 or self.stopped:
-                return
+                return False
             forward = check.ess >= _FORWARD_ESS
             arrays = self._round(min(num_steps, left), peak / 2 if forward else peak, float(forward))
             new_check, _ = self._judge(arrays, self.check_seeds)
@@ -188,6 +189,7 @@ class _Fit:
             else:
                 peak /= 2
             num_steps = min(2 * num_steps, _LONGEST_ROUND)
+        return True
 
     def _round(self, num_steps: int, peak: float, forward: float) -> PyTree:
         """Train for `num_steps` steps from the best arrays so far, and return the new ones."""
@@ -204,7 +206,7 @@ class _Fit:
                 for rates_of_chunk in rates.reshape(num_chunks, CHUNK):
                     state, losses, skipped = jax.block_until_ready(
                         self.stages.train(
-                            state, fixed, next(self.fresh_seeds), rates_of_chunk, rates.dtype.type(forward)
+                            state, fixed, _take(self.fresh_seeds, CHUNK), rates_of_chunk, rates.dtype.type(forward)
                         )
                     )
                     taken = min(CHUNK, num_steps)
@@ -227,13 +229,10 @@ class _Fit:
 
     def _certify(self) -> bool:
         """Judge the best arrays on fresh draws."""
-        self.certificate, self.log_weights = self._judge(self.arrays, self._block_seeds())
+        self.certificate, self.log_weights = self._judge(self.arrays, _take(self.fresh_seeds, _CHECK_BLOCKS))
         return self.certificate.certified
 
-    def _block_seeds(self) -> list[Seed]:
-        return list(itertools.islice(self.fresh_seeds, _CHECK_BLOCKS))
-
-    def _judge(self, arrays: PyTree, block_seeds: list[Seed]) -> tuple[Certificate, np.ndarray]:
+    def _judge(self, arrays: PyTree, block_seeds: Seeds) -> tuple[Certificate, np.ndarray]:
         with self.clock.stage("compilation"):
             self.stages.draw.wait()
         with self.clock.stage("certificate"):
@@ -245,6 +244,10 @@ class _Fit:
             certificate = certify(log_weights, resolution)
         self.ess = f"{certificate.ess:.1%}"
         return certificate, log_weights
+
+
+def _take(fresh_seeds: Iterator[Seed], num: int) -> Seeds:
+    return np.stack(list(itertools.islice(fresh_seeds, num)))
 
 
 class _Clock:

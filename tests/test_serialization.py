@@ -29,6 +29,7 @@ def test_trees(tmp_path):
         lambda: flows.nsf_coupling(jax.random.key(0), 3, num_layers=2),
         lambda: fb.Chain([fb.Affine(jnp.ones(3)), fb.Invert(fb.Tanh((3,)))]),
     ],
+    ids=["ours", "flowjax"],
 )
 def test_bijections(make, tmp_path):
     bijection = make()

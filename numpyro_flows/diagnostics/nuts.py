@@ -14,7 +14,7 @@ from jaxtyping import Array, PRNGKeyArray
 from numpyro_flows.diagnostics.tables import compare_methods, compare_sites
 from numpyro_flows.diagnostics.timed_nuts import run_nuts
 from numpyro_flows.posterior import FlowPosterior
-from numpyro_flows.sampling.importance import smooth
+from numpyro_flows.sampling import smooth
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -3,3 +3,4 @@
 from numpyro_flows.sampling.importance import Certificate as Certificate
 from numpyro_flows.sampling.importance import certify as certify
 from numpyro_flows.sampling.importance import resample as resample
+from numpyro_flows.sampling.psis import smooth as smooth

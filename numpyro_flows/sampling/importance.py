@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import logsumexp
 
+from numpyro_flows.sampling.psis import smooth
+
 MAX_KHAT = 0.7
 MIN_ESS = 0.5  # with k-hat below MAX_KHAT
 SUFFICIENT_ESS = 0.99  # whatever k-hat: nearly constant weights can look heavy-tailed on their own tiny scale
@@ -80,27 +82,11 @@ def certify(log_weights: Float[np.ndarray, " draws"], resolution: float = 0.0) -
         ess=ess,
         max_weight=float(np.exp(log_weights.max() - logsumexp(log_weights))),
         elbo=float(log_weights.mean()),
-        elbo_se=float(log_weights.std() / np.sqrt(n)),
+        elbo_se=float(log_weights.std() / np.sqrt(n)) if np.isfinite(log_weights).all() else float("nan"),
         log_evidence=float(log_evidence),
         log_evidence_se=float(np.sqrt((1 / ess - 1) / n)),
         num_draws=n,
     )
-
-
-def smooth(log_weights: Float[np.ndarray, " draws"]) -> tuple[Float[np.ndarray, " draws"], float]:
-    """Pareto-smoothed, normalised log weights and k-hat, by ArviZ."""
-    from arviz_stats.base.array import (
-        array_stats,
-    )  # here and not above: it brings pandas and xarray, a second of import
-
-    log_weights = np.asarray(log_weights, np.float64)
-    positive = np.isfinite(log_weights)  # a draw where the posterior is zero keeps its weight of zero
-    if np.ptp(log_weights[positive]) == 0:  # constant weights have no tail to fit
-        return log_weights - logsumexp(log_weights), float("nan")
-    smoothed, khat = array_stats.psislw(-log_weights[positive])
-    result = np.full(log_weights.shape, -np.inf)
-    result[positive] = smoothed
-    return result - logsumexp(result), float(khat)
 
 
 def resample(
@@ -108,8 +94,11 @@ def resample(
 ) -> Int[np.ndarray, " num_samples"]:
     """Indices of `num_samples` draws taken in proportion to their Pareto-smoothed weights, in random order.
 
-    Systematic resampling: a draw of weight `w` is taken `floor` or `ceil` of `num_samples w` times.
+    Systematic resampling: a draw of weight `w` is taken `floor` or `ceil` of `num_samples w` times. A weight that is
+    NaN or infinite counts as none; where all are, so that nothing can be learned from them, each draw counts alike.
     """
+    finite = np.isfinite(log_weights)
+    log_weights = np.where(finite, log_weights, -np.inf) if finite.any() else np.zeros(log_weights.size)
     smoothed, _ = smooth(log_weights)
     cumulative = np.cumsum(np.exp(smoothed))
     positions = (np.arange(num_samples) + rng.uniform()) / num_samples * cumulative[-1]

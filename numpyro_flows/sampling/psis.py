@@ -1,0 +1,53 @@
+"""Pareto-smoothed importance sampling.
+
+ArviZ has it too, and the tests hold this to its results; but importing ArviZ's statistics takes half as long as a whole
+fit of an everyday posterior, and a certificate needs no more than these few lines.
+"""
+
+import numpy as np
+from jaxtyping import Float
+from scipy.special import logsumexp
+
+_PRIOR_SHAPE, _PRIOR_WEIGHT = 0.5, 10  # shrinks k-hat of a short tail
+
+
+def smooth(log_weights: Float[np.ndarray, " draws"]) -> tuple[Float[np.ndarray, " draws"], float]:
+    """Pareto-smoothed, normalised log weights, and k-hat, the shape of their tail.
+
+    The largest weights, `min(n / 5, 3 sqrt(n))` of them, are replaced by the expected order statistics of a generalized
+    Pareto distribution fitted to them, cut at the largest. Weights of zero stay zero. k-hat is NaN, and nothing is
+    smoothed, where the tail is too nearly constant for a fit.
+
+    Source: Vehtari, Simpson, Gelman, Yao, Gabry 2024, arXiv 1507.02646.
+    """
+    log_weights = np.asarray(log_weights, np.float64)
+    log_weights = log_weights - log_weights.max()
+    num_tail = int(min(log_weights.size / 5, 3 * np.sqrt(log_weights.size)))
+    order = np.argsort(log_weights)
+    tail, cutoff = order[-num_tail:], np.exp(log_weights[order[-num_tail - 1]])
+    excess = np.exp(log_weights[tail]) - cutoff
+    shape, scale = _fit_generalized_pareto(excess)
+    if np.isfinite(shape):
+        exceeded = 1 - (np.arange(num_tail) + 0.5) / num_tail
+        quantiles = scale * np.expm1(-shape * np.log(exceeded)) / shape if shape else -scale * np.log(exceeded)
+        log_weights[tail] = np.minimum(np.log(cutoff + quantiles), 0.0)
+    return log_weights - logsumexp(log_weights), float(shape)
+
+
+def _fit_generalized_pareto(x: Float[np.ndarray, " n"]) -> tuple[float, float]:
+    """Shape and scale from ascending `x >= 0`: the posterior mean over `theta = -shape / scale` on a grid.
+
+    Source: Zhang and Stephens 2009, Technometrics 51(3).
+    """
+    n = x.size
+    quartile = x[int(n / 4 + 0.5) - 1]
+    if quartile <= x[0]:
+        return np.nan, np.nan
+    num_grid = 30 + int(np.sqrt(n))
+    theta = 1 / x[-1] + (1 - np.sqrt(num_grid / (np.arange(num_grid) + 0.5))) / (3 * quartile)
+    shapes = np.log1p(-np.outer(theta, x)).mean(axis=1)
+    profile = n * (np.log(-theta / shapes) - shapes - 1)
+    mean_theta = np.exp(profile - logsumexp(profile)) @ theta
+    shape = np.log1p(-mean_theta * x).mean()
+    scale = -shape / mean_theta
+    return (n * shape + _PRIOR_WEIGHT * _PRIOR_SHAPE) / (n + _PRIOR_WEIGHT), scale
