@@ -105,7 +105,9 @@ def main() -> None:
                     "worst_mean_error_in_sd": f"{_worst_mean(moments, reference):.3f}",
                     "worst_sd_error": f"{_worst_sd(moments, reference):.3f}",
                     "seconds": f"{result['seconds']:.2f}",
+                    "seconds_after_import": f"{result['seconds_after_import']:.2f}",
                     "nuts_seconds": f"{chains['seconds']:.2f}" if result is fit else "",
+                    "nuts_seconds_after_import": f"{chains['seconds_after_import']:.2f}" if result is fit else "",
                 }
             )
     save("eight_schools", rows)
