@@ -72,17 +72,17 @@ class Stages(NamedTuple):
 
 def compile_stages(target: Target, guide: AutoFlow, num_particles: int) -> Stages:
     """Trace the stages one after the other, as Python must, while XLA compiles those traced in other threads."""
-    loc, scale = jnp.zeros(target.dim), guide.initial_scale(target.dim)
     seed = np.zeros(4, np.uint32)
-    prototype = eqx.filter_eval_shape(guide.make_bijection, seed_key(seed), loc, scale)
-    arrays, static = eqx.partition(prototype, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
+    prototype = _prototype(guide, target.dim, seed)
+    is_array = jax.tree.map(lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct), prototype)
+    arrays, static = eqx.partition(prototype, is_array)
     params, fixed = split(arrays)
 
     def gaussian(seeds: Seeds) -> tuple[GaussianFit, Array, PyTree]:
         start_key, fit_key, flow_key = seed_key(seeds)
         starts = _starts(target, guide.init_loc_fn, start_key)
         fit = fit_gaussian(target.log_density, fit_key, starts)
-        return fit, starts, eqx.filter(guide.make_bijection(flow_key, fit.loc, fit.scale), eqx.is_array)
+        return fit, starts, eqx.filter(guide.make_bijection(flow_key, fit.loc, fit.scale), is_array)
 
     def train(state: TrainState, fixed: PyTree, seeds: Seeds, learning_rates: Array, forward: Array) -> Any:
         def loss(params: PyTree, key: PRNGKeyArray) -> Array:
@@ -114,6 +114,20 @@ def drawing(target: Target, static: AbstractBijection) -> Callable[[PyTree, Seed
         return Draws(x, log_density, log_density - standard_normal_log_prob(base) + log_det)
 
     return draw
+
+
+def _prototype(guide: AutoFlow, dim: int, seed: Seed) -> AbstractBijection:
+    """The guide's bijection with shapes in place of arrays."""
+    try:
+        with jax.checking_leaks():
+            return eqx.filter_eval_shape(guide.make_bijection, seed_key(seed), jnp.zeros(dim), guide.initial_scale(dim))
+    except Exception as error:  # JAX has no narrower class for a leak
+        if "Leaked" not in str(error):
+            raise
+        raise ValueError(
+            "the guide's flow expected a recipe that JAX can trace, got one that keeps arrays in a closure: make the "
+            "bijection before, and give `lambda key, dim: bijection`"
+        ) from error
 
 
 def _starts(target: Target, init_loc_fn: Callable, rng_key: PRNGKeyArray) -> Float[Array, "starts dim"]:

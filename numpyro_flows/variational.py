@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 from tqdm.auto import tqdm
 
+from numpyro_flows import flows
 from numpyro_flows.gaussian import gradient_evaluations
 from numpyro_flows.guides import AutoFlow
 from numpyro_flows.posterior import FlowPosterior
@@ -38,7 +39,9 @@ class FlowVI:
 
     Args:
         model: a NumPyro model with continuous latent sites.
-        guide: an `AutoFlow` of the same model, for another flow or other starts; `AutoFlow(model)` by default.
+        guide: an `AutoFlow` of the same model, for another flow or other starts; by default of affine couplings, or of
+            splines where there is one coordinate only. Its recipe is traced: where it cannot be, as those of FlowJAX,
+            make the bijection before and give `lambda key, dim: bijection`.
         num_steps: most steps of the flow stage.
         num_particles: draws for each step.
         learning_rate: peak learning rate of Adam.
@@ -100,10 +103,12 @@ class FlowVI:
                 where its density is not finite at any start.
         """
         fresh_seeds = seed_stream(rng_key)
-        guide = AutoFlow(self.model) if self.guide is None else copy.copy(self.guide)
         clock = _Clock()
         with clock.stage("compilation"):
             target = Target(self.model, seed_key(next(fresh_seeds)), args, kwargs)
+            # one coordinate has no other to depend on: affine couplings would be one affine map, splines still bend
+            default = flows.realnvp if target.dim > 1 else flows.nsf_coupling
+            guide = AutoFlow(self.model, default) if self.guide is None else copy.copy(self.guide)
             stages = compile_stages(target, guide, self.num_particles)
             stages.gaussian.wait()
         with clock.stage("gaussian"):

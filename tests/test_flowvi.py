@@ -8,6 +8,8 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from flowjax.distributions import Normal
+from flowjax.flows import coupling_flow
 from numpyro.infer import Predictive
 from numpyro.infer.autoguide import AutoNormal
 
@@ -129,6 +131,21 @@ def test_summary_says_the_verdict_first(schools, capsys):
     assert schools.summary().loc["mu", "mean"] == pytest.approx(4.4, abs=0.5)
 
 
+def test_one_skewed_coordinate():
+    """A scale known from two values: the Gaussian fails, and an affine map can do no better."""
+
+    def model(y):
+        tau = numpyro.sample("tau", dist.HalfCauchy(1))
+        numpyro.sample("y", dist.Normal(0, tau), obs=y)
+
+    y = jnp.array([0.3, -0.2])
+    posterior = FlowVI(model, progress_bar=False).run(jax.random.key(0), y)
+    assert posterior.certified
+    grid = np.linspace(1e-4, 2000, 4_000_001)
+    joint = 2 / np.pi / (1 + grid**2) * np.exp(-0.5 * 0.13 / grid**2) / (2 * np.pi * grid**2)
+    assert abs(posterior.log_evidence - np.log(np.trapezoid(joint, grid))) < 4.5 * posterior.log_evidence_se + 1e-3
+
+
 def heavy(dim=5):
     numpyro.sample("x", dist.StudentT(1.2).expand([dim]).to_event(1))
 
@@ -234,6 +251,18 @@ def test_result_errors(schools):
         schools.log_prob({"mu": 1.0, "tau": 1.0})
     with pytest.raises(ValueError, match=r"expected 'z' of shape \(\*batch, \*\(8,\)\), got \(7,\)"):
         schools.log_prob({"mu": 1.0, "tau": 1.0, "z": jnp.zeros(7)})
+
+
+def test_a_flowjax_flow():
+    def theirs(key, dim):
+        return coupling_flow(key, base_dist=Normal(jnp.zeros(dim)), flow_layers=2, nn_width=16).bijection
+
+    bijection = theirs(jax.random.key(0), 10)
+    guide = AutoFlow(eight_schools, lambda key, dim: bijection)
+    posterior = FlowVI(eight_schools, guide, progress_bar=False).run(jax.random.key(0))
+    assert posterior.certified
+    with pytest.raises(ValueError, match="make the bijection before"):
+        FlowVI(eight_schools, AutoFlow(eight_schools, theirs), progress_bar=False).run(jax.random.key(0))
 
 
 def test_a_guide_of_ones_own():
