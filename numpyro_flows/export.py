@@ -39,8 +39,14 @@ def to_datatree(
         ValueError: where `num_samples` is below 1.
 
     Example:
-        >>> tree = to_datatree(posterior, jax.random.key(0), 1000)  # doctest: +SKIP
-        >>> tree.to_netcdf("fit.nc", engine="h5netcdf")  # doctest: +SKIP
+        >>> import jax, numpyro, numpyro.distributions as dist
+        >>> from numpyro_flows import FlowVI
+        >>> def model():
+        ...     numpyro.sample("x", dist.Normal(0, 1))
+        >>> posterior = FlowVI(model, progress_bar=False).run(jax.random.key(0))
+        >>> tree = to_datatree(posterior, jax.random.key(0), 100)
+        >>> tree["posterior"]["x"].dims
+        ('chain', 'draw')
     """
     if num_samples < 1:
         raise ValueError(f"num_samples expected at least 1, got {num_samples}")

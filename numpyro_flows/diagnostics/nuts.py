@@ -144,8 +144,14 @@ def compare_with_nuts(
         ValueError: for numbers out of their range.
 
     Example:
-        >>> comparison = compare_with_nuts(posterior, jax.random.key(2))  # doctest: +SKIP
-        >>> comparison.print_summary()  # doctest: +SKIP
+        >>> import jax, numpyro, numpyro.distributions as dist
+        >>> from numpyro_flows import FlowVI, compare_with_nuts
+        >>> def model():
+        ...     numpyro.sample("x", dist.Normal(0, 1))
+        >>> posterior = FlowVI(model, progress_bar=False).run(jax.random.key(0))
+        >>> comparison = compare_with_nuts(posterior, jax.random.key(1), num_samples=200, progress_bar=False)
+        >>> list(comparison.methods.index)
+        ['flow', 'NUTS']
     """
     if not isinstance(posterior, FlowPosterior):
         raise TypeError(f"posterior expected a FlowPosterior, got {type(posterior).__name__}")
