@@ -50,7 +50,7 @@ class FlowVI:
 
     Raises:
         TypeError: where `guide` is not an `AutoFlow`.
-        ValueError: for numbers out of their range.
+        ValueError: for a guide of another model, and numbers out of their range.
 
     Example:
         >>> import jax, numpyro, numpyro.distributions as dist
@@ -78,6 +78,8 @@ class FlowVI:
     ):
         if not (guide is None or isinstance(guide, AutoFlow)):
             raise TypeError(f"guide expected an AutoFlow or None, got {type(guide).__name__}")
+        if guide is not None and guide.model is not model:
+            raise ValueError(f"guide expected to be one of {model}, got one of {guide.model}")
         if num_steps < 0 or num_particles < 1:
             raise ValueError(f"expected num_steps >= 0 and num_particles >= 1, got {num_steps} and {num_particles}")
         if not (learning_rate > 0 and 0 < target_ess <= 1):

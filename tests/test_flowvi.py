@@ -229,6 +229,8 @@ def test_progress_bar(capsys):
 def test_errors():
     with pytest.raises(TypeError, match="guide expected an AutoFlow or None, got AutoNormal"):
         FlowVI(conjugate, AutoNormal(conjugate))  # pyright: ignore
+    with pytest.raises(ValueError, match=r"guide expected to be one of .*conjugate.*, got one of .*eight_schools"):
+        FlowVI(conjugate, AutoFlow(eight_schools))
     with pytest.raises(ValueError, match="num_steps >= 0 and num_particles >= 1, got -1 and 256"):
         FlowVI(conjugate, num_steps=-1)
     with pytest.raises(ValueError, match="learning_rate > 0"):
