@@ -16,7 +16,7 @@ from numpyro.infer.initialization import init_to_uniform
 from numpyro_flows import flows
 from numpyro_flows.bijections import AbstractBijection, Affine, Chain, TriangularAffine
 from numpyro_flows.distributions import FlowDistribution
-from numpyro_flows.gaussian import MAX_FULL_DIM
+from numpyro_flows.recipe import RECIPE
 
 _MARGINAL_DRAWS = 10_000  # behind `median` and `quantiles`
 
@@ -85,12 +85,12 @@ class AutoFlow(AutoContinuous):
                 f"flow expected to give an unconditional bijection of shape {loc.shape}, "
                 f"got shape {flow.shape} and cond_shape {flow.cond_shape}"
             )
-        return Chain([flow, _affine(loc, jnp.asarray(scale, loc.dtype))])
+        return Chain([flow, affine(loc, jnp.asarray(scale, loc.dtype))])
 
     def initial_scale(self, dim: int) -> Array:
         """`init_scale` as the matrix, or in many dimensions the vector, that `make_bijection` takes."""
         scale = jnp.full(dim, self.init_scale)
-        return jnp.diag(scale) if dim <= MAX_FULL_DIM else scale
+        return jnp.diag(scale) if dim <= RECIPE.max_full_dim else scale
 
     def set_up(self, bijection: AbstractBijection, *args: Any, **kwargs: Any) -> None:
         """Run the model once, as a first call would, and take the structure of a `bijection` trained elsewhere."""
@@ -145,5 +145,6 @@ class AutoFlow(AutoContinuous):
         return jax.jit(constrain)(latent_sample, params)
 
 
-def _affine(loc: Array, scale: Array) -> AbstractBijection:
+def affine(loc: Array, scale: Array) -> AbstractBijection:
+    """`loc + scale x` for a lower-triangular matrix `scale` or a vector."""
     return TriangularAffine(loc, scale) if scale.ndim == 2 else Affine(loc, scale)

@@ -13,8 +13,7 @@ from numpyro.infer.util import compute_log_probs
 from numpyro.util import check_model_guide_match
 
 from numpyro_flows.bijections import AbstractBijection, transform_with_score
-
-MAX_WEIGHT = 10.0  # most that one draw counts in `path_loss`, in units of the mean
+from numpyro_flows.recipe import RECIPE
 
 
 class PathELBO(ELBO):
@@ -86,14 +85,14 @@ def path_loss(
 
     - `c = 1` (`forward=0`) is the path gradient of `KL(q || p)`, as in `PathELBO`;
     - `c = w / mean(w)` with `w = p(x) / q(x)` (`forward=1`) is that of `KL(p || q)`, which covers the tails that the
-      first leaves thin. It needs weights that are not degenerate; none counts more than `MAX_WEIGHT`.
+      first leaves thin. It needs weights that are not degenerate; none counts more than `FitRecipe.max_weight`.
 
     Both vanish draw by draw where q is p. Source: Vaitl, Nicoli, Nakajima, Kessel 2022, arXiv 2207.08219.
     """
     x, log_det, score = jax.vmap(transform_with_score, in_axes=(None, 0, 0))(bijection, base_draws, -base_draws)
     log_p = jax.vmap(log_density)(x)
     loss = jax.lax.stop_gradient(standard_normal_log_prob(base_draws) - log_det - log_p)
-    weight = jnp.minimum(jax.nn.softmax(-loss) * loss.size, MAX_WEIGHT)
+    weight = jnp.minimum(jax.nn.softmax(-loss) * loss.size, RECIPE.max_weight)
     path = jnp.sum(jax.lax.stop_gradient(score) * x, axis=-1) - log_p
     path = (1.0 + forward * (weight - 1.0)) * (path - jax.lax.stop_gradient(path))
     return jnp.mean(loss + path)

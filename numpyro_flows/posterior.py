@@ -16,9 +16,10 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 from numpyro_flows.bijections import AbstractBijection
 from numpyro_flows.guides import AutoFlow
 from numpyro_flows.objectives import standard_normal_log_prob
-from numpyro_flows.sampling import Certificate, resample
+from numpyro_flows.recipe import RECIPE
+from numpyro_flows.sampling import Certificate, Draws, resample
 from numpyro_flows.serialization import load_tree, save_tree
-from numpyro_flows.stages import BLOCK, Draws, Seed, drawing, seed_stream
+from numpyro_flows.stages import OPTIMIZATION_LEVEL, Seed, drawing, seed_stream
 from numpyro_flows.target import Target
 
 if TYPE_CHECKING:
@@ -59,14 +60,13 @@ class FlowPosterior:
         guide: AutoFlow,
         target: Target,
         bijection: AbstractBijection,
-        draw: Callable[[PyTree, Seed], Draws],
-        constrain: Callable[[Float[Array | np.ndarray, "block dim"]], dict[str, Array]],
         certificate: Certificate,
         log_weights: Float[np.ndarray, " draws"],
         losses: Float[np.ndarray, " steps"],
         seconds: dict[str, float],
         gradient_evaluations: dict[str, int],
         num_skipped: int,
+        draw: Callable[[PyTree, Seed], Draws] | None = None,
     ):
         self.model = model
         self.args = args
@@ -80,8 +80,11 @@ class FlowPosterior:
         self.num_skipped = num_skipped
         self._guide = guide
         self._target = target
+        if draw is None:  # the fit has not compiled it yet
+            static = eqx.partition(bijection, eqx.is_array)[1]
+            draw = jax.jit(drawing(target, static), compiler_options=OPTIMIZATION_LEVEL)
         self._draw_block = draw
-        self._constrain_block = constrain
+        self._constrain_block = jax.jit(jax.vmap(target.constrain), compiler_options=OPTIMIZATION_LEVEL)
 
     @property
     def certified(self) -> bool:
@@ -254,8 +257,6 @@ class FlowPosterior:
             guide=AutoFlow(model, lambda key, dim: bijection.bijections[0], prefix=prefix),
             target=target,
             bijection=bijection,
-            draw=jax.jit(drawing(target, eqx.partition(bijection, eqx.is_array)[1])),
-            constrain=jax.jit(jax.vmap(target.constrain)),
             certificate=certificate,
             **tree,
         )
@@ -283,13 +284,13 @@ class FlowPosterior:
 
     def _draw_from(self, fresh_seeds: Iterator[Seed], num: int) -> Draws:
         arrays = eqx.filter(self.bijection, eqx.is_array)
-        blocks = [self._draw_block(arrays, seed) for seed in itertools.islice(fresh_seeds, -(-num // BLOCK))]
+        blocks = [self._draw_block(arrays, seed) for seed in itertools.islice(fresh_seeds, -(-num // RECIPE.block))]
         return Draws(*(np.concatenate(leaves)[:num] for leaves in zip(*blocks)))
 
     def _constrain(self, x: Float[Array | np.ndarray, "num dim"]) -> dict[str, Array]:
         num = x.shape[0]
-        padded = np.concatenate([x, np.broadcast_to(x[:1], (-num % BLOCK, x.shape[1]))])
-        blocks = [self._constrain_block(block) for block in padded.reshape(-1, BLOCK, x.shape[1])]
+        padded = np.concatenate([x, np.broadcast_to(x[:1], (-num % RECIPE.block, x.shape[1]))])
+        blocks = [self._constrain_block(block) for block in padded.reshape(-1, RECIPE.block, x.shape[1])]
         return {name: jnp.asarray(np.concatenate([block[name] for block in blocks])[:num]) for name in blocks[0]}
 
     @cached_property

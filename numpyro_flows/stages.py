@@ -1,7 +1,9 @@
 """The compiled functions of a fit, compiled side by side."""
 
+import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -9,40 +11,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, UInt32
-from numpyro.infer.initialization import init_to_uniform
+from numpyro.infer.initialization import init_to_sample, init_to_uniform
 
-from numpyro_flows.bijections import AbstractBijection
-from numpyro_flows.gaussian import GaussianFit, fit_gaussian
-from numpyro_flows.guides import AutoFlow
+from numpyro_flows.bijections import AbstractBijection, Chain, Frozen
+from numpyro_flows.guides import AutoFlow, affine
 from numpyro_flows.objectives import path_loss, standard_normal_log_prob
+from numpyro_flows.recipe import RECIPE
+from numpyro_flows.sampling import Draws
 from numpyro_flows.target import Target
 from numpyro_flows.training import TrainState, train_chunk
 
 Seed = UInt32[np.ndarray, "4"]
 Seeds = UInt32[np.ndarray, "num 4"]
 
-NUM_STARTS = 8
-CHUNK = 100  # steps of one call of `train`: what the progress bar and Ctrl-C wait for
-BLOCK = 1000  # draws of one call of `draw` and `constrain`: one compilation serves any number of draws
-
-
-class Draws(NamedTuple):
-    """Draws `x` of a flow with `log p(x, data)` and `log p(x, data) - log q(x)`."""
-
-    x: Float[Array | np.ndarray, "block dim"]
-    log_density: Float[Array | np.ndarray, " block"]
-    log_weight: Float[Array | np.ndarray, " block"]
-
 
 # A posterior of everyday size trains in seconds, of which XLA's costlier passes would take a third and win nothing.
-_COMPILER_OPTIONS = {"xla_backend_optimization_level": 1}
+OPTIMIZATION_LEVEL = {"xla_backend_optimization_level": 1}
+_NO_OPTIMIZATION = {"xla_backend_optimization_level": 0}  # for what runs a few times only
 
 
 class Ahead:
     """`function`, traced at once for arguments like `args` and compiled in the background until it is called."""
 
-    def __init__(self, pool: Executor, function: Callable, *args: Any):
-        self._compiled = pool.submit(jax.jit(function).lower(*args).compile, _COMPILER_OPTIONS)
+    def __init__(self, pool: Executor, function: Callable, *args: Any, options: dict[str, Any] = OPTIMIZATION_LEVEL):
+        self._compiled = pool.submit(jax.jit(function).lower(*args).compile, options)
 
     def __call__(self, *args: Any) -> Any:
         return self._compiled.result()(*args)
@@ -52,37 +44,64 @@ class Ahead:
         self._compiled.result()
 
 
-class Stages(NamedTuple):
-    """What a fit calls. `arrays` are a bijection's arrays, `params` the trained part of them, `fixed` the rest.
+class HostDensity:
+    """A target's log density and gradient at any number of points, for algorithms in NumPy; it counts the points."""
 
-    gaussian: three seeds -> `GaussianFit`, starts `(NUM_STARTS, dim)`, arrays of an untrained flow around the fit.
-    train: `TrainState`, fixed, seeds `(CHUNK, 4)`, learning rates `(CHUNK,)`, share of the forward KL
-        -> `TrainState`, losses `(CHUNK,)`, number skipped.
+    def __init__(self, pool: Executor, target: Target):
+        self.dtype = np.dtype(jnp.result_type(float))
+        self.num_evaluations = 0
+        self._evaluate = Ahead(
+            pool, jax.vmap(jax.value_and_grad(target.log_density)), np.zeros((RECIPE.batch, target.dim), self.dtype)
+        )
+
+    def __call__(self, x: Float[np.ndarray, "points dim"]) -> tuple[np.ndarray, np.ndarray]:
+        self.num_evaluations += len(x)
+        padded = np.concatenate([x, np.broadcast_to(x[-1:], (-len(x) % RECIPE.batch, x.shape[1]))])
+        batches = padded.astype(self.dtype).reshape(-1, RECIPE.batch, x.shape[1])
+        values, gradients = zip(*[self._evaluate(batch) for batch in batches])
+        return np.concatenate(values)[: len(x)], np.concatenate(gradients)[: len(x)]
+
+    def wait(self) -> None:
+        """Until the compilation is over."""
+        self._evaluate.wait()
+
+
+class FlowStages(NamedTuple):
+    """What the flow stage calls. `arrays` are a bijection's arrays, `params` the trained part of them, `fixed` the rest.
+
+    make: loc, scale, seed -> arrays of an untrained flow around that Gaussian, which stays fixed: trained is a map of
+        coordinates in which it is standard, so that one learning rate fits all.
+    train: `TrainState`, fixed, seeds `(chunk, 4)`, learning rates `(chunk,)`, share of the forward KL
+        -> `TrainState`, losses `(chunk,)`, number skipped.
     draw: arrays, seed -> `Draws`.
-    constrain: x `(BLOCK, dim)` -> dict of sites.
     static: the bijection without its arrays.
     """
 
-    gaussian: Ahead
+    make: Ahead
     train: Ahead
     draw: Ahead
-    constrain: Ahead
     static: AbstractBijection
 
 
-def compile_stages(target: Target, guide: AutoFlow, num_particles: int) -> Stages:
+def compile_flow_stages(
+    pool: Executor, target: Target, guide: AutoFlow, scale: np.ndarray, num_particles: int
+) -> FlowStages:
     """Trace the stages one after the other, as Python must, while XLA compiles those traced in other threads."""
     seed = np.zeros(4, np.uint32)
-    prototype = _prototype(guide, target.dim, seed)
+    loc = np.zeros(target.dim, scale.dtype)
+
+    def whitened(seed: Seed, loc: Array, scale: Array) -> Chain:
+        unit = jnp.ones_like(scale) if scale.ndim == 1 else jnp.eye(loc.size, dtype=scale.dtype)
+        flow = guide.make_bijection(seed_key(seed), jnp.zeros_like(loc), unit)
+        return Chain([*flow.bijections, Frozen(affine(loc, scale))])
+
+    prototype = _prototype(whitened, seed, loc, scale)
     is_array = jax.tree.map(lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct), prototype)
     arrays, static = eqx.partition(prototype, is_array)
     params, fixed = split(arrays)
 
-    def gaussian(seeds: Seeds) -> tuple[GaussianFit, Array, PyTree]:
-        start_key, fit_key, flow_key = seed_key(seeds)
-        starts = _starts(target, guide.init_loc_fn, start_key)
-        fit = fit_gaussian(target.log_density, fit_key, starts)
-        return fit, starts, eqx.filter(guide.make_bijection(flow_key, fit.loc, fit.scale), is_array)
+    def make(loc: Array, scale: Array, seed: Seed) -> PyTree:
+        return eqx.filter(whitened(seed, loc, scale), is_array)
 
     def train(state: TrainState, fixed: PyTree, seeds: Seeds, learning_rates: Array, forward: Array) -> Any:
         def loss(params: PyTree, key: PRNGKeyArray) -> Array:
@@ -91,24 +110,31 @@ def compile_stages(target: Target, guide: AutoFlow, num_particles: int) -> Stage
 
         return train_chunk(loss, state, seed_key(seeds), learning_rates)
 
-    pool = ThreadPoolExecutor()
     state = jax.eval_shape(TrainState.init, params)
-    stages = Stages(
-        gaussian=Ahead(pool, gaussian, np.zeros((3, 4), np.uint32)),
+    seeds = np.zeros((RECIPE.chunk, 4), np.uint32)
+    return FlowStages(
+        train=Ahead(pool, train, state, fixed, seeds, jnp.zeros(RECIPE.chunk), jnp.zeros(())),
+        make=Ahead(pool, make, loc, scale, seed, options=_NO_OPTIMIZATION),
         draw=Ahead(pool, drawing(target, static), arrays, seed),
-        train=Ahead(pool, train, state, fixed, np.zeros((CHUNK, 4), np.uint32), jnp.zeros(CHUNK), jnp.zeros(())),
-        constrain=Ahead(pool, jax.vmap(target.constrain), jnp.zeros((BLOCK, target.dim))),
         static=static,
     )
-    pool.shutdown(wait=False)
-    return stages
+
+
+def compile_starts(pool: Executor, target: Target, init_loc_fn: Callable) -> Ahead:
+    """Seed -> one start by a NumPyro strategy; for its default of uniform ones, which NumPy draws, from the prior."""
+    strategy = init_to_sample if init_loc_fn is init_to_uniform else init_loc_fn
+
+    def start(seed: Seed) -> Array:
+        return target.start(seed_key(seed), strategy)
+
+    return Ahead(pool, start, np.zeros(4, np.uint32), options=_NO_OPTIMIZATION)
 
 
 def drawing(target: Target, static: AbstractBijection) -> Callable[[PyTree, Seed], Draws]:
     """The function that draws a block from the bijection of given arrays."""
 
     def draw(arrays: PyTree, seed: Seed) -> Draws:
-        base = jax.random.normal(seed_key(seed), (BLOCK, target.dim))
+        base = jax.random.normal(seed_key(seed), (RECIPE.block, target.dim))
         x, log_det = jax.vmap(eqx.combine(arrays, static).transform_and_log_det)(base)
         log_density = jax.vmap(target.log_density)(x)
         return Draws(x, log_density, log_density - standard_normal_log_prob(base) + log_det)
@@ -116,11 +142,11 @@ def drawing(target: Target, static: AbstractBijection) -> Callable[[PyTree, Seed
     return draw
 
 
-def _prototype(guide: AutoFlow, dim: int, seed: Seed) -> AbstractBijection:
-    """The guide's bijection with shapes in place of arrays."""
+def _prototype(make: Callable[..., AbstractBijection], *args: Any) -> AbstractBijection:
+    """What `make` would return, with shapes in place of arrays."""
     try:
         with jax.checking_leaks():
-            return eqx.filter_eval_shape(guide.make_bijection, seed_key(seed), jnp.zeros(dim), guide.initial_scale(dim))
+            return eqx.filter_eval_shape(make, *args)
     except Exception as error:  # JAX has no narrower class for a leak
         if "Leaked" not in str(error):
             raise
@@ -128,12 +154,6 @@ def _prototype(guide: AutoFlow, dim: int, seed: Seed) -> AbstractBijection:
             "the guide's flow expected a recipe that JAX can trace, got one that keeps arrays in a closure: make the "
             "bijection before, and give `lambda key, dim: bijection`"
         ) from error
-
-
-def _starts(target: Target, init_loc_fn: Callable, rng_key: PRNGKeyArray) -> Float[Array, "starts dim"]:
-    if init_loc_fn is init_to_uniform:  # the same in one call, which compiles faster than one for each site
-        return jax.random.uniform(rng_key, (NUM_STARTS, target.dim), minval=-2.0, maxval=2.0)
-    return jax.vmap(lambda key: target.start(key, init_loc_fn))(jax.random.split(rng_key, NUM_STARTS))
 
 
 def seed_stream(rng_key: PRNGKeyArray) -> Iterator[Seed]:
@@ -152,3 +172,18 @@ def seed_key(seed: Seed | Seeds) -> PRNGKeyArray:
 def split(arrays: PyTree) -> tuple[PyTree, PyTree]:
     """A bijection's arrays as those that are trained and the rest (integers: orders and masks)."""
     return eqx.partition(arrays, lambda leaf: jnp.issubdtype(leaf.dtype, jnp.inexact))
+
+
+class Clock:
+    """Wall time by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start

@@ -9,12 +9,13 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Scalar
 
+from numpyro_flows.recipe import RECIPE
+
 Loss = Callable[[PyTree, PRNGKeyArray], Scalar]
 """`loss(params, rng_key)`: a scalar to minimise, differentiable in `params`."""
 
-_CLIP_NORM = 10.0
 # on one flat vector: a fraction of the operations, and so of the compile time, of one update for each array
-_OPTIMIZER = optax.flatten(optax.chain(optax.clip_by_global_norm(_CLIP_NORM), optax.scale_by_adam()))
+_OPTIMIZER = optax.flatten(optax.chain(optax.clip_by_global_norm(RECIPE.clip_norm), optax.scale_by_adam()))
 
 
 class TrainState(NamedTuple):
@@ -55,7 +56,7 @@ def train_chunk(
     return state, losses, skipped.sum()
 
 
-def cosine_schedule(num_steps: int, peak: float, *, warmup: float = 0.1) -> Float[np.ndarray, " steps"]:
+def cosine_schedule(num_steps: int, peak: float, *, warmup: float = RECIPE.warmup) -> Float[np.ndarray, " steps"]:
     """Learning rates of `num_steps` steps: linear up to `peak` over a share `warmup` of them, then a cosine to 0."""
     progress = (np.arange(num_steps) + 1.0) / (num_steps + 1.0)
     decay = 0.5 * (1.0 + np.cos(np.pi * (progress - warmup) / (1.0 - warmup)))

@@ -1,4 +1,4 @@
-"""Bijections made of bijections: one after another, a stack of like layers, the other way round."""
+"""Bijections made of bijections: one after another, a stack of like layers, the other way round, held fixed."""
 
 from collections.abc import Callable, Sequence
 
@@ -123,3 +123,30 @@ class Invert(AbstractBijection):
 
     def _inverse(self, y: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]:
         return self.bijection.transform_and_log_det(y, condition)
+
+
+class Frozen(AbstractBijection):
+    """`bijection` with parameters that no gradient reaches: training leaves them as they are."""
+
+    bijection: AbstractBijection
+    shape: tuple[int, ...] = eqx.field(static=True)
+    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
+
+    def __init__(self, bijection: AbstractBijection):
+        self.bijection = bijection
+        self.shape = bijection.shape
+        self.cond_shape = bijection.cond_shape
+
+    def _transform(self, x: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]:
+        return self._held().transform_and_log_det(x, condition)
+
+    def _inverse(self, y: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]:
+        return self._held().inverse_and_log_det(y, condition)
+
+    def transform_with_score(
+        self, x: Float[Array, "..."], score: Float[Array, "..."], condition: Array | None
+    ) -> tuple[Array, Scalar, Array]:
+        return transform_with_score(self._held(), x, score, condition)
+
+    def _held(self) -> AbstractBijection:
+        return jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_array(leaf) else leaf, self.bijection)

@@ -21,6 +21,7 @@ class NutsRun(NamedTuple):
     latents: unconstrained draws of the latent sites, each `(chains, draws, *site)`, warm-up left out.
     stats: `diverging`, `n_steps`, `lp` (`log p(x, data)` on the unconstrained scale) and `energy` of these draws.
     seconds: of warm-up and sampling.
+    warmup_seconds: of the warm-up alone.
     compile_seconds: of tracing and compilation, with the search for the first states.
     gradient_evaluations: leapfrog steps of all chains, warm-up included.
     """
@@ -28,6 +29,7 @@ class NutsRun(NamedTuple):
     latents: dict[str, np.ndarray]
     stats: dict[str, np.ndarray]
     seconds: float
+    warmup_seconds: float
     compile_seconds: float
     gradient_evaluations: int
 
@@ -64,7 +66,7 @@ def run_nuts(
     compiled = jax.jit(advance).lower(state, jnp.int32(0)).compile()
     compile_seconds = time.perf_counter() - start
 
-    records, gradient_evaluations = [], 0
+    records, gradient_evaluations, warmup_seconds = [], 0, 0.0
     start = time.perf_counter()
     with tqdm(total=num_warmup + num_samples, desc="NUTS", unit="step", disable=not progress_bar) as progress:
         for phase, num_steps in (("warm-up", num_warmup), ("sampling", num_samples)):
@@ -77,9 +79,11 @@ def run_nuts(
                 if phase == "sampling":
                     records.append(record)
                 progress.update(taken)
+            if phase == "warm-up":
+                warmup_seconds = time.perf_counter() - start
     seconds = time.perf_counter() - start
     record = jax.tree.map(lambda *leaves: np.concatenate(leaves).swapaxes(0, 1), *records)
-    return NutsRun(record["latents"], record["stats"], seconds, compile_seconds, gradient_evaluations)
+    return NutsRun(record["latents"], record["stats"], seconds, warmup_seconds, compile_seconds, gradient_evaluations)
 
 
 def _record(state: HMCState) -> dict[str, Any]:

@@ -3,14 +3,19 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 from scipy.special import logsumexp
 
+from numpyro_flows.recipe import RECIPE
 from numpyro_flows.sampling.psis import smooth
 
-MAX_KHAT = 0.7
-MIN_ESS = 0.5  # with k-hat below MAX_KHAT
-SUFFICIENT_ESS = 0.99  # whatever k-hat: nearly constant weights can look heavy-tailed on their own tiny scale
+
+class Draws(NamedTuple):
+    """Draws `x` of a fit q with `log p(x, data)` and `log p(x, data) - log q(x)`."""
+
+    x: Float[Array | np.ndarray, "draws dim"]
+    log_density: Float[Array | np.ndarray, " draws"]
+    log_weight: Float[Array | np.ndarray, " draws"]
 
 
 class Certificate(NamedTuple):
@@ -28,8 +33,10 @@ class Certificate(NamedTuple):
         log_evidence: `log mean w`, the log of the model's evidence.
         log_evidence_se: its standard error, by the delta method.
         num_draws: number of weights.
+        missed: share of the posterior around modes that a search found and q lacks.
 
-    Weights see only where q has draws: a mode that q misses leaves them all perfect.
+    Weights see only where q has draws: a mode that q misses leaves them all perfect. So a search from dispersed starts
+    stands beside them.
     """
 
     certified: bool
@@ -42,6 +49,7 @@ class Certificate(NamedTuple):
     log_evidence: float
     log_evidence_se: float
     num_draws: int
+    missed: float = 0.0
 
 
 def relative_ess(log_weights: Float[np.ndarray, " draws"]) -> float:
@@ -49,7 +57,8 @@ def relative_ess(log_weights: Float[np.ndarray, " draws"]) -> float:
     log_weights = np.asarray(log_weights, np.float64)
     if not _usable(log_weights):
         return 0.0
-    return float(np.exp(2 * logsumexp(log_weights) - logsumexp(2 * log_weights)) / log_weights.size)
+    ess = np.exp(2 * logsumexp(log_weights) - logsumexp(2 * log_weights)) / log_weights.size
+    return min(float(ess), 1.0)  # rounding may lift constant weights above
 
 
 def certify(log_weights: Float[np.ndarray, " draws"], resolution: float = 0.0) -> Certificate:
@@ -74,7 +83,7 @@ def certify(log_weights: Float[np.ndarray, " draws"], resolution: float = 0.0) -
     _, khat = smooth(log_weights)
     ess = relative_ess(log_weights)
     log_evidence = logsumexp(log_weights) - np.log(n)
-    certified = bool((khat < MAX_KHAT and ess >= MIN_ESS) or ess >= SUFFICIENT_ESS)
+    certified = bool((khat < RECIPE.max_khat and ess >= RECIPE.min_ess) or ess >= RECIPE.sufficient_ess)
     return Certificate(
         certified=certified,
         why="" if certified else _reason(khat, ess, resolution),
@@ -110,8 +119,10 @@ def _usable(log_weights: np.ndarray) -> bool:
 
 
 def _reason(khat: float, ess: float, resolution: float) -> str:
-    why = f"k-hat {khat:.2f} and ESS {ess:.1%} (certified are k-hat < {MAX_KHAT} with ESS >= {MIN_ESS:.0%}"
-    why += f", or ESS >= {SUFFICIENT_ESS:.0%}): the flow does not fit the posterior"
+    why = (
+        f"k-hat {khat:.2f} and ESS {ess:.1%} (certified are k-hat < {RECIPE.max_khat} with ESS >= {RECIPE.min_ess:.0%}"
+    )
+    why += f", or ESS >= {RECIPE.sufficient_ess:.0%}): the flow does not fit the posterior"
     if resolution > 0.05:
         why += f"; log densities are resolved to {resolution:.1g} nat only: enable float64"
     return why

@@ -14,9 +14,12 @@ from numpyro_flows.bijections import (
     AffineUnivariate,
     Chain,
     Coupling,
+    Elementwise,
+    Frozen,
     Permutation,
     RationalQuadraticSpline,
     Scan,
+    SinhArcsinh,
     TriangularAffine,
 )
 
@@ -36,6 +39,8 @@ def _layer(key) -> Chain:
 LAYERS: dict[str, Callable[[], AbstractBijection]] = {
     "coupling affine": lambda: Coupling(_KEY, 3, AffineUnivariate()),
     "coupling affine conditional": lambda: Coupling(_KEY, 3, AffineUnivariate(), cond_dim=COND_DIM),
+    "coupling tails": lambda: Coupling(_KEY, 3, SinhArcsinh()),
+    "elementwise tails": lambda: Elementwise(3, SinhArcsinh()),
     "coupling spline": lambda: Coupling(_KEY, 3, RationalQuadraticSpline()),
     "coupling spline conditional": lambda: Coupling(_KEY, 3, RationalQuadraticSpline(), cond_dim=COND_DIM),
 }
@@ -46,12 +51,14 @@ FLOWS: dict[str, Callable[[], AbstractBijection]] = {
     for recipe in (flows.realnvp, flows.nsf_coupling)
     for dim, cond_dim in ((1, None), (1, COND_DIM), (2, None), (3, COND_DIM), (5, None))
 }
+FLOWS["realnvp with tails 3d conditional"] = lambda: flows.with_tails(flows.realnvp)(_KEY, 3, cond_dim=COND_DIM)
 CASES: dict[str, Callable[[], AbstractBijection]] = {
     "affine": lambda: Affine(jnp.zeros(3), 2.0),
     "affine scalar": lambda: Affine(1.0, 0.5),
     "triangular affine": lambda: _triangular(3),
     "permutation": lambda: Permutation([2, 0, 1]),
     "chain": lambda: Chain([_triangular(3), Coupling(_KEY, 3, RationalQuadraticSpline(), cond_dim=COND_DIM)]),
+    "frozen": lambda: Frozen(_triangular(3)),
     "scan": lambda: Scan(eqx.filter_vmap(_layer)(jax.random.split(_KEY, 4))),
     **LAYERS,
     **FLOWS,

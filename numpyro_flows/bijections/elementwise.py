@@ -1,0 +1,44 @@
+"""A univariate map on every coordinate by itself."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Scalar
+
+from numpyro_flows.bijections.base import AbstractBijection
+from numpyro_flows.bijections.univariate import AbstractUnivariate
+
+
+class Elementwise(AbstractBijection):
+    """`y_i = f(x_i; params_i)`: `f` a univariate map, `params` trained, at first zero and the map the identity.
+
+    Args:
+        dim: number of coordinates.
+        univariate: what is done to each.
+    """
+
+    univariate: AbstractUnivariate
+    params: Float[Array, "dim num_params"]
+    shape: tuple[int, ...] = eqx.field(static=True)
+    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
+
+    def __init__(self, dim: int, univariate: AbstractUnivariate):
+        self.univariate = univariate
+        self.params = jnp.zeros((dim, univariate.num_params))
+        self.shape = (dim,)
+        self.cond_shape = None
+
+    def _transform(self, x: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
+        y, log_derivative = self.univariate.transform_and_log_derivative(x, self.params)
+        return y, log_derivative.sum()
+
+    def _inverse(self, y: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
+        x, log_derivative = self.univariate.inverse_and_log_derivative(y, self.params)
+        return x, log_derivative.sum()
+
+    def transform_with_score(
+        self, x: Float[Array, " dim"], score: Float[Array, " dim"], condition: Array | None
+    ) -> tuple[Array, Scalar, Array]:
+        (y, log_derivative), vjp = jax.vjp(lambda x: self.univariate.transform_and_log_derivative(x, self.params), x)
+        (grad_log_det,) = vjp((jnp.zeros_like(y), jnp.ones_like(y)))
+        return y, log_derivative.sum(), (score - grad_log_det) * jnp.exp(-log_derivative)

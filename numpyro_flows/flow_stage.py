@@ -1,0 +1,149 @@
+"""The flow stage: rounds of training around a Gaussian until fresh draws are good enough."""
+
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, PyTree
+from tqdm.auto import tqdm
+
+from numpyro_flows.bijections import AbstractBijection
+from numpyro_flows.gaussian import GaussianFit
+from numpyro_flows.modes import Mode
+from numpyro_flows.recipe import FitRecipe
+from numpyro_flows.sampling import Certificate, Draws
+from numpyro_flows.stages import Ahead, Clock, FlowStages, Seed, split
+from numpyro_flows.training import TrainState, cosine_schedule
+from numpyro_flows.verdict import judge
+
+
+class FlowFit(NamedTuple):
+    """A bijection from `N(0, I)`, the verdict on it, and how it was trained: `draw` is its compiled sampler."""
+
+    bijection: AbstractBijection
+    certificate: Certificate
+    log_weights: Float[np.ndarray, " draws"]
+    losses: Float[np.ndarray, " steps"] = np.zeros(0)
+    num_skipped: int = 0
+    draw: Ahead | None = None
+
+
+class FlowStage:
+    """One training of a flow."""
+
+    def __init__(
+        self,
+        recipe: FitRecipe,
+        stages: FlowStages,
+        modes: list[Mode],
+        seeds: Iterator[Seed],
+        clock: Clock,
+        progress_bar: bool,
+    ):
+        self.recipe = recipe
+        self.stages = stages
+        self.modes = modes
+        self.seeds = seeds
+        self.clock = clock
+        self.losses: list[np.ndarray] = []
+        self.num_steps = 0
+        self.num_skipped = 0
+        self.stopped = ""  # what ended the training before its time, in words
+        self.progress = tqdm(total=recipe.num_steps, desc="flow stage", unit="step", disable=not progress_bar)
+
+    def run(self, gaussian: GaussianFit, start: FlowFit, seed: Seed) -> FlowFit:
+        """Rounds of training around the Gaussian, each judged on fresh draws, until one passes or the steps are used up.
+
+        Rounds go by the reverse KL, and by the forward KL once the weights are good enough for it. A round that ends
+        worse than it began is undone, and the next one goes at half the rate.
+        """
+        recipe = self.recipe
+        with self.clock.stage("compilation"):
+            self.stages.make.wait()
+        arrays = self.stages.make(gaussian.loc, gaussian.scale, seed)
+        with self.progress:
+            best, log_weights = start.certificate, start.log_weights
+            self.ess = f"{best.ess:.1%}"
+            peak, num_steps = recipe.learning_rate, recipe.first_round
+            while not (finished(best, recipe) or self.stopped):
+                left = recipe.num_steps - self.num_steps
+                if left == 0:
+                    self.stopped = f"stopped by its budget of {recipe.num_steps} steps"
+                    break
+                forward = best.ess >= recipe.forward_ess
+                rate = peak * (recipe.forward_rate if forward else 1.0)
+                new_arrays = self._round(arrays, min(num_steps, left), rate, forward)
+                new, new_log_weights = self._judge(new_arrays)
+                if np.isnan(best.elbo) or new.elbo > best.elbo or new.ess > best.ess:
+                    arrays, best, log_weights = new_arrays, new, new_log_weights
+                else:
+                    peak /= 2
+                num_steps = min(recipe.round_growth * num_steps, recipe.longest_round)
+        return FlowFit(
+            bijection=eqx.combine(arrays, self.stages.static),
+            certificate=self._explain(best),
+            log_weights=log_weights,
+            losses=np.concatenate([np.zeros(0), *self.losses]),
+            num_skipped=self.num_skipped,
+            draw=self.stages.draw,
+        )
+
+    def _explain(self, certificate: Certificate) -> Certificate:
+        if certificate.certified:
+            return certificate
+        why = f"{certificate.why}, after {self.num_steps} steps of training"
+        why += f" ({self.num_skipped} skipped as not finite)" if self.num_skipped else ""
+        why += f"; training was {self.stopped}" if self.stopped else ""
+        return certificate._replace(why=why)
+
+    def _round(self, arrays: PyTree, num_steps: int, peak: float, forward: bool) -> PyTree:
+        """Train for `num_steps` steps from `arrays`, and return the new ones."""
+        params, fixed = split(arrays)
+        chunk = self.recipe.chunk
+        with self.clock.stage("compilation"):
+            self.stages.train.wait()
+        with self.clock.stage("flow"):
+            state = TrainState.init(params)
+            num_chunks = -(-num_steps // chunk)
+            # the steps that fill up the last chunk have learning rate 0
+            rates = np.pad(cosine_schedule(num_steps, peak), (0, num_chunks * chunk - num_steps))
+            rates = rates.astype(jnp.result_type(float))
+            try:
+                for rates_of_chunk in rates.reshape(num_chunks, chunk):
+                    seeds = np.stack(list(itertools.islice(self.seeds, chunk)))
+                    state, losses, skipped = jax.block_until_ready(
+                        self.stages.train(state, fixed, seeds, rates_of_chunk, rates.dtype.type(self.recipe.forward_share * forward))
+                    )
+                    taken = min(chunk, num_steps)
+                    num_steps -= taken
+                    self.num_steps += taken
+                    self.num_skipped += int(skipped)
+                    self.losses.append(np.asarray(losses[:taken]))
+                    self.progress.update(taken)
+                    finite = self.losses[-1][np.isfinite(self.losses[-1])]
+                    loss = f"{finite.mean():.3f}" if finite.size else "not finite"
+                    self.progress.set_postfix(loss=loss, ESS=self.ess)
+            except KeyboardInterrupt:
+                self.stopped = "interrupted"
+            except jax.errors.JaxRuntimeError as error:
+                self.stopped = f"stopped by an error: {error}"
+        return eqx.combine(state.params, fixed)
+
+    def _judge(self, arrays: PyTree) -> tuple[Certificate, np.ndarray]:
+        with self.clock.stage("compilation"):
+            self.stages.draw.wait()
+        with self.clock.stage("certificate"):
+            seeds = itertools.islice(self.seeds, -(-self.recipe.certificate_draws // self.recipe.block))
+            draws = Draws(*map(np.concatenate, zip(*[self.stages.draw(arrays, seed) for seed in seeds])))
+            certificate = judge(draws, self.modes)
+        self.ess = f"{certificate.ess:.1%}"
+        return certificate, np.asarray(draws.log_weight, np.float64)
+
+
+def finished(certificate: Certificate, recipe: FitRecipe) -> bool:
+    """Whether more training is of no use: the fit is good, or it is as far as its weights see but lacks a mode."""
+    return certificate.ess >= recipe.target_ess and (certificate.certified or certificate.missed > 0)
