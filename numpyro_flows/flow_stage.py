@@ -13,12 +13,11 @@ from tqdm.auto import tqdm
 
 from numpyro_flows.bijections import AbstractBijection
 from numpyro_flows.gaussian import GaussianFit
-from numpyro_flows.modes import Mode
 from numpyro_flows.recipe import FitRecipe
-from numpyro_flows.sampling import Certificate, Draws
-from numpyro_flows.stages import Ahead, Clock, FlowStages, Seed, split
+from numpyro_flows.sampling import Certificate
+from numpyro_flows.stages import Ahead, Clock, FlowStages, Seed, join, split
+from numpyro_flows.survey import Survey, judge
 from numpyro_flows.training import TrainState, cosine_schedule
-from numpyro_flows.verdict import judge
 
 
 class FlowFit(NamedTuple):
@@ -39,14 +38,14 @@ class FlowStage:
         self,
         recipe: FitRecipe,
         stages: FlowStages,
-        modes: list[Mode],
+        survey: Survey,
         seeds: Iterator[Seed],
         clock: Clock,
         progress_bar: bool,
     ):
         self.recipe = recipe
         self.stages = stages
-        self.modes = modes
+        self.survey = survey
         self.seeds = seeds
         self.clock = clock
         self.losses: list[np.ndarray] = []
@@ -56,7 +55,9 @@ class FlowStage:
         self.progress = tqdm(total=recipe.num_steps, desc="flow stage", unit="step", disable=not progress_bar)
 
     def run(self, gaussian: GaussianFit, start: FlowFit, seed: Seed) -> FlowFit:
-        """Rounds of training around the Gaussian, each judged on fresh draws, until one passes or the steps are used up.
+        """Rounds of training, each judged on fresh draws, until one passes or the steps are used up.
+
+        `start` is the fit before: the Gaussian, around which the flow is the identity.
 
         Rounds go by the reverse KL, and by the forward KL once the weights are good enough for it. A round that ends
         worse than it began is undone, and the next one goes at half the rate.
@@ -78,6 +79,8 @@ class FlowStage:
                 rate = peak * (recipe.forward_rate if forward else 1.0)
                 new_arrays = self._round(arrays, min(num_steps, left), rate, forward)
                 new, new_log_weights = self._judge(new_arrays)
+                if np.isnan(new.elbo) and np.isnan(best.elbo):
+                    self.stopped = "stopped because the density is not finite where the flow has draws"
                 if np.isnan(best.elbo) or new.elbo > best.elbo or new.ess > best.ess:
                     arrays, best, log_weights = new_arrays, new, new_log_weights
                 else:
@@ -116,7 +119,9 @@ class FlowStage:
                 for rates_of_chunk in rates.reshape(num_chunks, chunk):
                     seeds = np.stack(list(itertools.islice(self.seeds, chunk)))
                     state, losses, skipped = jax.block_until_ready(
-                        self.stages.train(state, fixed, seeds, rates_of_chunk, rates.dtype.type(self.recipe.forward_share * forward))
+                        self.stages.train(
+                            state, fixed, seeds, rates_of_chunk, rates.dtype.type(self.recipe.forward_share * forward)
+                        )
                     )
                     taken = min(chunk, num_steps)
                     num_steps -= taken
@@ -138,12 +143,14 @@ class FlowStage:
             self.stages.draw.wait()
         with self.clock.stage("certificate"):
             seeds = itertools.islice(self.seeds, -(-self.recipe.certificate_draws // self.recipe.block))
-            draws = Draws(*map(np.concatenate, zip(*[self.stages.draw(arrays, seed) for seed in seeds])))
-            certificate = judge(draws, self.modes)
+            draws = join(self.stages.draw(arrays, seed) for seed in seeds)
+            certificate = judge(draws, self.survey)
         self.ess = f"{certificate.ess:.1%}"
         return certificate, np.asarray(draws.log_weight, np.float64)
 
 
 def finished(certificate: Certificate, recipe: FitRecipe) -> bool:
-    """Whether more training is of no use: the fit is good, or it is as far as its weights see but lacks a mode."""
-    return certificate.ess >= recipe.target_ess and (certificate.certified or certificate.missed > 0)
+    """Whether more training is of no use: by its weights the fit is good, be it that it lacks a mode or not."""
+    if certificate.ess < recipe.target_ess:
+        return False
+    return certificate.khat < recipe.target_khat or certificate.ess >= recipe.sufficient_ess

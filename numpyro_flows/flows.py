@@ -108,8 +108,8 @@ def nsf_coupling(
 def with_tails(recipe: Recipe) -> Recipe:
     """The recipe of the same flow with a `SinhArcsinh` of every coordinate behind it.
 
-    The tails of a flow on a Gaussian base are Gaussian or nearly so; those of a posterior's log-scales are not, and it is
-    tails that decide on k-hat.
+    The tails of a flow on a Gaussian base are Gaussian or nearly so. Those of a posterior's log-scales are not, and
+    tails decide on k-hat.
 
     Example:
         >>> import jax

@@ -28,6 +28,7 @@ class GaussianFit(NamedTuple):
     climbs: Climb
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what is not finite far out is dealt with where it matters
 def fit_gaussian(density: Density, rng: np.random.Generator, starts: Float[np.ndarray, "starts dim"]) -> GaussianFit:
     """The Gaussian of largest ELBO that Newton's method and natural gradients find from `starts`.
 
@@ -85,7 +86,7 @@ def _refine(
                 break
         rate = 1.0 / (1.0 + step / 10.0)
         u = _antithetic(rng, loc.size, loc.dtype)
-        log_p, gradients = density(loc + _apply(factor, u))
+        log_p, gradients = density(loc + outward(factor, u))
         log_weights.append(log_p - _log_prob(factor, u))
         gradients = np.where(np.isfinite(gradients).all(1, keepdims=True), gradients, 0.0)
         residual = (gradients * factor if factor.ndim == 1 else gradients @ factor) + u
@@ -101,7 +102,7 @@ def _refine(
             change = (vectors / np.sqrt(values)) @ vectors.T
         move = rate * move
         move = move * min(1.0, RECIPE.refine_max_move / (np.linalg.norm(move) + 1e-30))
-        loc = (loc + _apply(factor, move)).astype(loc.dtype)
+        loc = (loc + outward(factor, move)).astype(loc.dtype)
         factor = (factor * change if factor.ndim == 1 else factor @ change).astype(loc.dtype)
     return loc, factor, np.concatenate(log_weights[-window:])
 
@@ -109,13 +110,13 @@ def _refine(
 def draw_gaussian(density: Density, fit: GaussianFit, rng: np.random.Generator, num: int) -> Draws:
     """Fresh draws of the Gaussian."""
     u = rng.standard_normal((num, fit.loc.size))
-    x = fit.loc + _apply(fit.scale, u)
+    x = fit.loc + outward(fit.scale, u)
     log_p, _ = density(x)
     return Draws(x, log_p, log_p - _log_prob(fit.scale, u))
 
 
 def _log_weights(density: Density, loc: np.ndarray, factor: np.ndarray, u: np.ndarray) -> np.ndarray:
-    return density(loc + _apply(factor, u))[0] - _log_prob(factor, u)
+    return density(loc + outward(factor, u))[0] - _log_prob(factor, u)
 
 
 def _log_prob(factor: np.ndarray, u: Float[np.ndarray, "draws dim"]) -> Float[np.ndarray, " draws"]:
@@ -135,7 +136,8 @@ def _antithetic(rng: np.random.Generator, dim: int, dtype: np.dtype) -> Float[np
     return np.concatenate([half, -half]).astype(dtype)
 
 
-def _apply(factor: np.ndarray, u: Float[np.ndarray, "*batch dim"]) -> Float[np.ndarray, "*batch dim"]:
+def outward(factor: np.ndarray, u: Float[np.ndarray, "*batch dim"]) -> Float[np.ndarray, "*batch dim"]:
+    """`factor u`, the factor a matrix or a diagonal."""
     return u * factor if factor.ndim == 1 else u @ factor.T
 
 

@@ -6,41 +6,22 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import logsumexp
 
-from numpyro_flows.gaussian import GaussianFit, draw_gaussian, fit_gaussian
+from numpyro_flows.gaussian import GaussianFit
 from numpyro_flows.newton import Density, climb
 from numpyro_flows.recipe import RECIPE
-from numpyro_flows.sampling import Draws
 
 
 class Mode(NamedTuple):
-    """A local optimum `loc` with a factor of its inverse curvature, and the mass of `p(x, data)` in the ellipsoid around it.
+    """A local optimum, and the mass of `p(x, data)` in the ellipsoid around it.
 
-    The mass is measured by draws from the Gaussian of that curvature: `log_mass` and its relative standard error.
+    The ellipsoid is that of the Gaussian `N(loc, factor factor^T)` of the curvature, draws from which measure the mass:
+    `log_mass` and its relative standard error.
     """
 
     loc: Float[np.ndarray, " dim"]
     factor: Float[np.ndarray, "dim dim"]
     log_mass: float
     relative_se: float
-
-
-def settle(
-    density: Density, rng: np.random.Generator, starts: Float[np.ndarray, "starts dim"]
-) -> tuple[GaussianFit, list[Mode], Draws]:
-    """A Gaussian from `starts`, the modes that a search around it finds, and fresh draws of the Gaussian.
-
-    Where the search finds most of the posterior elsewhere, the Gaussian is fitted again from there.
-    """
-    gaussian = fit_gaussian(density, rng, starts)
-    while True:
-        draws = draw_gaussian(density, gaussian, rng, RECIPE.certificate_draws)
-        modes = find_modes(density, gaussian, rng)
-        if not missed_share(modes, draws.x, draws.log_weight) > RECIPE.heavier:
-            return gaussian, modes, draws
-        other = fit_gaussian(density, rng, np.stack([mode.loc for mode in modes]))
-        if not other.elbo > gaussian.elbo + 1.0:
-            return gaussian, modes, draws
-        gaussian = other
 
 
 def find_modes(density: Density, fit: GaussianFit, rng: np.random.Generator) -> list[Mode]:

@@ -27,16 +27,17 @@ class Climb(NamedTuple):
     converged: Bool[np.ndarray, " climbs"]
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what is not finite far out is dealt with where it matters
 def climb(density: Density, starts: Float[np.ndarray, "climbs dim"], factor: Float[np.ndarray, "dim dim"]) -> Climb:
     """Climb from every start, in coordinates where the inverse of the first curvature is `factor factor^T`.
 
-    The steps use the absolute values of the curvature's eigenvalues, which climbs away from saddles (Dauphin et al. 2014,
-    arXiv 1406.2572), and the best of several lengths. The curvature comes from differences of gradients, in the
-    coordinates that the curvature before makes round: so a model needs no second derivatives, which those with an
-    ODE solver do not have, and scales that differ by orders of magnitude do no harm.
+    The steps use the absolute values of the curvature's eigenvalues, which climbs away from saddles (Dauphin et al.
+    2014, arXiv 1406.2572), and the best of several lengths. The curvature comes from differences of gradients along
+    axes that the curvature before makes standard: so a model needs no second derivatives, which those with an ODE
+    solver do not have, and scales that differ by orders of magnitude do no harm.
     """
     x = np.array(starts)
-    height, gradient = density(x)
+    height, gradient = map(np.array, density(x))
     factors = np.repeat(factor[None], len(x), axis=0)
     converged = np.zeros(len(x), bool)
     active = np.isfinite(height) & np.isfinite(gradient).all(1)
@@ -45,7 +46,7 @@ def climb(density: Density, starts: Float[np.ndarray, "climbs dim"], factor: Flo
         (rows,) = np.nonzero(active)
         if rows.size == 0:
             break
-        factors[rows] = _curvature_factors(density, x[rows], factors[rows])
+        factors[rows], concave = _curvature_factors(density, x[rows], factors[rows])
         pull = np.einsum("nji,nj->ni", factors[rows], gradient[rows])
         move = np.einsum("nij,nj->ni", factors[rows], pull)
         candidates = x[rows, None] + lengths * move[:, None]
@@ -54,13 +55,13 @@ def climb(density: Density, starts: Float[np.ndarray, "climbs dim"], factor: Flo
         better = np.max(heights, axis=1) > height[rows]
         moved, taken = rows[better], (better.nonzero()[0], best[better])
         x[moved], height[moved], gradient[moved] = candidates[taken], heights[taken], gradients[taken]
-        converged[rows] = (pull**2).sum(1) < RECIPE.newton_tolerance
+        converged[rows] = concave & ((pull**2).sum(1) < RECIPE.newton_tolerance)
         active[rows] = better & ~converged[rows]
     return Climb(x, height, factors, converged)
 
 
-def _curvature_factors(density: Density, x: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    """New factors at `x` from differences of gradients along the columns of the old ones."""
+def _curvature_factors(density: Density, x: np.ndarray, factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """New factors at `x` from differences of gradients along the columns of the old ones, and where all curve down."""
     half = np.finfo(x.dtype).eps ** (1 / 3)
     ahead = x[:, None] + half * factors.swapaxes(1, 2)
     behind = x[:, None] - half * factors.swapaxes(1, 2)
@@ -70,9 +71,11 @@ def _curvature_factors(density: Density, x: np.ndarray, factors: np.ndarray) -> 
     usable = np.isfinite(curvature).all((1, 2), keepdims=True)
     curvature = np.where(usable, 0.5 * (curvature + curvature.swapaxes(1, 2)), np.eye(dim))
     values, vectors = np.linalg.eigh(curvature)
+    concave = usable[:, 0, 0] & (values > 0).all(1)
     values = np.abs(values)
     values = np.maximum(values, values.max(1, keepdims=True) * np.finfo(x.dtype).eps)
-    return factors @ (vectors / np.sqrt(values)[:, None])
+    values = np.where(values > 0, values, 1.0)  # no curvature at all: the scale stays as it is
+    return factors @ (vectors / np.sqrt(values)[:, None]), concave
 
 
 def _in_rows(density: Density, x: Float[np.ndarray, "climbs points dim"]) -> tuple[np.ndarray, np.ndarray]:

@@ -80,22 +80,26 @@ def path_loss(
 ) -> Scalar:
     """A path-derivative loss for `x = bijection(u)`, `u ~ N(0, I)`, without an inverse pass.
 
-    Value: the mean of `log q(x) - log p(x)`, the negative ELBO. Gradient: that of `mean(c (s . x - log p(x)))` with the
-    score `s = grad_x log q(x)`, carried through the flow on the way forward and held fixed like `c`:
+    Value: the mean of `log q(x) - log p(x)`, the negative ELBO. Gradient: that of `mean(c (s - g) . x)` with the score
+    `s = grad_x log q(x)`, carried through the flow on the way forward, and `g = grad_x log p(x)`, all three held fixed:
 
     - `c = 1` (`forward=0`) is the path gradient of `KL(q || p)`, as in `PathELBO`;
     - `c = w / mean(w)` with `w = p(x) / q(x)` (`forward=1`) is that of `KL(p || q)`, which covers the tails that the
       first leaves thin. It needs weights that are not degenerate; none counts more than `FitRecipe.max_weight`.
 
-    Both vanish draw by draw where q is p. Source: Vaitl, Nicoli, Nakajima, Kessel 2022, arXiv 2207.08219.
+    Both vanish draw by draw where q is p. Draws at which the density or its gradient is not finite count as none; NaN
+    where that leaves none. Source: Vaitl, Nicoli, Nakajima, Kessel 2022, arXiv 2207.08219.
     """
     x, log_det, score = jax.vmap(transform_with_score, in_axes=(None, 0, 0))(bijection, base_draws, -base_draws)
-    log_p = jax.vmap(log_density)(x)
+    log_p, gradient = jax.vmap(jax.value_and_grad(log_density))(jax.lax.stop_gradient(x))
+    usable = jnp.isfinite(log_p) & jnp.isfinite(gradient).all(-1)
+    num = usable.sum()
     loss = jax.lax.stop_gradient(standard_normal_log_prob(base_draws) - log_det - log_p)
-    weight = jnp.minimum(jax.nn.softmax(-loss) * loss.size, RECIPE.max_weight)
-    path = jnp.sum(jax.lax.stop_gradient(score) * x, axis=-1) - log_p
+    weight = jnp.minimum(jax.nn.softmax(jnp.where(usable, -loss, -jnp.inf)) * num, RECIPE.max_weight)
+    force = jnp.where(usable[:, None], jax.lax.stop_gradient(score) - gradient, 0.0)
+    path = jnp.sum(force * x, axis=-1)
     path = (1.0 + forward * (weight - 1.0)) * (path - jax.lax.stop_gradient(path))
-    return jnp.mean(loss + path)
+    return jnp.sum(jnp.where(usable, loss, 0.0) + path) / num
 
 
 def standard_normal_log_prob(x: Float[Array, "*batch dim"]) -> Float[Array, "*batch"]:

@@ -19,7 +19,7 @@ from numpyro_flows.objectives import standard_normal_log_prob
 from numpyro_flows.recipe import RECIPE
 from numpyro_flows.sampling import Certificate, Draws, resample
 from numpyro_flows.serialization import load_tree, save_tree
-from numpyro_flows.stages import OPTIMIZATION_LEVEL, Seed, drawing, seed_stream
+from numpyro_flows.stages import OPTIMIZATION_LEVEL, Block, Seed, drawing, join, seed_stream
 from numpyro_flows.target import Target
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class FlowPosterior:
         seconds: dict[str, float],
         gradient_evaluations: dict[str, int],
         num_skipped: int,
-        draw: Callable[[PyTree, Seed], Draws] | None = None,
+        draw: Callable[[PyTree, Seed], Block] | None = None,
     ):
         self.model = model
         self.args = args
@@ -280,12 +280,11 @@ class FlowPosterior:
         index = resample(np.asarray(draws.log_weight), num, np.random.default_rng(next(fresh_seeds)))
         return Draws(*(leaf[index] for leaf in draws))
 
-    # What follows joins blocks in NumPy: JAX would compile a function for each number of draws.
-
     def _draw_from(self, fresh_seeds: Iterator[Seed], num: int) -> Draws:
         arrays = eqx.filter(self.bijection, eqx.is_array)
-        blocks = [self._draw_block(arrays, seed) for seed in itertools.islice(fresh_seeds, -(-num // RECIPE.block))]
-        return Draws(*(np.concatenate(leaves)[:num] for leaves in zip(*blocks)))
+        seeds = itertools.islice(fresh_seeds, -(-num // RECIPE.block))
+        draws = join(self._draw_block(arrays, seed) for seed in seeds)
+        return Draws(*(leaf[:num] for leaf in draws))
 
     def _constrain(self, x: Float[Array | np.ndarray, "num dim"]) -> dict[str, Array]:
         num = x.shape[0]

@@ -1,7 +1,7 @@
 """The compiled functions of a fit, compiled side by side."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -67,13 +67,13 @@ class HostDensity:
 
 
 class FlowStages(NamedTuple):
-    """What the flow stage calls. `arrays` are a bijection's arrays, `params` the trained part of them, `fixed` the rest.
+    """What the flow stage calls, of a bijection's `arrays`: `params`, their trained part, and `fixed`, the rest.
 
     make: loc, scale, seed -> arrays of an untrained flow around that Gaussian, which stays fixed: trained is a map of
         coordinates in which it is standard, so that one learning rate fits all.
     train: `TrainState`, fixed, seeds `(chunk, 4)`, learning rates `(chunk,)`, share of the forward KL
         -> `TrainState`, losses `(chunk,)`, number skipped.
-    draw: arrays, seed -> `Draws`.
+    draw: arrays, seed -> `Block`.
     static: the bijection without its arrays.
     """
 
@@ -130,16 +130,25 @@ def compile_starts(pool: Executor, target: Target, init_loc_fn: Callable) -> Ahe
     return Ahead(pool, start, np.zeros(4, np.uint32), options=_NO_OPTIMIZATION)
 
 
-def drawing(target: Target, static: AbstractBijection) -> Callable[[PyTree, Seed], Draws]:
+Block = tuple[Float[Array, "block dim"], Float[Array, " block"], Float[Array, " block"]]
+"""The fields of `Draws`, on the device."""
+
+
+def drawing(target: Target, static: AbstractBijection) -> Callable[[PyTree, Seed], Block]:
     """The function that draws a block from the bijection of given arrays."""
 
-    def draw(arrays: PyTree, seed: Seed) -> Draws:
+    def draw(arrays: PyTree, seed: Seed) -> Block:
         base = jax.random.normal(seed_key(seed), (RECIPE.block, target.dim))
         x, log_det = jax.vmap(eqx.combine(arrays, static).transform_and_log_det)(base)
         log_density = jax.vmap(target.log_density)(x)
-        return Draws(x, log_density, log_density - standard_normal_log_prob(base) + log_det)
+        return x, log_density, log_density - standard_normal_log_prob(base) + log_det
 
     return draw
+
+
+def join(blocks: Iterable[Block]) -> Draws:
+    """Draws from blocks, joined in NumPy: JAX would compile a function for each number of draws."""
+    return Draws(*(np.concatenate(leaves) for leaves in zip(*blocks)))
 
 
 def _prototype(make: Callable[..., AbstractBijection], *args: Any) -> AbstractBijection:

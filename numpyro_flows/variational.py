@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 from numpyro.infer.initialization import init_to_uniform
@@ -16,7 +17,6 @@ from numpyro_flows.bijections import Chain, Permutation
 from numpyro_flows.flow_stage import FlowFit, FlowStage, finished
 from numpyro_flows.gaussian import GaussianFit
 from numpyro_flows.guides import AutoFlow, affine
-from numpyro_flows.modes import settle
 from numpyro_flows.posterior import FlowPosterior
 from numpyro_flows.recipe import RECIPE
 from numpyro_flows.sampling import Certificate, Draws
@@ -30,8 +30,8 @@ from numpyro_flows.stages import (
     seed_key,
     seed_stream,
 )
+from numpyro_flows.survey import fit_and_survey, judge
 from numpyro_flows.target import Target
-from numpyro_flows.verdict import judge
 
 
 class FlowVI:
@@ -126,14 +126,14 @@ class FlowVI:
                 density.wait()
             with clock.stage("gaussian"):
                 starts = _starts(start, guide.init_loc_fn, target.dim, seeds, rng)
-                gaussian, modes, draws = settle(density, rng, starts)
+                gaussian, draws, survey = fit_and_survey(density, rng, starts)
                 if not np.isfinite(gaussian.elbo):
-                    target.require_finite(starts)
-                fit = _gaussian_fit(gaussian, judge(draws, modes), draws)
+                    target.require_finite(jnp.asarray(starts))
+                fit = _gaussian_fit(gaussian, judge(draws, survey), draws)
             if not finished(fit.certificate, self.recipe):
                 with clock.stage("tracing"):
                     stages = compile_flow_stages(pool, target, guide, gaussian.scale, self.recipe.num_particles)
-                flow_stage = FlowStage(self.recipe, stages, modes, seeds, clock, self.progress_bar)
+                flow_stage = FlowStage(self.recipe, stages, survey, seeds, clock, self.progress_bar)
                 fit = flow_stage.run(gaussian, fit, next(seeds))
         if not fit.certificate.certified:
             warnings.warn(f"the fit is not certified: {fit.certificate.why}", UserWarning, stacklevel=2)
@@ -176,5 +176,7 @@ def _starts(
 
 def _gaussian_fit(gaussian: GaussianFit, certificate: Certificate, draws: Draws) -> FlowFit:
     """The Gaussian as a fit, its flow the identity."""
-    bijection = Chain([Permutation(np.arange(gaussian.loc.size)), affine(gaussian.loc, gaussian.scale)])
+    bijection = Chain(
+        [Permutation(np.arange(gaussian.loc.size)), affine(jnp.asarray(gaussian.loc), jnp.asarray(gaussian.scale))]
+    )
     return FlowFit(bijection, certificate, draws.log_weight)

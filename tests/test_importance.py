@@ -63,10 +63,12 @@ def test_nearly_constant_weights_are_certified_whatever_khat():
 
 def test_broken_weights():
     log_weights = gaussian_log_weights(1.3)
-    log_weights[:7] = np.nan
+    log_weights[:7] = np.nan  # so few count as none
+    assert certify(log_weights) == certify(log_weights[7:])
+    log_weights[:70] = np.nan
     got = certify(log_weights)
     assert not got.certified
-    assert "7 of 10000 log weights are NaN" in got.why
+    assert "70 of 10000 log weights are NaN" in got.why
     assert "zero at every draw" in certify(np.full(1000, -np.inf)).why
     assert relative_ess(np.array([0.0, np.inf])) == 0.0
     half = gaussian_log_weights(1.3)

@@ -9,10 +9,12 @@ PACKAGE = Path(__file__).parents[1] / "numpyro_flows"
 
 # From the bottom up; a module may import from its own layer and those below. Names of folders stand for all inside.
 LAYERS = [
+    ["recipe"],
     ["bijections", "continuous", "networks"],
     ["flows", "gaussianization"],
-    ["transforms", "serialization", "distributions", "gaussian", "guides", "objectives", "training"],
-    ["target", "stages", "sampling"],
+    ["transforms", "serialization", "distributions", "guides", "objectives", "training", "sampling"],
+    ["newton", "gaussian", "modes", "tails", "survey"],
+    ["target", "stages", "flow_stage"],
     ["posterior", "export", "variational", "density", "latent_ode", "diagnostics", "plots", "io"],
 ]
 FIRST_WITH_NUMPYRO = "transforms"

@@ -17,7 +17,10 @@ NUTS_SETTINGS = {"num_warmup": 1000, "num_samples": 1000, "num_chains": 4}
 
 
 def flow(posterior: Posterior, seed: int) -> Row:
-    """FlowVI's defaults. Judged on fresh draws; `own_verdict` is what it told its user."""
+    """FlowVI's defaults.
+
+    The verdict is its own, as its user sees it; errors are of fresh draws, judged again in `fresh_khat`, `fresh_ess`.
+    """
     start = time.perf_counter()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="the fit is not certified")
@@ -25,14 +28,18 @@ def flow(posterior: Posterior, seed: int) -> Row:
     seconds = time.perf_counter() - start
     if "interrupted" in fit.why:  # Ctrl-C ends FlowVI's training only
         raise KeyboardInterrupt
+    row = score_weighted(fit.sample_weighted, posterior.reference, jax.random.key(seed + 1000), seconds)
+    own = {name: value for name, value in fit.certificate._asdict().items() if name in row}
     return {
-        **score_weighted(fit.sample_weighted, posterior.reference, jax.random.key(seed + 1000), seconds),
+        **row,
+        **own,
+        "fresh_khat": row["khat"],
+        "fresh_ess": row["ess"],
         "seconds": seconds,
         "compile_seconds": sum(fit.seconds.get(stage, 0.0) for stage in ("tracing", "compilation")),
         "gradient_evaluations": sum(fit.gradient_evaluations.values()),
         **{f"seconds_{stage}": value for stage, value in fit.seconds.items()},
         "num_skipped": fit.num_skipped,
-        "own_verdict": fit.certified,
         "why": fit.why,
     }
 

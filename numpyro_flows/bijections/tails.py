@@ -10,10 +10,10 @@ from numpyro_flows.bijections.univariate import AbstractUnivariate
 class SinhArcsinh(AbstractUnivariate):
     """`y = sinh(p(arcsinh(x)))` with `p(t) = a t + b (sqrt(t^2 + 1) - 1)`, whose slope goes from `l` to `r`.
 
-    `a = (r + l) / 2`, `b = (r - l) / 2` and the powers `l`, `r` are positive: far out `|y|` grows like `|x|^l` on the
-    left and `|x|^r` on the right. A power of 2 turns a Gaussian tail into the exponential one that a half-Cauchy scale
-    has on the log scale. Analytic, both directions in closed form. `params` are the logarithms of `l` and `r`, bounded by
-    `max_log_power` (as a tanh).
+    With `a = (r + l) / 2`, `b = (r - l) / 2` and positive powers `l`, `r`, far out `|y|` grows like `|x|^l` on the left
+    and `|x|^r` on the right. A power of 2 turns a Gaussian tail into the exponential one that a half-Cauchy scale has
+    on the log scale. Analytic, both directions in closed form. `params` are `log l` and `log r`, bounded by
+    `max_log_power` through a tanh.
 
     Raises:
         ValueError: where `max_log_power` is not positive.

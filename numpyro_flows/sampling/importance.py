@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 from scipy.special import logsumexp
 
 from numpyro_flows.recipe import RECIPE
@@ -13,9 +13,9 @@ from numpyro_flows.sampling.psis import smooth
 class Draws(NamedTuple):
     """Draws `x` of a fit q with `log p(x, data)` and `log p(x, data) - log q(x)`."""
 
-    x: Float[Array | np.ndarray, "draws dim"]
-    log_density: Float[Array | np.ndarray, " draws"]
-    log_weight: Float[Array | np.ndarray, " draws"]
+    x: Float[np.ndarray, "draws dim"]
+    log_density: Float[np.ndarray, " draws"]
+    log_weight: Float[np.ndarray, " draws"]
 
 
 class Certificate(NamedTuple):
@@ -33,7 +33,6 @@ class Certificate(NamedTuple):
         log_evidence: `log mean w`, the log of the model's evidence.
         log_evidence_se: its standard error, by the delta method.
         num_draws: number of weights.
-        missed: share of the posterior around modes that a search found and q lacks.
 
     Weights see only where q has draws: a mode that q misses leaves them all perfect. So a search from dispersed starts
     stands beside them.
@@ -49,7 +48,6 @@ class Certificate(NamedTuple):
     log_evidence: float
     log_evidence_se: float
     num_draws: int
-    missed: float = 0.0
 
 
 def relative_ess(log_weights: Float[np.ndarray, " draws"]) -> float:
@@ -57,8 +55,8 @@ def relative_ess(log_weights: Float[np.ndarray, " draws"]) -> float:
     log_weights = np.asarray(log_weights, np.float64)
     if not _usable(log_weights):
         return 0.0
-    ess = np.exp(2 * logsumexp(log_weights) - logsumexp(2 * log_weights)) / log_weights.size
-    return min(float(ess), 1.0)  # rounding may lift constant weights above
+    weights = np.exp(log_weights - log_weights.max())
+    return float(min(weights.sum() ** 2 / (weights**2).sum() / weights.size, 1.0))  # rounding may lift it above 1
 
 
 def certify(log_weights: Float[np.ndarray, " draws"], resolution: float = 0.0) -> Certificate:
@@ -72,6 +70,9 @@ def certify(log_weights: Float[np.ndarray, " draws"], resolution: float = 0.0) -
     Source: Vehtari, Simpson, Gelman, Yao, Gabry 2024, arXiv 1507.02646.
     """
     log_weights = np.asarray(log_weights, np.float64)
+    broken = np.isnan(log_weights)
+    if broken.mean() <= RECIPE.max_broken:
+        log_weights = log_weights[~broken]
     n = log_weights.size
     if not _usable(log_weights):
         bad = int((np.isnan(log_weights) | (log_weights == np.inf)).sum())

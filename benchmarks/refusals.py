@@ -1,0 +1,98 @@
+"""Where FlowVI is wrong it must say so: four kinds of posteriors that it cannot fit, or not with what it is given.
+
+    uv run --group benchmarks python -m benchmarks.refusals [--seeds 20]
+
+Each is fitted with the seeds 0..N-1. A certificate is wrong where the draws are: a mode is missing, or the tails are
+so heavy that weights have no variance. Printed and saved for each case: how many fits were certified, and how often
+`why` names the cause.
+"""
+
+import argparse
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from numpyro.distributions import constraints
+
+from benchmarks.results import save
+from numpyro_flows import FlowVI
+from tests.example_models import eight_schools_centred
+
+
+class Case(NamedTuple):
+    model: Callable
+    cause: str  # words of `why` that name it
+    settings: dict[str, Any] | None = None
+
+
+def two_modes(first: float, dim: int) -> Callable:
+    """Standard Gaussians at `first` (30%) and `first + 8` (70%) on the first axis, under a flat prior."""
+
+    def model():
+        x = numpyro.sample("x", dist.ImproperUniform(constraints.real_vector, (), (dim,)))
+        modes = [jnp.zeros(dim).at[0].set(place) for place in (first, first + 8.0)]
+        densities = [dist.Normal(mode, 1.0).to_event(1).log_prob(x) for mode in modes]
+        numpyro.factor("modes", jnp.logaddexp(jnp.log(0.3) + densities[0], jnp.log(0.7) + densities[1]))
+
+    return model
+
+
+def joint_student() -> None:
+    numpyro.sample("x", dist.MultivariateStudentT(1.5, jnp.zeros(10), jnp.eye(10)))
+
+
+def independent_students() -> None:
+    numpyro.sample("x", dist.StudentT(1.5).expand([10]).to_event(1))
+
+
+def broken_likelihood(dim: int = 3) -> None:
+    """NaN beyond the upper third of the first coordinate's prior."""
+    x = jnp.asarray(numpyro.sample("x", dist.Normal(0.0, 1.0).expand([dim]).to_event(1)))
+    numpyro.factor("likelihood", jnp.where(x[0] > 0.43, jnp.nan, -0.5 * x[1] ** 2))
+
+
+CASES = {
+    "two modes, -4 and 4, 2 dimensions": Case(two_modes(-4.0, 2), "dispersed starts disagree"),
+    "two modes, 0 and 8, 5 dimensions": Case(two_modes(0.0, 5), "dispersed starts disagree"),
+    "two modes, -8 and 0, 1 dimension": Case(two_modes(-8.0, 1), "dispersed starts disagree"),
+    "joint Student-t, df 1.5, 10 dimensions": Case(joint_student, "heavy tails"),
+    "independent Student-t, df 1.5, 10 dimensions": Case(independent_students, "heavy tails"),
+    "budget of 50 steps": Case(eight_schools_centred, "budget of 50 steps", {"num_steps": 50}),
+    "NaN on a third of the space": Case(broken_likelihood, "NaN"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--only", help="cases whose name contains this")
+    options = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    warnings.simplefilter("ignore", UserWarning)
+    rows = []
+    for name, case in CASES.items():
+        if options.only and options.only not in name:
+            continue
+        fits = []
+        for seed in range(options.seeds):
+            fits.append(FlowVI(case.model, progress_bar=False, **(case.settings or {})).run(jax.random.key(seed)))
+            print(f"{name}, seed {seed}: {fits[-1].verdict().splitlines()[0]}", flush=True)
+        rows.append(
+            {
+                "case": name,
+                "fits": len(fits),
+                "certified": sum(fit.certified for fit in fits),
+                "cause_named": sum(case.cause in fit.why for fit in fits),
+                "mean_seconds": f"{sum(sum(fit.seconds.values()) for fit in fits) / len(fits):.1f}",
+            }
+        )
+        jax.clear_caches()
+    save("refusals", rows)
+
+
+if __name__ == "__main__":
+    main()
