@@ -77,10 +77,13 @@ class FlowStage:
                     break
                 forward = best.ess >= recipe.forward_ess
                 rate = peak * (recipe.forward_rate if forward else 1.0)
-                new_arrays = self._round(arrays, min(num_steps, left), rate, forward)
+                num_steps = min(num_steps, left)
+                new_arrays = self._round(arrays, num_steps, rate, forward)
                 new, new_log_weights = self._judge(new_arrays)
                 if np.isnan(new.elbo) and np.isnan(best.elbo):
                     self.stopped = "stopped because the density is not finite where the flow has draws"
+                if _safe(new, recipe) and new.elbo < best.elbo + recipe.least_gain * num_steps / 1000:
+                    self.stopped = "stopped because it gained little"
                 if np.isnan(best.elbo) or new.elbo > best.elbo or new.ess > best.ess:
                     arrays, best, log_weights = new_arrays, new, new_log_weights
                 else:
@@ -151,6 +154,10 @@ class FlowStage:
 
 def finished(certificate: Certificate, recipe: FitRecipe) -> bool:
     """Whether more training is of no use: by its weights the fit is good, be it that it lacks a mode or not."""
-    if certificate.ess < recipe.target_ess:
-        return False
-    return certificate.khat < recipe.target_khat or certificate.ess >= recipe.sufficient_ess
+    return certificate.ess >= recipe.target_ess and _safe(certificate, recipe)
+
+
+def _safe(certificate: Certificate, recipe: FitRecipe) -> bool:
+    """Whether weights would be certified again on other draws, too."""
+    comfortable = certificate.ess >= recipe.min_ess and certificate.khat < recipe.target_khat
+    return comfortable or certificate.ess >= recipe.sufficient_ess

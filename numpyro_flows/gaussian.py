@@ -32,30 +32,24 @@ class GaussianFit(NamedTuple):
 def fit_gaussian(density: Density, rng: np.random.Generator, starts: Float[np.ndarray, "starts dim"]) -> GaussianFit:
     """The Gaussian of largest ELBO that Newton's method and natural gradients find from `starts`.
 
-    The best of those at the modes is refined; where few of its draws would count, the best of those of unit scale at
-    the starts is too, and the better one wins.
+    The best of those at the modes is refined. Where few of its draws would count, the best of those of unit scale at
+    the starts is too, at first as a diagonal one, and the better one wins.
     """
     dim = starts.shape[1]
     full = dim <= RECIPE.max_full_dim
-    unit = np.eye(dim, dtype=starts.dtype) if full else np.ones(dim, starts.dtype)
-    groups = [[(start, unit) for start in starts]]
-    if full:
-        climbs = climb(density, starts, unit)
-        groups.insert(0, _candidates(climbs))
-    else:
-        climbs = Climb(starts[:0], np.zeros(0), np.zeros((0, dim, dim)), np.zeros(0, bool))
+    climbs = _no_climbs(starts)
+    best = None
     u = _antithetic(rng, dim, starts.dtype)
-    best: tuple[np.ndarray, np.ndarray, float] | None = None
-    for group in groups:
-        elbos = [_finite_mean(_log_weights(density, loc, factor, u)) for loc, factor in group]
-        loc, factor, log_weights = _refine(density, rng, *group[int(np.argmax(elbos))])
-        elbo = _finite_mean(log_weights)
-        if best is None or elbo > best[2]:
-            best = loc, factor, elbo
-        if relative_ess(log_weights) >= RECIPE.unit_start_ess:
-            break
-    assert best is not None
-    return GaussianFit(best[0], _triangular(best[1]), best[2], climbs)
+    if full:
+        climbs = climb(density, starts, np.eye(dim, dtype=starts.dtype))
+        best = _refine(density, rng, *_best(density, _candidates(climbs), u))
+    if best is None or relative_ess(best.log_weights) < RECIPE.unit_start_ess:
+        other = _refine(density, rng, *_best(density, [(start, np.ones_like(start)) for start in starts], u))
+        if full:
+            other = _refine(density, rng, other.loc, np.diag(other.factor))
+        if best is None or other.elbo > best.elbo:
+            best = other
+    return GaussianFit(best.loc, _triangular(best.factor), best.elbo, climbs)
 
 
 def _candidates(climbs: Climb) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -66,10 +60,28 @@ def _candidates(climbs: Climb) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(climbs.x[i], climbs.factor[i]) for i in best]
 
 
-def _refine(
-    density: Density, rng: np.random.Generator, loc: np.ndarray, factor: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Natural-gradient ascent of the ELBO over Gaussians; returns the log weights of the last steps' draws too.
+def _no_climbs(starts: np.ndarray) -> Climb:
+    num, dim = 0, starts.shape[1]
+    return Climb(starts[:num], np.zeros(num), np.zeros((num, dim, dim)), np.zeros(num, bool))
+
+
+def _best(density: Density, gaussians: list[tuple[np.ndarray, np.ndarray]], u: np.ndarray) -> tuple:
+    """Location and factor of the Gaussian of largest ELBO on the base draws `u`."""
+    elbos = [_finite_mean(density(loc + outward(factor, u))[0] - _log_prob(factor, u)) for loc, factor in gaussians]
+    return gaussians[int(np.argmax(elbos))]
+
+
+class _Refined(NamedTuple):
+    """A Gaussian, its ELBO, and the log weights of draws of the last steps to it."""
+
+    loc: np.ndarray
+    factor: np.ndarray
+    elbo: float
+    log_weights: np.ndarray
+
+
+def _refine(density: Density, rng: np.random.Generator, loc: np.ndarray, factor: np.ndarray) -> _Refined:
+    """Natural-gradient ascent of the ELBO over Gaussians, full ones or diagonal ones as `factor` is.
 
     In coordinates `u` where the Gaussian is standard, with `r = grad log p(u) + u` (zero everywhere once p is that
     Gaussian, so the noise vanishes at a fit), the precision becomes `P = I - rate E[r u^T]` (Stein's identity for the
@@ -79,32 +91,54 @@ def _refine(
     """
     window = RECIPE.refine_window
     log_weights: list[np.ndarray] = []
+    before, damping = None, 1.0  # the Gaussian that the last step started from
     for step in range(RECIPE.refine_steps):
         if step >= 2 * window and step % window == 0:
-            before, after = np.stack(log_weights[-2 * window :]).reshape(2, -1)
-            if not _finite_mean(after) > _finite_mean(before) + RECIPE.refine_gain:
+            old, new = np.stack(log_weights[-2 * window :]).reshape(2, -1)
+            if not _finite_mean(new) > _finite_mean(old) + RECIPE.refine_gain:
                 break
-        rate = 1.0 / (1.0 + step / 10.0)
         u = _antithetic(rng, loc.size, loc.dtype)
         log_p, gradients = density(loc + outward(factor, u))
         log_weights.append(log_p - _log_prob(factor, u))
-        gradients = np.where(np.isfinite(gradients).all(1, keepdims=True), gradients, 0.0)
-        residual = (gradients * factor if factor.ndim == 1 else gradients @ factor) + u
-        mean = residual.mean(0)
-        if factor.ndim == 1:
-            precision = np.clip(1.0 - rate * (residual * u).mean(0), *RECIPE.refine_precision_bounds)
-            move, change = mean / precision, 1.0 / np.sqrt(precision)
-        else:
-            moment = residual.T @ u / len(u)
-            values, vectors = np.linalg.eigh(np.eye(loc.size) - rate * 0.5 * (moment + moment.T))
-            values = np.clip(values, *RECIPE.refine_precision_bounds)
-            move = vectors @ ((vectors.T @ mean) / values)
-            change = (vectors / np.sqrt(values)) @ vectors.T
-        move = rate * move
-        move = move * min(1.0, RECIPE.refine_max_move / (np.linalg.norm(move) + 1e-30))
-        loc = (loc + outward(factor, move)).astype(loc.dtype)
-        factor = (factor * change if factor.ndim == 1 else factor @ change).astype(loc.dtype)
-    return loc, factor, np.concatenate(log_weights[-window:])
+        elbo, noise = _finite_mean(log_weights[-1]), log_weights[-1].std() / np.sqrt(len(u))
+        if before is None or elbo > before.elbo - 2.0 * noise:
+            gradients = np.where(np.isfinite(gradients).all(1, keepdims=True), gradients, 0.0)
+            residual = (gradients * factor if factor.ndim == 1 else gradients @ factor) + u
+            moment = (residual * u).mean(0) if factor.ndim == 1 else residual.T @ u / len(u)
+            before = _Ascent(loc, factor, elbo, residual.mean(0), moment)
+            damping = min(1.0, 2.0 * damping)
+        else:  # the step made it worse
+            damping *= 0.25
+        loc, factor = _stepped(before, damping / (1.0 + step / 10.0))
+    assert before is not None
+    last = np.concatenate(log_weights[-window:])
+    return _Refined(before.loc, before.factor, _finite_mean(last), last)
+
+
+class _Ascent(NamedTuple):
+    """A Gaussian, its ELBO on some draws, and on the same `E[r]` and `E[r u^T]` (its diagonal for a diagonal one)."""
+
+    loc: np.ndarray
+    factor: np.ndarray
+    elbo: float
+    mean: np.ndarray
+    moment: np.ndarray
+
+
+def _stepped(ascent: _Ascent, rate: float) -> tuple[np.ndarray, np.ndarray]:
+    """Location and factor after a step of natural gradients."""
+    loc, factor = ascent.loc, ascent.factor
+    if factor.ndim == 1:
+        precision = np.clip(1.0 - rate * ascent.moment, *RECIPE.refine_precision_bounds)
+        move, new_factor = ascent.mean / precision, factor / np.sqrt(precision)
+    else:
+        values, vectors = np.linalg.eigh(np.eye(loc.size) - rate * 0.5 * (ascent.moment + ascent.moment.T))
+        values = np.clip(values, *RECIPE.refine_precision_bounds)
+        move = vectors @ ((vectors.T @ ascent.mean) / values)
+        new_factor = factor @ ((vectors / np.sqrt(values)) @ vectors.T)
+    move = rate * move
+    move = move * min(1.0, RECIPE.refine_max_move / (np.linalg.norm(move) + 1e-30))
+    return (loc + outward(factor, move)).astype(loc.dtype), new_factor.astype(loc.dtype)
 
 
 def draw_gaussian(density: Density, fit: GaussianFit, rng: np.random.Generator, num: int) -> Draws:
@@ -113,10 +147,6 @@ def draw_gaussian(density: Density, fit: GaussianFit, rng: np.random.Generator, 
     x = fit.loc + outward(fit.scale, u)
     log_p, _ = density(x)
     return Draws(x, log_p, log_p - _log_prob(fit.scale, u))
-
-
-def _log_weights(density: Density, loc: np.ndarray, factor: np.ndarray, u: np.ndarray) -> np.ndarray:
-    return density(loc + outward(factor, u))[0] - _log_prob(factor, u)
 
 
 def _log_prob(factor: np.ndarray, u: Float[np.ndarray, "draws dim"]) -> Float[np.ndarray, " draws"]:
