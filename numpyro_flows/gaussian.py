@@ -90,28 +90,29 @@ def _refine(density: Density, rng: np.random.Generator, loc: np.ndarray, factor:
     Source: Khan and Rue 2023, arXiv 2107.04562.
     """
     window = RECIPE.refine_window
-    log_weights: list[np.ndarray] = []
-    before, damping = None, 1.0  # the Gaussian that the last step started from
+    kept: list[np.ndarray] = []  # log weights of the Gaussians that were kept
+    before, damping = None, 1.0  # the last of these
     for step in range(RECIPE.refine_steps):
-        if step >= 2 * window and step % window == 0:
-            old, new = np.stack(log_weights[-2 * window :]).reshape(2, -1)
-            if not _finite_mean(new) > _finite_mean(old) + RECIPE.refine_gain:
-                break
         u = _antithetic(rng, loc.size, loc.dtype)
         log_p, gradients = density(loc + outward(factor, u))
-        log_weights.append(log_p - _log_prob(factor, u))
-        elbo, noise = _finite_mean(log_weights[-1]), log_weights[-1].std() / np.sqrt(len(u))
+        log_weights = log_p - _log_prob(factor, u)
+        elbo, noise = _finite_mean(log_weights), log_weights.std() / np.sqrt(len(u))
         if before is None or elbo > before.elbo - 2.0 * noise:
             gradients = np.where(np.isfinite(gradients).all(1, keepdims=True), gradients, 0.0)
             residual = (gradients * factor if factor.ndim == 1 else gradients @ factor) + u
             moment = (residual * u).mean(0) if factor.ndim == 1 else residual.T @ u / len(u)
             before = _Ascent(loc, factor, elbo, residual.mean(0), moment)
             damping = min(1.0, 2.0 * damping)
+            kept.append(log_weights)
+            if len(kept) >= 2 * window and len(kept) % window == 0:
+                old, new = np.stack(kept[-2 * window :]).reshape(2, -1)
+                if not _finite_mean(new) > _finite_mean(old) + RECIPE.refine_gain:
+                    break
         else:  # the step made it worse
             damping *= 0.25
         loc, factor = _stepped(before, damping / (1.0 + step / 10.0))
     assert before is not None
-    last = np.concatenate(log_weights[-window:])
+    last = np.concatenate(kept[-window:])
     return _Refined(before.loc, before.factor, _finite_mean(last), last)
 
 

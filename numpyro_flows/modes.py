@@ -52,6 +52,7 @@ def missed_share(
     The mass around a mode is known from draws there; the weights of the fit's draws that lie there must add up to it.
     The share is of all mass known, and 0 where the difference is within three standard errors.
     """
+    log_weights = np.where(np.isnan(log_weights), -np.inf, log_weights)  # broken draws count as none
     log_total = logsumexp(log_weights) - np.log(len(x))
     worst = 0.0
     for mode in modes:

@@ -42,7 +42,7 @@ class FlowPosterior:
         log_evidence: log of the model's evidence, and `log_evidence_se`, its standard error.
         guide: the trained `AutoFlow`, for NumPyro's `Predictive`, `NeuTraReparam` and so on, with `params`.
         params: the guide's parameters, as `SVI` would return them.
-        bijection: the trained map from `N(0, I)` to the unconstrained latent vector.
+        bijection: the trained map from `N(0, I)` to the unconstrained latent vector; affine where a Gaussian is enough.
         losses: negative ELBO estimates, one for each step of the flow stage.
         seconds: wall time by stage, compilation apart.
         gradient_evaluations: gradients of the model's log density by stage.

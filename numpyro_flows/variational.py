@@ -37,16 +37,19 @@ from numpyro_flows.target import Target
 class FlowVI:
     """Variational inference with a normalizing flow, and a verdict on its result by importance sampling.
 
-    A Gaussian is fitted first, from several starts; where its draws are not good enough, the flow is trained around it
-    in rounds of a decaying learning rate until fresh draws are certified and reach `target_ess`; then 10,000 others
-    give the verdict. Rounds go by the reverse KL, and by the forward KL once the flow is close: it fills the tails
-    that decide on k-hat. One default for every model; used like NumPyro's `MCMC`.
+    A Gaussian is fitted first, from several starts. Where 10,000 fresh draws of it are not good enough, the flow is
+    trained around it in rounds of a decaying learning rate, each judged on other fresh draws, until they are certified
+    with `target_ess`. Rounds go by the reverse KL, and by the forward KL once the flow is close: it fills the tails that
+    decide on k-hat. Modes that the fit lacks are searched for from dispersed starts.
+
+    One default for every model, whose constants `FitRecipe` has. Used like NumPyro's `MCMC`. What to make of a verdict
+    says docs/how_a_fit_is_certified.md.
 
     Args:
         model: a NumPyro model with continuous latent sites.
-        guide: an `AutoFlow` of the same model, for another flow or other starts; by default of affine couplings, or of
-            splines where there is one coordinate only. Its recipe is traced: where it cannot be, as those of FlowJAX,
-            make the bijection before and give `lambda key, dim: bijection`.
+        guide: an `AutoFlow` of the same model, for another flow or other starts; by default of affine couplings with
+            tails, or of splines where there is one coordinate only. Its recipe is traced: where it cannot be, as those
+            of FlowJAX, make the bijection before and give `lambda key, dim: bijection`.
         num_steps: most steps of the flow stage.
         num_particles: draws for each step.
         learning_rate: peak learning rate of Adam.
