@@ -187,7 +187,7 @@ class Clock:
     """Wall time by stage."""
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+        self.seconds = dict.fromkeys(("tracing", "compilation", "gaussian", "flow", "certificate"), 0.0)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -195,4 +195,4 @@ class Clock:
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            self.seconds[name] += time.perf_counter() - start

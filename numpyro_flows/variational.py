@@ -37,10 +37,10 @@ from numpyro_flows.target import Target
 class FlowVI:
     """Variational inference with a normalizing flow, and a verdict on its result by importance sampling.
 
-    A Gaussian is fitted first, from several starts. Where 10,000 fresh draws of it are not good enough, the flow is
+    A Gaussian is fitted first, from several starts. Where 20,000 fresh draws of it are not good enough, the flow is
     trained around it in rounds of a decaying learning rate, each judged on other fresh draws, until they are certified
-    with `target_ess`. Rounds go by the reverse KL, and by the forward KL once the flow is close: it fills the tails that
-    decide on k-hat. Modes that the fit lacks are searched for from dispersed starts.
+    with `target_ess`. Rounds go by the reverse KL, and by the forward KL once the flow is close: it fills the tails
+    that decide on k-hat. Modes that the fit lacks are searched for from dispersed starts.
 
     One default for every model, whose constants `FitRecipe` has. Used like NumPyro's `MCMC`. What to make of a verdict
     says docs/how_a_fit_is_certified.md.

@@ -65,6 +65,22 @@ def test_no_mode(x64):
     assert -3.0 < elbo + 2.5 - np.log(3.0) < 0.0
 
 
+def test_no_mode_in_many_dimensions(x64):
+    """A centred hierarchical model with 60 groups: its density has no bound, and a full Gaussian gets lost at once."""
+    y = np.random.default_rng(0).normal(1.0, 0.5, size=(60, 8))
+
+    def log_density(x):
+        mu, log_tau, theta = x[0], x[1], x[2:]
+        prior = -0.5 * (mu / 10) ** 2 - 0.5 * log_tau**2 - 0.5 * jnp.sum((theta - mu) ** 2) * jnp.exp(-2 * log_tau)
+        return prior - theta.size * log_tau - 0.5 * jnp.sum((y - theta[:, None]) ** 2) / 0.25
+
+    result = fit(log_density, np.concatenate([uniform_starts(62), 3 * uniform_starts(62)]))
+    assert not result.climbs.converged.any()
+    draws = draw_gaussian(on_host(log_density), result, np.random.default_rng(0), 10_000)
+    certificate = certify(draws.log_weight)
+    assert certificate.log_evidence - certificate.elbo < 2.0  # nats
+
+
 def test_many_dimensions_go_diagonal():
     dim = RECIPE.max_full_dim + 1
     scales = jnp.exp(jnp.linspace(-2.0, 2.0, dim))

@@ -101,6 +101,25 @@ def test_path_loss_agrees_with_path_elbo(x64):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)
 
 
+def test_draws_where_the_density_is_not_finite_count_as_none(x64):
+    """The loss of a batch with NaN, infinite and zero densities is that of the others alone, gradient and all."""
+    bijection = Affine(jnp.array([0.3]), 1.4)
+    params, static = eqx.partition(bijection, eqx.is_inexact_array)
+    base = jnp.array([[0.1], [-0.7], [5.0], [0.4], [-6.0]])
+
+    def broken(x):
+        outside = jnp.where(x[0] > 0, jnp.nan, -jnp.inf)
+        return jnp.where(jnp.abs(x[0]) > 3, outside, -0.5 * jnp.sum(x**2))
+
+    def loss(params, base):
+        return path_loss(eqx.combine(params, static), broken, base, 0.5)
+
+    got, want = (jax.value_and_grad(loss)(params, b) for b in (base, base[jnp.array([0, 1, 3])]))
+    for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
+        np.testing.assert_allclose(g, w, rtol=1e-12)
+    assert np.isnan(loss(params, base[jnp.array([2, 4])]))
+
+
 def test_errors():
     with pytest.raises(ValueError, match="num_particles expected at least 1, got 0"):
         PathELBO(0)

@@ -99,7 +99,7 @@ def test_ordinary_tails(log_density):
 
 def test_the_verdict_names_heavy_tails():
     density = on_host(lambda x: -0.5 * jnp.sum(x**2))
-    fit, draws, survey = fit_and_survey(density, np.random.default_rng(0), np.zeros((1, 2)))
+    _, draws, survey = fit_and_survey(density, np.random.default_rng(0), np.zeros((1, 2)))
     assert judge(draws, survey).certified
     certificate = judge(draws, Survey(survey.modes, 1.5))
     assert not certificate.certified

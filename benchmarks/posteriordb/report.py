@@ -139,7 +139,7 @@ def draw_picture(rows: list[Row], path: Path) -> None:
     axes[2].set_title("seconds to 10,000 effective draws", fontsize=10)
     for axis in axes[1:]:
         axis.set_xscale("log")
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_locator(LogLocator())
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter(NullFormatter())
     for axis in axes:

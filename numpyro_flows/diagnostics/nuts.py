@@ -190,13 +190,14 @@ def compare_with_nuts(
     kept = posterior.sample(resample_key, num_chains * num_samples)
     kept = {name: value.reshape(num_chains, num_samples, *value.shape[1:]) for name, value in kept.items()}
     kept = layout.dataset(kept, coords, attributes(posterior))
-    fit_seconds = {stage: seconds for stage, seconds in posterior.seconds.items() if stage != "compilation"}
+    compiling = ("tracing", "compilation")
+    fit_seconds = {stage: seconds for stage, seconds in posterior.seconds.items() if stage not in compiling}
     return NutsComparison(
         sites=sites,
         methods=compare_methods(
             flow={
                 "seconds": sum(fit_seconds.values()) + flow_seconds,
-                "compile_seconds": posterior.seconds["compilation"] + flow_compiling,
+                "compile_seconds": sum(posterior.seconds[stage] for stage in compiling) + flow_compiling,
                 "gradient_evaluations": sum(posterior.gradient_evaluations.values()),
                 "draws": num_flow_samples,
                 "min_ess_bulk": ess,
