@@ -187,7 +187,8 @@ class Clock:
     """Wall time by stage."""
 
     def __init__(self) -> None:
-        self.seconds = dict.fromkeys(("tracing", "compilation", "gaussian", "flow", "certificate"), 0.0)
+        stages = ("tracing", "compilation", "gaussian", "flow", "certificate")
+        self.seconds: dict[str, float] = dict.fromkeys(stages, 0.0)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -163,7 +164,8 @@ class FlowVI:
         if self.guide is not None:
             return copy.copy(self.guide)
         # one coordinate has no other to depend on: affine couplings would be one affine map, splines still bend
-        return AutoFlow(self.model, flows.with_tails(flows.realnvp if dim > 1 else flows.nsf_coupling))
+        recipe = flows.realnvp if dim > 1 else flows.nsf_coupling
+        return AutoFlow(self.model, flows.with_tails(partial(recipe, ordered=True)))
 
 
 def _starts(

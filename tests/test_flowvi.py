@@ -64,7 +64,9 @@ def test_centred_eight_schools(seed):
     posterior = FlowVI(eight_schools_centred, progress_bar=False).run(jax.random.key(seed))
     assert posterior.certified
     assert posterior.ess >= 0.9
-    assert abs(posterior.log_evidence + 31.311) < 4.5 * posterior.log_evidence_se + 0.002
+    # a certified fit may lack 1% of the posterior, here the bottom of the funnel, and so -log 0.99 of the log evidence
+    missing = -np.log1p(-RECIPE.max_missed)
+    assert abs(posterior.log_evidence + 31.311) < 4.5 * posterior.log_evidence_se + missing
 
 
 def test_float64():

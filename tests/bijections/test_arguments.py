@@ -12,6 +12,7 @@ from numpyro_flows.bijections import (
     AffineUnivariate,
     Chain,
     Coupling,
+    Frozen,
     Permutation,
     RationalQuadraticSpline,
     TriangularAffine,
@@ -108,3 +109,17 @@ def test_double_parameters_take_single_events(name, x64):
 def test_impossible_arguments_are_errors(construct, message):
     with pytest.raises(ValueError, match=message):
         construct()
+
+
+def test_frozen_is_the_same_map_without_gradients():
+    inner = TriangularAffine(jnp.array([1.0, -2.0]), jnp.array([[2.0, 0.0], [0.5, 3.0]]))
+    x, score = jnp.array([0.3, -0.7]), jnp.array([1.0, 2.0])
+    for call in ("transform_and_log_det", "inverse_and_log_det"):
+        for got, want in zip(getattr(Frozen(inner), call)(x), getattr(inner, call)(x)):
+            np.testing.assert_array_equal(got, want)
+    for got, want in zip(transform_with_score(Frozen(inner), x, score), transform_with_score(inner, x, score)):
+        np.testing.assert_array_equal(got, want)
+    gradient = eqx.filter_grad(lambda b: b.transform_and_log_det(x)[0].sum() + b.inverse_and_log_det(x)[1])(
+        Frozen(inner)
+    )
+    assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(gradient))
