@@ -81,10 +81,11 @@ class FlowStage:
                 new_arrays = self._round(arrays, num_steps, rate, forward)
                 new, new_log_weights = self._judge(new_arrays)
                 if np.isnan(new.elbo) and np.isnan(best.elbo):
-                    self.stopped = "stopped because the density is not finite where the flow has draws"
+                    self.stopped = self.stopped or "stopped because the density is not finite where the flow has draws"
                 if _safe(new, recipe) and new.elbo < best.elbo + recipe.least_gain * num_steps / 1000:
-                    self.stopped = "stopped because it gained little"
-                if np.isnan(best.elbo) or new.elbo > best.elbo or new.ess > best.ess:
+                    self.stopped = self.stopped or "stopped because it gained little"
+                better = new.elbo > best.elbo or new.ess > best.ess or (new.certified and not best.certified)
+                if better or np.isnan(best.elbo):
                     arrays, best, log_weights = new_arrays, new, new_log_weights
                 else:
                     peak /= 2
