@@ -1,13 +1,13 @@
 """Conditioners: the networks that turn what a layer may see into the parameters of what it does."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 
 
 class MLP(eqx.Module):
@@ -41,3 +41,176 @@ class MLP(eqx.Module):
         for weight, bias in zip(self.weights[:-1], self.biases[:-1]):
             x = jax.nn.silu(x @ weight + bias)
         return x @ self.weights[-1] + self.biases[-1]
+
+
+class MaskedMLP(eqx.Module):
+    """A perceptron whose output block `i` depends on the inputs `j` with `adjacency[i, j]`, and on all further ones.
+
+    Each hidden unit is given the inputs of one output, and sees no unit that was given another input. Outputs of as many
+    inputs as possible are served first where there are more outputs than units: choose `hidden` no narrower than
+    the number of outputs.
+
+    Args:
+        key: random key of the hidden layers' weights.
+        adjacency: of shape `(outputs, inputs)`.
+        out_size: numbers in each output block.
+        hidden: widths of the hidden layers.
+        cond_dim: number of further inputs, behind the others, which every output may depend on.
+
+    Source: MADE, Germain, Gregor, Murray, Larochelle 2015, arXiv 1502.03509; any adjacency, as in zuko.
+    """
+
+    mlp: MLP
+    masks: tuple[Bool[Array, "_ _"], ...]
+
+    def __init__(
+        self,
+        key: PRNGKeyArray,
+        adjacency: Bool[ArrayLike, "outputs inputs"],
+        out_size: int,
+        hidden: Sequence[int],
+        cond_dim: int = 0,
+    ):
+        adjacency = jnp.asarray(adjacency, bool)
+        num_outputs, num_inputs = adjacency.shape
+        num_seen = adjacency.sum(1)
+        order, num_blind = jnp.argsort(num_seen), (num_seen == 0).sum()
+        given = jnp.eye(num_inputs, dtype=bool)  # what each unit of the layer below depends on
+        masks = []
+        for width in hidden:
+            # outputs that see nothing need no unit; the others share them evenly
+            share = (jnp.arange(width) + 0.5) / width
+            chosen = num_blind + jnp.floor(share * (num_outputs - num_blind)).astype(int)
+            patterns = adjacency[order[jnp.minimum(chosen, num_outputs - 1)]]
+            masks.append(_within(given, patterns))
+            given = patterns
+        masks.append(jnp.repeat(_within(given, adjacency), out_size, axis=1))
+        masks[0] = jnp.concatenate([masks[0], jnp.ones((cond_dim, masks[0].shape[1]), bool)])
+        self.masks = tuple(masks)
+        mlp = MLP(key, num_inputs + cond_dim, num_outputs * out_size, hidden)
+        # a unit of few inputs is not to start weaker than one of many
+        sizes = [jnp.sqrt(mask.shape[0] / jnp.maximum(mask.sum(0), 1)) for mask in masks]
+        self.mlp = eqx.tree_at(lambda m: m.weights, mlp, tuple(w * size for w, size in zip(mlp.weights, sizes)))
+
+    def __call__(self, x: Float[Array, " in_size"]) -> Float[Array, " out_size"]:
+        weights = tuple(w * mask for w, mask in zip(self.mlp.weights, self.masks))
+        return eqx.tree_at(lambda m: m.weights, self.mlp, weights)(x)
+
+
+def _within(given: Bool[Array, "below inputs"], allowed: Bool[Array, "above inputs"]) -> Bool[Array, "below above"]:
+    """Whether all that a unit below was given is allowed above."""
+    forbidden = given.astype("float32") @ (~allowed).T.astype("float32")  # how many of what was given
+    return forbidden == 0
+
+
+class OnCircle(eqx.Module):
+    """A network that sees its first `num_angles` inputs as their cosines and sines."""
+
+    network: Callable[[Array], Array]
+    num_angles: int = eqx.field(static=True)
+
+    def __call__(self, x: Float[Array, " in_size"]) -> Float[Array, " out_size"]:
+        angles, rest = x[: self.num_angles], x[self.num_angles :]
+        return self.network(jnp.concatenate([jnp.cos(angles), jnp.sin(angles), rest]))
+
+
+class CausalTransformer(eqx.Module):
+    """A transformer over blocks of coordinates, whose output block `i` depends on the input blocks before `i`.
+
+    The `dim` inputs are padded to blocks of `block_size`, the tokens; a token is embedded linearly, given its place and
+    the condition, and moved one place on, so that causal attention sees only what comes before. Layers are those of a
+    pre-norm transformer. The last layer starts at zero.
+
+    Args:
+        key: random key of the weights.
+        dim: number of coordinates.
+        out_size: numbers in the output for each coordinate.
+        block_size: coordinates in a token.
+        width: of the embedding; a multiple of `num_heads`.
+        num_heads: of the attention.
+        num_blocks: number of transformer blocks.
+        cond_dim: number of further inputs, behind the coordinates, which every output may depend on.
+
+    Raises:
+        ValueError: where `width` is not a multiple of `num_heads`.
+    """
+
+    embed: Float[Array, "_ width"]
+    places: Float[Array, "tokens width"]
+    condition: Float[Array, "_ width"]
+    blocks: "_TransformerBlock"
+    unembed: Float[Array, "width _"]
+    bias: Float[Array, "tokens _"]
+    dim: int = eqx.field(static=True)
+    block_size: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        key: PRNGKeyArray,
+        dim: int,
+        out_size: int,
+        *,
+        block_size: int,
+        width: int,
+        num_heads: int,
+        num_blocks: int,
+        cond_dim: int = 0,
+    ):
+        if width % num_heads:
+            raise ValueError(f"CausalTransformer expected a width that {num_heads} heads divide, got {width}")
+        num_tokens = -(-dim // block_size)
+        embed_key, place_key, cond_key, blocks_key = jax.random.split(key, 4)
+        self.embed = jax.random.normal(embed_key, (block_size, width)) / np.sqrt(block_size)
+        self.places = jax.random.normal(place_key, (num_tokens, width))
+        self.condition = jax.random.normal(cond_key, (cond_dim, width)) / np.sqrt(max(cond_dim, 1))
+        keys = jax.random.split(blocks_key, num_blocks)
+        self.blocks = eqx.filter_vmap(lambda key: _TransformerBlock(key, width, num_heads))(keys)
+        self.unembed = jnp.zeros((width, block_size * out_size))
+        self.bias = jnp.zeros((num_tokens, block_size * out_size))
+        self.dim = dim
+        self.block_size = block_size
+
+    def __call__(self, x: Float[Array, " in_size"]) -> Float[Array, " out_size"]:
+        coordinates, condition = x[: self.dim], x[self.dim :]
+        num_tokens = len(self.places)
+        padded = jnp.pad(coordinates, (0, num_tokens * self.block_size - self.dim))
+        tokens = padded.reshape(num_tokens, self.block_size) @ self.embed
+        tokens = jnp.pad(tokens[:-1], ((1, 0), (0, 0))) + self.places
+        tokens = tokens + jnp.broadcast_to(condition @ self.condition, tokens.shape)
+        arrays, static = eqx.partition(self.blocks, eqx.is_array)
+        tokens, _ = jax.lax.scan(lambda t, block: (eqx.combine(block, static)(t), None), tokens, arrays)
+        outputs = (_normalised(tokens) @ self.unembed + self.bias).reshape(num_tokens * self.block_size, -1)
+        return outputs[: self.dim].ravel()
+
+
+class _TransformerBlock(eqx.Module):
+    """Causal self-attention, then a perceptron on every token, each added to what it reads."""
+
+    qkv: Float[Array, "3 width width"]
+    out: Float[Array, "width width"]
+    mlp: MLP
+    num_heads: int = eqx.field(static=True)
+
+    def __init__(self, key: PRNGKeyArray, width: int, num_heads: int):
+        attention_key, mlp_key = jax.random.split(key)
+        drawn = jax.random.normal(attention_key, (4, width, width)) / np.sqrt(width)
+        self.qkv, self.out = drawn[:3], drawn[3]
+        mlp = MLP(mlp_key, width, width, (2 * width,))
+        self.mlp = mlp
+        self.num_heads = num_heads
+
+    def __call__(self, tokens: Float[Array, "tokens width"]) -> Float[Array, "tokens width"]:
+        num_tokens = len(tokens)
+        q, k, v = ((_normalised(tokens) @ matrix).reshape(num_tokens, self.num_heads, -1) for matrix in self.qkv)
+        # not jax.nn.dot_product_attention, whose softmax is in single precision always
+        logits = jnp.einsum("thc,shc->hts", q, k) / np.sqrt(q.shape[-1])
+        logits = jnp.where(np.tri(num_tokens, dtype=bool)[None], logits, -jnp.inf)
+        attended = jnp.einsum("hts,shc->thc", jax.nn.softmax(logits, axis=-1), v)
+        tokens = tokens + attended.reshape(tokens.shape) @ self.out
+        return tokens + jax.vmap(self.mlp)(_normalised(tokens))
+
+
+def _normalised(tokens: Float[Array, "tokens width"]) -> Float[Array, "tokens width"]:
+    """Each token with mean 0 and, but for tiny ones, variance 1."""
+    centred = tokens - tokens.mean(-1, keepdims=True)
+    return centred * jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + 1e-5)

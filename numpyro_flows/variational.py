@@ -165,7 +165,7 @@ class FlowVI:
             return copy.copy(self.guide)
         # one coordinate has no other to depend on: affine couplings would be one affine map, splines still bend
         recipe = flows.realnvp if dim > 1 else flows.nsf_coupling
-        return AutoFlow(self.model, flows.with_tails(partial(recipe, ordered=True)))
+        return AutoFlow(self.model, flows.with_tails(partial(recipe, order="nearby")))
 
 
 def _starts(

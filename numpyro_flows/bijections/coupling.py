@@ -1,19 +1,20 @@
 """The coupling scheme: one half of the coordinates decides what happens to the other."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, Scalar
+from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, Scalar
 
+from numpyro_flows.bijections.autoregressive import checked_adjacency
 from numpyro_flows.bijections.base import AbstractBijection
 from numpyro_flows.bijections.univariate import AbstractUnivariate
-from numpyro_flows.networks import MLP
+from numpyro_flows.networks import MLP, MaskedMLP, OnCircle
 
 
 class Coupling(AbstractBijection):
-    """`y_1 = x_1`, `y_2 = f(x_2; g(x_1, condition))`: `f` a univariate map, `g` the conditioner, an `MLP`.
+    """`y_1 = x_1`, `y_2 = f(x_2; g(x_1, condition))`: `f` a univariate map, `g` the conditioner, a perceptron.
 
     `x_1` is the first `dim // 2` coordinates; alternate with permutations to move all. The triangular Jacobian makes
     both directions one pass. In one dimension `x_1` is empty and the layer is a learned univariate map.
@@ -24,15 +25,16 @@ class Coupling(AbstractBijection):
         univariate: what is done to each coordinate of `x_2`.
         cond_dim: length of the condition, None without one.
         hidden: widths of the conditioner's hidden layers.
+        adjacency: `adjacency[i, j]`: whether coordinate `i` may depend on `j`; all by default.
 
     Raises:
-        ValueError: where `dim` is below 1.
+        ValueError: where `dim` is below 1, or `adjacency` is not `(dim, dim)`.
 
     Source: NICE, Dinh, Krueger, Bengio 2015, arXiv 1410.8516.
     """
 
     univariate: AbstractUnivariate
-    conditioner: MLP
+    conditioner: Callable[[Array], Array]
     shape: tuple[int, ...] = eqx.field(static=True)
     cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
@@ -44,12 +46,20 @@ class Coupling(AbstractBijection):
         *,
         cond_dim: int | None = None,
         hidden: Sequence[int] = (32, 32),
+        adjacency: Bool[ArrayLike, "dim dim"] | None = None,
     ):
         if dim < 1:
             raise ValueError(f"Coupling expected dim >= 1, got {dim}")
         split = dim // 2
         self.univariate = univariate
-        self.conditioner = MLP(key, split + (cond_dim or 0), (dim - split) * univariate.num_params, hidden)
+        copies = 2 if univariate.periodic else 1  # an angle is seen as its cosine and its sine
+        if adjacency is None:
+            seen = copies * split + (cond_dim or 0)
+            network = MLP(key, seen, (dim - split) * univariate.num_params, hidden)
+        else:
+            allowed = checked_adjacency(adjacency, dim)[split:, :split]
+            network = MaskedMLP(key, jnp.tile(allowed, copies), univariate.num_params, hidden, cond_dim or 0)
+        self.conditioner = OnCircle(network, split) if univariate.periodic else network
         self.shape = (dim,)
         self.cond_shape = None if cond_dim is None else (cond_dim,)
 

@@ -50,9 +50,7 @@ class RationalQuadraticSpline(AbstractUnivariate):
         inside = jnp.abs(x) < self.bound
         x_in = jnp.where(inside, x, 0.0)  # so that neither branch of the last `where` makes a NaN gradient
         knots_x, knots_y, slopes = self._knots(params)
-        x0, w, y0, h, d0, d1 = _pick(knots_x, x_in, knots_x, knots_y, slopes)
-        t = (x_in - x0) / w
-        y, log_derivative = _piece(t, w, y0, h, d0, d1)
+        y, log_derivative = spline_forward(x_in, knots_x, knots_y, slopes)
         return jnp.where(inside, y, x), jnp.where(inside, log_derivative, 0.0)
 
     def inverse_and_log_derivative(
@@ -61,31 +59,53 @@ class RationalQuadraticSpline(AbstractUnivariate):
         inside = jnp.abs(y) < self.bound
         y_in = jnp.where(inside, y, 0.0)
         knots_x, knots_y, slopes = self._knots(params)
-        x0, w, y0, h, d0, d1 = _pick(knots_y, y_in, knots_x, knots_y, slopes)
-        # a t^2 + b t + c = 0, by the form of the root that cancels nothing; rounding may push the discriminant below 0
-        s, up = h / w, y_in - y0
-        a = h * (s - d0) + up * (d0 + d1 - 2 * s)
-        b = h * d0 - up * (d0 + d1 - 2 * s)
-        c = -s * up
-        root = jnp.sqrt(jnp.maximum(b**2 - 4 * a * c, jnp.finfo(y.dtype).tiny))
-        q = -0.5 * jnp.where(b < 0, b - root, b + root)
-        t = jnp.where(b < 0, q, c) / jnp.where(b < 0, a, q)
-        _, log_derivative = _piece(t, w, y0, h, d0, d1)
-        return jnp.where(inside, x0 + t * w, y), jnp.where(inside, -log_derivative, 0.0)
+        x, log_derivative = spline_inverse(y_in, knots_x, knots_y, slopes)
+        return jnp.where(inside, x, y), jnp.where(inside, log_derivative, 0.0)
 
     def _knots(self, params: Array) -> tuple[Array, Array, Array]:
         """Knots' x, y and derivatives, each with a last axis of length `num_bins + 1`."""
         k = self.num_bins
         widths, heights, slopes = jnp.split(params, [k, 2 * k], axis=-1)
         ones = jnp.ones_like(widths[..., :1])
-        inner = _MIN_SLOPE + jax.nn.softplus(slopes + jnp.log(jnp.expm1(1 - _MIN_SLOPE)))
-        return self._positions(widths), self._positions(heights), jnp.concatenate([ones, inner, ones], axis=-1)
+        xs, ys = knot_positions(widths, self.bound), knot_positions(heights, self.bound)
+        return xs, ys, jnp.concatenate([ones, knot_slopes(slopes), ones], axis=-1)
 
-    def _positions(self, sizes: Array) -> Array:
-        shares = _MIN_BIN + (1 - _MIN_BIN * self.num_bins) * jax.nn.softmax(sizes, axis=-1)
-        inner = 2 * self.bound * jnp.cumsum(shares[..., :-1], axis=-1) - self.bound
-        end = jnp.full_like(shares[..., :1], self.bound)
-        return jnp.concatenate([-end, inner, end], axis=-1)
+
+def knot_positions(sizes: Float[Array, "*shape bins"], bound: float) -> Array:
+    """Knots on `[-bound, bound]`, one more than bins: the bins' sizes are the softmax of `sizes`, or nearly so."""
+    shares = _MIN_BIN + (1 - _MIN_BIN * sizes.shape[-1]) * jax.nn.softmax(sizes, axis=-1)
+    inner = 2 * bound * jnp.cumsum(shares[..., :-1], axis=-1) - bound
+    end = jnp.full_like(shares[..., :1], bound)
+    return jnp.concatenate([-end, inner, end], axis=-1)
+
+
+def knot_slopes(raw: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Positive derivatives at knots; 1 for 0."""
+    return _MIN_SLOPE + jax.nn.softplus(raw + jnp.log(jnp.expm1(1 - _MIN_SLOPE)))
+
+
+def spline_forward(
+    x: Float[Array, "*shape"], knots_x: Array, knots_y: Array, slopes: Array
+) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    """`y` and `log dy/dx` between the first knot and the last; knots and slopes on a last axis."""
+    x0, w, y0, h, d0, d1 = _pick(knots_x, x, knots_x, knots_y, slopes)
+    return _piece((x - x0) / w, w, y0, h, d0, d1)
+
+
+def spline_inverse(
+    y: Float[Array, "*shape"], knots_x: Array, knots_y: Array, slopes: Array
+) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    """`x` and `log dx/dy` between the first knot and the last."""
+    x0, w, y0, h, d0, d1 = _pick(knots_y, y, knots_x, knots_y, slopes)
+    # a t^2 + b t + c = 0, by the form of the root that cancels nothing; rounding may push the discriminant below 0
+    s, up = h / w, y - y0
+    a = h * (s - d0) + up * (d0 + d1 - 2 * s)
+    b = h * d0 - up * (d0 + d1 - 2 * s)
+    c = -s * up
+    root = jnp.sqrt(jnp.maximum(b**2 - 4 * a * c, jnp.finfo(y.dtype).tiny))
+    q = -0.5 * jnp.where(b < 0, b - root, b + root)
+    t = jnp.where(b < 0, q, c) / jnp.where(b < 0, a, q)
+    return x0 + t * w, -_piece(t, w, y0, h, d0, d1)[1]
 
 
 def _pick(knots: Array, value: Array, xs: Array, ys: Array, slopes: Array) -> tuple[Array, ...]:

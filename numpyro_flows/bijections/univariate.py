@@ -1,11 +1,14 @@
 """Transformers: monotone maps of one coordinate, whose parameters a conditioner gives."""
 
 from abc import abstractmethod
+from typing import ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
 from equinox import AbstractVar
 from jaxtyping import Array, Float
+
+from numpyro_flows.bijections.root import invert_increasing
 
 
 class AbstractUnivariate(eqx.Module):
@@ -13,9 +16,14 @@ class AbstractUnivariate(eqx.Module):
 
     Both methods work elementwise: `x` has any shape, `params` that shape with one more axis of length `num_params`
     behind, and the log-derivative the shape of `x`. Any scheme (coupling, autoregressive) takes any of these.
+
+    Attributes:
+        num_params: how many parameters one coordinate needs.
+        periodic: whether coordinates are angles, which conditioners then see as their cosine and sine.
     """
 
     num_params: AbstractVar[int]
+    periodic: ClassVar[bool] = False
 
     @abstractmethod
     def transform_and_log_derivative(
@@ -26,6 +34,38 @@ class AbstractUnivariate(eqx.Module):
     def inverse_and_log_derivative(
         self, y: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]
     ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]: ...
+
+
+class AbstractNumericalUnivariate(AbstractUnivariate):
+    """A monotone map onto the reals whose inverse has no closed form: bracketed roots with implicit gradients.
+
+    Raises:
+        RuntimeError: (of `eqx.error_if`, also within jit) where an inverse did not converge.
+    """
+
+    def inverse_and_log_derivative(
+        self, y: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]
+    ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+        return invert_increasing(lambda x: self.transform_and_log_derivative(x, params), y, type(self).__name__)
+
+
+class ShiftUnivariate(AbstractUnivariate):
+    """`y = x + t`; `params = (t,)`. What additive couplings are made of.
+
+    Source: NICE, Dinh, Krueger, Bengio 2015, arXiv 1410.8516.
+    """
+
+    num_params: int = eqx.field(static=True, default=1, init=False)
+
+    def transform_and_log_derivative(
+        self, x: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]
+    ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+        return x + params[..., 0], jnp.zeros_like(x)
+
+    def inverse_and_log_derivative(
+        self, y: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]
+    ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+        return y - params[..., 0], jnp.zeros_like(y)
 
 
 class AffineUnivariate(AbstractUnivariate):

@@ -1,0 +1,23 @@
+"""Affine maps that are set by data."""
+
+import jax.numpy as jnp
+
+from numpyro_flows.bijections.affine import Affine
+
+
+class ActNorm(Affine):
+    """`y = loc + exp(log_scale) x`, elementwise, the identity until `initialize_from_data` standardises with it.
+
+    Args:
+        dim: number of coordinates.
+
+    Raises:
+        ValueError: where `dim` is below 1.
+
+    Source: Glow, Kingma, Dhariwal 2018, arXiv 1807.03039.
+    """
+
+    def __init__(self, dim: int):
+        if dim < 1:
+            raise ValueError(f"ActNorm expected dim >= 1, got {dim}")
+        super().__init__(jnp.zeros(dim))

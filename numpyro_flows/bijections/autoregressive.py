@@ -1,0 +1,146 @@
+"""The autoregressive scheme: each coordinate is mapped in the light of those before it."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from equinox import AbstractVar
+from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, Scalar
+
+from numpyro_flows.bijections.base import AbstractBijection
+from numpyro_flows.bijections.sweeps import fixed_point, solve_triangular_by_sweeps
+from numpyro_flows.bijections.univariate import AbstractUnivariate
+from numpyro_flows.networks import MaskedMLP, OnCircle
+
+
+class AbstractAutoregressive(AbstractBijection):
+    """`y_i = f(x_i; g_i(x))`: `f` a univariate map, `g_i` a function of the coordinates before `i` in some order.
+
+    The transform is one pass. The inverse solves for all coordinates at once by sweeps (`fixed_point`), and is exact
+    after `depth` of them, the longest chain of dependence; its gradients are implicit. `Invert` makes the inverse the
+    fast direction.
+    """
+
+    univariate: AbstractVar[AbstractUnivariate]
+    depth: AbstractVar[int]
+
+    @abstractmethod
+    def _params(self, x: Float[Array, " dim"], condition: Array | None) -> Float[Array, "dim num_params"]:
+        """The univariate map's parameters: row `i` a function of what comes before coordinate `i`."""
+
+    def _elementwise(self, x: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Array]:
+        return self.univariate.transform_and_log_derivative(x, self._params(x, condition))
+
+    def _transform(self, x: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
+        y, log_derivative = self._elementwise(x, condition)
+        return y, log_derivative.sum()
+
+    def _inverse(self, y: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
+        def update(x: Array) -> tuple[Array, Array]:
+            return self.univariate.inverse_and_log_derivative(y, self._params(x, condition))
+
+        x, log_derivative = update(fixed_point(lambda x: update(x)[0], y, self.depth))
+        return x, log_derivative.sum()
+
+    def transform_with_score(
+        self, x: Float[Array, " dim"], score: Float[Array, " dim"], condition: Array | None
+    ) -> tuple[Array, Scalar, Array]:
+        (y, log_derivative), vjp = jax.vjp(lambda x: self._elementwise(x, condition), x)
+        (grad_log_det,) = vjp((jnp.zeros_like(y), jnp.ones_like(y)))
+        score = solve_triangular_by_sweeps(
+            lambda v: vjp((v, jnp.zeros_like(v)))[0], jnp.exp(log_derivative), score - grad_log_det, self.depth
+        )
+        return y, log_derivative.sum(), score
+
+
+class Autoregressive(AbstractAutoregressive):
+    """`y_i = f(x_i; g_i(x, condition))` with a network for `g`.
+
+    Args:
+        conditioner: function of the vector `(x, condition)` to a vector of `dim * num_params`, whose block `i` depends
+            on no coordinate from `i` on in some order.
+        univariate: what is done to each coordinate.
+        dim: number of coordinates.
+        cond_dim: length of the condition, None without one.
+        depth: the longest chain of coordinates each of which depends on the one before.
+
+    Source: Kingma et al. 2016, arXiv 1606.04934; Papamakarios, Pavlakou, Murray 2017, arXiv 1705.07057.
+    """
+
+    univariate: AbstractUnivariate
+    conditioner: Callable[[Array], Array]
+    depth: int = eqx.field(static=True)
+    shape: tuple[int, ...] = eqx.field(static=True)
+    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
+
+    def __init__(
+        self,
+        conditioner: Callable[[Array], Array],
+        univariate: AbstractUnivariate,
+        dim: int,
+        *,
+        cond_dim: int | None = None,
+        depth: int,
+    ):
+        self.univariate = univariate
+        self.conditioner = conditioner
+        self.depth = depth
+        self.shape = (dim,)
+        self.cond_shape = None if cond_dim is None else (cond_dim,)
+
+    def _params(self, x: Float[Array, " dim"], condition: Array | None) -> Float[Array, "dim num_params"]:
+        seen = x if condition is None else jnp.concatenate([x, condition])
+        return self.conditioner(seen).reshape(x.size, self.univariate.num_params)
+
+
+def masked_autoregressive(
+    key: PRNGKeyArray,
+    dim: int,
+    univariate: AbstractUnivariate,
+    *,
+    cond_dim: int | None = None,
+    hidden: Sequence[int] = (64, 64),
+    passes: int | None = None,
+    adjacency: Bool[ArrayLike, "dim dim"] | None = None,
+) -> Autoregressive:
+    """An `Autoregressive` layer in the natural order, its conditioner a `MaskedMLP`.
+
+    Args:
+        key: random key of the conditioner.
+        dim: number of coordinates.
+        univariate: what is done to each.
+        cond_dim: length of the condition, None without one.
+        hidden: widths of the conditioner's hidden layers.
+        passes: number of groups of coordinates, each of which depends on the groups before it: 2 is a coupling that
+            moves both halves, `dim`, by default, fully autoregressive. So many sweeps the inverse takes at most.
+        adjacency: `adjacency[i, j]`: whether coordinate `i` may depend on `j`, where the order allows it; all by default.
+
+    Raises:
+        ValueError: where `dim` or `passes` is out of its range, or `adjacency` of another shape.
+    """
+    passes = dim if passes is None else passes
+    if dim < 1 or not 1 <= passes <= dim:
+        raise ValueError(f"an autoregressive layer expected dim >= 1 and passes of 1 to dim, got dim={dim} and passes={passes}")
+    group = np.arange(dim) * passes // dim
+    allowed = group[:, None] > group[None, :]
+    if adjacency is not None:
+        allowed = allowed & checked_adjacency(adjacency, dim)
+    copies = 2 if univariate.periodic else 1  # an angle is seen as its cosine and its sine
+    network = MaskedMLP(key, jnp.tile(allowed, copies), univariate.num_params, hidden, cond_dim or 0)
+    network = OnCircle(network, dim) if univariate.periodic else network
+    return Autoregressive(network, univariate, dim, cond_dim=cond_dim, depth=passes)
+
+
+def checked_adjacency(adjacency: ArrayLike, dim: int) -> Bool[Array, "dim dim"]:
+    """`adjacency` as a boolean matrix.
+
+    Raises:
+        ValueError: where its shape is not `(dim, dim)`.
+    """
+    adjacency = jnp.asarray(adjacency, bool)
+    if adjacency.shape != (dim, dim):
+        raise ValueError(f"expected an adjacency of shape {(dim, dim)}, got {adjacency.shape}")
+    return adjacency

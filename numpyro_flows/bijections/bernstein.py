@@ -1,0 +1,64 @@
+"""The monotone Bernstein polynomial as a univariate map."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from scipy.special import comb
+
+from numpyro_flows.bijections.univariate import AbstractNumericalUnivariate
+
+_MIN_STEP = 1e-3  # least difference of two coefficients, as a share of that of the identity
+
+
+class Bernstein(AbstractNumericalUnivariate):
+    """`y = sum_k c_k B_k(t)`, `t = (x + bound) / (2 bound)`, a polynomial of `degree` n with rising coefficients `c`.
+
+    `B_k(t) = C(n, k) t^k (1 - t)^(n - k)` are the Bernstein polynomials, so rising coefficients make a rising map.
+    Beyond `[-bound, bound]` it goes on as a straight line of the slope there, so it is onto the reals and C1. `params`
+    are a shift and the n differences of the coefficients before their softplus; zeros give the identity.
+
+    Args:
+        degree: of the polynomial.
+        bound: half of the interval's length.
+
+    Raises:
+        ValueError: where `degree` is not 1 to 50, or `bound` not positive.
+        RuntimeError: (of `eqx.error_if`) where an inverse, which is numerical, did not converge.
+
+    Source: Ramasinghe, Fernando, Khan, Barnes 2022, arXiv 2102.03509.
+    """
+
+    degree: int = eqx.field(static=True, default=12)
+    bound: float = eqx.field(static=True, default=5.0)
+    num_params: int = eqx.field(static=True, init=False)
+
+    def __post_init__(self):
+        if not 1 <= self.degree <= 50:
+            raise ValueError(f"Bernstein expected a degree of 1 to 50, got {self.degree}")
+        if not self.bound > 0:
+            raise ValueError(f"Bernstein expected bound > 0, got {self.bound}")
+        self.num_params = self.degree + 1
+
+    def transform_and_log_derivative(
+        self, x: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]
+    ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+        steps = _MIN_STEP + (1 - _MIN_STEP) * jax.nn.softplus(params[..., 1:] + np.log(np.e - 1)) # 1 for zeros
+        width = 2 * self.bound / self.degree
+        inside = jnp.clip(x, -self.bound, self.bound)
+        t = (inside + self.bound) / (2 * self.bound)
+        # the derivative is the polynomial of degree n - 1 of the steps, and the value that of their sums
+        slope = jnp.sum(_basis(t, self.degree - 1) * steps, axis=-1)
+        first = jnp.zeros_like(steps[..., :1])
+        sums = jnp.concatenate([first, jnp.cumsum(steps, axis=-1)], axis=-1)
+        value = jnp.sum(_basis(t, self.degree) * sums, axis=-1) * width - self.bound
+        return params[..., 0] + value + slope * (x - inside), jnp.log(slope)
+
+
+def _basis(t: Float[Array, "*shape"], degree: int) -> Float[Array, "*shape terms"]:
+    shape = (*t.shape, degree + 1)
+    k = np.broadcast_to(np.arange(degree + 1), shape)
+    coefficients = jnp.asarray(comb(degree, k), t.dtype)
+    t = jnp.broadcast_to(t[..., None], shape)
+    return coefficients * t**k * (1 - t) ** (degree - k)

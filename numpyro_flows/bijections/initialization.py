@@ -1,0 +1,101 @@
+"""Parameters that a batch of data sets before training."""
+
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from numpyro_flows.bijections.actnorm import ActNorm
+from numpyro_flows.bijections.base import AbstractBijection, checked
+from numpyro_flows.bijections.compose import Chain, Invert, Scan
+from numpyro_flows.bijections.multiscale import Multiscale
+
+_BY_ROUNDING = 8  # times eps: a spread below that share of the values is no spread
+
+
+def initialize_from_data[T: AbstractBijection](bijection: T, y: ArrayLike, condition: ArrayLike | None = None) -> T:
+    """`bijection` with every `ActNorm` set so that what leaves it, on the way to the base, has mean 0 and deviation 1.
+
+    The batch goes from the target to the base through `Chain`, `Scan`, `Invert` and `Multiscale`, each `ActNorm` set by
+    what reaches it, those of a stack layer by layer. All else, also what is in a `Frozen` or in a composition of
+    FlowJAX, stays as it is and passes the batch on. A coordinate without spread is centred, its scale left at 1.
+
+    Args:
+        bijection: any.
+        y: a batch of shape `(num, *shape)`.
+        condition: one for each, of shape `(num, *cond_shape)`, where the bijection has one.
+
+    Returns:
+        The bijection of the same structure and types.
+
+    Raises:
+        ValueError: where `y` or `condition` has another shape, `num` is below 2, or a needed condition is missing.
+
+    Source: Glow, Kingma, Dhariwal 2018, arXiv 1807.03039.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from numpyro_flows.bijections.actnorm import ActNorm
+        >>> initialize_from_data(ActNorm(1), jnp.array([[1.0], [5.0]])).loc.tolist()
+        [3.0]
+    """
+    name = type(bijection).__name__
+    y = jnp.asarray(y)
+    if y.shape[1:] != bijection.shape or y.ndim == 0 or len(y) < 2:
+        raise ValueError(f"{name} expected data of shape (num, *{bijection.shape}) with num >= 2, got {y.shape}")
+    if bijection.cond_shape is None:
+        condition = None
+    elif condition is None or jnp.shape(condition) != (len(y), *bijection.cond_shape):
+        got = None if condition is None else jnp.shape(condition)
+        raise ValueError(f"{name} expected conditions of shape {(len(y), *bijection.cond_shape)}, got {got}")
+    # one type all the way: the carry of a scan may not change its own
+    batch, condition = jax.vmap(lambda y, condition: checked(bijection, y, condition))(y, condition)
+    return eqx.filter_jit(_initialized)(bijection, batch, condition, to_base=True)[0]
+
+
+def _initialized[T: AbstractBijection](
+    bijection: T, batch: Array, condition: Array | None, to_base: bool
+) -> tuple[T, Array]:
+    """The bijection as the batch that reaches it sets it, and the batch that leaves it."""
+    if isinstance(bijection, Chain):
+        parts = list(bijection.bijections)
+        for i in _in_order(len(parts), reverse=to_base):
+            parts[i], batch = _initialized(parts[i], batch, condition, to_base)
+        return eqx.tree_at(lambda b: b.bijections, bijection, tuple(parts)), batch
+    if isinstance(bijection, Multiscale):
+        levels = list(bijection.levels)
+        for k in _in_order(len(levels), reverse=not to_base):
+            levels[k], part = _initialized(levels[k], batch[:, :: 2**k], condition, to_base)
+            batch = batch.at[:, :: 2**k].set(part)
+        return eqx.tree_at(lambda b: b.levels, bijection, tuple(levels)), batch
+    if isinstance(bijection, Scan):
+        arrays, static = eqx.partition(bijection.layers, eqx.is_array)
+
+        def step(batch, layer_arrays):
+            layer, batch = _initialized(eqx.combine(layer_arrays, static), batch, condition, to_base)
+            return batch, eqx.filter(layer, eqx.is_array)
+
+        batch, arrays = jax.lax.scan(step, batch, arrays, reverse=to_base)
+        return eqx.tree_at(lambda b: b.layers, bijection, eqx.combine(arrays, static)), batch
+    if isinstance(bijection, Invert):
+        inner, batch = _initialized(bijection.bijection, batch, condition, not to_base)
+        return eqx.tree_at(lambda b: b.bijection, bijection, inner), batch
+    if isinstance(bijection, ActNorm):
+        bijection = _standardizing(bijection, batch, to_base)
+    method = bijection.inverse_and_log_det if to_base else bijection.transform_and_log_det
+    return bijection, jax.vmap(lambda y, condition: method(y, condition)[0])(batch, condition)
+
+
+def _in_order(num: int, reverse: bool) -> Sequence[int]:
+    return range(num)[::-1] if reverse else range(num)
+
+
+def _standardizing[T: ActNorm](actnorm: T, batch: Float[Array, "num dim"], to_base: bool) -> T:
+    mean, deviation = batch.mean(0), batch.std(0)
+    spread = deviation > _BY_ROUNDING * jnp.finfo(batch.dtype).eps * jnp.abs(batch).max(0)
+    scale = jnp.where(spread, deviation, 1.0)
+    loc, scale = (mean, scale) if to_base else (-mean / scale, 1 / scale)
+    new = loc.astype(actnorm.loc.dtype), jnp.log(scale).astype(actnorm.log_scale.dtype)
+    return eqx.tree_at(lambda a: (a.loc, a.log_scale), actnorm, new)

@@ -1,0 +1,239 @@
+"""Linear maps of all coordinates, whose determinant and inverse are cheap: they mix what couplings keep apart.
+
+Each starts as the identity, the `DCT` excepted. The matrix is made once for a batch, then every event is one product.
+"""
+
+from abc import abstractmethod
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.scipy.linalg import solve_triangular
+from jaxtyping import Array, Float, PRNGKeyArray, Scalar
+
+from numpyro_flows.bijections.base import AbstractBijection
+
+
+class LULinear(AbstractBijection):
+    """`y = L U x`: `L` lower-triangular with ones on its diagonal, `U` upper-triangular with a positive one.
+
+    `U = D (I + N)`, `D` the exponential of `log_diagonal`, `N` strictly upper-triangular. The order of the coordinates
+    matters to what such a product can reach: a permutation beside it does what the `P` of a PLU decomposition does.
+
+    Args:
+        key: not used, for nothing is drawn: all linear maps are made alike.
+        dim: number of coordinates.
+
+    Raises:
+        ValueError: where `dim` is below 1.
+
+    Source: Glow, Kingma, Dhariwal 2018, arXiv 1807.03039.
+    """
+
+    lower: Float[Array, "dim dim"]
+    log_diagonal: Float[Array, " dim"]
+    upper: Float[Array, "dim dim"]
+    shape: tuple[int, ...] = eqx.field(static=True)
+    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
+
+    def __init__(self, key: PRNGKeyArray, dim: int):
+        self.shape = _checked_shape(self, dim)
+        self.cond_shape = None
+        self.lower = jnp.zeros((dim, dim))
+        self.log_diagonal = jnp.zeros(dim)
+        self.upper = jnp.zeros((dim, dim))
+
+    def _transform(self, x: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
+        return self._unit_lower() @ (_upper(self.log_diagonal, self.upper) @ x), self.log_diagonal.sum()
+
+    def _inverse(self, y: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
+        x = solve_triangular(self._unit_lower(), y, lower=True, unit_diagonal=True)
+        return solve_triangular(_upper(self.log_diagonal, self.upper), x), -self.log_diagonal.sum()
+
+    def _unit_lower(self) -> Float[Array, "dim dim"]:
+        return jnp.tril(self.lower, -1) + jnp.eye(*self.lower.shape, dtype=self.lower.dtype)
+
+
+class AbstractOrthogonal(AbstractBijection):
+    """`y = Q x` with `Q^-1 = Q^T`, of determinant 1: a rotation, its log-determinant exactly 0."""
+
+    @abstractmethod
+    def matrix(self) -> Float[Array, "dim dim"]:
+        """`Q`."""
+
+    def _transform(self, x: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
+        return self.matrix() @ x, jnp.zeros((), x.dtype)
+
+    def _inverse(self, y: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
+        return y @ self.matrix(), jnp.zeros((), y.dtype)
+
+
+class Householder(AbstractOrthogonal):
+    """`y = H_1 ... H_n x`, reflections `H_i = I - 2 v_i v_i^T / |v_i|^2`.
+
+    At the start the `v_i` are random in equal pairs, whose reflections cancel. The product is made at once, not factor
+    by factor: `I - V^T T V` with `T^-1 = I / 2 + triu(V V^T, 1)`, the rows of `V` the `v_i / |v_i|`.
+
+    Args:
+        key: random key.
+        dim: number of coordinates.
+        num_reflections: an even number, for an odd one is no rotation; by default the largest up to `dim`, 2 at least,
+            which is what it takes to reach every rotation.
+
+    Raises:
+        ValueError: where `dim` is below 1, or `num_reflections` is odd or below 2.
+
+    Source: Tomczak, Welling 2016, arXiv 1611.09630; the product: Joffrain, Low, Quintana-Orti, van de Geijn, Van Zee
+        2006, ACM TOMS 32(2).
+    """
+
+    vectors: Float[Array, "num_reflections dim"]
+    shape: tuple[int, ...] = eqx.field(static=True)
+    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
+
+    def __init__(self, key: PRNGKeyArray, dim: int, num_reflections: int | None = None):
+        self.shape = _checked_shape(self, dim)
+        self.cond_shape = None
+        if num_reflections is None:
+            num_reflections = max(dim - dim % 2, 2)
+        if num_reflections < 2 or num_reflections % 2:
+            raise ValueError(f"Householder expected an even num_reflections >= 2, got {num_reflections}")
+        self.vectors = jnp.repeat(jax.random.normal(key, (num_reflections // 2, dim)), 2, axis=0)
+
+    def matrix(self) -> Float[Array, "dim dim"]:
+        v = self.vectors / jnp.linalg.norm(self.vectors, axis=1, keepdims=True)
+        mixed = solve_triangular(2 * jnp.triu(v @ v.T, 1), 2 * v, unit_diagonal=True)
+        return jnp.eye(v.shape[1], dtype=v.dtype) - v.T @ mixed
+
+
+class Cayley(AbstractOrthogonal):
+    """`y = (I - S) (I + S)^-1 x` with `S^T = -S`: all rotations but those with an eigenvalue of -1.
+
+    Args:
+        key: not used, for nothing is drawn: all linear maps are made alike.
+        dim: number of coordinates.
+
+    Raises:
+        ValueError: where `dim` is below 1.
+
+    Source: Cayley 1846, J. reine angew. Math. 32; as a layer: Helfrich, Willmott, Ye 2018, arXiv 1707.09520.
+    """
+
+    upper: Float[Array, "dim dim"]
+    shape: tuple[int, ...] = eqx.field(static=True)
+    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
+
+    def __init__(self, key: PRNGKeyArray, dim: int):
+        self.shape = _checked_shape(self, dim)
+        self.cond_shape = None
+        self.upper = jnp.zeros((dim, dim))
+
+    def matrix(self) -> Float[Array, "dim dim"]:
+        upper = jnp.triu(self.upper, 1)
+        skew, eye = upper - upper.T, jnp.eye(*upper.shape, dtype=upper.dtype)
+        return jnp.linalg.solve(eye + skew, eye - skew)  # the factors commute
+
+
+class QRLinear(AbstractBijection):
+    """`y = Q R x`: `Q` a product of reflections, `R` upper-triangular with a positive diagonal.
+
+    `R = D (I + N)`, `D` the exponential of `log_diagonal`, `N` strictly upper-triangular. Every matrix of positive
+    determinant is such a product.
+
+    Args:
+        key: random key of the reflections.
+        dim: number of coordinates.
+
+    Raises:
+        ValueError: where `dim` is below 1.
+
+    Source: Hoogeboom, van den Berg, Welling 2019, arXiv 1901.11137.
+    """
+
+    rotation: Householder
+    log_diagonal: Float[Array, " dim"]
+    upper: Float[Array, "dim dim"]
+    shape: tuple[int, ...] = eqx.field(static=True)
+    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
+
+    def __init__(self, key: PRNGKeyArray, dim: int):
+        self.shape = _checked_shape(self, dim)
+        self.cond_shape = None
+        self.rotation = Householder(key, dim)
+        self.log_diagonal = jnp.zeros(dim)
+        self.upper = jnp.zeros((dim, dim))
+
+    def _transform(self, x: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
+        return self.rotation.matrix() @ (_upper(self.log_diagonal, self.upper) @ x), self.log_diagonal.sum()
+
+    def _inverse(self, y: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
+        x = solve_triangular(_upper(self.log_diagonal, self.upper), y @ self.rotation.matrix())
+        return x, -self.log_diagonal.sum()
+
+
+class MatrixExponential(AbstractBijection):
+    """`y = exp(W) x`, the exponential of a matrix: its log-determinant is the trace of `W`, its inverse `exp(-W)`.
+
+    Args:
+        key: not used, for nothing is drawn: all linear maps are made alike.
+        dim: number of coordinates.
+
+    Raises:
+        ValueError: where `dim` is below 1.
+
+    Source: Hoogeboom, Garcia Satorras, Tomczak, Welling 2020, arXiv 2006.01910; Xiao, Liu 2020, arXiv 2007.09651.
+    """
+
+    weight: Float[Array, "dim dim"]
+    shape: tuple[int, ...] = eqx.field(static=True)
+    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
+
+    def __init__(self, key: PRNGKeyArray, dim: int):
+        self.shape = _checked_shape(self, dim)
+        self.cond_shape = None
+        self.weight = jnp.zeros((dim, dim))
+
+    def _transform(self, x: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
+        return jax.scipy.linalg.expm(self.weight) @ x, jnp.trace(self.weight)
+
+    def _inverse(self, y: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
+        return jax.scipy.linalg.expm(-self.weight) @ y, -jnp.trace(self.weight)
+
+
+class DCT(AbstractBijection):
+    """`y_k = c_k sum_n cos(pi k (2 n + 1) / (2 dim)) x_n`, the orthonormal discrete cosine transform of type II.
+
+    `c_0 = sqrt(1 / dim)`, the other `c_k = sqrt(2 / dim)`. Fixed: nothing is trained, and it is not the identity.
+
+    Args:
+        dim: number of coordinates.
+
+    Raises:
+        ValueError: where `dim` is below 1.
+
+    Source: Ahmed, Natarajan, Rao 1974, IEEE Trans. Computers C-23(1).
+    """
+
+    shape: tuple[int, ...] = eqx.field(static=True)
+    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
+
+    def __init__(self, dim: int):
+        self.shape = _checked_shape(self, dim)
+        self.cond_shape = None
+
+    def _transform(self, x: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
+        return jax.scipy.fft.dct(x, norm="ortho"), jnp.zeros((), x.dtype)
+
+    def _inverse(self, y: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
+        return jax.scipy.fft.idct(y, norm="ortho"), jnp.zeros((), y.dtype)
+
+
+def _checked_shape(bijection: AbstractBijection, dim: int) -> tuple[int]:
+    if dim < 1:
+        raise ValueError(f"{type(bijection).__name__} expected dim >= 1, got {dim}")
+    return (dim,)
+
+
+def _upper(log_diagonal: Float[Array, " dim"], upper: Float[Array, "dim dim"]) -> Float[Array, "dim dim"]:
+    """`D (I + N)`."""
+    return jnp.exp(log_diagonal)[:, None] * (jnp.triu(upper, 1) + jnp.eye(*upper.shape, dtype=upper.dtype))

@@ -1,0 +1,64 @@
+"""Levels of ever fewer coordinates: half of them leave for the base after each."""
+
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Scalar
+
+from numpyro_flows.bijections.base import AbstractBijection, merge_cond_shapes
+from numpyro_flows.bijections.score import transform_with_score
+
+
+class Multiscale(AbstractBijection):
+    """`f = f_0 o f_1 o f_2 o ...`, level `f_k` on every 2^k-th coordinate: 0, 2^k, 2 2^k, ...
+
+    Towards the base, `f_0^-1` takes all coordinates; then every second one leaves as it is, and `f_1^-1` takes the
+    rest, and so on. Coordinates keep their places: the odd multiples of 2^k leave after level `k`. So levels that are
+    the identity make a map that is.
+
+    Args:
+        levels: at least one, of shapes `(dim,)`, `(dim / 2,)`, `(dim / 4,)`, ...; FlowJAX bijections are welcome.
+
+    Raises:
+        ValueError: for an empty sequence, sizes that do not halve exactly, or conditions whose shapes differ.
+
+    Source: RealNVP, Dinh, Sohl-Dickstein, Bengio 2017, arXiv 1605.08803.
+    """
+
+    levels: tuple[AbstractBijection, ...]
+    shape: tuple[int, ...] = eqx.field(static=True)
+    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
+
+    def __init__(self, levels: Sequence[AbstractBijection]):
+        self.levels = tuple(levels)
+        shapes = [level.shape for level in self.levels]
+        dim = shapes[0][0] if shapes and len(shapes[0]) == 1 else 0
+        if dim < 1 or dim % 2 ** (len(shapes) - 1) or shapes != [(dim // 2**k,) for k in range(len(shapes))]:
+            raise ValueError(f"Multiscale expected levels of shapes (dim,), (dim / 2,), (dim / 4,), ..., got {shapes}")
+        self.shape = shapes[0]
+        self.cond_shape = merge_cond_shapes(self.levels)
+
+    def _transform(self, x: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
+        log_det = jnp.zeros((), x.dtype)
+        for k, level in reversed(list(enumerate(self.levels))):
+            part, increment = level.transform_and_log_det(x[:: 2**k], condition)
+            x, log_det = x.at[:: 2**k].set(part), log_det + increment
+        return x, log_det
+
+    def _inverse(self, y: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
+        log_det = jnp.zeros((), y.dtype)
+        for k, level in enumerate(self.levels):
+            part, increment = level.inverse_and_log_det(y[:: 2**k], condition)
+            y, log_det = y.at[:: 2**k].set(part), log_det + increment
+        return y, log_det
+
+    def transform_with_score(
+        self, x: Float[Array, " dim"], score: Float[Array, " dim"], condition: Array | None
+    ) -> tuple[Array, Scalar, Array]:
+        log_det = jnp.zeros((), x.dtype)
+        for k, level in reversed(list(enumerate(self.levels))):
+            part, increment, part_score = transform_with_score(level, x[:: 2**k], score[:: 2**k], condition)
+            x, log_det = x.at[:: 2**k].set(part), log_det + increment
+            score = score.at[:: 2**k].set(part_score)
+        return x, log_det, score

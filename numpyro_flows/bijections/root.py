@@ -1,0 +1,90 @@
+"""Roots of increasing functions: the inverse of a map that has none in closed form."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+_MAX_DOUBLINGS = 130  # of the bracket: past the largest number of single precision
+_MAX_STEPS = 200  # bisection alone needs 150 from there
+_BY_ROUNDING = 4  # multiples of eps that count as equal
+
+Increasing = Callable[[Array], tuple[Array, Array]]
+"""`x -> (f(x), log f'(x))`, elementwise."""
+
+
+def invert_increasing(
+    function: Increasing, y: Float[Array, "*shape"], name: str
+) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    """`x` with `f(x) = y` and `log dx/dy`, elementwise, for an increasing function onto the reals.
+
+    A bracket around `y` doubles until it holds the root; then Newton's method, and bisection wherever a step leaves the
+    bracket or does not halve the residual. Gradients of any order by the implicit function theorem, in `y` and in all
+    that `function` closes over. NaN gives NaN.
+
+    Args:
+        function: `x -> (f(x), log f'(x))`.
+        y: values of any shape.
+        name: of the map, for the error's message.
+
+    Raises:
+        RuntimeError: (of `eqx.error_if`, also within jit) where the residual stays above the square root of the
+            precision.
+    """
+    root = jax.lax.custom_root(
+        lambda x: function(x)[0] - y,
+        jax.lax.stop_gradient(y),
+        lambda _, guess: _solve(function, y, guess),
+        lambda linear, b: b / linear(jnp.ones_like(b)),
+    )
+    value, log_derivative = function(root)
+    tolerance = jnp.sqrt(jnp.finfo(y.dtype).eps) * (1.0 + jnp.abs(y))
+    failed = jnp.abs(value - y) > tolerance  # False for NaN, which is the caller's to see
+    root = eqx.error_if(root, failed, f"the numerical inverse of {name} did not converge")
+    return root, -log_derivative
+
+
+def _solve(function: Increasing, y: Array, guess: Array) -> Array:
+    eps = jnp.finfo(y.dtype).eps
+
+    def too_narrow(lower, upper):
+        return function(lower)[0] > y, function(upper)[0] < y
+
+    def unbracketed(state):
+        lower, upper, _, num = state
+        below, above = too_narrow(lower, upper)
+        return jnp.any(below | above) & (num < _MAX_DOUBLINGS)
+
+    def widen(state):
+        lower, upper, width, num = state
+        below, above = too_narrow(lower, upper)
+        # the end that was too near becomes the other end: it brackets from its side
+        new_lower = jnp.where(below, lower - width, jnp.where(above, upper, lower))
+        new_upper = jnp.where(above, upper + width, jnp.where(below, lower, upper))
+        return new_lower, new_upper, 2 * width, num + 1
+
+    start = guess - 1.0, guess + 1.0, jnp.ones((), y.dtype), 0
+    lower, upper, _, _ = jax.lax.while_loop(unbracketed, widen, start)
+
+    def unfinished(state):
+        *_, done, num = state
+        return ~jnp.all(done) & (num < _MAX_STEPS)
+
+    def step(state):
+        x, lower, upper, last, done, num = state
+        value, log_derivative = function(x)
+        residual = value - y
+        lower, upper = jnp.where(residual <= 0, x, lower), jnp.where(residual >= 0, x, upper)
+        newton = x - residual * jnp.exp(-log_derivative)
+        trusted = (newton > lower) & (newton < upper) & (jnp.abs(residual) <= 0.5 * last)
+        new = jnp.where(trusted, newton, 0.5 * (lower + upper))
+        exact = jnp.abs(residual) <= _BY_ROUNDING * eps * (0.01 + jnp.abs(y))
+        still = jnp.abs(new - x) <= _BY_ROUNDING * eps * (0.01 + jnp.abs(x))
+        x = jnp.where(done | exact, x, new)
+        return x, lower, upper, jnp.abs(residual), done | exact | still | jnp.isnan(residual), num + 1
+
+    inside = jnp.clip(guess, lower, upper)
+    start = inside, lower, upper, jnp.full_like(y, jnp.inf), jnp.isnan(y), 0
+    return jax.lax.while_loop(unfinished, step, start)[0]

@@ -1,0 +1,52 @@
+"""Equations in coordinates that depend on each other in one order only, solved for all of them at once.
+
+A map whose coordinate `i` depends on those before it can be inverted one coordinate after the other. Sweeping over all of
+them at once instead, from any start, is exact after as many sweeps as the longest chain of dependence, and within
+rounding after far fewer. Source: Song, Meng, Liao, Ermon 2021, arXiv 2002.03629.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+_BY_ROUNDING = 4  # multiples of eps that count as equal
+
+Vector = Float[Array, " dim"]
+
+
+def fixed_point(function: Callable[[Vector], Vector], start: Vector, depth: int) -> Vector:
+    """`x = function(x)`, where `depth` sweeps from anywhere are exact, with implicit gradients of any order."""
+    return jax.lax.custom_root(
+        lambda x: x - function(x),
+        jax.lax.stop_gradient(start),
+        lambda _, x: _sweep(function, x, depth),
+        lambda linear, b: solve_triangular_by_sweeps(linear, jnp.ones_like(b), b, depth),
+    )
+
+
+def solve_triangular_by_sweeps(
+    matvec: Callable[[Vector], Vector], diagonal: Vector, b: Vector, depth: int
+) -> Vector:
+    """`v` with `A v = b` for `A = matvec` that is triangular in some order of coordinates, and has this diagonal."""
+
+    def solve(matvec: Callable[[Vector], Vector], b: Vector) -> Vector:
+        return _sweep(lambda v: v + (b - matvec(v)) / diagonal, b / diagonal, depth)
+
+    return jax.lax.custom_linear_solve(matvec, b, solve, transpose_solve=solve)
+
+
+def _sweep(function: Callable[[Vector], Vector], x: Vector, depth: int) -> Vector:
+    eps = jnp.finfo(x.dtype).eps
+
+    def moving(state):
+        _, change, num = state
+        return change & (num < depth)
+
+    def step(state):
+        x, _, num = state
+        new = function(x)
+        return new, jnp.any(jnp.abs(new - x) > _BY_ROUNDING * eps * (0.01 + jnp.abs(new))), num + 1
+
+    return jax.lax.while_loop(moving, step, (x, jnp.ones((), bool), 0))[0]

@@ -1,0 +1,79 @@
+"""The triangular core of Sylvester flows."""
+
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from numpyro_flows.bijections.autoregressive import AbstractAutoregressive
+from numpyro_flows.bijections.univariate import AbstractNumericalUnivariate
+from numpyro_flows.networks import MLP
+
+_MAX_DIAGONAL = 0.99  # of A and B: the slope of the map of a coordinate stays above 0.02
+
+
+class Sylvester(AbstractAutoregressive):
+    """`y = x + A tanh(B x + b)` with `A`, `B` upper-triangular, the products of their diagonals above -1.
+
+    A planar flow with as many units as coordinates. Coordinate `i` depends on those behind it, so it is an
+    autoregressive layer in the reversed order. Put between an orthogonal map and its inverse it is the Sylvester flow
+    `x + Q A tanh(B Q^T x + b)`. Starts as the identity, with `A = 0`.
+
+    Args:
+        key: random key of `B` and of the network.
+        dim: number of coordinates.
+        cond_dim: length of the condition that `A`, `B` and `b` then depend on, None without one.
+        hidden: widths of the hidden layers of the network of the condition.
+
+    Raises:
+        ValueError: where `dim` is below 1.
+        RuntimeError: (of `eqx.error_if`) where an inverse, which is numerical, did not converge.
+
+    Source: van den Berg, Hasenclever, Tomczak, Welling 2018, arXiv 1803.05649.
+    """
+
+    univariate: "_Ridge"
+    parameters: MLP
+    depth: int = eqx.field(static=True)
+    shape: tuple[int, ...] = eqx.field(static=True)
+    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
+
+    def __init__(
+        self, key: PRNGKeyArray, dim: int, *, cond_dim: int | None = None, hidden: Sequence[int] = (32, 32)
+    ):
+        if dim < 1:
+            raise ValueError(f"Sylvester expected dim >= 1, got {dim}")
+        b_key, network_key = jax.random.split(key)
+        b = jax.random.normal(b_key, (dim, dim)) / np.sqrt(dim)
+        start = jnp.concatenate([jnp.zeros(dim * dim), b.ravel(), jnp.zeros(dim)])
+        network = MLP(network_key, cond_dim or 0, start.size, hidden if cond_dim else ())
+        self.parameters = eqx.tree_at(lambda n: n.biases[-1], network, start)
+        self.univariate = _Ridge()
+        self.depth = dim
+        self.shape = (dim,)
+        self.cond_shape = None if cond_dim is None else (cond_dim,)
+
+    def _params(self, x: Float[Array, " dim"], condition: Array | None) -> Float[Array, "dim num_params"]:
+        dim = x.size
+        numbers = self.parameters(jnp.zeros(0, x.dtype) if condition is None else condition)
+        a, b = numbers[: 2 * dim**2].reshape(2, dim, dim)
+        a_diagonal, b_diagonal = (_MAX_DIAGONAL * jnp.tanh(jnp.diagonal(m)) for m in (a, b))
+        inner = jnp.triu(b, 1) @ x + numbers[2 * dim**2 :]
+        outer = jnp.triu(a, 1) @ jnp.tanh(inner + b_diagonal * x)
+        return jnp.stack([a_diagonal, b_diagonal, inner, outer], axis=1)
+
+
+class _Ridge(AbstractNumericalUnivariate):
+    """`y = x + a tanh(b x + c) + d` for `|a b| < 1`; `params = (a, b, c, d)`."""
+
+    num_params: int = eqx.field(static=True, default=4, init=False)
+
+    def transform_and_log_derivative(
+        self, x: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]
+    ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+        a, b, c, d = jnp.moveaxis(params, -1, 0)
+        ridge = jnp.tanh(b * x + c)
+        return x + a * ridge + d, jnp.log1p(a * b * (1 - ridge**2))

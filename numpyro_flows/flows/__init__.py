@@ -1,0 +1,22 @@
+"""Recipes: a key and a dimension in, a bijection out; docs/choosing-a-flow.md says which for what."""
+
+from numpyro_flows.flows.autoregressive import autoregressive as autoregressive
+from numpyro_flows.flows.autoregressive import bernstein as bernstein
+from numpyro_flows.flows.autoregressive import bnaf as bnaf
+from numpyro_flows.flows.autoregressive import iaf as iaf
+from numpyro_flows.flows.autoregressive import maf as maf
+from numpyro_flows.flows.autoregressive import naf as naf
+from numpyro_flows.flows.autoregressive import nsf_autoregressive as nsf_autoregressive
+from numpyro_flows.flows.autoregressive import tarflow as tarflow
+from numpyro_flows.flows.coupling import coupling as coupling
+from numpyro_flows.flows.coupling import glow as glow
+from numpyro_flows.flows.coupling import multiscale as multiscale
+from numpyro_flows.flows.coupling import nice as nice
+from numpyro_flows.flows.coupling import nsf_coupling as nsf_coupling
+from numpyro_flows.flows.coupling import realnvp as realnvp
+from numpyro_flows.flows.residual import planar as planar
+from numpyro_flows.flows.residual import radial as radial
+from numpyro_flows.flows.residual import residual as residual
+from numpyro_flows.flows.residual import sylvester as sylvester
+from numpyro_flows.flows.stack import Recipe as Recipe
+from numpyro_flows.flows.tails import with_tails as with_tails

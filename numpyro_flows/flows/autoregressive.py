@@ -1,0 +1,393 @@
+"""Autoregressive flows: one direction fast, the other by sweeps."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import jax.numpy as jnp
+from jaxtyping import ArrayLike, Bool, PRNGKeyArray
+
+from numpyro_flows.bijections import (
+    AbstractBijection,
+    AbstractUnivariate,
+    AffineUnivariate,
+    Autoregressive,
+    Bernstein,
+    BlockAutoregressive,
+    DeepSigmoid,
+    Invert,
+    masked_autoregressive,
+)
+from numpyro_flows.flows.coupling import spline
+from numpyro_flows.flows.stack import Order, permuted
+from numpyro_flows.networks import CausalTransformer
+
+Fast = Literal["density", "sampling"]
+"""The direction that is one pass: the density of data, or drawing."""
+
+_AFFINE = AffineUnivariate()
+
+
+def autoregressive(
+    key: PRNGKeyArray,
+    dim: int,
+    *,
+    univariate: AbstractUnivariate = _AFFINE,
+    fast: Fast = "density",
+    cond_dim: int | None = None,
+    num_layers: int = 4,
+    hidden: Sequence[int] | None = None,
+    passes: int | None = None,
+    order: Order = "random",
+    adjacency: Bool[ArrayLike, "dim dim"] | None = None,
+) -> AbstractBijection:
+    """Masked autoregressive layers of any univariate map, in orders that change from layer to layer.
+
+    Args:
+        key: random key.
+        dim: number of coordinates.
+        univariate: what is done to each coordinate in the fast direction.
+        fast: "density": scoring is one pass and drawing goes by sweeps, for data; "sampling": the other way round, for
+            guides.
+        cond_dim: length of a condition, None without one.
+        num_layers: number of layers.
+        hidden: widths of the conditioners' hidden layers; by default two as wide as there are coordinates, at least 64.
+        passes: groups of coordinates, each of which depends on those before, from 2, a coupling, to `dim`, the default:
+            sweeps that the slow direction takes at most.
+        order: in which the coordinates come: "random", "alternating" between natural and reversed, or "nearby", where
+            none moves far.
+        adjacency: `adjacency[i, j]`: whether coordinate `i` may depend on `j` in one layer; all by default.
+
+    Raises:
+        ValueError: where a size is out of its range, `fast` or `order` unknown, or `adjacency` not `(dim, dim)`.
+
+    Example:
+        >>> import jax
+        >>> from numpyro_flows import bijections, flows
+        >>> flows.autoregressive(jax.random.key(0), 6, univariate=bijections.SinhArcsinh(), passes=3).shape
+        (6,)
+    """
+
+    def layer(key: PRNGKeyArray, adjacency: ArrayLike | None) -> AbstractBijection:
+        return masked_autoregressive(
+            key,
+            dim,
+            univariate,
+            cond_dim=cond_dim,
+            hidden=(max(64, dim),) * 2 if hidden is None else hidden,
+            passes=passes,
+            adjacency=adjacency,
+        )
+
+    return _directed(permuted(key, dim, num_layers, layer, order=order, adjacency=adjacency), fast)
+
+
+def maf(
+    key: PRNGKeyArray,
+    dim: int,
+    *,
+    cond_dim: int | None = None,
+    num_layers: int = 4,
+    hidden: Sequence[int] | None = None,
+    max_log_scale: float = 4.0,
+    passes: int | None = None,
+    order: Order = "random",
+    adjacency: Bool[ArrayLike, "dim dim"] | None = None,
+) -> AbstractBijection:
+    """Masked autoregressive flow: `x_i = exp(s(y_<i)) y_i + t(y_<i)`, the density in one pass.
+
+    Args: those of `autoregressive`, and
+        max_log_scale: bound on the log-scale of one layer.
+
+    Raises:
+        ValueError: as `autoregressive`.
+
+    Source: Papamakarios, Pavlakou, Murray 2017, arXiv 1705.07057.
+
+    Example:
+        >>> import jax
+        >>> from numpyro_flows import flows
+        >>> flows.maf(jax.random.key(0), 3).shape
+        (3,)
+    """
+    return autoregressive(
+        key,
+        dim,
+        univariate=AffineUnivariate(max_log_scale),
+        fast="density",
+        cond_dim=cond_dim,
+        num_layers=num_layers,
+        hidden=hidden,
+        passes=passes,
+        order=order,
+        adjacency=adjacency,
+    )
+
+
+def iaf(
+    key: PRNGKeyArray,
+    dim: int,
+    *,
+    cond_dim: int | None = None,
+    num_layers: int = 4,
+    hidden: Sequence[int] | None = None,
+    max_log_scale: float = 4.0,
+    passes: int | None = None,
+    order: Order = "random",
+    adjacency: Bool[ArrayLike, "dim dim"] | None = None,
+) -> AbstractBijection:
+    """Inverse autoregressive flow: `y_i = exp(s(x_<i)) x_i + t(x_<i)`, a draw in one pass.
+
+    Args and errors are those of `maf`. Source: Kingma et al. 2016, arXiv 1606.04934.
+
+    Example:
+        >>> import jax
+        >>> from numpyro_flows import flows
+        >>> flows.iaf(jax.random.key(0), 3).shape
+        (3,)
+    """
+    return autoregressive(
+        key,
+        dim,
+        univariate=AffineUnivariate(max_log_scale),
+        fast="sampling",
+        cond_dim=cond_dim,
+        num_layers=num_layers,
+        hidden=hidden,
+        passes=passes,
+        order=order,
+        adjacency=adjacency,
+    )
+
+
+def nsf_autoregressive(
+    key: PRNGKeyArray,
+    dim: int,
+    *,
+    fast: Fast = "density",
+    cond_dim: int | None = None,
+    num_layers: int = 4,
+    hidden: Sequence[int] | None = None,
+    num_bins: int = 8,
+    bound: float = 5.0,
+    circular: bool = False,
+    passes: int | None = None,
+    order: Order = "random",
+    adjacency: Bool[ArrayLike, "dim dim"] | None = None,
+) -> AbstractBijection:
+    """Autoregressive rational-quadratic splines: the flow for densities with sharp structure.
+
+    Args: those of `autoregressive`, and
+        num_bins: pieces of a spline.
+        bound: the splines act on `[-bound, bound]` and are the identity outside.
+        circular: whether all coordinates are angles, as in `nsf_coupling`.
+
+    Raises:
+        ValueError: as `autoregressive`, and for an impossible spline.
+
+    Source: Durkan, Bekasov, Murray, Papamakarios 2019, arXiv 1906.04032; angles: Rezende et al. 2020, arXiv 2002.02428.
+
+    Example:
+        >>> import jax
+        >>> from numpyro_flows import flows
+        >>> flows.nsf_autoregressive(jax.random.key(0), 3, fast="sampling").shape
+        (3,)
+    """
+    return autoregressive(
+        key,
+        dim,
+        univariate=spline(num_bins, bound, circular),
+        fast=fast,
+        cond_dim=cond_dim,
+        num_layers=num_layers,
+        hidden=hidden,
+        passes=passes,
+        order=order,
+        adjacency=adjacency,
+    )
+
+
+def naf(
+    key: PRNGKeyArray,
+    dim: int,
+    *,
+    fast: Fast = "sampling",
+    cond_dim: int | None = None,
+    num_layers: int = 3,
+    hidden: Sequence[int] | None = None,
+    num_units: int = 8,
+    passes: int | None = None,
+    order: Order = "random",
+    adjacency: Bool[ArrayLike, "dim dim"] | None = None,
+) -> AbstractBijection:
+    """Neural autoregressive flow: `y_i = logit(sum_k w_k sigmoid(a_k x_i + b_k))`, the numbers given by `x_<i`.
+
+    Smooth and onto the reals; the slow direction is numerical.
+
+    Args: those of `autoregressive`, and
+        num_units: sigmoids of a coordinate.
+
+    Raises:
+        ValueError: as `autoregressive`, and where `num_units` is below 1.
+        RuntimeError: (of `eqx.error_if`) where the slow direction did not converge.
+
+    Source: Huang, Krueger, Lacoste, Courville 2018, arXiv 1804.00779.
+
+    Example:
+        >>> import jax
+        >>> from numpyro_flows import flows
+        >>> flows.naf(jax.random.key(0), 3).shape
+        (3,)
+    """
+    return autoregressive(
+        key,
+        dim,
+        univariate=DeepSigmoid(num_units),
+        fast=fast,
+        cond_dim=cond_dim,
+        num_layers=num_layers,
+        hidden=hidden,
+        passes=passes,
+        order=order,
+        adjacency=adjacency,
+    )
+
+
+def bernstein(
+    key: PRNGKeyArray,
+    dim: int,
+    *,
+    fast: Fast = "density",
+    cond_dim: int | None = None,
+    num_layers: int = 4,
+    hidden: Sequence[int] | None = None,
+    degree: int = 12,
+    bound: float = 5.0,
+    passes: int | None = None,
+    order: Order = "random",
+    adjacency: Bool[ArrayLike, "dim dim"] | None = None,
+) -> AbstractBijection:
+    """Autoregressive Bernstein polynomials, straight lines outside `[-bound, bound]`; the slow direction is numerical.
+
+    Args: those of `autoregressive`, and
+        degree: of the polynomials.
+        bound: half of the interval's length.
+
+    Raises:
+        ValueError: as `autoregressive`, and for an impossible polynomial.
+        RuntimeError: (of `eqx.error_if`) where the slow direction did not converge.
+
+    Source: Ramasinghe, Fernando, Khan, Barnes 2022, arXiv 2102.03509.
+
+    Example:
+        >>> import jax
+        >>> from numpyro_flows import flows
+        >>> flows.bernstein(jax.random.key(0), 3).shape
+        (3,)
+    """
+    return autoregressive(
+        key,
+        dim,
+        univariate=Bernstein(degree, bound),
+        fast=fast,
+        cond_dim=cond_dim,
+        num_layers=num_layers,
+        hidden=hidden,
+        passes=passes,
+        order=order,
+        adjacency=adjacency,
+    )
+
+
+def bnaf(
+    key: PRNGKeyArray,
+    dim: int,
+    *,
+    fast: Fast = "sampling",
+    cond_dim: int | None = None,
+    num_layers: int = 2,
+    hidden: Sequence[int] = (8, 8),
+    order: Order = "random",
+) -> AbstractBijection:
+    """Block neural autoregressive flow: layers that are one monotone network each; the slow direction is numerical.
+
+    Args: those of `autoregressive`, but for
+        hidden: units that each coordinate has in the hidden layers of the network.
+
+    Raises:
+        ValueError: as `autoregressive`, and where there is no hidden layer.
+        RuntimeError: (of `eqx.error_if`) where the slow direction did not converge.
+
+    Source: De Cao, Titov, Aziz 2019, arXiv 1904.04676.
+
+    Example:
+        >>> import jax
+        >>> from numpyro_flows import flows
+        >>> flows.bnaf(jax.random.key(0), 3).shape
+        (3,)
+    """
+
+    def layer(key: PRNGKeyArray, _: None) -> AbstractBijection:
+        return BlockAutoregressive(key, dim, cond_dim=cond_dim, hidden=hidden)
+
+    return _directed(permuted(key, dim, num_layers, layer, order=order), fast)
+
+
+def tarflow(
+    key: PRNGKeyArray,
+    dim: int,
+    *,
+    fast: Fast = "density",
+    cond_dim: int | None = None,
+    num_layers: int = 4,
+    block_size: int | None = None,
+    width: int = 32,
+    num_heads: int = 4,
+    num_blocks: int = 2,
+    max_log_scale: float = 4.0,
+    order: Order = "alternating",
+) -> AbstractBijection:
+    """Transformer autoregressive flow: blocks of coordinates, each scaled and shifted in the light of those before it.
+
+    Args: those of `autoregressive`, and
+        block_size: coordinates in a block; by default so many that there are at most 16 blocks.
+        width: of the transformers.
+        num_heads: of their attention.
+        num_blocks: their depth.
+        max_log_scale: bound on the log-scale of one layer.
+
+    Raises:
+        ValueError: as `autoregressive`, and where the heads do not divide the width or `block_size` is not 1 to `dim`.
+
+    Source: Zhai et al. 2024, arXiv 2412.06329.
+
+    Example:
+        >>> import jax
+        >>> from numpyro_flows import flows
+        >>> flows.tarflow(jax.random.key(0), 6, block_size=2).shape
+        (6,)
+    """
+    univariate = AffineUnivariate(max_log_scale)
+    size = -(-dim // 16) if block_size is None else block_size
+    if not 1 <= size <= max(dim, 1):
+        raise ValueError(f"tarflow expected a block_size of 1 to dim={dim}, got {block_size}")
+
+    def layer(key: PRNGKeyArray, _: None) -> AbstractBijection:
+        conditioner = CausalTransformer(
+            key,
+            dim,
+            univariate.num_params,
+            block_size=size,
+            width=width,
+            num_heads=num_heads,
+            num_blocks=num_blocks,
+            cond_dim=cond_dim or 0,
+        )
+        return Autoregressive(conditioner, univariate, dim, cond_dim=cond_dim, depth=-(-dim // size))
+
+    return _directed(permuted(key, dim, num_layers, layer, order=order), fast)
+
+
+def _directed(flow: AbstractBijection, fast: Fast) -> AbstractBijection:
+    if fast not in ("density", "sampling"):
+        raise ValueError(f"fast expected 'density' or 'sampling', got {fast!r}")
+    return flow if fast == "sampling" else Invert(flow)

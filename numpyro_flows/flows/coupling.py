@@ -1,0 +1,276 @@
+"""Flows of couplings: both directions fast."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import ArrayLike, Bool, PRNGKeyArray
+
+from numpyro_flows.bijections import (
+    AbstractBijection,
+    AbstractUnivariate,
+    Affine,
+    AffineUnivariate,
+    ActNorm,
+    Chain,
+    CircularSpline,
+    Coupling,
+    LULinear,
+    Multiscale,
+    RationalQuadraticSpline,
+    ShiftUnivariate,
+)
+from numpyro_flows.flows.stack import Order, Recipe, permuted
+
+_AFFINE = AffineUnivariate()
+
+
+def coupling(
+    key: PRNGKeyArray,
+    dim: int,
+    *,
+    univariate: AbstractUnivariate = _AFFINE,
+    cond_dim: int | None = None,
+    num_layers: int = 8,
+    hidden: Sequence[int] = (32, 32),
+    order: Order = "random",
+    adjacency: Bool[ArrayLike, "dim dim"] | None = None,
+) -> AbstractBijection:
+    """Couplings of any univariate map: `y_2 = f(x_2; g(x_1))`, halves changing from layer to layer.
+
+    Args:
+        key: random key.
+        dim: number of coordinates.
+        univariate: what is done to each coordinate.
+        cond_dim: length of a condition, None without one.
+        num_layers: number of couplings.
+        hidden: widths of the conditioners' hidden layers.
+        order: in which the coordinates come, and so what the halves are: "random", "alternating" between the same two
+            halves, or "nearby", where none moves far: for posteriors, whose coordinates have parents before children.
+        adjacency: `adjacency[i, j]`: whether coordinate `i` may depend on `j` in one layer; all by default.
+
+    Raises:
+        ValueError: where `dim` or `num_layers` is below 1, `order` unknown, or `adjacency` not `(dim, dim)`.
+
+    Example:
+        >>> import jax
+        >>> from numpyro_flows import bijections, flows
+        >>> flow = flows.coupling(jax.random.key(0), 3, univariate=bijections.Bernstein(), num_layers=4)
+        >>> flow.shape
+        (3,)
+    """
+
+    def layer(key: PRNGKeyArray, adjacency: ArrayLike | None) -> AbstractBijection:
+        return Coupling(key, dim, univariate, cond_dim=cond_dim, hidden=hidden, adjacency=adjacency)
+
+    return permuted(key, dim, num_layers, layer, order=order, adjacency=adjacency)
+
+
+def nice(
+    key: PRNGKeyArray,
+    dim: int,
+    *,
+    cond_dim: int | None = None,
+    num_layers: int = 8,
+    hidden: Sequence[int] = (32, 32),
+    order: Order = "random",
+    adjacency: Bool[ArrayLike, "dim dim"] | None = None,
+) -> AbstractBijection:
+    """Additive couplings `y_2 = x_2 + t(x_1)`, whose volume is constant, on a scaled base.
+
+    Args and errors are those of `coupling`. Source: Dinh, Krueger, Bengio 2015, arXiv 1410.8516.
+
+    Example:
+        >>> import jax
+        >>> from numpyro_flows import flows
+        >>> flows.nice(jax.random.key(0), 3).shape
+        (3,)
+    """
+    univariate = ShiftUnivariate()
+    shifts = coupling(
+        key,
+        dim,
+        univariate=univariate,
+        cond_dim=cond_dim,
+        num_layers=num_layers,
+        hidden=hidden,
+        order=order,
+        adjacency=adjacency,
+    )
+    return Chain([Affine(jnp.zeros(dim)), shifts])
+
+
+def realnvp(
+    key: PRNGKeyArray,
+    dim: int,
+    *,
+    cond_dim: int | None = None,
+    num_layers: int = 8,
+    hidden: Sequence[int] = (32, 32),
+    max_log_scale: float = 4.0,
+    order: Order = "random",
+    adjacency: Bool[ArrayLike, "dim dim"] | None = None,
+) -> AbstractBijection:
+    """Affine couplings: `y_2 = exp(s(x_1)) x_2 + t(x_1)`, halves changing from layer to layer.
+
+    Cheap, smooth, and after an affine map that whitens enough for most posteriors; in one dimension it is affine.
+
+    Args: those of `coupling`, and
+        max_log_scale: bound on the log-scale of one layer.
+
+    Raises:
+        ValueError: as `coupling`, and where `max_log_scale` is not positive.
+
+    Source: Dinh, Sohl-Dickstein, Bengio 2017, arXiv 1605.08803.
+
+    Example:
+        >>> import jax
+        >>> from numpyro_flows import flows
+        >>> bijection = flows.realnvp(jax.random.key(0), 3, num_layers=4)
+        >>> y, log_det = bijection.transform_and_log_det(jax.numpy.ones(3))
+        >>> y.shape, log_det.shape
+        ((3,), ())
+    """
+    univariate = AffineUnivariate(max_log_scale)
+    return coupling(
+        key,
+        dim,
+        univariate=univariate,
+        cond_dim=cond_dim,
+        num_layers=num_layers,
+        hidden=hidden,
+        order=order,
+        adjacency=adjacency,
+    )
+
+
+def nsf_coupling(
+    key: PRNGKeyArray,
+    dim: int,
+    *,
+    cond_dim: int | None = None,
+    num_layers: int = 8,
+    hidden: Sequence[int] = (32, 32),
+    num_bins: int = 8,
+    bound: float = 5.0,
+    circular: bool = False,
+    order: Order = "random",
+    adjacency: Bool[ArrayLike, "dim dim"] | None = None,
+) -> AbstractBijection:
+    """Rational-quadratic-spline couplings: each coordinate of one half goes through a monotone spline.
+
+    Bends what an affine coupling can only shift and scale, at about twice its price.
+
+    Args: those of `coupling`, and
+        num_bins: pieces of a spline.
+        bound: the splines act on `[-bound, bound]` and are the identity outside.
+        circular: whether all coordinates are angles on `[-pi, pi)`, in place of real numbers; the base distribution
+            is then one of angles, too: `dist.Uniform(-pi, pi).expand([dim]).to_event(1)`.
+
+    Raises:
+        ValueError: as `coupling`, and for an impossible spline.
+
+    Source: Durkan, Bekasov, Murray, Papamakarios 2019, arXiv 1906.04032; angles: Rezende et al. 2020, arXiv 2002.02428.
+
+    Example:
+        >>> import jax
+        >>> from numpyro_flows import flows
+        >>> flows.nsf_coupling(jax.random.key(0), 3, cond_dim=2).cond_shape
+        (2,)
+    """
+    return coupling(
+        key,
+        dim,
+        univariate=spline(num_bins, bound, circular),
+        cond_dim=cond_dim,
+        num_layers=num_layers,
+        hidden=hidden,
+        order=order,
+        adjacency=adjacency,
+    )
+
+
+def spline(num_bins: int, bound: float, circular: bool) -> AbstractUnivariate:
+    """The univariate map of a spline flow, on the line or on the circle."""
+    return CircularSpline(num_bins) if circular else RationalQuadraticSpline(num_bins, bound)
+
+
+def glow(
+    key: PRNGKeyArray,
+    dim: int,
+    *,
+    cond_dim: int | None = None,
+    num_layers: int = 8,
+    hidden: Sequence[int] = (32, 32),
+    max_log_scale: float = 4.0,
+    linear: Callable[[PRNGKeyArray, int], AbstractBijection] = LULinear,
+    order: Order = "random",
+) -> AbstractBijection:
+    """Layers of an affine coupling, an invertible matrix that mixes all coordinates, and an `ActNorm`.
+
+    Starts as the identity, as a guide should; for density estimation `bijections.initialize_from_data` makes every
+    layer standardise what it is given.
+
+    Args: those of `coupling`, and
+        max_log_scale: bound on the log-scale of one coupling.
+        linear: the matrix by `(key, dim)`: `LULinear`, `QRLinear`, `Householder`, `Cayley`, `MatrixExponential`.
+
+    Raises:
+        ValueError: as `realnvp`.
+
+    Source: Kingma, Dhariwal 2018, arXiv 1807.03039.
+
+    Example:
+        >>> import jax
+        >>> from numpyro_flows import bijections, flows
+        >>> flow = flows.glow(jax.random.key(0), 3, linear=bijections.Cayley)
+        >>> data = jax.random.normal(jax.random.key(1), (100, 3))
+        >>> flow = bijections.initialize_from_data(flow, 5.0 + 2.0 * data)
+    """
+    univariate = AffineUnivariate(max_log_scale)
+
+    def layer(key: PRNGKeyArray, _: None) -> AbstractBijection:
+        coupling_key, linear_key = jax.random.split(key)
+        affine_coupling = Coupling(coupling_key, dim, univariate, cond_dim=cond_dim, hidden=hidden)
+        return Chain([affine_coupling, linear(linear_key, dim), ActNorm(dim)])
+
+    return permuted(key, dim, num_layers, layer, order=order)
+
+
+def multiscale(
+    key: PRNGKeyArray,
+    dim: int,
+    *,
+    cond_dim: int | None = None,
+    flow: Recipe = realnvp,
+    num_levels: int = 2,
+) -> AbstractBijection:
+    """Flows of all, of half, of a quarter ... of the coordinates: on each level half of them leave early.
+
+    For many coordinates that come in order, such as series: later levels are cheap, and work on the coarse.
+
+    Args:
+        key: random key.
+        dim: number of coordinates, a multiple of `2 ** (num_levels - 1)`.
+        cond_dim: length of a condition, None without one.
+        flow: recipe of a level's flow.
+        num_levels: number of levels.
+
+    Raises:
+        ValueError: where `num_levels` is below 1 or `dim` not a multiple of `2 ** (num_levels - 1)`.
+
+    Source: Dinh, Sohl-Dickstein, Bengio 2017, arXiv 1605.08803.
+
+    Example:
+        >>> import jax
+        >>> from numpyro_flows import flows
+        >>> flows.multiscale(jax.random.key(0), 12, num_levels=3).shape
+        (12,)
+    """
+    if num_levels < 1 or dim < 1 or dim % 2 ** (num_levels - 1):
+        raise ValueError(
+            f"multiscale expected num_levels >= 1 and a dim that 2 ** (num_levels - 1) divides, "
+            f"got num_levels={num_levels} and dim={dim}"
+        )
+    keys = jax.random.split(key, num_levels)
+    return Multiscale([flow(k, dim // 2**level, cond_dim=cond_dim) for level, k in enumerate(keys)])

@@ -1,0 +1,85 @@
+"""What all recipes share: layers of one structure, stacked and scanned, and the orders of coordinates they see."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Bool, Int, PRNGKeyArray
+
+from numpyro_flows.bijections import AbstractBijection, Chain, Permutation, Scan
+from numpyro_flows.bijections.autoregressive import checked_adjacency
+
+Recipe = Callable[..., AbstractBijection]
+"""`recipe(key, dim) -> bijection`; a recipe of this module with other options is `functools.partial(recipe, ...)`."""
+
+Order = Literal["random", "alternating", "nearby"]
+"""How the coordinates are rearranged from layer to layer."""
+
+_DISORDER = 0.4  # most that a coordinate moves with `order="nearby"`, as a share of their number
+
+
+def stacked(key: PRNGKeyArray, dim: int, num_layers: int, layer: Callable[..., AbstractBijection], *arrays: Any) -> Scan:
+    """`num_layers` of `layer(key, *arrays)`, each with its own row of the arrays, run one after the other.
+
+    Raises:
+        ValueError: where `dim` or `num_layers` is below 1.
+    """
+    require_sizes(dim, num_layers)
+    layers = eqx.filter_jit(eqx.filter_vmap(layer))  # compiled: op by op it takes ten times as long
+    return Scan(layers(jax.random.split(key, num_layers), *arrays))
+
+
+def permuted(
+    key: PRNGKeyArray,
+    dim: int,
+    num_layers: int,
+    layer: Callable[[PRNGKeyArray, Bool[Array, "dim dim"] | None], AbstractBijection],
+    *,
+    order: Order = "random",
+    adjacency: Bool[ArrayLike, "dim dim"] | None = None,
+) -> Scan:
+    """`num_layers` of `layer(key, adjacency)`, each of which sees the coordinates in another order.
+
+    A layer is given the adjacency in its own order. The orders are natural, its reverse, another one, its reverse, ...
+    and back to natural: so two layers move every coordinate, the halves keep mixing, and layers that are the identity
+    make a stack that is. The others are any (`random`), again the natural one (`alternating`), or not far from it
+    (`nearby`): a model's trace has scales before what they scale, and these are what a layer should condition on
+    (centred eight schools: certified after 1,200 to 2,800 steps, with random orders after 2,800 to 5,200).
+
+    Raises:
+        ValueError: where `dim` or `num_layers` is below 1, `order` is none of these, or `adjacency` not `(dim, dim)`.
+    """
+    require_sizes(dim, num_layers)
+    natural, num_others = np.arange(dim), (num_layers - 1) // 2
+    rng = np.random.default_rng(0)  # orders are structure, not parameters: the same for every key
+    draw = {
+        "random": lambda: rng.permutation(dim),
+        "alternating": lambda: natural,
+        "nearby": lambda: np.argsort(natural + _DISORDER * dim * rng.uniform(-1.0, 1.0, dim)),
+    }
+    if order not in draw:
+        raise ValueError(f"order expected one of {list(draw)}, got {order!r}")
+    there = [natural, *(draw[order]() for _ in range(num_others))]
+    orders = [o for pair in there for o in (pair, pair[::-1])][:num_layers]
+    permutations = np.stack([np.argsort(now)[after] for now, after in itertools.pairwise([*orders, natural])])
+
+    def layer_and_permutation(
+        key: PRNGKeyArray, permutation: Int[Array, " dim"], seen: Bool[Array, "dim dim"] | None
+    ) -> AbstractBijection:
+        return Chain([layer(key, seen), Permutation(permutation)])
+
+    seen = None
+    if adjacency is not None:
+        adjacency = checked_adjacency(adjacency, dim)
+        seen = jnp.stack([adjacency[now][:, now] for now in orders])
+    return stacked(key, dim, num_layers, layer_and_permutation, jnp.asarray(permutations), seen)
+
+
+def require_sizes(dim: int, num_layers: int) -> None:
+    """Raise a ValueError where either is below 1."""
+    if dim < 1 or num_layers < 1:
+        raise ValueError(f"a flow expected dim >= 1 and num_layers >= 1, got dim={dim} and num_layers={num_layers}")

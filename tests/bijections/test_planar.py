@@ -1,0 +1,120 @@
+"""What the laws do not see: the start, parameters at their limits, the centre of a radial map."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from numpyro_flows.bijections import transform_with_score
+from numpyro_flows.bijections.planar import Planar, Radial
+
+KEY = jax.random.PRNGKey(0)
+W = np.array([0.6, 0.0, 0.8])
+
+
+def with_parameters(bijection, *values):
+    parameters = jnp.concatenate([jnp.atleast_1d(jnp.asarray(v, float)) for v in values])
+    return eqx.tree_at(lambda b: b.parameters.biases[-1], bijection, parameters)
+
+
+def planar(w, u, b=0.3):
+    return with_parameters(Planar(KEY, 3), w, u, b)
+
+
+def radial(centre, width, push):
+    return with_parameters(Radial(KEY, len(centre)), centre, width, push)
+
+
+def check_both_ways(bijection, x, least_slope, dtype):
+    """Round trip and log-determinants, to the rounding of a steep inverse."""
+    transform, inverse = jax.vmap(bijection.transform_and_log_det), jax.vmap(bijection.inverse_and_log_det)
+    jacobian = np.float64(jax.vmap(jax.jacfwd(lambda x: bijection.transform_and_log_det(x)[0]))(x))
+    y, log_det = jax.jit(transform)(x)
+    back, log_det_back = jax.jit(inverse)(y)
+    size = 1 + np.abs(x).max() + np.abs(y).max()
+    tolerance = 64 * np.finfo(dtype).eps * size / least_slope
+    np.testing.assert_allclose(back, x, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(log_det, np.linalg.slogdet(jacobian)[1], rtol=0, atol=tolerance)
+    np.testing.assert_allclose(log_det_back, -log_det, rtol=0, atol=10 * tolerance / least_slope)
+
+
+@pytest.mark.parametrize("factor", [-60.0, -1.5, 0.0, 30.0])
+def test_planar_is_invertible_whatever_u(factor, dtype):
+    bijection = planar(W, factor * W + np.array([0.8, 1.0, -0.6]))
+    *_, along = bijection._bend(None)
+    assert along >= np.float32(-0.99)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(40, 3)))
+    check_both_ways(bijection, x, 0.01, dtype)
+    np.testing.assert_allclose(W @ bijection._bend(None)[1], along, atol=64 * np.finfo(dtype).eps * (1 + abs(factor)))
+
+
+@pytest.mark.parametrize("push", [-60.0, -1.0, 30.0])
+@pytest.mark.parametrize("width", [-60.0, 1.0])
+def test_radial_is_invertible_whatever_beta(push, width, dtype):
+    bijection = radial([0.2, -0.5], width, push)
+    _, alpha, ratio = bijection._around(None)
+    assert alpha > 0
+    assert ratio >= np.float32(-0.99)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(40, 2)))
+    check_both_ways(bijection, x, 0.01, dtype)
+
+
+@pytest.mark.parametrize("push", [-0.7, 2.0])
+def test_centre_of_a_radial_map(push, dtype):
+    bijection = radial([0.2, -0.5], 0.0, push)
+    centre, _, ratio = bijection._around(None)
+
+    def outputs(bijection, x):
+        return (
+            bijection.transform_and_log_det(x),
+            bijection.inverse_and_log_det(x),
+            transform_with_score(bijection, x, x),
+        )
+
+    (y, log_det), (back, log_det_back), (_, _, score) = outputs(bijection, centre)
+    np.testing.assert_array_equal(y, centre)
+    np.testing.assert_array_equal(back, centre)
+    np.testing.assert_allclose(log_det, 2 * np.log1p(ratio), rtol=8 * np.finfo(dtype).eps)
+    np.testing.assert_allclose(log_det_back, -log_det, rtol=8 * np.finfo(dtype).eps)
+    np.testing.assert_allclose(score, centre / (1 + ratio), rtol=8 * np.finfo(dtype).eps)
+    params, static = eqx.partition(bijection, eqx.is_inexact_array)
+    for jacobian in (jax.jacfwd, jax.jacrev):
+        slopes = jacobian(lambda args: outputs(eqx.combine(args[0], static), args[1]))((params, centre))
+        assert np.isfinite(ravel_pytree(slopes)[0]).all()
+
+
+@pytest.mark.parametrize("make", [Planar, Radial])
+@pytest.mark.parametrize("cond_dim", [None, 2])
+def test_training_can_leave_the_start(make, cond_dim):
+    bijection = make(KEY, 3, cond_dim=cond_dim)
+    condition = None if cond_dim is None else jnp.ones(cond_dim)
+    x = jnp.array([0.5, -1.0, 2.0])
+    np.testing.assert_array_equal(bijection.transform_and_log_det(x, condition)[0], x)
+
+    def loss(bijection):
+        y, log_det = bijection.transform_and_log_det(x, condition)
+        return 0.5 * y @ y - log_det
+
+    gradient = eqx.filter_grad(loss)(bijection)
+    assert np.abs(gradient.parameters.biases[-1]).max() > 0.1
+    assert cond_dim is None or np.abs(gradient.parameters.weights[-1]).max() > 0.1
+
+
+def test_planar_starts_with_a_random_direction_of_length_one():
+    directions = np.stack([Planar(key, 3)._bend(None)[0] for key in jax.random.split(KEY, 2)])
+    np.testing.assert_allclose(np.linalg.norm(directions, axis=-1), 1.0, rtol=1e-6)
+    assert np.abs(directions[0] - directions[1]).max() > 0.1
+
+
+def test_planar_without_a_direction_has_gradients(dtype):
+    bijection = planar(np.zeros(3), np.zeros(3))
+    gradient = eqx.filter_grad(lambda b: b.transform_and_log_det(jnp.ones(3))[0].sum())(bijection)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize("make", [Planar, Radial])
+def test_errors(make):
+    with pytest.raises(ValueError, match=f"{make.__name__} expected dim >= 1, got 0"):
+        make(KEY, 0)
