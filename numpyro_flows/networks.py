@@ -1,6 +1,7 @@
 """Conditioners: the networks that turn what a layer may see into the parameters of what it does."""
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 
 import equinox as eqx
@@ -8,6 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
+
+
+def draw_normals(key: PRNGKeyArray, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+    """Standard normal arrays of the shapes, all in one call: each use of a random generator costs compile time."""
+    sizes = [math.prod(shape) for shape in shapes]
+    numbers = jnp.split(jax.random.normal(key, (sum(sizes),)), np.cumsum(sizes)[:-1])
+    return [part.reshape(shape) for part, shape in zip(numbers, shapes)]
 
 
 class MLP(eqx.Module):
@@ -30,10 +38,7 @@ class MLP(eqx.Module):
     def __init__(self, key: PRNGKeyArray, in_size: int, out_size: int, hidden: Sequence[int]):
         sizes = [in_size, *hidden, out_size]
         shapes = list(itertools.pairwise(sizes))
-        areas = [m * n for m, n in shapes[:-1]]
-        # all in one call: each use of a random generator costs compile time
-        normals = jnp.split(jax.random.normal(key, (sum(areas),)), np.cumsum(areas)[:-1])
-        drawn = [normal.reshape(m, n) / np.sqrt(max(m, 1)) for normal, (m, n) in zip(normals, shapes)]
+        drawn = [normal / np.sqrt(max(m, 1)) for normal, (m, _) in zip(draw_normals(key, shapes[:-1]), shapes)]
         self.weights = (*drawn, jnp.zeros(shapes[-1]))
         self.biases = tuple(jnp.zeros(n) for n in sizes[1:])
 
@@ -46,9 +51,9 @@ class MLP(eqx.Module):
 class MaskedMLP(eqx.Module):
     """A perceptron whose output block `i` depends on the inputs `j` with `adjacency[i, j]`, and on all further ones.
 
-    Each hidden unit is given the inputs of one output, and sees no unit that was given another input. Outputs of as many
-    inputs as possible are served first where there are more outputs than units: choose `hidden` no narrower than
-    the number of outputs.
+    Each hidden unit is given the inputs of one output, and sees no unit that was given another input. Units are shared
+    out evenly, and where there are fewer than outputs, neighbours share one: choose `hidden` no narrower than the
+    number of outputs.
 
     Args:
         key: random key of the hidden layers' weights.
@@ -90,7 +95,7 @@ class MaskedMLP(eqx.Module):
         mlp = MLP(key, num_inputs + cond_dim, num_outputs * out_size, hidden)
         # a unit of few inputs is not to start weaker than one of many
         sizes = [jnp.sqrt(mask.shape[0] / jnp.maximum(mask.sum(0), 1)) for mask in masks]
-        self.mlp = eqx.tree_at(lambda m: m.weights, mlp, tuple(w * size for w, size in zip(mlp.weights, sizes)))
+        self.mlp = eqx.tree_at(lambda m: m.weights, mlp, tuple(w * size[None] for w, size in zip(mlp.weights, sizes)))
 
     def __call__(self, x: Float[Array, " in_size"]) -> Float[Array, " out_size"]:
         weights = tuple(w * mask for w, mask in zip(self.mlp.weights, self.masks))
@@ -159,12 +164,12 @@ class CausalTransformer(eqx.Module):
         if width % num_heads:
             raise ValueError(f"CausalTransformer expected a width that {num_heads} heads divide, got {width}")
         num_tokens = -(-dim // block_size)
-        embed_key, place_key, cond_key, blocks_key = jax.random.split(key, 4)
-        self.embed = jax.random.normal(embed_key, (block_size, width)) / np.sqrt(block_size)
-        self.places = jax.random.normal(place_key, (num_tokens, width))
-        self.condition = jax.random.normal(cond_key, (cond_dim, width)) / np.sqrt(max(cond_dim, 1))
-        keys = jax.random.split(blocks_key, num_blocks)
-        self.blocks = eqx.filter_vmap(lambda key: _TransformerBlock(key, width, num_heads))(keys)
+        shapes = [(block_size, width), (num_tokens, width), (cond_dim, width), (num_blocks, 4, width, width)]
+        drawn_key, mlp_key = jax.random.split(key)
+        self.embed, self.places, self.condition, matrices = draw_normals(drawn_key, shapes)
+        self.embed, self.condition = self.embed / np.sqrt(block_size), self.condition / np.sqrt(max(cond_dim, 1))
+        mlps = eqx.filter_vmap(lambda key: MLP(key, width, width, (2 * width,)))(jax.random.split(mlp_key, num_blocks))
+        self.blocks = _TransformerBlock(matrices / np.sqrt(width), mlps, num_heads)
         self.unembed = jnp.zeros((width, block_size * out_size))
         self.bias = jnp.zeros((num_tokens, block_size * out_size))
         self.dim = dim
@@ -186,27 +191,20 @@ class CausalTransformer(eqx.Module):
 class _TransformerBlock(eqx.Module):
     """Causal self-attention, then a perceptron on every token, each added to what it reads."""
 
-    qkv: Float[Array, "3 width width"]
-    out: Float[Array, "width width"]
+    matrices: Float[Array, "4 width width"]  # for queries, keys, values and output
     mlp: MLP
     num_heads: int = eqx.field(static=True)
 
-    def __init__(self, key: PRNGKeyArray, width: int, num_heads: int):
-        attention_key, mlp_key = jax.random.split(key)
-        drawn = jax.random.normal(attention_key, (4, width, width)) / np.sqrt(width)
-        self.qkv, self.out = drawn[:3], drawn[3]
-        mlp = MLP(mlp_key, width, width, (2 * width,))
-        self.mlp = mlp
-        self.num_heads = num_heads
-
     def __call__(self, tokens: Float[Array, "tokens width"]) -> Float[Array, "tokens width"]:
         num_tokens = len(tokens)
-        q, k, v = ((_normalised(tokens) @ matrix).reshape(num_tokens, self.num_heads, -1) for matrix in self.qkv)
+        q, k, v = (
+            (_normalised(tokens) @ matrix).reshape(num_tokens, self.num_heads, -1) for matrix in self.matrices[:3]
+        )
         # not jax.nn.dot_product_attention, whose softmax is in single precision always
         logits = jnp.einsum("thc,shc->hts", q, k) / np.sqrt(q.shape[-1])
         logits = jnp.where(np.tri(num_tokens, dtype=bool)[None], logits, -jnp.inf)
         attended = jnp.einsum("hts,shc->thc", jax.nn.softmax(logits, axis=-1), v)
-        tokens = tokens + attended.reshape(tokens.shape) @ self.out
+        tokens = tokens + attended.reshape(tokens.shape) @ self.matrices[3]
         return tokens + jax.vmap(self.mlp)(_normalised(tokens))
 
 

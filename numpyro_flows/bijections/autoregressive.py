@@ -39,10 +39,8 @@ class AbstractAutoregressive(AbstractBijection):
         return y, log_derivative.sum()
 
     def _inverse(self, y: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
-        def update(x: Array) -> tuple[Array, Array]:
-            return self.univariate.inverse_and_log_derivative(y, self._params(x, condition))
-
-        x, log_derivative = update(fixed_point(lambda x: update(x)[0], y, self.depth))
+        x = fixed_point(lambda x: self.univariate.inverse(y, self._params(x, condition)), y, self.depth)
+        x, log_derivative = self.univariate.inverse_and_log_derivative(y, self._params(x, condition))
         return x, log_derivative.sum()
 
     def transform_with_score(
@@ -116,14 +114,17 @@ def masked_autoregressive(
         hidden: widths of the conditioner's hidden layers.
         passes: number of groups of coordinates, each of which depends on the groups before it: 2 is a coupling that
             moves both halves, `dim`, by default, fully autoregressive. So many sweeps the inverse takes at most.
-        adjacency: `adjacency[i, j]`: whether coordinate `i` may depend on `j`, where the order allows it; all by default.
+        adjacency: `adjacency[i, j]`: whether coordinate `i` may depend on `j`, where the order allows it; all by
+            default.
 
     Raises:
         ValueError: where `dim` or `passes` is out of its range, or `adjacency` of another shape.
     """
     passes = dim if passes is None else passes
     if dim < 1 or not 1 <= passes <= dim:
-        raise ValueError(f"an autoregressive layer expected dim >= 1 and passes of 1 to dim, got dim={dim} and passes={passes}")
+        raise ValueError(
+            f"an autoregressive layer expected dim >= 1 and passes of 1 to dim, got dim={dim} and passes={passes}"
+        )
     group = np.arange(dim) * passes // dim
     allowed = group[:, None] > group[None, :]
     if adjacency is not None:

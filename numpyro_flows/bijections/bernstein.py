@@ -44,7 +44,7 @@ class Bernstein(AbstractNumericalUnivariate):
     def transform_and_log_derivative(
         self, x: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]
     ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
-        steps = _MIN_STEP + (1 - _MIN_STEP) * jax.nn.softplus(params[..., 1:] + np.log(np.e - 1)) # 1 for zeros
+        steps = _MIN_STEP + (1 - _MIN_STEP) * jax.nn.softplus(params[..., 1:] + np.log(np.e - 1))  # 1 for zeros
         width = 2 * self.bound / self.degree
         inside = jnp.clip(x, -self.bound, self.bound)
         t = (inside + self.bound) / (2 * self.bound)

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from numpyro_flows.bijections.autoregressive import AbstractAutoregressive
 from numpyro_flows.bijections.univariate import AbstractNumericalUnivariate
+from numpyro_flows.networks import draw_normals
 
 _LEAK = 0.1  # least slope of the activation
 _GATE = -2.0  # at the start the network has a share of sigmoid(-2) = 0.12
@@ -21,10 +22,10 @@ class BlockAutoregressive(AbstractAutoregressive):
     """`y = (1 - g) x + g h(x)`: `h` a network whose `i`-th block of units depends on `x_1 ... x_i`, and rises in `x_i`.
 
     Between layers, weights from block `j` to block `i` are free for `j < i`, positive for `j = i` and zero for
-    `j > i`. The activation `0.1 t + 0.9 tanh(t)` is smooth and onto the reals, and so is the layer: one of tanh alone is
-    not, and its density does not integrate to 1. Seen from coordinate `i` the layer is a univariate map, a
-    small monotone network, whose offsets depend on what comes before: so its inverse is that of any autoregressive
-    layer. Starts near the identity, at a distance of about 0.1.
+    `j > i`. The activation `0.1 t + 0.9 tanh(t)` is smooth and onto the reals, and so is the layer: one of tanh alone
+    is not, and its density does not integrate to 1. Seen from coordinate `i` the layer is a univariate map, a small
+    monotone network, whose offsets depend on what comes before: so its inverse is that of any autoregressive layer.
+    Starts near the identity: the gate lets in 12% of the network.
 
     Args:
         key: random key of the weights.
@@ -50,28 +51,19 @@ class BlockAutoregressive(AbstractAutoregressive):
     shape: tuple[int, ...] = eqx.field(static=True)
     cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
-    def __init__(
-        self, key: PRNGKeyArray, dim: int, *, cond_dim: int | None = None, hidden: Sequence[int] = (8, 8)
-    ):
+    def __init__(self, key: PRNGKeyArray, dim: int, *, cond_dim: int | None = None, hidden: Sequence[int] = (8, 8)):
         if dim < 1 or not hidden:
             raise ValueError(f"BlockAutoregressive expected dim >= 1 and hidden layers, got dim={dim}, hidden={hidden}")
         sizes = list(itertools.pairwise([1, *hidden, 1]))
         before = np.tri(dim, k=-1)
-        areas = [[dim**2 * m * n, dim * m * n, dim * n] for m, n in sizes]
-        cuts = np.cumsum([*itertools.chain(*areas)])
-        *drawn, condition = jnp.split(jax.random.normal(key, (cuts[-1] + (cond_dim or 0) * dim * hidden[0],)), cuts)
+        shapes = [shape for m, n in sizes for shape in ((dim * m, dim * n), (dim, m, n), (dim, n))]
+        *drawn, condition = draw_normals(key, [*shapes, (cond_dim or 0, dim * hidden[0])])
         self.masks = tuple(jnp.asarray(np.kron(before, np.ones((n, m))).T, bool) for m, n in sizes)
-        self.weights = tuple(
-            w.reshape(dim * m, dim * n) * mask / np.sqrt(dim * m)
-            for w, mask, (m, n) in zip(drawn[0::3], self.masks, sizes)
-        )
-        self.log_blocks = tuple(
-            _SPREAD * w.reshape(dim, m, n) - np.log(m) for w, (m, n) in zip(drawn[1::3], sizes)
-        )
+        self.weights = tuple(w * mask / np.sqrt(dim * m) for w, mask, (m, _) in zip(drawn[0::3], self.masks, sizes))
+        self.log_blocks = tuple(_SPREAD * w - np.log(m) for w, (m, _) in zip(drawn[1::3], sizes))
         # biases of the hidden units tell them apart; none behind the last layer
-        biases = [b.reshape(dim, n) for b, (_, n) in zip(drawn[2::3], sizes)]
-        self.biases = (*biases[:-1], jnp.zeros((dim, 1)))
-        self.condition_weight = condition.reshape(cond_dim or 0, dim * hidden[0]) / np.sqrt(max(cond_dim or 0, 1))
+        self.biases = (*drawn[2::3][:-1], jnp.zeros((dim, 1)))
+        self.condition_weight = condition / np.sqrt(max(cond_dim or 0, 1))
         self.gate = jnp.full(dim, _GATE)
         self.univariate = _MonotoneNetwork(tuple(hidden))
         self.depth = dim
@@ -96,7 +88,7 @@ class BlockAutoregressive(AbstractAutoregressive):
 
 
 class _MonotoneNetwork(AbstractNumericalUnivariate):
-    """`y = (1 - g) x + g h(x)`, `h` a network of positive weights; `params`: gate, then weights and offsets by layer."""
+    """`y = (1 - g) x + g h(x)`, `h` a network of positive weights; `params`: gate, each layer's weights, offsets."""
 
     hidden: tuple[int, ...] = eqx.field(static=True)
     num_params: int = eqx.field(static=True, init=False)

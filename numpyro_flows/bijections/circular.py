@@ -7,7 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from numpyro_flows.bijections.spline import knot_positions, knot_slopes, spline_forward, spline_inverse
+from numpyro_flows.bijections.spline import spline_forward, spline_inverse
 from numpyro_flows.bijections.univariate import AbstractUnivariate
 
 
@@ -17,8 +17,8 @@ class CircularSpline(AbstractUnivariate):
     The derivatives of `f` at both ends are one parameter, so the map is C1 on the circle (and no more: prefer smooth
     maps under Hamiltonian samplers); the phase turns by any angle. Angles come and go in `[-pi, pi)`, all others are
     wrapped into it first: it is a bijection of the circle, not of the reals. So give its flow a base on the circle, for
-    example the uniform density. `params` are `num_bins` widths, heights (before their softmax) and derivatives (before
-    their softplus), then the phase; zeros give the identity of the circle.
+    example the uniform density. `params` are those of a `RationalQuadraticSpline` with one
+    more derivative, then the phase; zeros give the identity of the circle.
 
     Args:
         num_bins: number of pieces.
@@ -42,21 +42,19 @@ class CircularSpline(AbstractUnivariate):
     def transform_and_log_derivative(
         self, x: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]
     ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
-        y, log_derivative = spline_forward(_wrap(x), *self._knots(params))
+        y, log_derivative = spline_forward(_wrap(x), *self._split(params), math.pi)
         return _wrap(y + params[..., -1]), log_derivative
 
     def inverse_and_log_derivative(
         self, y: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]
     ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
-        x, log_derivative = spline_inverse(_wrap(y - params[..., -1]), *self._knots(params))
+        x, log_derivative = spline_inverse(_wrap(y - params[..., -1]), *self._split(params), math.pi)
         return _wrap(x), log_derivative
 
-    def _knots(self, params: Float[Array, "*shape num_params"]) -> tuple[Array, Array, Array]:
+    def _split(self, params: Float[Array, "*shape num_params"]) -> tuple[Array, Array, Array]:
         k = self.num_bins
         widths, heights, slopes = (params[..., i * k : (i + 1) * k] for i in range(3))
-        slopes = knot_slopes(slopes)
-        closed = jnp.concatenate([slopes, slopes[..., :1]], axis=-1)
-        return knot_positions(widths, math.pi), knot_positions(heights, math.pi), closed
+        return widths, heights, jnp.concatenate([slopes, slopes[..., :1]], axis=-1)
 
 
 def _wrap(angle: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -20,30 +20,35 @@ def invert_increasing(
 ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
     """`x` with `f(x) = y` and `log dx/dy`, elementwise, for an increasing function onto the reals.
 
-    A bracket around `y` doubles until it holds the root; then Newton's method, and bisection wherever a step leaves the
-    bracket or does not halve the residual. Gradients of any order by the implicit function theorem, in `y` and in all
-    that `function` closes over. NaN gives NaN.
-
-    Args:
-        function: `x -> (f(x), log f'(x))`.
-        y: values of any shape.
-        name: of the map, for the error's message.
+    As `root_of_increasing`, and checked.
 
     Raises:
-        RuntimeError: (of `eqx.error_if`, also within jit) where the residual stays above the square root of the
-            precision.
+        RuntimeError: (of `eqx.error_if`, also within jit) where both the residual and the Newton step that is left stay
+            above the square root of the precision.
     """
-    root = jax.lax.custom_root(
+    x = root_of_increasing(function, y)
+    value, log_derivative = function(x)
+    residual, least = jnp.abs(value - y), jnp.sqrt(jnp.finfo(y.dtype).eps)
+    step = residual * jnp.exp(-log_derivative)
+    # False for NaN, which is the caller's to see
+    failed = (residual > least * (1.0 + jnp.abs(y))) & (step > least * (1.0 + jnp.abs(x)))
+    x = eqx.error_if(x, failed, f"the numerical inverse of {name} did not converge")
+    return x, -log_derivative
+
+
+def root_of_increasing(function: Increasing, y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """`x` with `f(x) = y`, elementwise, for an increasing function onto the reals; nothing is checked.
+
+    A bracket around `y` doubles until it holds the root; then Newton's method, and bisection wherever a step leaves the
+    bracket or does not halve the residual. Gradients of any order by the implicit function theorem, in `y` and in all
+    that `function`, which is `x -> (f(x), log f'(x))`, closes over. NaN gives NaN.
+    """
+    return jax.lax.custom_root(
         lambda x: function(x)[0] - y,
         jax.lax.stop_gradient(y),
         lambda _, guess: _solve(function, y, guess),
         lambda linear, b: b / linear(jnp.ones_like(b)),
     )
-    value, log_derivative = function(root)
-    tolerance = jnp.sqrt(jnp.finfo(y.dtype).eps) * (1.0 + jnp.abs(y))
-    failed = jnp.abs(value - y) > tolerance  # False for NaN, which is the caller's to see
-    root = eqx.error_if(root, failed, f"the numerical inverse of {name} did not converge")
-    return root, -log_derivative
 
 
 def _solve(function: Increasing, y: Array, guess: Array) -> Array:

@@ -1,7 +1,7 @@
 """Equations in coordinates that depend on each other in one order only, solved for all of them at once.
 
-A map whose coordinate `i` depends on those before it can be inverted one coordinate after the other. Sweeping over all of
-them at once instead, from any start, is exact after as many sweeps as the longest chain of dependence, and within
+A map whose coordinate `i` depends on those before it can be inverted one coordinate after the other. Sweeping over all
+of them at once instead, from any start, is exact after as many sweeps as the longest chain of dependence, and within
 rounding after far fewer. Source: Song, Meng, Liao, Ermon 2021, arXiv 2002.03629.
 """
 
@@ -26,9 +26,7 @@ def fixed_point(function: Callable[[Vector], Vector], start: Vector, depth: int)
     )
 
 
-def solve_triangular_by_sweeps(
-    matvec: Callable[[Vector], Vector], diagonal: Vector, b: Vector, depth: int
-) -> Vector:
+def solve_triangular_by_sweeps(matvec: Callable[[Vector], Vector], diagonal: Vector, b: Vector, depth: int) -> Vector:
     """`v` with `A v = b` for `A = matvec` that is triangular in some order of coordinates, and has this diagonal."""
 
     def solve(matvec: Callable[[Vector], Vector], b: Vector) -> Vector:
@@ -47,6 +45,8 @@ def _sweep(function: Callable[[Vector], Vector], x: Vector, depth: int) -> Vecto
     def step(state):
         x, _, num = state
         new = function(x)
+        # coordinates whose turn is yet to come may run away: zero times infinity would spoil those before them
+        new = jnp.where(jnp.isfinite(new), new, 0.0)
         return new, jnp.any(jnp.abs(new - x) > _BY_ROUNDING * eps * (0.01 + jnp.abs(new))), num + 1
 
     return jax.lax.while_loop(moving, step, (x, jnp.ones((), bool), 0))[0]

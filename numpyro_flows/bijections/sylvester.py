@@ -41,9 +41,7 @@ class Sylvester(AbstractAutoregressive):
     shape: tuple[int, ...] = eqx.field(static=True)
     cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
-    def __init__(
-        self, key: PRNGKeyArray, dim: int, *, cond_dim: int | None = None, hidden: Sequence[int] = (32, 32)
-    ):
+    def __init__(self, key: PRNGKeyArray, dim: int, *, cond_dim: int | None = None, hidden: Sequence[int] = (32, 32)):
         if dim < 1:
             raise ValueError(f"Sylvester expected dim >= 1, got {dim}")
         b_key, network_key = jax.random.split(key)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from equinox import AbstractVar
 from jaxtyping import Array, Float
 
-from numpyro_flows.bijections.root import invert_increasing
+from numpyro_flows.bijections.root import invert_increasing, root_of_increasing
 
 
 class AbstractUnivariate(eqx.Module):
@@ -35,6 +35,10 @@ class AbstractUnivariate(eqx.Module):
         self, y: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]
     ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]: ...
 
+    def inverse(self, y: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]) -> Float[Array, "*shape"]:
+        """The inverse alone and unchecked, for use within iterations."""
+        return self.inverse_and_log_derivative(y, params)[0]
+
 
 class AbstractNumericalUnivariate(AbstractUnivariate):
     """A monotone map onto the reals whose inverse has no closed form: bracketed roots with implicit gradients.
@@ -47,6 +51,9 @@ class AbstractNumericalUnivariate(AbstractUnivariate):
         self, y: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]
     ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
         return invert_increasing(lambda x: self.transform_and_log_derivative(x, params), y, type(self).__name__)
+
+    def inverse(self, y: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]) -> Float[Array, "*shape"]:
+        return root_of_increasing(lambda x: self.transform_and_log_derivative(x, params), y)
 
 
 class ShiftUnivariate(AbstractUnivariate):

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Literal
 
-import jax.numpy as jnp
 from jaxtyping import ArrayLike, Bool, PRNGKeyArray
 
 from numpyro_flows.bijections import (

@@ -9,9 +9,9 @@ from jaxtyping import ArrayLike, Bool, PRNGKeyArray
 from numpyro_flows.bijections import (
     AbstractBijection,
     AbstractUnivariate,
+    ActNorm,
     Affine,
     AffineUnivariate,
-    ActNorm,
     Chain,
     CircularSpline,
     Coupling,

@@ -22,14 +22,17 @@ Order = Literal["random", "alternating", "nearby"]
 _DISORDER = 0.4  # most that a coordinate moves with `order="nearby"`, as a share of their number
 
 
-def stacked(key: PRNGKeyArray, dim: int, num_layers: int, layer: Callable[..., AbstractBijection], *arrays: Any) -> Scan:
+def stacked(
+    key: PRNGKeyArray, dim: int, num_layers: int, layer: Callable[..., AbstractBijection], *arrays: Any
+) -> Scan:
     """`num_layers` of `layer(key, *arrays)`, each with its own row of the arrays, run one after the other.
 
     Raises:
         ValueError: where `dim` or `num_layers` is below 1.
     """
     require_sizes(dim, num_layers)
-    layers = eqx.filter_jit(eqx.filter_vmap(layer))  # compiled: op by op it takes ten times as long
+    # compiled: op by op it takes ten times as long; not optimised, as it runs once
+    layers = eqx.filter_jit(eqx.filter_vmap(layer), compiler_options={"xla_backend_optimization_level": 0})
     return Scan(layers(jax.random.split(key, num_layers), *arrays))
 
 

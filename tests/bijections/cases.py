@@ -1,6 +1,7 @@
 """The table of bijections that the laws are tried on: a new family adds its constructors here."""
 
 from collections.abc import Callable
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -9,21 +10,31 @@ from jax.flatten_util import ravel_pytree
 
 from numpyro_flows import flows
 from numpyro_flows.bijections import (
+    DCT,
     AbstractBijection,
+    ActNorm,
     Affine,
     AffineUnivariate,
+    Cayley,
     Chain,
     Coupling,
     Elementwise,
+    Householder,
+    LULinear,
+    MatrixExponential,
+    Multiscale,
     Permutation,
+    QRLinear,
     RationalQuadraticSpline,
     Scan,
     SinhArcsinh,
+    TailTransform,
     TriangularAffine,
 )
 
 COND_DIM = 2
 _KEY = jax.random.PRNGKey(0)  # of the raw kind, which is the same in single and double precision
+_CHAIN = jnp.eye(5, k=-1, dtype=bool)  # each coordinate may depend on its neighbour only
 
 
 def _triangular(dim: int) -> TriangularAffine:
@@ -42,25 +53,69 @@ LAYERS: dict[str, Callable[[], AbstractBijection]] = {
     "elementwise tails": lambda: Elementwise(3, SinhArcsinh()),
     "coupling spline": lambda: Coupling(_KEY, 3, RationalQuadraticSpline()),
     "coupling spline conditional": lambda: Coupling(_KEY, 3, RationalQuadraticSpline(), cond_dim=COND_DIM),
+    "lu linear": lambda: LULinear(_KEY, 3),
+    "householder": lambda: Householder(_KEY, 3),
+    "qr linear": lambda: QRLinear(_KEY, 3),
+    "cayley": lambda: Cayley(_KEY, 3),
+    "matrix exponential": lambda: MatrixExponential(_KEY, 3),
+    "act norm": lambda: ActNorm(3),
+    "multiscale layers": lambda: Multiscale([Coupling(_KEY, dim, RationalQuadraticSpline()) for dim in (4, 2, 1)]),
 }
+
+_SMALL = {"num_layers": 3, "hidden": (8, 8)}  # natural order, its reverse, a random one
+RECIPES: dict[str, flows.Recipe] = {
+    "nice": partial(flows.nice, **_SMALL),
+    "realnvp": partial(flows.realnvp, **_SMALL),
+    "glow": partial(flows.glow, **_SMALL),
+    "maf": partial(flows.maf, **_SMALL),
+    "iaf": partial(flows.iaf, **_SMALL),
+    "nsf_coupling": partial(flows.nsf_coupling, **_SMALL),
+    "nsf_autoregressive": partial(flows.nsf_autoregressive, **_SMALL),
+    "naf": partial(flows.naf, num_units=4, **_SMALL),
+    "bnaf": partial(flows.bnaf, num_layers=2, hidden=(4, 4)),
+    "planar": partial(flows.planar, **_SMALL),
+    "radial": partial(flows.radial, **_SMALL),
+    "sylvester": partial(flows.sylvester, **_SMALL),
+    "bernstein": partial(flows.bernstein, **_SMALL),
+    "residual": partial(flows.residual, **_SMALL),
+    "tarflow": partial(flows.tarflow, num_layers=2, width=8, num_heads=2),
+    "multiscale": partial(flows.multiscale, flow=partial(flows.realnvp, **_SMALL)),
+}
+DIMS = (1, 2, 5, 32)
+NEEDS_EVEN_DIM = ("multiscale",)
+NEARLY = ("naf", "bnaf")  # start near the identity, not as it
 FLOWS: dict[str, Callable[[], AbstractBijection]] = {
-    f"{recipe.__name__} {dim}d{' conditional' if cond_dim else ''}": (
-        lambda recipe=recipe, dim=dim, cond_dim=cond_dim: recipe(_KEY, dim, cond_dim=cond_dim)
-    )
-    for recipe in (flows.realnvp, flows.nsf_coupling)
-    for dim, cond_dim in ((1, None), (1, COND_DIM), (2, None), (3, COND_DIM), (5, None))
+    f"{name} {dim}d{' conditional' if cond_dim else ''}": partial(recipe, _KEY, dim, cond_dim=cond_dim)
+    for name, recipe in RECIPES.items()
+    for dim in DIMS
+    for cond_dim in (None, COND_DIM)
+    if dim % 2 == 0 or name not in NEEDS_EVEN_DIM
+} | {
+    "realnvp of default size 5d": lambda: flows.realnvp(_KEY, 5),
+    "nsf_coupling of default size 5d": lambda: flows.nsf_coupling(_KEY, 5),
+    "realnvp with tails 3d conditional": lambda: flows.with_tails(flows.realnvp)(_KEY, 3, cond_dim=COND_DIM),
+    "realnvp with adjacency 5d": lambda: flows.realnvp(_KEY, 5, adjacency=_CHAIN | _CHAIN.T, **_SMALL),
+    "iaf with adjacency 5d conditional": lambda: flows.iaf(_KEY, 5, cond_dim=2, adjacency=_CHAIN, **_SMALL),
+    "nsf_autoregressive of two passes 5d": lambda: flows.nsf_autoregressive(_KEY, 5, passes=2, **_SMALL),
+    "naf for densities 5d": lambda: flows.naf(_KEY, 5, fast="density", num_units=4, **_SMALL),
+    "tarflow of blocks 5d conditional": lambda: flows.tarflow(
+        _KEY, 5, fast="sampling", cond_dim=COND_DIM, num_layers=2, block_size=2, width=8, num_heads=2
+    ),
 }
-FLOWS["realnvp with tails 3d conditional"] = lambda: flows.with_tails(flows.realnvp)(_KEY, 3, cond_dim=COND_DIM)
 CASES: dict[str, Callable[[], AbstractBijection]] = {
     "affine": lambda: Affine(jnp.zeros(3), 2.0),
     "affine scalar": lambda: Affine(1.0, 0.5),
     "triangular affine": lambda: _triangular(3),
     "permutation": lambda: Permutation([2, 0, 1]),
+    "dct": lambda: DCT(3),
+    "elementwise power tails": lambda: Elementwise(3, TailTransform()),
     "chain": lambda: Chain([_triangular(3), Coupling(_KEY, 3, RationalQuadraticSpline(), cond_dim=COND_DIM)]),
     "scan": lambda: Scan(eqx.filter_vmap(_layer)(jax.random.split(_KEY, 4))),
     **LAYERS,
     **FLOWS,
 }
+QUICK_INVERSE = ("maf", "nsf_autoregressive", "bernstein", "tarflow")  # the other direction goes by sweeps
+NUMERICAL = ("naf", "bnaf", "planar", "sylvester", "bernstein", "residual")  # inverses without a closed form
 
 
 def perturbed[T](module: T, seed: int = 0, scale: float = 0.05) -> T:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from numpyro_flows.bijections import RationalQuadraticSpline
+from numpyro_flows.bijections.spline import bin_sizes
 
 SPLINE = RationalQuadraticSpline(num_bins=8, bound=5.0)
 
@@ -20,6 +21,12 @@ def draw_params(scale: float, num: int = 50) -> jax.Array:
 def each(method, x, params):
     """Row `i` of `x` through the spline of row `i` of `params`."""
     return jax.vmap(jax.vmap(method, (0, None)))(x, params)
+
+
+def knots_of(raw):
+    """Where the bins begin and end whose sizes `raw` gives."""
+    ends = jnp.cumsum(bin_sizes(raw), axis=-1)
+    return 10.0 * jnp.pad(ends / ends[:, -1:], [(0, 0), (1, 0)]) - 5.0
 
 
 def forward(x, params):
@@ -38,7 +45,7 @@ def test_monotone(x64):
 
 def test_value_and_derivative_have_no_jump_at_knots_and_bound(x64):
     params = draw_params(1.0)
-    knots = SPLINE._knots(params)[0]
+    knots = knots_of(params[:, :8])
     below, above = (
         jax.vmap(jax.vmap(SPLINE.transform_and_log_derivative, (0, None)))(knots + e, params) for e in (-1e-9, 1e-9)
     )
@@ -58,7 +65,7 @@ def test_inverse_near_the_bound(dtype):
     near = 5.0 * (1 - np.array([1e-1, 1e-3, 1e-5, 4 * np.finfo(dtype).eps]))
     y = jnp.asarray(np.concatenate([near, -near]))
     x, log_derivative = inverse(y, draw_params(1.0))
-    assert (np.abs(x) <= 5.0).all()
+    assert (np.abs(x) <= 5.0 * (1 + 4 * np.finfo(dtype).eps)).all()
     y_back, _ = each(SPLINE.transform_and_log_derivative, x, draw_params(1.0))
     tolerance = 16 * np.finfo(dtype).eps * 5.0 * np.maximum(np.exp(-log_derivative), 1.0)
     assert (np.abs(y_back - y[None]) <= tolerance).all()
@@ -77,7 +84,7 @@ def test_inverse_is_as_exact_as_single_precision_allows(scale):
 def test_derivative_of_the_inverse_at_knots(x64):
     # zero, where data and starts often lie, is a knot of the first spline: a clip there would halve the derivative
     params = jnp.stack([jnp.zeros(SPLINE.num_params), draw_params(1.0)[0]])
-    knots = SPLINE._knots(params)[1][:, 1:-1]
+    knots = knots_of(params[:, 8:16])[:, 1:-1]
     derivative, log_derivative = each(jax.grad(SPLINE.inverse_and_log_derivative, has_aux=True), knots, params)
     np.testing.assert_allclose(derivative, np.exp(log_derivative), rtol=1e-9)
 

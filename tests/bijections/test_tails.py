@@ -1,6 +1,7 @@
 """What the laws do not see: how fast tails grow, and parameters at their limits."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -95,27 +96,36 @@ def test_tail_transform_both_ways(index, dtype):
     np.testing.assert_allclose(np.log(slope), log_derivative_back, atol=128 * eps)
 
 
-def test_tail_transform_is_c1_at_zero(x64):
+@partial(jax.jit, static_argnums=0)
+def value_slope_curvature(method, x, params):
+    def value_and_slope(x, params):
+        return jax.value_and_grad(lambda x: method(x, params)[0])(x)
+
+    (value, slope), (_, curvature) = jax.vmap(lambda x, p: jax.jvp(lambda x: value_and_slope(x, p), (x,), (1.0,)))(
+        x, params
+    )
+    return value, slope, curvature
+
+
+@pytest.mark.parametrize(("name", "sign"), [("transform_and_log_derivative", 1), ("inverse_and_log_derivative", -1)])
+def test_tail_transform_is_c1_at_zero(name, sign, x64):
+    method = getattr(TailTransform(), name)
     x = jnp.array([-1e-9, 0.0, 1e-9])
     params = tail_params(0.01, 1.9, 3)
-    for method, sign in (("transform_and_log_derivative", 1), ("inverse_and_log_derivative", -1)):
-        value, log_derivative = getattr(TailTransform(), method)(x, params)
-        np.testing.assert_allclose(sign * log_derivative, 0.5 * np.log(2 / np.pi), atol=1e-8)
-        slope = jax.vmap(jax.grad(lambda x, p, method=method: getattr(TailTransform(), method)(x, p)[0]))(x, params)
-        np.testing.assert_allclose(slope, np.exp(log_derivative), rtol=1e-12)
-        np.testing.assert_allclose(value, x * slope, rtol=1e-8)
+    value, slope, _ = value_slope_curvature(method, x, params)
+    np.testing.assert_allclose(slope, (2 / np.pi) ** (sign / 2), rtol=1e-8)
+    np.testing.assert_allclose(np.exp(method(x, params)[1]), slope, rtol=1e-12)
+    np.testing.assert_allclose(value, x * slope, rtol=1e-8)
 
 
 def test_second_derivatives_of_the_inverse_tail_transform(x64):
     """The rule of its root's derivative holds for derivatives of the derivative."""
-    params = jnp.array([raw_index(0.3), raw_index(0.8)])
-
-    def slope(y):
-        return jax.grad(lambda y: TailTransform().inverse_and_log_derivative(y, params)[0])(y)
-
-    for y in (-3.0, 2.0, 50.0):
-        numerical = (slope(y + 1e-4) - slope(y - 1e-4)) / 2e-4
-        np.testing.assert_allclose(jax.grad(slope)(y), numerical, rtol=1e-6)
+    method = TailTransform().inverse_and_log_derivative
+    y = jnp.array([-3.0, 2.0, 50.0])
+    params = tail_params(0.3, 0.8, 3)
+    below, above = (value_slope_curvature(method, y + e, params)[1] for e in (-1e-4, 1e-4))
+    numerical = (above - below) / 2e-4
+    np.testing.assert_allclose(value_slope_curvature(method, y, params)[2], numerical, rtol=1e-6)
 
 
 @pytest.mark.parametrize("raw", [[-50.0, -50.0], [0.0, 0.0], [50.0, 50.0]])

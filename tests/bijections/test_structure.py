@@ -1,0 +1,174 @@
+"""Who may depend on whom: masks, adjacencies, passes and blocks, and angles."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+
+from numpyro_flows import FlowDistribution, flows
+from numpyro_flows.bijections import (
+    AffineUnivariate,
+    Autoregressive,
+    BlockAutoregressive,
+    Coupling,
+    Sylvester,
+    masked_autoregressive,
+)
+from numpyro_flows.networks import CausalTransformer, MaskedMLP
+from tests.bijections.cases import perturbed
+
+KEY = jax.random.key(0)
+
+
+def dependence(function, x) -> np.ndarray:
+    """`[i, j]`: whether output `i` depends on input `j`."""
+    return np.asarray(jax.jit(jax.jacfwd(function))(x) != 0)
+
+
+def random_adjacency(rows: int, columns: int) -> np.ndarray:
+    return np.random.default_rng(0).random((rows, columns)) < 0.4
+
+
+def test_a_masked_network_depends_on_what_it_may_and_on_all_of_that():
+    adjacency = random_adjacency(6, 5)
+    network = perturbed(MaskedMLP(KEY, adjacency, 2, (32, 32), cond_dim=3), scale=0.5)
+    expected = np.repeat(np.concatenate([adjacency, np.ones((6, 3), bool)], axis=1), 2, axis=0)
+    np.testing.assert_array_equal(dependence(network, jnp.ones(8)), expected)
+
+
+def test_a_network_narrower_than_its_outputs_stays_within_its_mask():
+    network = perturbed(MaskedMLP(KEY, np.tri(12, k=-1), 1, (4,)), scale=0.5)
+    seen = dependence(network, jnp.ones(12))
+    assert not (seen & ~np.tri(12, k=-1, dtype=bool)).any()
+    assert seen.any(1)[-4:].all()
+
+
+@pytest.mark.parametrize(("block_size", "dim"), [(1, 5), (2, 5), (3, 6), (5, 5)])
+def test_a_transformer_sees_the_blocks_before_only(block_size, dim):
+    network = CausalTransformer(KEY, dim, 1, block_size=block_size, width=8, num_heads=2, num_blocks=2, cond_dim=2)
+    seen = dependence(perturbed(network, scale=0.3), jnp.linspace(-1.0, 1.0, dim + 2))
+    block = np.arange(dim) // block_size
+    np.testing.assert_array_equal(seen[:, :dim], block[:, None] > block[None])
+    assert seen[:, dim:].all()
+
+
+def test_heads_divide_the_width():
+    with pytest.raises(ValueError, match="expected a width that 3 heads divide, got 8"):
+        CausalTransformer(KEY, 4, 1, block_size=1, width=8, num_heads=3, num_blocks=1)
+
+
+@pytest.mark.parametrize(
+    ("layer", "order"),
+    [
+        (lambda: masked_autoregressive(KEY, 5, AffineUnivariate()), 1),
+        (lambda: BlockAutoregressive(KEY, 5), 1),
+        (lambda: Sylvester(KEY, 5), -1),
+    ],
+)
+def test_autoregressive_layers_are_triangular(layer, order):
+    layer = perturbed(layer(), scale=0.5)
+    seen = dependence(lambda x: layer.transform_and_log_det(x)[0], jnp.linspace(-1.0, 1.0, 5))
+    np.testing.assert_array_equal(seen[::order, ::order], np.tri(5, dtype=bool))
+
+
+@pytest.mark.parametrize("passes", [1, 2, 3, 5])
+def test_passes_are_groups_that_depend_on_the_groups_before(passes):
+    layer = perturbed(masked_autoregressive(KEY, 5, AffineUnivariate(), passes=passes), scale=0.5)
+    seen = dependence(lambda x: layer.transform_and_log_det(x)[0], jnp.linspace(-1.0, 1.0, 5))
+    group = np.arange(5) * passes // 5
+    np.testing.assert_array_equal(seen, (group[:, None] > group[None]) | np.eye(5, dtype=bool))
+    assert layer.depth == passes
+
+
+@pytest.mark.parametrize("recipe", [flows.realnvp, flows.iaf, flows.nsf_autoregressive])
+def test_blocks_that_may_not_depend_on_each_other_stay_independent(recipe):
+    """In whatever order the layers of a stack come, and however many there are."""
+    adjacency = np.kron(np.eye(2), np.ones((3, 3))).astype(bool)
+    flow = perturbed(recipe(KEY, 6, num_layers=5, hidden=(16, 16), adjacency=adjacency), scale=0.2)
+    seen = dependence(lambda x: flow.transform_and_log_det(x)[0], jnp.linspace(-1.0, 1.0, 6))
+    np.testing.assert_array_equal(seen, adjacency)
+
+
+def test_a_coupling_keeps_to_its_adjacency():
+    adjacency = random_adjacency(6, 6)
+    layer = perturbed(Coupling(KEY, 6, AffineUnivariate(), adjacency=adjacency), scale=0.5)
+    seen = dependence(lambda x: layer.transform_and_log_det(x)[0], jnp.linspace(-1.0, 1.0, 6))
+    np.testing.assert_array_equal(seen[3:, :3], adjacency[3:, :3])
+
+
+def test_sweeps_are_exact_after_as_many_as_the_longest_chain(x64):
+    """A chain of maps that grow one from another: each sweep puts one more coordinate right, and no fewer do."""
+    dim = 12
+    layer = masked_autoregressive(KEY, dim, AffineUnivariate(), hidden=(16,))
+    layer = perturbed(layer, scale=1.5)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=dim))
+    y, log_det = layer.transform_and_log_det(x)
+    x_back, log_det_back = layer.inverse_and_log_det(y)
+    np.testing.assert_allclose(x_back, x, rtol=1e-6, atol=1e-6)
+    too_few = Autoregressive(layer.conditioner, layer.univariate, dim, depth=2)
+    assert np.abs(too_few.inverse_and_log_det(y)[0] - x).max() > 1e-3
+
+
+def test_passes_make_the_slow_direction_short():
+    """Two passes are two sweeps at most, and the inverse is still exact."""
+    layer = perturbed(masked_autoregressive(KEY, 8, AffineUnivariate(), passes=2), scale=0.5)
+    x = jnp.linspace(-1.0, 1.0, 8)
+    y, _ = layer.transform_and_log_det(x)
+    np.testing.assert_allclose(layer.inverse_and_log_det(y)[0], x, atol=1e-5)
+
+
+@pytest.mark.parametrize("recipe", [flows.nsf_coupling, flows.nsf_autoregressive])
+def test_flows_of_angles(recipe):
+    """The density on the torus integrates to 1 and has no seam."""
+    flow = perturbed(recipe(KEY, 2, circular=True, num_layers=3, hidden=(16, 16)), scale=0.3)
+    uniform = dist.Uniform(-math.pi, math.pi).expand([2]).to_event(1)
+    density = FlowDistribution(flow, uniform)
+    grid = (np.arange(128) + 0.5) / 128 * 2 * math.pi - math.pi
+    points = jnp.stack(jnp.meshgrid(jnp.asarray(grid), jnp.asarray(grid), indexing="ij"), axis=-1)
+    values = np.exp(np.float64(jax.jit(density.log_prob)(points)))
+    assert abs(values.sum() * (2 * math.pi / 128) ** 2 - 1) < 1e-3
+    assert values.std() > 0.1 * values.mean()
+    edge, other = (jnp.full(128, sign * math.pi * (1 - 1e-6)) for sign in (1, -1))
+    for at in (lambda a: jnp.stack([a, jnp.asarray(grid)], -1), lambda a: jnp.stack([jnp.asarray(grid), a], -1)):
+        np.testing.assert_allclose(density.log_prob(at(edge)), density.log_prob(at(other)), atol=1e-3)
+    draws = density.sample(jax.random.key(1), (100,))
+    assert (np.abs(draws) <= math.pi).all()
+
+
+@pytest.mark.parametrize(
+    ("construct", "message"),
+    [
+        (lambda: masked_autoregressive(KEY, 0, AffineUnivariate()), r"dim >= 1 and passes of 1 to dim, got dim=0"),
+        (lambda: masked_autoregressive(KEY, 3, AffineUnivariate(), passes=4), r"got dim=3 and passes=4"),
+        (lambda: masked_autoregressive(KEY, 3, AffineUnivariate(), passes=0), r"got dim=3 and passes=0"),
+        (
+            lambda: masked_autoregressive(KEY, 3, AffineUnivariate(), adjacency=np.ones((3, 2))),
+            r"an adjacency of shape \(3, 3\), got \(3, 2\)",
+        ),
+        (lambda: Coupling(KEY, 3, AffineUnivariate(), adjacency=np.ones(3)), r"shape \(3, 3\), got \(3,\)"),
+        (lambda: flows.realnvp(KEY, 3, adjacency=np.ones((2, 2))), r"shape \(3, 3\), got \(2, 2\)"),
+        (lambda: flows.realnvp(KEY, 3, order="forward"), r"order expected one of \['random', .*\], got 'forward'"),
+        (lambda: flows.naf(KEY, 3, fast="both"), r"fast expected 'density' or 'sampling', got 'both'"),
+        (lambda: flows.naf(KEY, 3, num_units=0), r"num_units >= 1, got 0"),
+        (lambda: flows.bernstein(KEY, 3, degree=0), r"a degree of 1 to 50, got 0"),
+        (lambda: flows.bernstein(KEY, 3, bound=-1.0), r"bound > 0, got -1"),
+        (lambda: flows.bnaf(KEY, 3, hidden=()), r"dim >= 1 and hidden layers, got dim=3, hidden=\(\)"),
+        (lambda: flows.sylvester(KEY, 0), r"dim >= 1 and num_layers >= 1, got dim=0"),
+        (lambda: Sylvester(KEY, 0), r"dim >= 1, got 0"),
+        (lambda: flows.tarflow(KEY, 3, block_size=4), r"a block_size of 1 to dim=3, got 4"),
+        (lambda: flows.tarflow(KEY, 3, width=9), r"a width that 4 heads divide, got 9"),
+        (
+            lambda: flows.multiscale(KEY, 6, num_levels=3),
+            r"2 \*\* \(num_levels - 1\) divides, got num_levels=3 and dim=6",
+        ),
+        (lambda: flows.multiscale(KEY, 1), r"got num_levels=2 and dim=1"),
+        (lambda: flows.multiscale(KEY, 4, num_levels=0), r"got num_levels=0 and dim=4"),
+        (lambda: flows.planar(KEY, 2, num_layers=0), r"got dim=2 and num_layers=0"),
+    ],
+)
+def test_impossible_structures_are_errors(construct, message):
+    with pytest.raises(ValueError, match=message):
+        construct()

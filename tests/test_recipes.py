@@ -1,0 +1,97 @@
+"""Every recipe learns a density that is not Gaussian, keeps it one, and is the same after a file."""
+
+from functools import cache, partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks.flows.zoo import two_moons
+from numpyro_flows import FlowDistribution, flows
+from numpyro_flows.bijections import initialize_from_data
+from numpyro_flows.training import TrainState, cosine_schedule, train_chunk
+
+STEPS, BATCH, RATE = 500, 256, 1e-2
+FEW_LAYERS = {"num_layers": 4, "hidden": (16, 16)}
+RECIPES = {
+    "nice": partial(flows.nice, num_layers=6, hidden=(32, 32)),
+    "realnvp": partial(flows.realnvp, **FEW_LAYERS),
+    "glow": partial(flows.glow, **FEW_LAYERS),
+    "multiscale": partial(flows.multiscale, flow=partial(flows.realnvp, **FEW_LAYERS)),
+    "nsf_coupling": partial(flows.nsf_coupling, **FEW_LAYERS),
+    "maf": partial(flows.maf, **FEW_LAYERS),
+    "iaf": partial(flows.iaf, **FEW_LAYERS),
+    "nsf_autoregressive": partial(flows.nsf_autoregressive, num_layers=2, hidden=(16, 16)),
+    "naf": partial(flows.naf, num_layers=2, hidden=(16, 16), fast="density"),
+    "bnaf": partial(flows.bnaf, fast="density"),
+    "bernstein": partial(flows.bernstein, num_layers=2, hidden=(16, 16)),
+    "tarflow": partial(flows.tarflow, num_layers=4, width=16, num_blocks=1),
+    "planar": partial(flows.planar, num_layers=16),
+    "radial": partial(flows.radial, num_layers=16),
+    "sylvester": partial(flows.sylvester, num_layers=8),
+    "residual": partial(flows.residual, num_layers=4, hidden=(16, 16)),
+}
+NAMES = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in RECIPES]  # one worker, one fit
+
+
+def moons(num: int, seed: int) -> np.ndarray:
+    return np.float32(two_moons(np.random.default_rng(seed), num) - np.array([0.5, 0.25]))
+
+
+@cache
+def fitted(name: str):
+    """The recipe's bijection after a short training on two moons by maximum likelihood."""
+    data = jnp.asarray(moons(3000, 0))
+    flow = RECIPES[name](jax.random.key(0), 2)
+    if name == "glow":
+        flow = initialize_from_data(flow, data[:BATCH])
+    params, static = eqx.partition(flow, eqx.is_inexact_array)
+
+    def loss(params, key):
+        batch = data[jax.random.randint(key, (BATCH,), 0, len(data))]
+        return -FlowDistribution(eqx.combine(params, static)).log_prob(batch).mean()
+
+    train = jax.jit(lambda *args: train_chunk(loss, *args))
+    keys = jax.random.split(jax.random.key(1), STEPS)
+    state, losses, skipped = train(TrainState.init(params), keys, jnp.float32(cosine_schedule(STEPS, RATE)))
+    assert np.isfinite(losses).all()
+    assert skipped == 0
+    return eqx.combine(state.params, static)
+
+
+@eqx.filter_jit
+def log_prob(bijection, x):
+    return FlowDistribution(bijection).log_prob(x)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_moons(name):
+    """Better than the best Gaussian of the points that it is tested on."""
+    points = moons(10_000, 1)
+    got = np.float64(log_prob(fitted(name), points))
+    mean, covariance = points.mean(0), np.cov(points.T)
+    square = np.einsum("ni,ij,nj->n", points - mean, np.linalg.inv(covariance), points - mean)
+    gaussian = -0.5 * square - 0.5 * np.linalg.slogdet(2 * np.pi * covariance)[1]
+    gain = got - gaussian
+    assert gain.mean() > 10 * gain.std() / np.sqrt(gain.size)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_density_integrates_to_one(name):
+    side = np.linspace(-5.0, 5.0, 301, dtype="float32")
+    grid = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
+    values = np.concatenate([log_prob(fitted(name), block) for block in np.array_split(grid, 1)])
+    assert np.isfinite(values).all()
+    cell = (side[1] - side[0]) ** 2
+    assert abs(np.exp(np.float64(values)).sum() * cell - 1) < 1e-3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_file(name, tmp_path):
+    flow = FlowDistribution(fitted(name))
+    flow.save(tmp_path / "flow")
+    again = FlowDistribution.load(tmp_path / "flow")
+    points = moons(100, 2)
+    np.testing.assert_array_equal(log_prob(again.bijection, points), log_prob(flow.bijection, points))
