@@ -48,6 +48,26 @@ class MLP(eqx.Module):
         return x @ self.weights[-1] + self.biases[-1]
 
 
+class Parameters(eqx.Module):
+    """A trained vector; with a condition, the sum of one and an `MLP` of the condition. Equal to `start` at the start.
+
+    Args:
+        key: random key of the network.
+        start: the vector at the start.
+        cond_dim: length of the condition, None without one.
+        hidden: widths of the network's hidden layers.
+    """
+
+    network: MLP
+
+    def __init__(self, key: PRNGKeyArray, start: Float[Array, " size"], cond_dim: int | None, hidden: Sequence[int]):
+        network = MLP(key, cond_dim or 0, start.size, hidden if cond_dim else ())
+        self.network = eqx.tree_at(lambda mlp: mlp.biases[-1], network, start)
+
+    def __call__(self, condition: Float[Array, " cond_dim"] | None) -> Float[Array, " size"]:
+        return self.network.biases[-1] if condition is None else self.network(condition)
+
+
 class MaskedMLP(eqx.Module):
     """A perceptron whose output block `i` depends on the inputs `j` with `adjacency[i, j]`, and on all further ones.
 
@@ -79,11 +99,11 @@ class MaskedMLP(eqx.Module):
         adjacency = jnp.asarray(adjacency, bool)
         num_outputs, num_inputs = adjacency.shape
         num_seen = adjacency.sum(1)
-        order, num_blind = jnp.argsort(num_seen), (num_seen == 0).sum()
+        # outputs that depend on nothing need no unit, unless there are further inputs
+        order, num_blind = jnp.argsort(num_seen), 0 if cond_dim else (num_seen == 0).sum()
         given = jnp.eye(num_inputs, dtype=bool)  # what each unit of the layer below depends on
         masks = []
         for width in hidden:
-            # outputs that see nothing need no unit; the others share them evenly
             share = (jnp.arange(width) + 0.5) / width
             chosen = num_blind + jnp.floor(share * (num_outputs - num_blind)).astype(int)
             patterns = adjacency[order[jnp.minimum(chosen, num_outputs - 1)]]

@@ -30,6 +30,7 @@ from numpyro_flows.bijections import AbstractBijection
 
 DIMS, SCALES = (64, 256, 784), (1.0, 3.0)
 LAYERS, DRAWS, TOLERANCE = 4, 100, 1e-3
+SECONDS = 0.2  # that one timing takes at least, in as many runs as that needs
 
 
 def our_flow(dim: int, scale: float) -> AbstractBijection:
@@ -124,6 +125,13 @@ def back(flow: Any, y: Array) -> tuple[Array, Array]:
     return flow.inverse_and_log_det(y)
 
 
+def timed(run: Callable[[], Array], times: int) -> float:
+    start = time.perf_counter()
+    for _ in range(times):
+        run()
+    return (time.perf_counter() - start) / times
+
+
 def compare(dim: int, scale: float, repeats: int, naive: bool) -> list[dict[str, Any]]:
     base = jax.random.normal(jax.random.key(2), (DRAWS, dim))
     make = {"ours": our_flow, "ours, one by one": our_flow, "FlowJAX": flowjax_flow}
@@ -135,16 +143,14 @@ def compare(dim: int, scale: float, repeats: int, naive: bool) -> list[dict[str,
     }
     seconds, rows = {name: [] for name in runs}, []
     draws = {name: run() for name, run in runs.items()}
+    times = {name: max(1, round(SECONDS / timed(run, 1))) for name, run in runs.items()}
     for _ in range(repeats):
         for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(timed(run, times[name]))
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     for name, flow in made.items():
         error = float(jnp.abs(compiled(back, flow, draws[name])() - base).max())
-        if not error < TOLERANCE:
-            print(f"{name}, dim {dim}, scale {scale}: inverted to {error:.1e} only")
+        assert error < TOLERANCE, f"{name}, dim {dim}, scale {scale}: inverted to {error:.1e} only"
         identity = compiled(forth, make[name](dim, 0.0), base)()
         passes = dim
         if name == "ours":

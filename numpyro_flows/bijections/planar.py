@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
 from numpyro_flows.bijections.base import AbstractBijection
 from numpyro_flows.bijections.root import invert_increasing
-from numpyro_flows.networks import MLP
+from numpyro_flows.networks import Parameters
 
 _MIN_SLOPE = 1e-2  # least derivative, in the direction that a map bends
 _MIN_WIDTH = 1e-3  # least `alpha` of a radial map
@@ -36,7 +36,7 @@ class Planar(AbstractBijection):
     Source: Rezende, Mohamed 2015, arXiv 1505.05770.
     """
 
-    parameters: MLP
+    parameters: Parameters
     shape: tuple[int, ...] = eqx.field(static=True)
     cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
@@ -46,7 +46,7 @@ class Planar(AbstractBijection):
         normal_key, key = jax.random.split(key)
         normal = jax.random.normal(normal_key, (dim,))
         start = jnp.concatenate([normal / jnp.linalg.norm(normal), jnp.zeros(dim + 1)])
-        self.parameters = _network(key, start, cond_dim, hidden)
+        self.parameters = Parameters(key, start, cond_dim, hidden)
         self.shape = (dim,)
         self.cond_shape = None if cond_dim is None else (cond_dim,)
 
@@ -79,7 +79,7 @@ class Planar(AbstractBijection):
     def _bend(self, condition: Array | None) -> tuple[Array, Array, Array, Array]:
         """`w`, `u`, `b`, and `w . u`."""
         dim = self.shape[0]
-        w, u, b = jnp.split(_at(self.parameters, condition), [dim, 2 * dim])
+        w, u, b = jnp.split(self.parameters(condition), [dim, 2 * dim])
         along = w @ u
         allowed = _above_minus_one(along)
         direction, length = _direction(w)
@@ -109,7 +109,7 @@ class Radial(AbstractBijection):
     Source: Rezende, Mohamed 2015, arXiv 1505.05770.
     """
 
-    parameters: MLP
+    parameters: Parameters
     shape: tuple[int, ...] = eqx.field(static=True)
     cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
@@ -118,7 +118,7 @@ class Radial(AbstractBijection):
             raise ValueError(f"Radial expected dim >= 1, got {dim}")
         width = jnp.log(jnp.expm1(jnp.sqrt(float(dim)) - _MIN_WIDTH))
         start = jnp.zeros(dim + 2).at[dim].set(width)
-        self.parameters = _network(key, start, cond_dim, hidden)
+        self.parameters = Parameters(key, start, cond_dim, hidden)
         self.shape = (dim,)
         self.cond_shape = None if cond_dim is None else (cond_dim,)
 
@@ -155,7 +155,7 @@ class Radial(AbstractBijection):
     def _around(self, condition: Array | None) -> tuple[Array, Array, Array]:
         """`c`, `alpha` and `beta / alpha`."""
         dim = self.shape[0]
-        centre, width, push = jnp.split(_at(self.parameters, condition), [dim, dim + 1])
+        centre, width, push = jnp.split(self.parameters(condition), [dim, dim + 1])
         return centre, _MIN_WIDTH + jax.nn.softplus(width[0]), _above_minus_one(push[0])
 
     def _stretches(self, s: Array, push: Array) -> tuple[Array, Array]:
@@ -163,16 +163,6 @@ class Radial(AbstractBijection):
 
     def _log_det(self, across: Array, outward: Array) -> Array:
         return (self.shape[0] - 1) * jnp.log(across) + jnp.log(outward)
-
-
-def _network(key: PRNGKeyArray, start: Float[Array, " n"], cond_dim: int | None, hidden: Sequence[int]) -> MLP:
-    """Parameters as a function of the condition, equal to `start` at the start."""
-    network = MLP(key, cond_dim or 0, start.size, hidden if cond_dim else ())
-    return eqx.tree_at(lambda mlp: mlp.biases[-1], network, start)
-
-
-def _at(network: MLP, condition: Array | None) -> Array:
-    return network.biases[-1] if condition is None else network(condition)
 
 
 def _above_minus_one(a: Array) -> Array:

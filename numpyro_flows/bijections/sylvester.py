@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from numpyro_flows.bijections.autoregressive import AbstractAutoregressive
 from numpyro_flows.bijections.univariate import AbstractNumericalUnivariate
-from numpyro_flows.networks import MLP
+from numpyro_flows.networks import Parameters
 
 _MAX_DIAGONAL = 0.99  # of A and B: the slope of the map of a coordinate stays above 0.02
 
@@ -36,7 +36,7 @@ class Sylvester(AbstractAutoregressive):
     """
 
     univariate: "_Ridge"
-    parameters: MLP
+    parameters: Parameters
     depth: int = eqx.field(static=True)
     shape: tuple[int, ...] = eqx.field(static=True)
     cond_shape: tuple[int, ...] | None = eqx.field(static=True)
@@ -47,8 +47,7 @@ class Sylvester(AbstractAutoregressive):
         b_key, network_key = jax.random.split(key)
         b = jax.random.normal(b_key, (dim, dim)) / np.sqrt(dim)
         start = jnp.concatenate([jnp.zeros(dim * dim), b.ravel(), jnp.zeros(dim)])
-        network = MLP(network_key, cond_dim or 0, start.size, hidden if cond_dim else ())
-        self.parameters = eqx.tree_at(lambda n: n.biases[-1], network, start)
+        self.parameters = Parameters(network_key, start, cond_dim, hidden)
         self.univariate = _Ridge()
         self.depth = dim
         self.shape = (dim,)
@@ -56,7 +55,7 @@ class Sylvester(AbstractAutoregressive):
 
     def _params(self, x: Float[Array, " dim"], condition: Array | None) -> Float[Array, "dim num_params"]:
         dim = x.size
-        numbers = self.parameters(jnp.zeros(0, x.dtype) if condition is None else condition)
+        numbers = self.parameters(condition)
         a, b = numbers[: 2 * dim**2].reshape(2, dim, dim)
         a_diagonal, b_diagonal = (_MAX_DIAGONAL * jnp.tanh(jnp.diagonal(m)) for m in (a, b))
         inner = jnp.triu(b, 1) @ x + numbers[2 * dim**2 :]

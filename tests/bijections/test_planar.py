@@ -16,7 +16,7 @@ W = np.array([0.6, 0.0, 0.8])
 
 def with_parameters(bijection, *values):
     parameters = jnp.concatenate([jnp.atleast_1d(jnp.asarray(v, float)) for v in values])
-    return eqx.tree_at(lambda b: b.parameters.biases[-1], bijection, parameters)
+    return eqx.tree_at(lambda b: b.parameters.network.biases[-1], bijection, parameters)
 
 
 def planar(w, u, b=0.3):
@@ -115,7 +115,7 @@ def test_training_can_leave_the_start(make, cond_dim):
         return 0.5 * y @ y - log_det
 
     gradient = eqx.filter_grad(loss)(bijection)
-    assert np.abs(gradient.parameters.biases[-1]).max() > 0.1
+    assert np.abs(gradient.parameters.network.biases[-1]).max() > 0.1
     assert cond_dim is None or np.abs(gradient.parameters.weights[-1]).max() > 0.1
 
 

@@ -67,6 +67,7 @@ def test_heads_divide_the_width():
         (lambda: BlockAutoregressive(KEY, 5), 1),
         (lambda: Sylvester(KEY, 5), -1),
     ],
+    ids=["masked", "block", "sylvester"],
 )
 def test_autoregressive_layers_are_triangular(layer, order):
     layer = perturbed(layer(), scale=0.5)
@@ -87,7 +88,7 @@ def test_passes_are_groups_that_depend_on_the_groups_before(passes):
 def test_blocks_that_may_not_depend_on_each_other_stay_independent(recipe):
     """In whatever order the layers of a stack come, and however many there are."""
     adjacency = np.kron(np.eye(2), np.ones((3, 3))).astype(bool)
-    flow = perturbed(recipe(KEY, 6, num_layers=5, hidden=(16, 16), adjacency=adjacency), scale=0.2)
+    flow = perturbed(recipe(KEY, 6, num_layers=8, hidden=(16, 16), adjacency=adjacency), scale=0.2)
     seen = dependence(lambda x: flow.transform_and_log_det(x)[0], jnp.linspace(-1.0, 1.0, 6))
     np.testing.assert_array_equal(seen, adjacency)
 
@@ -105,19 +106,18 @@ def test_sweeps_are_exact_after_as_many_as_the_longest_chain(x64):
     layer = masked_autoregressive(KEY, dim, AffineUnivariate(), hidden=(16,))
     layer = perturbed(layer, scale=1.5)
     x = jnp.asarray(np.random.default_rng(0).normal(size=dim))
-    y, log_det = layer.transform_and_log_det(x)
-    x_back, log_det_back = layer.inverse_and_log_det(y)
-    np.testing.assert_allclose(x_back, x, rtol=1e-6, atol=1e-6)
+    y, _ = layer.transform_and_log_det(x)
+    np.testing.assert_allclose(layer.inverse_and_log_det(y)[0], x, rtol=1e-6, atol=1e-6)
     too_few = Autoregressive(layer.conditioner, layer.univariate, dim, depth=2)
     assert np.abs(too_few.inverse_and_log_det(y)[0] - x).max() > 1e-3
 
 
-def test_passes_make_the_slow_direction_short():
+def test_passes_make_the_slow_direction_short(x64):
     """Two passes are two sweeps at most, and the inverse is still exact."""
     layer = perturbed(masked_autoregressive(KEY, 8, AffineUnivariate(), passes=2), scale=0.5)
     x = jnp.linspace(-1.0, 1.0, 8)
     y, _ = layer.transform_and_log_det(x)
-    np.testing.assert_allclose(layer.inverse_and_log_det(y)[0], x, atol=1e-5)
+    np.testing.assert_allclose(layer.inverse_and_log_det(y)[0], x, atol=1e-10)
 
 
 @pytest.mark.parametrize("recipe", [flows.nsf_coupling, flows.nsf_autoregressive])
