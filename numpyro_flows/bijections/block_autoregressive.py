@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from numpyro_flows.bijections.autoregressive import AbstractAutoregressive
-from numpyro_flows.bijections.univariate import AbstractNumericalUnivariate
+from numpyro_flows.bijections.univariate import AbstractNumericalUnivariate, AbstractUnivariate
 from numpyro_flows.networks import draw_normals
 
 _LEAK = 0.1  # least slope of the activation
@@ -40,7 +40,7 @@ class BlockAutoregressive(AbstractAutoregressive):
     Source: De Cao, Titov, Aziz 2019, arXiv 1904.04676.
     """
 
-    univariate: "_MonotoneNetwork"
+    univariate: AbstractUnivariate
     weights: tuple[Float[Array, "_ _"], ...]
     masks: tuple[Bool[Array, "_ _"], ...]
     log_blocks: tuple[Float[Array, "dim _ _"], ...]

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from numpyro_flows.bijections.autoregressive import AbstractAutoregressive
-from numpyro_flows.bijections.univariate import AbstractNumericalUnivariate
+from numpyro_flows.bijections.univariate import AbstractNumericalUnivariate, AbstractUnivariate
 from numpyro_flows.networks import Parameters
 
 _MAX_DIAGONAL = 0.99  # of A and B: the slope of the map of a coordinate stays above 0.02
@@ -35,7 +35,7 @@ class Sylvester(AbstractAutoregressive):
     Source: van den Berg, Hasenclever, Tomczak, Welling 2018, arXiv 1803.05649.
     """
 
-    univariate: "_Ridge"
+    univariate: AbstractUnivariate
     parameters: Parameters
     depth: int = eqx.field(static=True)
     shape: tuple[int, ...] = eqx.field(static=True)

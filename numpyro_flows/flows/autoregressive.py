@@ -325,7 +325,7 @@ def bnaf(
         (3,)
     """
 
-    def layer(key: PRNGKeyArray, _: None) -> AbstractBijection:
+    def layer(key: PRNGKeyArray, _: ArrayLike | None) -> AbstractBijection:
         return BlockAutoregressive(key, dim, cond_dim=cond_dim, hidden=hidden)
 
     return _directed(permuted(key, dim, num_layers, layer, order=order), fast)
@@ -370,7 +370,7 @@ def tarflow(
     if not 1 <= size <= max(dim, 1):
         raise ValueError(f"tarflow expected a block_size of 1 to dim={dim}, got {block_size}")
 
-    def layer(key: PRNGKeyArray, _: None) -> AbstractBijection:
+    def layer(key: PRNGKeyArray, _: ArrayLike | None) -> AbstractBijection:
         conditioner = CausalTransformer(
             key,
             dim,

@@ -229,7 +229,7 @@ def glow(
     """
     univariate = AffineUnivariate(max_log_scale)
 
-    def layer(key: PRNGKeyArray, _: None) -> AbstractBijection:
+    def layer(key: PRNGKeyArray, _: ArrayLike | None) -> AbstractBijection:
         coupling_key, linear_key = jax.random.split(key)
         affine_coupling = Coupling(coupling_key, dim, univariate, cond_dim=cond_dim, hidden=hidden)
         return Chain([affine_coupling, linear(linear_key, dim), ActNorm(dim)])

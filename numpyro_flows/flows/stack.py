@@ -32,7 +32,8 @@ def stacked(
     """
     require_sizes(dim, num_layers)
     # compiled: op by op it takes ten times as long; not optimised, as it runs once
-    layers = eqx.filter_jit(eqx.filter_vmap(layer), compiler_options={"xla_backend_optimization_level": 0})
+    compiled = eqx.filter_jit(compiler_options={"xla_backend_optimization_level": 0})  # pyright: ignore[reportCallIssue]
+    layers = compiled(eqx.filter_vmap(layer))
     return Scan(layers(jax.random.split(key, num_layers), *arrays))
 
 
