@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree, Scalar
 
 from numpyro_flows import FlowDistribution
 from numpyro_flows.bijections import AbstractBijection
@@ -25,8 +25,9 @@ Run = Callable[[int], object]
 BATCH, RATE = 128, 1e-3
 
 
-def log_density(x: Float[Array, " dim"]) -> Scalar:
+def log_density(x: ArrayLike) -> Scalar:
     """Pairs of coordinates, the second bent by the first: a target that costs next to nothing."""
+    x = jnp.asarray(x)
     first, second = x[::2], x[1::2]
     return -0.5 * jnp.sum(first**2 + (second - 0.5 * first**2) ** 2)
 

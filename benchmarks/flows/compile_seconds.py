@@ -86,7 +86,8 @@ def flowjax(name: str, num_layers: int) -> float:
     optimizer, loss = optax.adam(RATE), ElboLoss(log_density, BATCH, stick_the_landing=True)
     state, key = optimizer.init(params), jax.random.key(1)
     begin = time.perf_counter()
-    step.lower(params, static, key=key, optimizer=optimizer, opt_state=state, loss_fn=loss).compile()
+    lower = step.lower  # pyright: ignore[reportFunctionMemberAccess]
+    lower(params, static, key=key, optimizer=optimizer, opt_state=state, loss_fn=loss).compile()
     return time.perf_counter() - begin
 
 

@@ -154,11 +154,8 @@ def compare(dim: int, scale: float, repeats: int, naive: bool) -> list[dict[str,
         identity = compiled(forth, make[name](dim, 0.0), base)()
         passes = dim
         if name == "ours":
-            _, static = eqx.partition(flow, eqx.is_array)
-            arrays = eqx.filter(flow, eqx.is_array)
-            # of a batch, all sweep as often as the one that needs most
-            count = jax.jit(lambda a, b: jax.vmap(lambda x: by_sweeps(eqx.combine(a, static), x)[1])(b).max(0).mean())
-            passes = float(count(arrays, base))
+            sweeps = eqx.filter_jit(eqx.filter_vmap(by_sweeps, in_axes=(None, 0)))(flow, base)[1]
+            passes = float(sweeps.max(0).mean())  # of a batch, all sweep as often as the one that needs most
         rows.append(
             {
                 "dim": dim,

@@ -32,6 +32,7 @@ def invert_increasing(
     step = residual * jnp.exp(-log_derivative)
     # False for NaN, which is the caller's to see
     failed = (residual > least * (1.0 + jnp.abs(y))) & (step > least * (1.0 + jnp.abs(x)))
+    failed = failed | (jnp.isinf(x) & jnp.isfinite(y))
     x = eqx.error_if(x, failed, f"the numerical inverse of {name} did not converge")
     return x, -log_derivative
 
@@ -65,10 +66,9 @@ def _solve(function: Increasing, y: Array, guess: Array) -> Array:
     def widen(state):
         lower, upper, width, num = state
         below, above = too_narrow(lower, upper)
-        # the end that was too near becomes the other end: it brackets from its side
-        new_lower = jnp.where(below, lower - width, jnp.where(above, upper, lower))
-        new_upper = jnp.where(above, upper + width, jnp.where(below, lower, upper))
-        return new_lower, new_upper, 2 * width, num + 1
+        # outward only: were an end moved inward, rounding near the root could send the bracket to and fro for ever
+        lower, upper = jnp.where(below, lower - width, lower), jnp.where(above, upper + width, upper)
+        return lower, upper, 2 * width, num + 1
 
     start = guess - 1.0, guess + 1.0, jnp.ones((), y.dtype), 0
     lower, upper, _, _ = jax.lax.while_loop(unbracketed, widen, start)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from numpyro_flows.bijections import Bernstein
 from numpyro_flows.bijections.root import invert_increasing
 
 
@@ -27,7 +28,7 @@ def test_gradients_of_any_order_in_both_modes(x64):
     def inverse(y, slope):
         return invert_increasing(lambda x: kinked(x, slope), y, "kinked")[0]
 
-    y, slope, step = 0.3, 0.05, 1e-5
+    y, slope, step = jnp.array(0.3), jnp.array(0.05), 1e-5
     for order in (jax.grad, jax.jacfwd):
         in_y, in_slope = order(inverse, (0, 1))(y, slope)
         np.testing.assert_allclose(in_y, (inverse(y + step, slope) - inverse(y - step, slope)) / 2e-5, rtol=1e-6)
@@ -50,3 +51,16 @@ def test_what_has_no_root_is_an_error():
 
     with pytest.raises(RuntimeError, match="the numerical inverse of bounded did not converge"):
         eqx.filter_jit(lambda y: invert_increasing(bounded, y, "bounded"))(jnp.array([0.5, 3.0]))
+
+
+def test_steep_maps_of_many_sizes_side_by_side():
+    """Rounding near a root, while others are still being bracketed, once sent a bracket to infinity."""
+    rng = np.random.default_rng(0)
+    for scale in (1.0, 1e2, 1e4, 1e6):
+        params = jnp.asarray(scale * rng.normal(size=(2000, Bernstein().num_params)))
+        y = jnp.asarray(rng.normal(size=2000) * rng.choice([1e-3, 1.0, 1e3], 2000))
+        x, log_derivative = Bernstein().inverse_and_log_derivative(y, params)
+        value, expected = Bernstein().transform_and_log_derivative(x, params)
+        size = scale + np.abs(y) + np.abs(x * np.exp(expected))
+        assert (np.abs(value - y) <= 64 * np.finfo("float32").eps * size).all()
+        np.testing.assert_array_equal(log_derivative, -expected)
