@@ -12,8 +12,8 @@ from jaxtyping import Array, ArrayLike, Float, Scalar
 class AbstractBijection(eqx.Module):
     """An invertible map `y = f(x | condition)` of one event, with its log-determinant.
 
-    The two public methods check shapes and delegate to `_transform` and `_inverse`, which a subclass writes. Both
-    work on ONE event: batch with `jax.vmap`. The protocol (these two methods, `shape` and `cond_shape`) is the one
+    The public methods check shapes and delegate to `_transform` and `_inverse`, which a subclass writes. Both
+    work on ONE event: batch with `jax.vmap`. The protocol (these methods, `shape` and `cond_shape`) is the one
     of FlowJAX (Ward, https://github.com/danielward27/flowjax), so that bijections of both libraries mix.
 
     Attributes:
@@ -39,6 +39,14 @@ class AbstractBijection(eqx.Module):
             ValueError: where the shape of `y` or `condition` is not the bijection's, or a needed condition is missing.
         """
         return self._inverse(*checked(self, y, condition))
+
+    def transform(self, x: ArrayLike, condition: ArrayLike | None = None) -> Array:
+        """`y = f(x)` alone."""
+        return self.transform_and_log_det(x, condition)[0]
+
+    def inverse(self, y: ArrayLike, condition: ArrayLike | None = None) -> Array:
+        """`x = f^-1(y)` alone."""
+        return self.inverse_and_log_det(y, condition)[0]
 
     @abstractmethod
     def _transform(self, x: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]: ...

@@ -1,5 +1,7 @@
 """The monotone Bernstein polynomial as a univariate map."""
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -44,7 +46,7 @@ class Bernstein(AbstractNumericalUnivariate):
     def transform_and_log_derivative(
         self, x: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]
     ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
-        steps = _MIN_STEP + (1 - _MIN_STEP) * jax.nn.softplus(params[..., 1:] + np.log(np.e - 1))  # 1 for zeros
+        steps = _MIN_STEP + (1 - _MIN_STEP) * jax.nn.softplus(params[..., 1:] + math.log(math.e - 1))  # 1 for zeros
         width = 2 * self.bound / self.degree
         inside = jnp.clip(x, -self.bound, self.bound)
         t = (inside + self.bound) / (2 * self.bound)

@@ -95,10 +95,10 @@ class Radial(AbstractBijection):
         log |det dy/dx| = (dim - 1) log(1 + beta / (alpha + r)) + log(1 + alpha beta / (alpha + r)^2)
 
     Both directions in closed form. The slope of the log-determinant jumps at the centre, so prefer other maps under
-    Hamiltonian samplers. It starts as the identity: `beta` and `c` are zero, and `alpha` is the square root of `dim`.
+    Hamiltonian samplers. It starts as the identity: `beta` is zero, `c` random and `alpha` the square root of `dim`.
 
     Args:
-        key: random key of the network of the condition.
+        key: random key of `c` and of the network of the condition.
         dim: number of coordinates.
         cond_dim: length of a condition that `c`, `alpha` and `beta` depend on, None without one.
         hidden: widths of the hidden layers of the network of the condition.
@@ -116,8 +116,10 @@ class Radial(AbstractBijection):
     def __init__(self, key: PRNGKeyArray, dim: int, *, cond_dim: int | None = None, hidden: Sequence[int] = (32, 32)):
         if dim < 1:
             raise ValueError(f"Radial expected dim >= 1, got {dim}")
+        centre_key, key = jax.random.split(key)
         width = jnp.log(jnp.expm1(jnp.sqrt(float(dim)) - _MIN_WIDTH))
-        start = jnp.zeros(dim + 2).at[dim].set(width)
+        # layers of one centre would stay alike
+        start = jnp.concatenate([jax.random.normal(centre_key, (dim,)), jnp.stack([width, jnp.zeros(())])])
         self.parameters = Parameters(key, start, cond_dim, hidden)
         self.shape = (dim,)
         self.cond_shape = None if cond_dim is None else (cond_dim,)

@@ -116,7 +116,7 @@ def test_training_can_leave_the_start(make, cond_dim):
 
     gradient = eqx.filter_grad(loss)(bijection)
     assert np.abs(gradient.parameters.network.biases[-1]).max() > 0.1
-    assert cond_dim is None or np.abs(gradient.parameters.weights[-1]).max() > 0.1
+    assert cond_dim is None or np.abs(gradient.parameters.network.weights[-1]).max() > 0.1
 
 
 def test_planar_starts_with_a_random_direction_of_length_one():
