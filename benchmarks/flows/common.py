@@ -93,7 +93,8 @@ def seconds_per_step(sides: dict[str, Run], chunk: int, repeats: int, seconds: f
     for name, run in sides.items():
         timed(run, 2)  # a first chunk and a further one may be compiled apart
         num_chunks[name] = max(1, round(seconds / timed(run, 1)))
-        timed(run, num_chunks[name])  # FlowJAX makes keys for all steps at once
+        if num_chunks[name] > 2:
+            timed(run, num_chunks[name])  # FlowJAX makes keys for all steps at once, by a function of their number
     found = {name: [] for name in sides}
     for _ in range(repeats):
         for name, run in sides.items():

@@ -72,7 +72,7 @@ class Case(NamedTuple):
     def chunk(self) -> int:
         """Training steps in a chunk: fewer where one takes long."""
         heavy = self.flow.startswith("spline") or self.flow == "BNAF"
-        return 10 if heavy and self.dim > 64 else 100
+        return 100 if not heavy or self.dim < 64 else 20 if self.dim < 256 else 5
 
 
 def cases(names: list[str], dims: list[int]) -> Iterator[Case]:
@@ -232,7 +232,7 @@ def compare(case: Case, repeats: int, seconds: float) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of one timing")
+    parser.add_argument("--seconds", type=float, default=0.7, help="of one timing")
     parser.add_argument("--flows", nargs="+", choices=FLOWS, default=list(FLOWS))
     parser.add_argument("--dims", nargs="+", type=int, default=list(DIMS))
     parser.add_argument("--quick", action="store_true", help="one short timing, nothing written")

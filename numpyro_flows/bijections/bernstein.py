@@ -49,7 +49,8 @@ class Bernstein(AbstractNumericalUnivariate):
         steps = _MIN_STEP + (1 - _MIN_STEP) * jax.nn.softplus(params[..., 1:] + math.log(math.e - 1))  # 1 for zeros
         width = 2 * self.bound / self.degree
         inside = jnp.clip(x, -self.bound, self.bound)
-        t = (inside + self.bound) / (2 * self.bound)
+        # rounding must not bring t past its ends, where the polynomial may fall
+        t = jnp.clip((inside + self.bound) / (2 * self.bound), 0.0, 1.0)
         # the derivative is the polynomial of degree n - 1 of the steps, and the value that of their sums
         slope = jnp.sum(_basis(t, self.degree - 1) * steps, axis=-1)
         first = jnp.zeros_like(steps[..., :1])

@@ -64,27 +64,39 @@ class BlockAutoregressive(AbstractAutoregressive):
         # biases of the hidden units tell them apart; none behind the last layer
         self.biases = (*drawn[2::3][:-1], jnp.zeros((dim, 1)))
         self.condition_weight = condition / np.sqrt(max(cond_dim or 0, 1))
-        self.gate = jnp.full(dim, _GATE)
+        self.gate = jnp.full(dim, _GATE, jnp.result_type(float))
         self.univariate = _MonotoneNetwork(tuple(hidden))
         self.depth = dim
         self.shape = (dim,)
         self.cond_shape = None if cond_dim is None else (cond_dim,)
 
     def _params(self, x: Float[Array, " dim"], condition: Array | None) -> Float[Array, "dim num_params"]:
+        return self._run(x, condition)[2]
+
+    def _elementwise(self, x: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Array]:
+        # not by the parameters: a batch would copy the positive weights, which are the same for all
+        return self._run(x, condition)[:2]
+
+    def _run(self, x: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Array, Array]:
+        """`y`, `log dy_i/dx_i`, and the univariate map's parameters."""
         dim = x.size
-        a, params = x[:, None], [self.gate]
-        last = len(self.weights) - 1
+        a, slope, params = x[:, None], jnp.ones((dim, 1), x.dtype), [self.gate[:, None]]
         for i, (weight, mask, log_block, bias) in enumerate(
             zip(self.weights, self.masks, self.log_blocks, self.biases)
         ):
+            if i > 0:
+                slope = slope * _activation_slope(a)
+                a = _activation(a)
             offset = (a.ravel() @ (weight * mask)).reshape(dim, -1) + bias
             if i == 0 and condition is not None:
                 offset = offset + (condition @ self.condition_weight).reshape(dim, -1)
             block = jnp.exp(log_block)
             params += [block.reshape(dim, -1), offset]
-            if i < last:
-                a = _activation(jnp.einsum("im,imn->in", a, block) + offset)
-        return jnp.concatenate([p.reshape(dim, -1) for p in params], axis=1)
+            a = jnp.einsum("im,imn->in", a, block) + offset
+            slope = jnp.einsum("im,imn->in", slope, block)
+        share = jax.nn.sigmoid(self.gate)
+        y = (1 - share) * x + share * a[:, 0]
+        return y, jnp.log((1 - share) + share * slope[:, 0]), jnp.concatenate(params, axis=1)
 
 
 class _MonotoneNetwork(AbstractNumericalUnivariate):

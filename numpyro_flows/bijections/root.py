@@ -23,18 +23,12 @@ def invert_increasing(
     As `root_of_increasing`, and checked.
 
     Raises:
-        RuntimeError: (of `eqx.error_if`, also within jit) where both the residual and the Newton step that is left stay
-            above the square root of the precision.
+        RuntimeError: (of `eqx.error_if`, also within jit) where no bracket held the root, or the steps did not suffice.
     """
-    x = root_of_increasing(function, y)
-    value, log_derivative = function(x)
-    residual, least = jnp.abs(value - y), jnp.sqrt(jnp.finfo(y.dtype).eps)
-    step = residual * jnp.exp(-log_derivative)
-    # False for NaN, which is the caller's to see
-    failed = (residual > least * (1.0 + jnp.abs(y))) & (step > least * (1.0 + jnp.abs(x)))
-    failed = failed | (jnp.isinf(x) & jnp.isfinite(y))
+    x, found = _root(function, y)
+    failed = ((found == 0) | jnp.isinf(x)) & jnp.isfinite(y)
     x = eqx.error_if(x, failed, f"the numerical inverse of {name} did not converge")
-    return x, -log_derivative
+    return x, -function(x)[1]
 
 
 def root_of_increasing(function: Increasing, y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -44,15 +38,21 @@ def root_of_increasing(function: Increasing, y: Float[Array, "*shape"]) -> Float
     bracket or does not halve the residual. Gradients of any order by the implicit function theorem, in `y` and in all
     that `function`, which is `x -> (f(x), log f'(x))`, closes over. NaN gives NaN.
     """
+    return _root(function, y)[0]
+
+
+def _root(function: Increasing, y: Array) -> tuple[Array, Array]:
+    """The root, and 1 where it was found, 0 elsewhere."""
     return jax.lax.custom_root(
         lambda x: function(x)[0] - y,
         jax.lax.stop_gradient(y),
         lambda _, guess: _solve(function, y, guess),
         lambda linear, b: b / linear(jnp.ones_like(b)),
+        has_aux=True,
     )
 
 
-def _solve(function: Increasing, y: Array, guess: Array) -> Array:
+def _solve(function: Increasing, y: Array, guess: Array) -> tuple[Array, Array]:
     eps = jnp.finfo(y.dtype).eps
 
     def too_narrow(lower, upper):
@@ -71,7 +71,9 @@ def _solve(function: Increasing, y: Array, guess: Array) -> Array:
         return lower, upper, 2 * width, num + 1
 
     start = guess - 1.0, guess + 1.0, jnp.ones((), y.dtype), 0
-    lower, upper, _, _ = jax.lax.while_loop(unbracketed, widen, start)
+    lower, upper, _, num_doublings = jax.lax.while_loop(unbracketed, widen, start)
+    below, above = too_narrow(lower, upper)
+    bracketed = (num_doublings < _MAX_DOUBLINGS) | ~(below | above)
 
     def unfinished(state):
         *_, done, num = state
@@ -92,4 +94,5 @@ def _solve(function: Increasing, y: Array, guess: Array) -> Array:
 
     inside = jnp.clip(guess, lower, upper)
     start = inside, lower, upper, jnp.full_like(y, jnp.inf), jnp.isnan(y), 0
-    return jax.lax.while_loop(unfinished, step, start)[0]
+    x, *_, done, _ = jax.lax.while_loop(unfinished, step, start)
+    return x, (done & bracketed).astype(y.dtype)
