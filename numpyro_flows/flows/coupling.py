@@ -159,7 +159,7 @@ def nsf_coupling(
 ) -> AbstractBijection:
     """Rational-quadratic-spline couplings: each coordinate of one half goes through a monotone spline.
 
-    Bends what an affine coupling can only shift and scale, at about twice its price.
+    Bends what an affine coupling can only shift and scale, at about three times its price.
 
     Args: those of `coupling`, and
         num_bins: pieces of a spline.
