@@ -132,8 +132,8 @@ def _piece(t: Array, s: Array, d0: Array, d1: Array) -> tuple[Array, Array]:
 def _bin(place: Array, own: Array, other: Array, slopes: Array) -> tuple[Array, ...]:
     """The bin of `place`, on the unit interval: its start and size by `own` and by `other`, and its two slopes, raw.
 
-    Its derivatives are written out: by automatic differentiation they cost ten times as much (the way back of a layer
-    of 640 splines took 60 microseconds, now 10).
+    Its derivatives are written out: by automatic differentiation the way back through 640 splines took 56 microseconds
+    on one core, so it takes 14.
     """
     return _bin_and_shares(place, own, other, slopes)[0]
 
