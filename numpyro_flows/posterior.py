@@ -3,7 +3,8 @@
 import copy
 import itertools
 import os
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
 from numpyro_flows.bijections import AbstractBijection
+from numpyro_flows.density import fit_density
+from numpyro_flows.distributions import FlowDistribution
 from numpyro_flows.guides import AutoFlow
 from numpyro_flows.objectives import standard_normal_log_prob
 from numpyro_flows.recipe import RECIPE
@@ -172,6 +175,41 @@ class FlowPosterior:
         flat = {name: value.reshape(-1, *self._target.site_shapes[name]) for name, value in values.items()}
         return self._log_prob(flat).reshape(batch)
 
+    def as_prior(
+        self,
+        sites: Sequence[str] | None = None,
+        *,
+        rng_key: PRNGKeyArray | None = None,
+        num_samples: int = 10_000,
+        **options: Any,
+    ) -> FlowDistribution:
+        """The posterior of some latent sites as one joint distribution, to be the prior of the next model.
+
+        A density is fitted to resampled draws: the flow itself is only as good as its weights, and today's data would
+        not weigh its errors out (at an ESS of 95% an update was off by 0.17 sd, by draws by 0.03). Use it in a model by
+        `sample_sites("prior", prior)`.
+
+        Args:
+            sites: names of latent sites; all by default.
+            rng_key: for the draws and the fit to them.
+            num_samples: number of draws.
+            options: of `fit_density`.
+
+        Raises:
+            ValueError: where a name is none of a latent site, or a site's support depends on other sites.
+        """
+        names = list(self._target.site_shapes if sites is None else sites)
+        unknown = sorted(set(names) - self._target.site_shapes.keys())
+        if unknown or not names:
+            raise ValueError(f"sites expected some of {list(self._target.site_shapes)}, got {names}")
+        if not self.certified:
+            warnings.warn(f"the prior comes from a fit that is not certified: {self.why}", UserWarning, stacklevel=2)
+        supports = self._target.supports()
+        draw_key, fit_key = jax.random.split(jax.random.key(0) if rng_key is None else rng_key)
+        draws = self.sample(draw_key, num_samples)
+        some = {name: draws[name] for name in names}
+        return fit_density(fit_key, some, support={name: supports[name] for name in names}, **options)
+
     def to_datatree(
         self,
         *,
@@ -234,7 +272,7 @@ class FlowPosterior:
             "shapes": {name: list(shape) for name, shape in self._target.shapes.items()},
             "probe": np.asarray(self._probe()),
         }
-        save_tree(path, tree)
+        save_tree(path, "FlowPosterior", tree)
 
     @classmethod
     def load(cls, path: str | os.PathLike, model: Callable, *args: Any, **kwargs: Any) -> "FlowPosterior":
@@ -243,7 +281,7 @@ class FlowPosterior:
         Raises:
             ValueError: where the model has other latent sites, or its density (so its data) is another.
         """
-        tree = load_tree(path)
+        tree = load_tree(path, "FlowPosterior")
         target = Target(model, jax.random.key(0), args, kwargs)
         shapes = {name: tuple(shape) for name, shape in tree.pop("shapes").items()}
         if shapes != target.shapes:

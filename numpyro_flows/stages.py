@@ -95,9 +95,9 @@ def compile_flow_stages(
         flow = guide.make_bijection(seed_key(seed), jnp.zeros_like(loc), unit)
         return Chain([*flow.bijections, Frozen(affine(loc, scale))])
 
-    prototype = _prototype(whitened, seed, loc, scale)
-    is_array = jax.tree.map(lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct), prototype)
-    arrays, static = eqx.partition(prototype, is_array)
+    shapes = prototype(whitened, seed, loc, scale)
+    is_array = jax.tree.map(lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct), shapes)
+    arrays, static = eqx.partition(shapes, is_array)
     params, fixed = split(arrays)
 
     def make(loc: Array, scale: Array, seed: Seed) -> PyTree:
@@ -151,7 +151,7 @@ def join(blocks: Iterable[Block]) -> Draws:
     return Draws(*(np.concatenate(leaves) for leaves in zip(*blocks)))
 
 
-def _prototype(make: Callable[..., AbstractBijection], *args: Any) -> AbstractBijection:
+def prototype(make: Callable[..., AbstractBijection], *args: Any) -> AbstractBijection:
     """What `make` would return, with shapes in place of arrays."""
     try:
         with jax.checking_leaks():
@@ -160,7 +160,7 @@ def _prototype(make: Callable[..., AbstractBijection], *args: Any) -> AbstractBi
         if "Leaked" not in str(error):
             raise
         raise ValueError(
-            "the guide's flow expected a recipe that JAX can trace, got one that keeps arrays in a closure: make the "
+            "the flow expected a recipe that JAX can trace, got one that keeps arrays in a closure: make the "
             "bijection before, and give `lambda key, dim: bijection`"
         ) from error
 

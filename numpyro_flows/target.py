@@ -9,6 +9,7 @@ import numpy as np
 import numpyro.distributions as dist
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, Scalar
+from numpyro.distributions import constraints
 from numpyro.distributions.transforms import biject_to
 from numpyro.handlers import seed, substitute, trace
 from numpyro.infer.initialization import init_to_uniform
@@ -79,6 +80,18 @@ class Target:
             for name, value in self._unravel(x).items()
         ]
         return jnp.sum(jnp.stack(log_dets))
+
+    def supports(self) -> dict[str, constraints.Constraint]:
+        """The support of every latent site.
+
+        Raises:
+            ValueError: where one depends on the values of other sites.
+        """
+        low, high = (self._sites(jnp.full(self.dim, value)) for value in (-1.0, 1.0))
+        moving = [name for name in self.shapes if low[name]["fn"].support != high[name]["fn"].support]
+        if moving:
+            raise ValueError(f"expected supports that do not depend on other sites, got such of {moving}")
+        return {name: low[name]["fn"].support for name in self.shapes}
 
     def require_finite(self, starts: Float[Array, "starts dim"]) -> None:
         """Make sure that the log density is finite at one of `starts`.

@@ -23,11 +23,12 @@ class FlowTransform(Transform):
     Args:
         bijection: of this library or of FlowJAX; anything with `shape`, `cond_shape`, `transform_and_log_det` and
             `inverse_and_log_det`.
-        condition: array of shape `(*batch, *cond_shape)`; needed where the bijection is conditional.
+        condition: array of shape `(*batch, *cond_shape)`; needed where the bijection is conditional, not before the
+            transform is used.
 
     Raises:
         TypeError: where `bijection` lacks the methods of a bijection.
-        ValueError: where a condition is missing or of the wrong shape.
+        ValueError: where a condition is of the wrong shape, or in use missing.
 
     Example:
         >>> import jax
@@ -71,7 +72,7 @@ class FlowTransform(Transform):
         return self.call_with_intermediates(x)[1] if intermediates is None else intermediates
 
     def forward_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return (*jnp.broadcast_shapes(self._batch_shape(shape), self._condition_batch_shape), *self.bijection.shape)
+        return (*jnp.broadcast_shapes(self._batch_shape(shape), self.condition_batch_shape), *self.bijection.shape)
 
     def inverse_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return self.forward_shape(shape)
@@ -95,7 +96,7 @@ class FlowTransform(Transform):
         return True if static and isinstance(equal, Tracer) else equal
 
     @property
-    def _condition_batch_shape(self) -> tuple[int, ...]:
+    def condition_batch_shape(self) -> tuple[int, ...]:
         if self.condition is None:
             return ()
         return self.condition.shape[: self.condition.ndim - len(self.bijection.cond_shape or ())]
@@ -109,14 +110,19 @@ class FlowTransform(Transform):
 
     def _batched(self, method: Any, x: Array) -> tuple[Array, Array]:
         """`method` over all batch axes: one `vmap`, or two where each batch element has its own condition."""
+        if self.condition is None and self.bijection.cond_shape is not None:
+            raise ValueError(
+                f"the flow expected a condition of shape (..., *{self.bijection.cond_shape}), got None: "
+                "`FlowDistribution.given(condition)` gives it one"
+            )
         x = jnp.asarray(x)
         batch, event = self._batch_shape(x.shape), tuple(self.bijection.shape)
-        if self.condition is None or self._condition_batch_shape == ():
+        if self.condition is None or self.condition_batch_shape == ():
             y, log_det = jax.vmap(method, in_axes=(0, None))(x.reshape(-1, *event), self.condition)
         else:
-            batch = jnp.broadcast_shapes(batch, self._condition_batch_shape)
+            batch = jnp.broadcast_shapes(batch, self.condition_batch_shape)
             x = jnp.broadcast_to(x, (*batch, *event)).reshape(-1, *event)
-            cond_shape = self.condition.shape[len(self._condition_batch_shape) :]
+            cond_shape = self.condition.shape[len(self.condition_batch_shape) :]
             condition = jnp.broadcast_to(self.condition, (*batch, *cond_shape)).reshape(-1, *cond_shape)
             y, log_det = jax.vmap(method)(x, condition)
         return y.reshape(*batch, *event), log_det.reshape(batch)
@@ -130,10 +136,8 @@ def _real_events(num_dims: int) -> constraints.Constraint:
 
 
 def _checked_condition(bijection: AbstractBijection, condition: ArrayLike | None) -> Array | None:
-    if bijection.cond_shape is None:
+    if bijection.cond_shape is None or condition is None:
         return None  # a condition that nothing uses is ignored, as bijections do
-    if condition is None:
-        raise ValueError(f"FlowTransform expected a condition of shape (..., *{bijection.cond_shape}), got None")
     condition = jnp.asarray(condition)
     cut = condition.ndim - len(bijection.cond_shape)
     if cut < 0 or condition.shape[cut:] != tuple(bijection.cond_shape):

@@ -108,5 +108,5 @@ def test_errors(tmp_path):
     with pytest.raises(ValueError, match=r"event shape \(2,\), got \(3,\)"):
         FlowDistribution(Affine(jnp.zeros(2)), dist.Normal(jnp.zeros(3), 1).to_event(1))
     (tmp_path / "other").write_text("hello")
-    with pytest.raises(ValueError, match="expected a file saved by numpyro_flows"):
+    with pytest.raises(ValueError, match="expected a whole file saved by numpyro_flows"):
         FlowDistribution.load(tmp_path / "other")

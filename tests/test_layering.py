@@ -12,10 +12,22 @@ LAYERS = [
     ["recipe"],
     ["bijections", "continuous", "networks"],
     ["flows", "gaussianization"],
-    ["transforms", "serialization", "distributions", "guides", "objectives", "training", "sampling"],
+    ["transforms", "sites", "serialization", "distributions", "guides", "objectives", "training", "sampling"],
     ["newton", "gaussian", "modes", "tails", "survey"],
     ["target", "stages", "flow_stage"],
-    ["posterior", "export", "variational", "density", "latent_ode", "diagnostics", "plots", "io"],
+    [
+        "posterior",
+        "export",
+        "variational",
+        "observations",
+        "likelihood",
+        "density",
+        "anomaly",
+        "latent_ode",
+        "diagnostics",
+        "plots",
+        "io",
+    ],
 ]
 FIRST_WITH_NUMPYRO = "transforms"
 

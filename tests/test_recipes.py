@@ -29,6 +29,8 @@ RECIPES = {
     "bnaf": partial(flows.bnaf, fast="density"),
     "bernstein": partial(flows.bernstein, num_layers=2, hidden=(16, 16)),
     "tarflow": partial(flows.tarflow, num_layers=4, width=16, num_blocks=1),
+    "gaussianization": partial(flows.gaussianization, num_layers=4),
+    "coupling_gaussianization": partial(flows.coupling_gaussianization, num_layers=2, hidden=(16, 16)),
     "planar": partial(flows.planar, num_layers=16),
     "radial": partial(flows.radial, num_layers=16),
     "sylvester": partial(flows.sylvester, num_layers=8),

@@ -1,3 +1,5 @@
+import json
+
 import equinox as eqx
 import flowjax.bijections as fb
 import jax
@@ -10,8 +12,8 @@ from numpyro_flows.serialization import load_tree, save_tree
 
 
 def round_trip(tree, path):
-    save_tree(path / "file", tree)
-    return load_tree(path / "file")
+    save_tree(path / "file", "test", tree)
+    return load_tree(path / "file", "test")
 
 
 def test_trees(tmp_path):
@@ -41,16 +43,57 @@ def test_bijections(make, tmp_path):
 
 def test_what_cannot_be_saved(tmp_path):
     with pytest.raises(TypeError, match="cannot be imported"):
-        save_tree(tmp_path / "file", lambda x: x)
+        save_tree(tmp_path / "file", "test", lambda x: x)
     with pytest.raises(TypeError, match=r"cannot save a builtins\.object"):
-        save_tree(tmp_path / "file", object())
+        save_tree(tmp_path / "file", "test", object())
     assert not (tmp_path / "file").exists()
 
 
-def test_files_name_only_modules_and_distributions(tmp_path):
-    import json
+def write(path, tree, version=1, kind="test"):
+    np.savez(path, structure=np.array(json.dumps({"format": version, "kind": kind, "tree": tree})))
 
-    structure = json.dumps({"object": "pathlib:Path", "state": {}})
-    np.savez(tmp_path / "file.npz", structure=np.array(structure))
-    with pytest.raises(ValueError, match="expected a module or a distribution, got pathlib:Path"):
-        load_tree(tmp_path / "file.npz")
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"object": "pathlib:Path", "state": {}}, "expected names of .*, got 'pathlib:Path'"),
+        ({"function": "os:system"}, "got 'os:system'"),
+        # reached through a trusted module that imports it
+        ({"function": "numpyro_flows.serialization:os.system"}, "expected a class or function that .* defines"),
+        ({"function": "numpyro_flows.serialization:nothing"}, "this version can read"),
+        ({"object": "jax._src.nn.functions:silu", "state": {}}, "expected a (module or a distribution|class)"),
+        ({"object": "numpyro_flows.recipe:FitRecipe", "state": {}}, "expected a module or a distribution"),
+    ],
+)
+def test_a_file_names_only_what_is_trusted(tree, message, tmp_path):
+    write(tmp_path / "file.npz", tree)
+    with pytest.raises(ValueError, match=message):
+        load_tree(tmp_path / "file.npz", "test")
+
+
+def test_a_package_that_the_user_trusts(tmp_path):
+    save_tree(tmp_path / "file", "test", np.mean)
+    with pytest.raises(ValueError, match="say so by `trusted`"):
+        load_tree(tmp_path / "file", "test")
+    assert load_tree(tmp_path / "file", "test", trusted=("numpy",)) is np.mean
+
+
+def test_foreign_truncated_newer_and_other_files(tmp_path):
+    path = tmp_path / "file"
+    save_tree(path, "test", {"a": jnp.arange(1000)})
+    whole = path.read_bytes()
+    for content in (b"", b"hello", whole[: len(whole) // 2], whole[:-30]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="expected a whole file saved by numpyro_flows"):
+            load_tree(path, "test")
+    with pytest.raises(FileNotFoundError):
+        load_tree(tmp_path / "missing", "test")
+    write(tmp_path / "new.npz", None, version=2)
+    with pytest.raises(ValueError, match="format 2 of a newer numpyro_flows"):
+        load_tree(tmp_path / "new.npz", "test")
+    write(tmp_path / "other.npz", None, kind="FlowPosterior")
+    with pytest.raises(ValueError, match="expected a file with a test, got one with a FlowPosterior"):
+        load_tree(tmp_path / "other.npz", "test")
+    np.savez(tmp_path / "numpy.npz", x=np.zeros(3))
+    with pytest.raises(ValueError, match="expected a whole file"):
+        load_tree(tmp_path / "numpy.npz", "test")

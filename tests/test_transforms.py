@@ -110,7 +110,7 @@ def test_errors(plain, conditional):
     with pytest.raises(TypeError, match="expected a bijection, got int"):
         FlowTransform(3)  # pyright: ignore
     with pytest.raises(ValueError, match="expected a condition of shape"):
-        FlowTransform(conditional)
+        FlowTransform(conditional)(jnp.zeros(3))
     with pytest.raises(ValueError, match=r"ends with \(2,\), got \(3,\)"):
         FlowTransform(conditional, jnp.ones(3))
     with pytest.raises(ValueError, match=r"ends with \(3,\), got \(4,\)"):

@@ -13,6 +13,7 @@ from numpyro_flows.bijections.compose import Chain as Chain
 from numpyro_flows.bijections.compose import Frozen as Frozen
 from numpyro_flows.bijections.compose import Invert as Invert
 from numpyro_flows.bijections.compose import Scan as Scan
+from numpyro_flows.bijections.compose import StandardizedCondition as StandardizedCondition
 from numpyro_flows.bijections.coupling import Coupling as Coupling
 from numpyro_flows.bijections.deep_sigmoid import DeepSigmoid as DeepSigmoid
 from numpyro_flows.bijections.elementwise import Elementwise as Elementwise
@@ -23,6 +24,7 @@ from numpyro_flows.bijections.linear import Householder as Householder
 from numpyro_flows.bijections.linear import LULinear as LULinear
 from numpyro_flows.bijections.linear import MatrixExponential as MatrixExponential
 from numpyro_flows.bijections.linear import QRLinear as QRLinear
+from numpyro_flows.bijections.mixture_cdf import MixtureCDF as MixtureCDF
 from numpyro_flows.bijections.multiscale import Multiscale as Multiscale
 from numpyro_flows.bijections.permutation import Permutation as Permutation
 from numpyro_flows.bijections.planar import Planar as Planar

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Scalar
+from jaxtyping import Array, ArrayLike, Float, Scalar
 
 from numpyro_flows.bijections.base import AbstractBijection, merge_cond_shapes
 from numpyro_flows.bijections.score import transform_with_score
@@ -150,3 +150,40 @@ class Frozen(AbstractBijection):
 
     def _held(self) -> AbstractBijection:
         return jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_array(leaf) else leaf, self.bijection)
+
+
+class StandardizedCondition(AbstractBijection):
+    """`f(x | (c - loc) / scale)`: a conditional bijection whose networks see conditions of everyday size.
+
+    Args:
+        bijection: a conditional one.
+        loc, scale: arrays of the condition's shape, which no gradient reaches.
+    """
+
+    bijection: AbstractBijection
+    loc: Float[Array, "..."]
+    scale: Float[Array, "..."]
+    shape: tuple[int, ...] = eqx.field(static=True)
+    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
+
+    def __init__(self, bijection: AbstractBijection, loc: ArrayLike, scale: ArrayLike):
+        self.bijection = bijection
+        self.loc = jnp.asarray(loc, dtype=float)
+        self.scale = jnp.asarray(scale, dtype=float)
+        self.shape = bijection.shape
+        self.cond_shape = bijection.cond_shape
+
+    def _transform(self, x: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]:
+        return self.bijection.transform_and_log_det(x, self._standardized(condition))
+
+    def _inverse(self, y: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]:
+        return self.bijection.inverse_and_log_det(y, self._standardized(condition))
+
+    def transform_with_score(
+        self, x: Float[Array, "..."], score: Float[Array, "..."], condition: Array | None
+    ) -> tuple[Array, Scalar, Array]:
+        return transform_with_score(self.bijection, x, score, self._standardized(condition))
+
+    def _standardized(self, condition: Array | None) -> Array | None:
+        loc, scale = jax.lax.stop_gradient((self.loc, self.scale))
+        return None if condition is None else (condition - loc) / scale

@@ -8,10 +8,13 @@ from abc import abstractmethod
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.linalg import solve_triangular
-from jaxtyping import Array, Float, PRNGKeyArray, Scalar
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, Scalar
 
 from numpyro_flows.bijections.base import AbstractBijection
+
+_SAME = 1e-7  # distance of unit vectors that are taken for the same
 
 
 class LULinear(AbstractBijection):
@@ -105,6 +108,28 @@ class Householder(AbstractOrthogonal):
         mixed = solve_triangular(2 * jnp.triu(v @ v.T, 1), 2 * v, unit_diagonal=True)
         return jnp.eye(v.shape[1], dtype=v.dtype) - v.T @ mixed
 
+    @classmethod
+    def from_matrix(cls, matrix: Float[ArrayLike, "dim dim"]) -> "Householder":
+        """The product that is a given rotation, to be trained from there.
+
+        Raises:
+            ValueError: where `matrix` is no rotation: orthogonal and of determinant 1.
+        """
+        rest = _checked_rotation(cls, matrix)
+        eye = np.eye(len(rest))
+        with jax.ensure_compile_time_eval():  # recipes are traced
+            start = cls(jax.random.key(0), len(rest))  # what is not needed stays a pair that cancels
+            vectors, num_used = np.array(start.vectors, dtype=float), 0
+        for i in range(len(rest)):
+            v = rest[:, i] - eye[i]
+            size = np.linalg.norm(v)
+            if size > _SAME:  # else the direction would be one of rounding errors
+                v = v / size
+                rest = rest - 2 * np.outer(v, v @ rest)
+                vectors[num_used] = v
+                num_used += 1
+        return eqx.tree_at(lambda h: h.vectors, start, jnp.asarray(vectors, float))
+
 
 class Cayley(AbstractOrthogonal):
     """`y = (I - S) (I + S)^-1 x` with `S^T = -S`: all rotations but those with an eigenvalue of -1.
@@ -132,6 +157,21 @@ class Cayley(AbstractOrthogonal):
         upper = jnp.triu(self.upper, 1)
         skew, eye = upper - upper.T, jnp.eye(*upper.shape, dtype=upper.dtype)
         return jnp.linalg.solve(eye + skew, eye - skew)  # the factors commute
+
+    @classmethod
+    def from_matrix(cls, matrix: Float[ArrayLike, "dim dim"]) -> "Cayley":
+        """The map that is a given rotation, to be trained from there.
+
+        Raises:
+            ValueError: where `matrix` is no rotation: orthogonal and of determinant 1, or has an eigenvalue of -1.
+        """
+        rotation = _checked_rotation(cls, matrix)
+        eye = np.eye(len(rotation))
+        if np.linalg.cond(eye + rotation) * _SAME > 1:
+            raise ValueError("Cayley expected a rotation without an eigenvalue of -1")
+        upper = np.triu(np.linalg.solve(eye + rotation, eye - rotation), 1)
+        start = cls(jax.random.key(0), len(rotation))
+        return eqx.tree_at(lambda c: c.upper, start, jnp.asarray(upper, float))
 
 
 class QRLinear(AbstractBijection):
@@ -232,6 +272,20 @@ def _checked_shape(bijection: AbstractBijection, dim: int) -> tuple[int]:
     if dim < 1:
         raise ValueError(f"{type(bijection).__name__} expected dim >= 1, got {dim}")
     return (dim,)
+
+
+def _checked_rotation(cls: type, matrix: ArrayLike) -> Float[np.ndarray, "dim dim"]:
+    matrix = np.asarray(matrix, dtype=float)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(f"{cls.__name__} expected a square matrix, got shape {matrix.shape}")
+    miss = np.abs(matrix.T @ matrix - np.eye(len(matrix))).max()
+    determinant = np.linalg.det(matrix)
+    if not (miss < 1e-4 and determinant > 0):
+        raise ValueError(
+            f"{cls.__name__} expected an orthogonal matrix of determinant 1, got one that misses orthogonality by "
+            f"{miss:.2g} and has determinant {determinant:.2g}"
+        )
+    return matrix
 
 
 def _upper(log_diagonal: Float[Array, " dim"], upper: Float[Array, "dim dim"]) -> Float[Array, "dim dim"]:

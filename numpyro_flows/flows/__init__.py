@@ -14,6 +14,8 @@ from numpyro_flows.flows.coupling import multiscale as multiscale
 from numpyro_flows.flows.coupling import nice as nice
 from numpyro_flows.flows.coupling import nsf_coupling as nsf_coupling
 from numpyro_flows.flows.coupling import realnvp as realnvp
+from numpyro_flows.flows.gaussianization import coupling_gaussianization as coupling_gaussianization
+from numpyro_flows.flows.gaussianization import gaussianization as gaussianization
 from numpyro_flows.flows.residual import planar as planar
 from numpyro_flows.flows.residual import radial as radial
 from numpyro_flows.flows.residual import residual as residual

@@ -22,6 +22,7 @@ from numpyro_flows.bijections import (
     Householder,
     LULinear,
     MatrixExponential,
+    MixtureCDF,
     Multiscale,
     Permutation,
     QRLinear,
@@ -59,6 +60,8 @@ LAYERS: dict[str, Callable[[], AbstractBijection]] = {
     "cayley": lambda: Cayley(_KEY, 3),
     "matrix exponential": lambda: MatrixExponential(_KEY, 3),
     "act norm": lambda: ActNorm(3),
+    "mixture coupling": lambda: Coupling(_KEY, 3, MixtureCDF(4)),
+    "mixture of logistics": lambda: Elementwise(3, MixtureCDF(4, "logistic")),
     "multiscale layers": lambda: Multiscale([Coupling(_KEY, dim, RationalQuadraticSpline()) for dim in (4, 2, 1)]),
 }
 
@@ -82,8 +85,9 @@ RECIPES: dict[str, flows.Recipe] = {
     "multiscale": partial(flows.multiscale, flow=partial(flows.realnvp, **_SMALL)),
 }
 DIMS = (1, 2, 5, 32)
+GAUSSIANIZATION = ("gaussianization", "coupling_gaussianization")
 NEEDS_EVEN_DIM = ("multiscale",)
-NEARLY = ("naf", "bnaf")  # start near the identity, not as it
+NEARLY = ("naf", "bnaf", "mixture", *GAUSSIANIZATION)  # start near the identity, not as it
 FLOWS: dict[str, Callable[[], AbstractBijection]] = {
     f"{name} {dim}d{' conditional' if cond_dim else ''}": partial(recipe, _KEY, dim, cond_dim=cond_dim)
     for name, recipe in RECIPES.items()
@@ -98,6 +102,14 @@ FLOWS: dict[str, Callable[[], AbstractBijection]] = {
     "iaf with adjacency 5d conditional": lambda: flows.iaf(_KEY, 5, cond_dim=2, adjacency=_CHAIN, **_SMALL),
     "nsf_autoregressive of two passes 5d": lambda: flows.nsf_autoregressive(_KEY, 5, passes=2, **_SMALL),
     "naf for densities 5d": lambda: flows.naf(_KEY, 5, fast="density", num_units=4, **_SMALL),
+    # few, as a numerical inverse within sweeps takes long to compile
+    "gaussianization 1d": lambda: flows.gaussianization(_KEY, 1, num_components=4, **_SMALL),
+    "gaussianization 2d": lambda: flows.gaussianization(_KEY, 2, num_components=4, **_SMALL),
+    "gaussianization 32d conditional": lambda: flows.gaussianization(_KEY, 32, cond_dim=COND_DIM, **_SMALL),
+    "coupling_gaussianization 1d": lambda: flows.coupling_gaussianization(_KEY, 1, num_components=4, **_SMALL),
+    "coupling_gaussianization 5d conditional": lambda: flows.coupling_gaussianization(
+        _KEY, 5, cond_dim=COND_DIM, num_components=4, **_SMALL
+    ),
     "tarflow of blocks 5d conditional": lambda: flows.tarflow(
         _KEY, 5, fast="sampling", cond_dim=COND_DIM, num_layers=2, block_size=2, width=8, num_heads=2
     ),
@@ -114,8 +126,10 @@ CASES: dict[str, Callable[[], AbstractBijection]] = {
     **LAYERS,
     **FLOWS,
 }
-QUICK_INVERSE = ("maf", "nsf_autoregressive", "bernstein", "tarflow")  # the other direction goes by sweeps
-NUMERICAL = ("naf", "bnaf", "planar", "sylvester", "bernstein", "residual")  # inverses without a closed form
+# the other direction goes by sweeps or numerically
+QUICK_INVERSE = ("maf", "nsf_autoregressive", "bernstein", "tarflow", *GAUSSIANIZATION)
+# inverses without a closed form
+NUMERICAL = ("naf", "bnaf", "planar", "sylvester", "bernstein", "residual", "mixture", *GAUSSIANIZATION)
 
 
 def perturbed[T](module: T, seed: int = 0, scale: float = 0.05) -> T:

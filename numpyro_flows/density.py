@@ -1,0 +1,308 @@
+"""Density estimation: data in, a flow that was trained on them by maximum likelihood out."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
+
+from numpyro_flows import flows
+from numpyro_flows.bijections import (
+    AbstractBijection,
+    ActNorm,
+    Chain,
+    Frozen,
+    StandardizedCondition,
+    initialize_from_data,
+)
+from numpyro_flows.distributions import FlowDistribution
+from numpyro_flows.flows import Recipe
+from numpyro_flows.guides import affine
+from numpyro_flows.likelihood import Rows, Settings, log_prob_rows, train
+from numpyro_flows.observations import Support, observe
+from numpyro_flows.stages import seed_stream
+
+_MOST_VALIDATION = 10_000  # rows: more tell no better when to stop
+_FULL_COVARIANCE = 4  # rows for each coordinate from which a covariance whitens better than standard deviations
+_MAX_FULL_DIM = 256  # above it whitening is by standard deviations
+_INITIAL_ROWS = 1000  # that set what is set by data
+_LEAST_ESS = 0.01  # of weights, as a share of the rows, below which one is warned
+_RIDGE = 1e-6  # added to the correlation matrix, so that coordinates that are copies do not make it singular
+
+
+class Score(NamedTuple):
+    """A mean negative log likelihood, in nats an event on the data's own scale, and its standard error."""
+
+    nll: float
+    se: float
+
+
+class DensityFit(NamedTuple):
+    """How `fit_density` fitted a flow.
+
+    losses: mean negative log likelihood of each training step's rows, in nats an event.
+    validation: that of the validation rows after `steps` training steps, one number a look.
+    steps: training steps before each look.
+    held_out: of the flow that is kept, on the validation rows that it was chosen by, which flatters it a little.
+    test: on rows that nothing was chosen by; None where no share of the data was set aside for it.
+    seconds: wall time of compilation and training.
+    num_skipped: steps left out because loss or gradient was not finite.
+    why: what ended the training.
+    """
+
+    losses: Float[np.ndarray, " steps"]
+    validation: Float[np.ndarray, " looks"]
+    steps: Int[np.ndarray, " looks"]
+    held_out: Score
+    test: Score | None
+    seconds: dict[str, float]
+    num_skipped: int
+    why: str
+
+
+def fit_density(
+    rng_key: PRNGKeyArray,
+    data: Any,
+    *,
+    flow: Recipe | FlowDistribution = flows.nsf_coupling,
+    condition: ArrayLike | None = None,
+    objective: str = "maximum_likelihood",
+    support: Support = None,
+    weights: ArrayLike | None = None,
+    dequantize: bool = False,
+    num_steps: int = 5_000,
+    batch_size: int = 256,
+    learning_rate: float = 1e-2,
+    patience: int | None = None,
+    validation: float = 0.1,
+    test: float = 0.0,
+    num_restarts: int = 1,
+    progress_bar: bool = True,
+) -> FlowDistribution:
+    """Fit a flow to data by maximum likelihood: the density whose mean negative log likelihood is least.
+
+    The data are made unconstrained, whitened by their mean and covariance (folded into the flow), and split. Adam takes
+    minibatches in compiled rounds of about an epoch, at a rate that rises and then falls as a cosine; after each round
+    the validation rows are scored, and the best parameters are kept.
+
+    Args:
+        rng_key: random key, of either style.
+        data: an array `(num, *event)`; a dict of sites, each `(num, *site)`, as NumPyro's `get_samples()` gives it; or an
+            ArviZ DataTree, of which the posterior's draws are taken. Of sites the result is a distribution of sites.
+        flow: a recipe `(key, dim, cond_dim=...) -> bijection`; or a distribution fitted before, whose training goes on.
+        condition: of each row, `(num, cond_dim)`: the result is the density of the data given it, and is used as
+            `flow.given(condition)`.
+        objective: "maximum_likelihood".
+        support: NumPyro constraint of an event; for an array also one for each column; for sites a dict by site. Real
+            numbers by default.
+        weights: of each row, not negative, such as importance weights; they need not sum to one.
+        dequantize: for integers `k`, whether to spread each over `[k, k + 1)` by uniform noise, redrawn every round.
+        num_steps: most training steps.
+        batch_size: rows in a step.
+        learning_rate: peak learning rate of Adam.
+        patience: steps without a better validation score after which training ends; a quarter of `num_steps` by default.
+        validation: share of the rows to stop by, 10,000 at most.
+        test: share of the rows to set aside for `fit.test`.
+        num_restarts: trainings from different starts, side by side; the one with the best validation score is kept.
+        progress_bar: whether to show one.
+
+    Returns:
+        The distribution; its `fit` is a `DensityFit`. Ctrl-C ends the training and returns what was fitted by then.
+
+    Raises:
+        TypeError: where data are not numbers, or `flow` is neither recipe nor distribution.
+        ValueError: for data that are not finite (rows by index), outside the support or constant in a coordinate, for
+            too few rows, for weights that are negative or all zero, and numbers out of their range.
+
+    Source: Papamakarios, Nalisnick, Rezende, Mohamed, Lakshminarayanan 2021, arXiv 1912.02762, section 2.3.1.
+
+    Example:
+        >>> import jax
+        >>> from numpyro_flows import fit_density
+        >>> data = jax.random.normal(jax.random.key(0), (500, 2)) ** 2
+        >>> from numpyro.distributions import constraints
+        >>> flow = fit_density(
+        ...     jax.random.key(1), data, support=constraints.positive, num_steps=100, progress_bar=False
+        ... )
+        >>> bool((flow.sample(jax.random.key(2), (100,)) > 0).all())
+        True
+    """
+    if objective != "maximum_likelihood":
+        raise ValueError(f"objective expected 'maximum_likelihood', got {objective!r}")
+    if not callable(flow):
+        raise TypeError(f"flow expected a recipe or a FlowDistribution, got {type(flow).__name__}")
+    if num_steps < 1 or batch_size < 1 or num_restarts < 1 or not learning_rate > 0:
+        raise ValueError(
+            "expected num_steps, batch_size, num_restarts >= 1 and learning_rate > 0, "
+            f"got {num_steps}, {batch_size}, {num_restarts} and {learning_rate}"
+        )
+    observations = observe(data, support, dequantize=dequantize)
+    num = len(observations.values)
+    all_weights, conditions = _checked_weights(weights, num), _checked_condition(condition, num)
+    seeds = seed_stream(rng_key)
+    rng = np.random.default_rng(next(seeds))
+    train_index, held_index, test_index = _split(rng, num, validation, test)
+
+    def draw(index: Int[np.ndarray, " some"]) -> tuple[Rows, Float[np.ndarray, " some"]]:
+        """Rows, unconstrained, and `log |det|` of that."""
+        values = observations.values[index]
+        x, log_det = observations.unconstrained(values + rng.uniform(size=values.shape) if dequantize else values)
+        return Rows(x, None if conditions is None else conditions[index], all_weights[index]), log_det
+
+    first, log_det = draw(train_index)
+    goes_on = isinstance(flow, FlowDistribution)  # and is whitened already
+    whitening = _Whitening.identity(first) if goes_on else _Whitening.of(first)
+    make = (lambda key: flow.bijection) if goes_on else _maker(flow, whitening.rows(first))
+    held, held_log_det = draw(held_index)
+    trained = train(
+        make,
+        lambda: whitening.rows(draw(train_index)[0] if dequantize else first),
+        whitening.rows(held),
+        Settings(num_steps, batch_size, learning_rate, num_steps // 4 if patience is None else patience, num_restarts),
+        seeds,
+        rng,
+        progress_bar=progress_bar,
+    )
+    if trained.failed:
+        warnings.warn(f"the fit is not finished: {trained.why}", UserWarning, stacklevel=2)
+
+    def score(rows: Rows, log_prob: Array, log_det: np.ndarray) -> Score:
+        terms = -rows.weights * (np.asarray(log_prob, np.float64) + whitening.log_det + log_det)
+        return Score(float(terms.mean()), float(terms.std() / np.sqrt(len(terms))))
+
+    tested = None
+    if len(test_index):
+        rows, test_log_det = draw(test_index)
+        log_prob = jax.jit(lambda rows: log_prob_rows(trained.bijection, rows))(whitening.rows(rows))
+        tested = score(rows, log_prob, test_log_det)
+    volume = whitening.log_det + np.mean(held.weights * held_log_det)
+    bijection = trained.bijection if goes_on else whitening.fold(trained.bijection)
+    fitted = FlowDistribution(bijection, constrain=observations.constrain)
+    fitted.fit = DensityFit(
+        losses=trained.losses - whitening.log_det - np.mean(first.weights * log_det),
+        validation=trained.validation - volume,
+        steps=trained.steps,
+        held_out=score(held, trained.log_prob, held_log_det),
+        test=tested,
+        seconds=trained.seconds,
+        num_skipped=trained.num_skipped,
+        why=trained.why,
+    )
+    return fitted
+
+
+class _Whitening(NamedTuple):
+    """Location and scale of rows, and of their conditions: a flow is trained on `scale^-1 (x - loc)`."""
+
+    loc: Float[np.ndarray, " dim"]
+    scale: Float[np.ndarray, " dim"] | Float[np.ndarray, "dim dim"]
+    condition_loc: Float[np.ndarray, " cond_dim"]
+    condition_scale: Float[np.ndarray, " cond_dim"]
+
+    @classmethod
+    def identity(cls, rows: Rows) -> "_Whitening":
+        dim, cond_dim = rows.x.shape[1], 0 if rows.condition is None else rows.condition.shape[1]
+        return cls(np.zeros(dim), np.ones(dim), np.zeros(cond_dim), np.ones(cond_dim))
+
+    @classmethod
+    def of(cls, rows: Rows) -> "_Whitening":
+        """By a triangular root of the covariance, or in many dimensions or few rows by standard deviations."""
+        loc, scale = _mean_and_deviation(rows.x, rows.weights)
+        num, dim = rows.x.shape
+        if dim <= _MAX_FULL_DIM and num >= _FULL_COVARIANCE * dim:
+            standard = (rows.x - loc) / scale
+            correlation = (rows.weights[:, None] * standard).T @ standard / num
+            scale = scale[:, None] * np.linalg.cholesky(correlation + _RIDGE * np.eye(dim))
+        condition = np.zeros((num, 0)) if rows.condition is None else rows.condition
+        return cls(loc, scale, *_mean_and_deviation(condition, rows.weights))
+
+    @property
+    def log_det(self) -> float:
+        diagonal = self.scale if self.scale.ndim == 1 else np.diagonal(self.scale)
+        return -float(np.log(diagonal).sum())
+
+    def rows(self, rows: Rows) -> Rows:
+        dtype = jnp.result_type(float)
+        centred = rows.x - self.loc
+        x = centred / self.scale if self.scale.ndim == 1 else np.linalg.solve(self.scale, centred.T).T
+        condition = None
+        if rows.condition is not None:
+            condition = ((rows.condition - self.condition_loc) / self.condition_scale).astype(dtype)
+        return Rows(x.astype(dtype), condition, rows.weights.astype(dtype))
+
+    def fold(self, bijection: AbstractBijection) -> AbstractBijection:
+        """The bijection of rows that are not whitened."""
+        whole = Chain([bijection, Frozen(affine(jnp.asarray(self.loc), jnp.asarray(self.scale)))])
+        if bijection.cond_shape is None:
+            return whole
+        return StandardizedCondition(whole, self.condition_loc, self.condition_scale)
+
+
+def _maker(recipe: Recipe, rows: Rows) -> Callable[[PRNGKeyArray], AbstractBijection]:
+    """The function that makes an untrained bijection of `rows`, its `ActNorm`s set by some of them."""
+    dim = rows.x.shape[1]
+    options = {} if rows.condition is None else {"cond_dim": rows.condition.shape[1]}
+
+    def make(key: PRNGKeyArray) -> AbstractBijection:
+        bijection = recipe(key, dim, **options)
+        if tuple(bijection.shape) != (dim,):
+            raise ValueError(f"flow expected to give a bijection of shape {(dim,)}, got {bijection.shape}")
+        leaves = jax.tree.leaves(bijection, is_leaf=lambda node: isinstance(node, ActNorm))
+        if any(isinstance(leaf, ActNorm) for leaf in leaves):
+            some = jax.tree.map(lambda leaf: leaf[:_INITIAL_ROWS], rows)
+            bijection = initialize_from_data(bijection, some.x, some.condition)
+        return bijection
+
+    return make
+
+
+def _split(rng: np.random.Generator, num: int, validation: float, test: float) -> list[Int[np.ndarray, " some"]]:
+    """Row numbers to train on, to stop by, and to test on."""
+    if not (0 < validation < 1 and 0 <= test < 1 and validation + test < 1):
+        raise ValueError(f"expected shares validation > 0 and test >= 0 below 1 in all, got {validation} and {test}")
+    num_test = round(test * num)
+    num_validation = min(max(round(validation * num), 1), _MOST_VALIDATION)
+    num_train = num - num_validation - num_test
+    if num_train < 1:
+        raise ValueError(f"expected rows to train on, got {num} in all with shares {validation} and {test} set aside")
+    return np.split(rng.permutation(num), [num_train, num_train + num_validation])
+
+
+def _checked_weights(weights: ArrayLike | None, num: int) -> Float[np.ndarray, " num"]:
+    """Weights of mean 1."""
+    if weights is None:
+        return np.ones(num)
+    array = np.asarray(weights, np.float64)
+    if array.shape != (num,):
+        raise ValueError(f"weights expected the shape {(num,)}, got {array.shape}")
+    if not np.isfinite(array).all() or (array < 0).any() or array.sum() == 0:
+        raise ValueError("weights expected finite numbers >= 0 that are not all 0")
+    share = array.sum() ** 2 / (array**2).sum() / num
+    if share < _LEAST_ESS:
+        warnings.warn(
+            f"the weights have an effective sample size of {share:.1%} of {num} rows: a few rows decide the fit",
+            UserWarning,
+            stacklevel=3,
+        )
+    return array / array.mean()
+
+
+def _checked_condition(condition: ArrayLike | None, num: int) -> Float[np.ndarray, "num cond_dim"] | None:
+    if condition is None:
+        return None
+    array = np.asarray(condition, np.float64)
+    if array.ndim != 2 or len(array) != num:
+        raise ValueError(f"condition expected the shape (num, cond_dim) with num={num}, got {array.shape}")
+    bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
+    if bad.size:
+        raise ValueError(f"condition expected finite values, got others in rows {bad[:5].tolist()}")
+    return array
+
+
+def _mean_and_deviation(x: Float[np.ndarray, "num dim"], weights: Float[np.ndarray, " num"]) -> tuple[np.ndarray, ...]:
+    loc = np.average(x, axis=0, weights=weights)
+    deviation = np.sqrt(np.average((x - loc) ** 2, axis=0, weights=weights))
+    return loc, np.where(deviation > 0, deviation, 1.0)

@@ -1,0 +1,194 @@
+"""Information measures of samples, through Gaussianization: right for data of any shape, not just Gaussian."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+
+from numpyro_flows.bijections import AbstractBijection
+from numpyro_flows.gaussianization.entropies import (
+    neighbour_distances,
+    neighbour_entropy,
+    neighbour_noise,
+)
+from numpyro_flows.gaussianization.marginals import fit_mixture
+from numpyro_flows.gaussianization.rbig import checked_samples, fit_rbig, rng_of
+
+_NUM_NEIGHBOURS = 5
+_NUM_NULL = 8  # Gaussian samples beside which a density is measured
+
+Samples = Float[np.ndarray, "num dim"]
+Contributions = Float[np.ndarray, " num"]
+
+
+class Estimate(NamedTuple):
+    """A number of nats and its standard error."""
+
+    value: float
+    se: float
+
+
+def entropy(rng_key: PRNGKeyArray, data: ArrayLike) -> Estimate:
+    """`h(X) = -E log p(X)`, the differential entropy.
+
+    For a map `f` that nearly Gaussianizes, `h(X) = h(f(X)) - E log |det f'(X)|`: the log-determinant carries what was
+    removed layer by layer, and the entropy of what is left is measured by nearest neighbours, unbiased for a Gaussian.
+    Either half of the data is measured by the map that the other half was fitted, so overfitting does not count as
+    information. The standard error does not hold the bias of neighbours, which see sharp edges too smooth: 0.03 nats
+    for 2,000 points of a uniform distribution on a square.
+
+    Args:
+        rng_key: random key.
+        data: of shape `(num, dim)`, independent draws.
+
+    Raises:
+        ValueError: where half of the data are not what `fit_rbig` takes.
+
+    Source: Laparra, Camps-Valls, Malo 2011, IEEE TNN 22(4); Ao, Li 2022, AAAI 36.
+
+    Example:
+        >>> data = np.random.default_rng(0).uniform(size=(2_000, 2))
+        >>> estimate = entropy(jax.random.key(0), data)
+        >>> abs(estimate.value) < 4 * estimate.se + 0.03
+        True
+    """
+    samples = checked_samples(data)
+    return _estimate(_contributions(rng_key, samples)[0], samples.shape[1])
+
+
+def total_correlation(rng_key: PRNGKeyArray, data: ArrayLike) -> Estimate:
+    """`T(X) = sum_i h(X_i) - h(X)`, the divergence from independence.
+
+    The sum over layers, after the marginals were made Gaussian, of what each removes; never the difference to the
+    entropy of a Gaussian of the same covariance, which is another number unless the data are Gaussian. Computed from
+    the entropies of the same points by the same maps, whose errors largely cancel. Args and errors: see `entropy`.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> x = rng.normal(size=(2_000, 2)) @ np.array([[1.0, 0.8], [0.0, 0.6]])
+        >>> estimate = total_correlation(jax.random.key(0), x)
+        >>> bool(abs(estimate.value + 0.5 * np.log(1 - 0.8**2)) < 4 * estimate.se)
+        True
+    """
+    samples = checked_samples(data)
+    joint, marginal = _contributions(rng_key, samples)
+    return _estimate(marginal.sum(1) - joint, samples.shape[1], *[1] * samples.shape[1])
+
+
+def negentropy(rng_key: PRNGKeyArray, data: ArrayLike) -> Estimate:
+    """`J(X) = h(G) - h(X)`, `G` the Gaussian of the same covariance. Args and errors: see `entropy`."""
+    samples = checked_samples(data)
+    centred = samples - samples.mean(0)
+    covariance = centred.T @ centred / len(samples)
+    mahalanobis = (centred * np.linalg.solve(covariance, centred.T).T).sum(1)
+    gaussian = 0.5 * (np.linalg.slogdet(2 * np.pi * covariance)[1] + mahalanobis)
+    return _estimate(gaussian - _contributions(rng_key, samples)[0], samples.shape[1])
+
+
+def mutual_information(rng_key: PRNGKeyArray, x: ArrayLike, y: ArrayLike) -> Estimate:
+    """`I(X; Y) = h(X) + h(Y) - h(X, Y)` of vectors drawn together: row `i` of `x` with row `i` of `y`.
+
+    Raises:
+        ValueError: as `entropy`, and where the numbers of rows differ.
+    """
+    x_samples, y_samples = checked_samples(x, "x"), checked_samples(y, "y")
+    if len(x_samples) != len(y_samples):
+        raise ValueError(f"expected as many rows of x as of y, got {len(x_samples)} and {len(y_samples)}")
+    together = np.concatenate([x_samples, y_samples], axis=1)
+    of_x, of_y, joint = (_contributions(rng_key, s)[0] for s in (x_samples, y_samples, together))
+    return _estimate(of_x + of_y - joint, *(s.shape[1] for s in (x_samples, y_samples, together)))
+
+
+def kl_divergence(rng_key: PRNGKeyArray, x: ArrayLike, y: ArrayLike) -> Estimate:
+    """`KL(X || Y) = -h(X) - E_X log p_Y(X)` of two samples of one dimension, drawn apart.
+
+    `log p_Y` is the density of the map fitted to half of `y`, corrected by that of the other half about each point of
+    `x`, by nearest neighbours beside those among Gaussian samples of the same size. Where `Y` has no points near
+    those of `X`, the tails of the fit decide. The standard error includes what the sample of `Y` leaves
+    open.
+
+    Raises:
+        ValueError: as `entropy`, and where the dimensions differ.
+    """
+    x_samples, y_samples = checked_samples(x, "x"), checked_samples(y, "y")
+    if x_samples.shape[1] != y_samples.shape[1]:
+        raise ValueError(f"expected x and y of one dimension, got {x_samples.shape[1]} and {y_samples.shape[1]}")
+    dim = x_samples.shape[1]
+    value = -_contributions(rng_key, x_samples)[0] - _log_density(rng_key, y_samples, x_samples)
+    own = _estimate(value, dim, dim)
+    # a point of Y that is left out or added changes the value by how much more often X is there
+    ratio = np.exp(_log_density(rng_key, x_samples, y_samples) - _log_density(rng_key, y_samples, y_samples))
+    return Estimate(own.value, float(np.hypot(own.se, ratio.std() / np.sqrt(len(ratio)))))
+
+
+def _contributions(rng_key: PRNGKeyArray, samples: Samples) -> tuple[Contributions, Float[np.ndarray, "num dim"]]:
+    """What each point contributes to the joint entropy, and to those of the coordinates: the means are estimates."""
+    joint, marginal = np.empty(len(samples)), np.empty(samples.shape)
+    for fitted, held_out in _halves(rng_key, len(samples)):
+        fit = fit_rbig(rng_key, checked_samples(samples[fitted], "half of the data"))
+        z, log_det = _to_base(fit.bijection, samples[held_out])
+        joint[held_out] = _centred(z) - log_det
+        loc, scale = samples[fitted].mean(0), samples[fitted].std(0)
+        for j in range(samples.shape[1]):
+            own = (samples[:, [j]] - loc[j]) / scale[j]
+            z, log_slope = _forward(fit_mixture(own[fitted]), own[held_out])
+            marginal[held_out, j] = _centred(z) - log_slope + np.log(scale[j])
+    return joint, marginal
+
+
+def _log_density(rng_key: PRNGKeyArray, of: Samples, at: Samples) -> Contributions:
+    """Log density of the sample `of` at the points `at`: the mean over both halves of that of a fit, corrected."""
+    rng, num, dim = rng_of(rng_key), *of.shape
+    total = np.zeros(len(at))
+    for fitted, held_out in _halves(rng_key, num):
+        fit = fit_rbig(rng_key, checked_samples(of[fitted], "half of the data"))
+        among, _ = _to_base(fit.bijection, of[held_out])
+        z, log_det = _to_base(fit.bijection, at)
+        null = [neighbour_distances(z, rng.normal(size=among.shape), _NUM_NEIGHBOURS) for _ in range(_NUM_NULL)]
+        correction = dim * (np.mean(null, axis=0) - neighbour_distances(z, among, _NUM_NEIGHBOURS))
+        total += -0.5 * (z**2 + np.log(2 * np.pi)).sum(1) + log_det + correction
+    return total / 2
+
+
+def _halves(rng_key: PRNGKeyArray, num: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """What to fit and what to measure, either way round; the same for every sample of one size."""
+    order = rng_of(rng_key).permutation(num)
+    one, other = order[: num // 2], order[num // 2 :]
+    return [(one, other), (other, one)]
+
+
+def _centred(z: Samples) -> Contributions:
+    """Minus the log density of N(0, I), by a constant such that the mean is the entropy of `z`.
+
+    What single distances to neighbours contribute varies less than the log density does, so it would make standard
+    errors too small.
+    """
+    minus_log_density = 0.5 * (z**2 + np.log(2 * np.pi)).sum(1)
+    return minus_log_density + (neighbour_entropy(z) - minus_log_density.mean())
+
+
+def _estimate(contributions: Contributions, *dims: int) -> Estimate:
+    """The mean, and the standard error with the noise of entropies by neighbours in these dimensions."""
+    variance = contributions.var() + sum(neighbour_noise(dim) for dim in dims)
+    return Estimate(float(contributions.mean()), float(np.sqrt(variance / len(contributions))))
+
+
+def _to_base(bijection: AbstractBijection, data: Samples) -> tuple[Samples, Contributions]:
+    return _as_numpy(_batched(bijection.inverse_and_log_det, jnp.asarray(data, float)))
+
+
+def _forward(bijection: AbstractBijection, data: Samples) -> tuple[Samples, Contributions]:
+    return _as_numpy(_batched(bijection.transform_and_log_det, jnp.asarray(data, float)))
+
+
+@eqx.filter_jit
+def _batched(method, data: Float[Array, "num dim"]) -> tuple[Array, Array]:
+    return jax.vmap(method)(data)
+
+
+def _as_numpy(arrays: tuple[Array, Array]) -> tuple[np.ndarray, np.ndarray]:
+    first, second = (np.asarray(array, dtype=float) for array in arrays)
+    return first, second

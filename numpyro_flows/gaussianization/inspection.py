@@ -1,0 +1,187 @@
+"""What each layer of a flow does to data on their way to the base."""
+
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+
+from numpyro_flows.bijections import Chain, Frozen, Invert, Scan
+from numpyro_flows.gaussianization.entropies import neighbour_entropy, spacing_entropies
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+_COLUMNS = 6  # of panels in a picture
+_MAX_POINTS = 2_000  # in a panel
+
+
+class LayerTable(NamedTuple):
+    """What `inspect_layers` found: a row for the data, then one after each part of each layer, on the way to the base.
+
+    Attributes:
+        layers: number of the layer, 0 for the data; several rows where a layer has several parts.
+        parts: name of the part.
+        samples: of shape `(rows, num, dim)`.
+        correlation: of the coordinates, `(rows, dim, dim)`.
+        skew: `(rows, dim)`.
+        kurtosis: in excess of a Gaussian's, `(rows, dim)`.
+        negentropy: of each coordinate, in nats, `(rows, dim)`; 0 for a Gaussian.
+        total_correlation: in nats, `(rows,)`; 0 for independent coordinates.
+        log_det: mean of the part's log-determinant, data to base, `(rows,)`: they sum to that of the flow.
+    """
+
+    layers: list[int]
+    parts: list[str]
+    samples: Float[np.ndarray, "rows num dim"]
+    correlation: Float[np.ndarray, "rows dim dim"]
+    skew: Float[np.ndarray, "rows dim"]
+    kurtosis: Float[np.ndarray, "rows dim"]
+    negentropy: Float[np.ndarray, "rows dim"]
+    total_correlation: Float[np.ndarray, " rows"]
+    log_det: Float[np.ndarray, " rows"]
+
+    def table(self) -> "pd.DataFrame":
+        """One line a row; of what each coordinate has, the largest size, of negentropies the sum."""
+        import pandas as pd
+
+        dim = self.samples.shape[2]
+        off_diagonal = np.abs(self.correlation - np.eye(dim)).max((1, 2))
+        return pd.DataFrame(
+            {
+                "layer": self.layers,
+                "part": self.parts,
+                "log_det": self.log_det,
+                "total_correlation": self.total_correlation,
+                "negentropy": self.negentropy.sum(1),
+                "max_correlation": off_diagonal,
+                "max_skew": np.abs(self.skew).max(1),
+                "max_kurtosis": np.abs(self.kurtosis).max(1),
+            }
+        )
+
+    def plot(self, path: str | os.PathLike | None = None) -> "Figure":
+        """The first two coordinates after every part, and below the table's numbers as curves.
+
+        Args:
+            path: of a file to write the picture to; its ending says which kind.
+        """
+        from matplotlib.figure import Figure
+
+        num_rows = -(-len(self.parts) // _COLUMNS)
+        figure = Figure(figsize=(2 * _COLUMNS, 2 * num_rows + 3), layout="constrained")
+        grid = figure.add_gridspec(num_rows + 1, _COLUMNS, height_ratios=[2] * num_rows + [3])
+        for i, (layer, part, x) in enumerate(zip(self.layers, self.parts, self.samples[:, :_MAX_POINTS])):
+            panel = figure.add_subplot(grid[divmod(i, _COLUMNS)])
+            if x.shape[1] == 1:
+                panel.hist(x[:, 0], bins=40)
+            else:
+                panel.scatter(x[:, 0], x[:, 1], s=1, linewidths=0)
+            panel.set_title(f"{layer} {part}", fontsize="small")
+            panel.tick_params(labelsize="x-small")
+        curves = {
+            "total correlation": self.total_correlation,
+            "sum of negentropies": self.negentropy.sum(1),
+            "log-determinant so far": self.log_det.cumsum(),
+        }
+        width = _COLUMNS // len(curves)
+        for i, (name, values) in enumerate(curves.items()):
+            panel = figure.add_subplot(grid[num_rows, i * width : (i + 1) * width])
+            panel.plot(values, marker=".")
+            panel.axhline(0.0, color="grey", linewidth=0.5)
+            panel.set(title=f"{name} (nats)", xlabel="part")
+        if path is not None:
+            figure.savefig(path)
+        return figure
+
+
+def inspect_layers(flow: Any, data: ArrayLike, condition: ArrayLike | None = None) -> LayerTable:
+    """Samples and their statistics after every layer, on the way from the data to the base.
+
+    A layer is one step of a `Scan`, or a part of the outermost `Chain`; the parts of a chain within a layer have rows
+    of their own: of a Gaussianization flow the rotation, which leaves the divergence from a Gaussian alone and moves it
+    to the marginals, and the marginal map, which removes it. `Invert` and `Frozen` are looked through; what else there
+    is, is one part.
+
+    The total correlation after a part is the sum of the marginal entropies, by spacings, less the joint entropy: that
+    at the base, by nearest neighbours, less the log-determinants from here to there. Inspect with data that the flow
+    was not trained on: overfitting looks like information.
+
+    Args:
+        flow: a bijection, or what has one as its attribute `bijection`, such as a `FlowDistribution`.
+        data: events `(num, *shape)`, laid out as vectors.
+        condition: one for all, or one for each event; by default the flow's own.
+
+    Raises:
+        ValueError: where data have another shape, or are fewer than 16.
+
+    Example:
+        >>> from numpyro_flows import flows
+        >>> data = jax.random.normal(jax.random.key(0), (500, 2))
+        >>> table = inspect_layers(flows.gaussianization(jax.random.key(1), 2, num_layers=2), data)
+        >>> table.parts
+        ['data', 'Affine', 'Householder', 'Elementwise', 'Householder', 'Elementwise']
+    """
+    bijection = flow if hasattr(flow, "inverse_and_log_det") else flow.bijection
+    given = getattr(flow, "condition", None) if condition is None else condition
+    x = jnp.asarray(data, float)
+    if x.shape[1:] != tuple(bijection.shape) or x.ndim == 0 or len(x) < 16:
+        raise ValueError(f"expected data of shape (num, *{bijection.shape}) with num >= 16, got {x.shape}")
+    of_each = None
+    if given is not None and bijection.cond_shape is not None:
+        of_each = jnp.broadcast_to(jnp.asarray(given, float), (len(x), *bijection.cond_shape))
+    layers, parts, samples, log_dets = [0], ["data"], [x], [np.zeros(len(x))]
+    for number, layer in enumerate(_layers(bijection, to_base=True), start=1):
+        for part, to_base in layer:
+            x, log_det = _step(part, x, of_each, to_base)
+            layers.append(number)
+            parts.append(type(part).__name__)
+            samples.append(x)
+            log_dets.append(np.asarray(log_det))
+    rows = np.stack([np.asarray(s, dtype=float).reshape(len(s), -1) for s in samples])
+    log_det = np.mean(np.asarray(log_dets, dtype=float), axis=1)
+    centred = rows - rows.mean(1, keepdims=True)
+    deviation = centred.std(1)
+    standard = centred / deviation[:, None]
+    marginal = np.stack([spacing_entropies(row).mean(0) for row in rows])
+    to_come = log_det[::-1].cumsum()[::-1] - log_det  # what is still to be added behind each row
+    joint = neighbour_entropy(rows[-1]) - to_come
+    return LayerTable(
+        layers,
+        parts,
+        rows,
+        correlation=np.einsum("rni,rnj->rij", standard, standard) / rows.shape[1],
+        skew=(standard**3).mean(1),
+        kurtosis=(standard**4).mean(1) - 3,
+        negentropy=0.5 * np.log(2 * np.pi * np.e) + np.log(deviation) - marginal,
+        total_correlation=marginal.sum(1) - joint,
+        log_det=log_det,
+    )
+
+
+def _layers(bijection: Any, to_base: bool) -> list[list[tuple[Any, bool]]]:
+    """The layers in the order in which they act, each a list of parts and their directions."""
+    if isinstance(bijection, Chain):
+        parts = bijection.bijections[::-1] if to_base else bijection.bijections
+        return [layer for part in parts for layer in _layers(part, to_base)]
+    if isinstance(bijection, Scan):
+        arrays, static = eqx.partition(bijection.layers, eqx.is_array)
+        numbers = range(len(jax.tree.leaves(arrays)[0]))
+        steps = [eqx.combine(jax.tree.map(lambda a, i=i: a[i], arrays), static) for i in numbers]
+        steps = steps[::-1] if to_base else steps
+        return [[part for layer in _layers(step, to_base) for part in layer] for step in steps]
+    if isinstance(bijection, Invert):
+        return _layers(bijection.bijection, not to_base)
+    if isinstance(bijection, Frozen):
+        return _layers(bijection.bijection, to_base)
+    return [[(bijection, to_base)]]
+
+
+@eqx.filter_jit
+def _step(part: Any, x: Array, condition: Array | None, to_base: bool) -> tuple[Array, Array]:
+    method = part.inverse_and_log_det if to_base else part.transform_and_log_det
+    return jax.vmap(method)(x, condition)

@@ -1,0 +1,106 @@
+"""Marginal maps: what they make of data, held-out data too, is standard normal, and both directions agree far out."""
+
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import kstest, norm, t
+
+from numpyro_flows.gaussianization import EmpiricalMarginal, fit_empirical, fit_mixture, fit_spline
+from numpyro_flows.gaussianization.marginals import knots
+
+NUM = 3_000
+FITS = {
+    "mixture": fit_mixture,
+    "logistic": partial(fit_mixture, kind="logistic"),
+    "spline": fit_spline,
+    "empirical": fit_empirical,
+}
+SAMPLERS = {
+    "normal": lambda rng, size: rng.normal(size=size),
+    "uniform": lambda rng, size: rng.uniform(-1.7, 1.7, size=size),
+    "bimodal": lambda rng, size: rng.choice([-0.9, 0.9], size=size) + 0.3 * rng.normal(size=size),
+    "skewed": lambda rng, size: rng.standard_exponential(size) - 1.0,
+    "heavy": lambda rng, size: rng.standard_t(5, size=size) / np.sqrt(5 / 3),
+}
+over_fits = pytest.mark.parametrize("fit", FITS.values(), ids=FITS)
+
+
+@eqx.filter_jit
+def forward(bijection, x):
+    return jax.vmap(bijection.transform_and_log_det)(x)
+
+
+@eqx.filter_jit
+def backward(bijection, y):
+    return jax.vmap(bijection.inverse_and_log_det)(y)
+
+
+def draws(seed: int) -> np.ndarray:
+    """A column of each sampler."""
+    rng = np.random.default_rng(seed)
+    return np.stack([draw(rng, NUM) for draw in SAMPLERS.values()], axis=1)
+
+
+@over_fits
+def test_held_out_data_become_standard_normal(fit, x64):
+    z, _ = forward(fit(draws(0)), jnp.asarray(draws(1)))
+    for column, name in zip(np.asarray(z).T, SAMPLERS):
+        # both samples vary: the distance of two of them is below 1.95 sqrt(2 / n) but once in a thousand
+        assert kstest(column, norm.cdf).statistic < 1.95 * np.sqrt(2 / NUM), name
+
+
+@over_fits
+def test_both_directions_agree_far_out(fit, x64):
+    bijection = fit(draws(0))
+    x = jnp.asarray(np.linspace(-50.0, 50.0, 41)[:, None] * np.ones(len(SAMPLERS)))
+    y, log_det = forward(bijection, x)
+    back, log_det_back = backward(bijection, y)
+    np.testing.assert_allclose(back, x, rtol=1e-7, atol=1e-7)
+    np.testing.assert_allclose(log_det_back, -log_det, rtol=1e-6, atol=1e-6)
+    slopes = jax.jit(jax.vmap(jax.jacfwd(bijection.transform)))(x)
+    np.testing.assert_allclose(np.linalg.slogdet(slopes)[1], log_det, rtol=1e-8, atol=1e-8)
+
+
+@over_fits
+def test_density_of_a_student(fit, x64):
+    """Held out, no further from the exact density than its parameters cost."""
+    rng = np.random.default_rng(0)
+    train, test = rng.standard_t(5, size=(2, NUM, 1)) / np.sqrt(5 / 3)
+    z, log_det = forward(fit(train), jnp.asarray(test))
+    excess = t.logpdf(test[:, 0] * np.sqrt(5 / 3), 5) + 0.5 * np.log(5 / 3) - norm.logpdf(z[:, 0]) - log_det
+    # 32 numbers cost 32 / (2 n) on average; three deviations of the test's mean on top, and the shape of the tail
+    assert excess.mean() < 32 / (2 * NUM) + 3 * excess.std() / np.sqrt(NUM) + 0.02
+
+
+@over_fits
+def test_duplicates_do_no_harm(fit, x64):
+    rng = np.random.default_rng(0)
+    data = rng.integers(0, 4, size=(500, 2)) - 1.5
+    y, log_det = forward(fit(data), jnp.asarray(data))
+    assert np.isfinite(y).all()
+    assert np.isfinite(log_det).all()
+    assert np.abs(np.asarray(y)).max() < 6.0
+
+
+def test_knots_of_few_points_rise(x64):
+    x, y = knots(np.random.default_rng(0).normal(size=(10, 2)), 32)
+    assert (np.diff(x, axis=1) > 0).all()
+    assert (np.diff(y, axis=1) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ((np.ones((2, 1)),) * 3, r"two knots or more, got \(\(2, 1\), \(2, 1\), \(2, 1\)\)"),
+        (([[0.0, 1.0]], [[0.0, 1.0, 2.0]], [[1.0, 1.0]]), r"got \(\(1, 2\), \(1, 3\), \(1, 2\)\)"),
+        (([[1.0, 0.0]], [[0.0, 1.0]], [[1.0, 1.0]]), "rising knots of positive slopes"),
+        (([[0.0, 1.0]], [[0.0, 1.0]], [[1.0, 0.0]]), "rising knots of positive slopes"),
+    ],
+)
+def test_impossible_knots_are_errors(arrays, message):
+    with pytest.raises(ValueError, match=message):
+        EmpiricalMarginal(*arrays)

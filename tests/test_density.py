@@ -1,0 +1,312 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+import xarray as xr
+from numpyro.distributions import constraints
+
+from numpyro_flows import FlowDistribution, fit_density, flows
+from numpyro_flows import likelihood as likelihood_module
+from numpyro_flows.bijections import Affine
+
+SMALL = partial(flows.realnvp, num_layers=2, hidden=(8,))
+fit = partial(fit_density, flow=SMALL, num_steps=300, learning_rate=1e-2, patience=300, progress_bar=False)
+
+
+def normal_data(num=4000, seed=0):
+    """Draws of a correlated normal, far from the origin and of unlike scales, and its entropy."""
+    rng = np.random.default_rng(seed)
+    scale = np.array([[2.0, 0.0], [0.09, 0.01]])
+    data = np.array([100.0, -3.0]) + rng.normal(size=(num, 2)) @ scale.T
+    return data, 1 + np.log(2 * np.pi) + np.log(np.diagonal(scale)).sum()
+
+
+@pytest.fixture(scope="module")
+def normal_fit():
+    data, entropy = normal_data()
+    return fit(jax.random.key(0), data, test=0.25, patience=1000), entropy
+
+
+def test_a_density_that_is_known(normal_fit):
+    flow, entropy = normal_fit
+    # log densities of a 2-D normal have variance 1; beyond their noise the fit may be off by a hundredth of a nat
+    assert abs(flow.fit.test.nll - entropy) < 0.01 + 3 * flow.fit.test.se
+    assert flow.fit.test.se == pytest.approx(1 / np.sqrt(1000), rel=0.2)
+    draws = flow.sample(jax.random.key(1), (20_000,))
+    np.testing.assert_allclose(draws.mean(0), [100.0, -3.0], atol=0.1)
+    assert np.corrcoef(draws.T)[0, 1] == pytest.approx(0.09 / np.hypot(0.09, 0.01), abs=0.003)
+
+
+def test_what_a_fit_reports(normal_fit):
+    flow, _ = normal_fit
+    report = flow.fit
+    assert report.losses.shape == (300,)
+    assert len(report.validation) == len(report.steps)
+    assert report.steps[0] == 0
+    assert report.held_out.nll == pytest.approx(report.validation.min(), abs=1e-4)  # what is kept is the best
+    assert report.why == "all 300 steps taken"
+    assert report.num_skipped == 0
+    assert set(report.seconds) == {"compilation", "training"}
+    np.testing.assert_allclose(report.losses[-50:].mean(), report.test.nll, atol=0.15)
+
+
+def test_the_report_is_the_distribution_s_own_score():
+    data, _ = normal_data(600)
+    flow = fit(jax.random.PRNGKey(0), data, validation=0.5)
+    # the mean over all rows is that of the two halves: the score of the validation rows is on the data's own scale
+    assert -flow.log_prob(data).mean() == pytest.approx(flow.fit.held_out.nll, abs=4 * flow.fit.held_out.se)
+
+
+@pytest.mark.parametrize(
+    ("support", "make", "grid"),
+    [
+        (constraints.positive, lambda rng: rng.gamma(3.0, size=(1000, 1)), (1e-6, 60.0)),
+        (constraints.unit_interval, lambda rng: rng.beta(2.0, 3.0, size=(1000, 1)), (1e-6, 1 - 1e-6)),
+        (constraints.interval(-2.0, 5.0), lambda rng: rng.uniform(-2.0, 5.0, size=(1000, 1)), (-2 + 1e-6, 5 - 1e-6)),
+    ],
+    ids=["positive", "unit_interval", "interval"],
+)
+def test_bounded_supports(support, make, grid, x64):
+    flow = fit(
+        jax.random.key(0),
+        make(np.random.default_rng(0)),
+        support=support,
+        flow=partial(flows.nsf_coupling, num_layers=1),
+    )
+    assert np.all(support(flow.sample(jax.random.key(1), (5000,))))
+    x = np.linspace(*grid, 200_001)[:, None]
+    assert np.trapezoid(np.exp(flow.log_prob(x)), x[:, 0]) == pytest.approx(1.0, abs=1e-3)
+    checking = FlowDistribution(flow.bijection, constrain=flow.constrain, validate_args=True)
+    with pytest.warns(UserWarning, match="Out-of-support"):
+        assert checking.log_prob(jnp.array([-3.0])) == -np.inf
+
+
+def test_a_simplex(x64):
+    data = np.random.default_rng(0).dirichlet([2.0, 3.0, 4.0], size=2000)
+    flow = fit(jax.random.key(0), data, support=constraints.simplex)
+    draws = flow.sample(jax.random.key(1), (2000,))
+    np.testing.assert_allclose(draws.sum(1), 1.0, atol=1e-6)
+    exact = -dist.Dirichlet(jnp.array([2.0, 3.0, 4.0])).log_prob(data).mean()
+    assert -flow.log_prob(data).mean() == pytest.approx(float(exact), abs=0.03)
+    # a density of the first two coordinates: on the triangle below their sum of 1
+    side = (np.arange(600) + 0.5) / 600
+    a, b = (grid.ravel() for grid in np.meshgrid(side, side))
+    inside = a + b < 1
+    points = np.stack([a, b, 1 - a - b], axis=1)[inside]
+    assert np.exp(flow.log_prob(points)).sum() / 600**2 == pytest.approx(1.0, abs=1e-3)
+
+
+def test_one_dimension_matrices_and_columns_of_their_own():
+    rng = np.random.default_rng(0)
+    scalar = fit(jax.random.key(0), rng.gamma(3.0, size=500), support=constraints.positive, flow=flows.nsf_coupling)
+    assert scalar.event_shape == ()
+    assert scalar.sample(jax.random.key(1), (7,)).shape == (7,)
+    assert scalar.log_prob(jnp.ones(7)).shape == (7,)
+    factors = dist.LKJCholesky(3, 2.0).sample(jax.random.key(0), (500,))
+    matrices = fit(jax.random.key(0), factors, support=constraints.corr_cholesky)
+    assert matrices.event_shape == (3, 3)
+    assert np.all(constraints.corr_cholesky(matrices.sample(jax.random.key(1), (7,))))
+    mixed = np.stack([rng.normal(size=500), rng.gamma(3.0, size=500)], axis=1)
+    columns = fit(jax.random.key(0), mixed, support=[constraints.real, constraints.positive])
+    assert (columns.sample(jax.random.key(1), (100,))[:, 1] > 0).all()
+    assert columns.log_prob(mixed).shape == (500,)
+    assert columns.fit.held_out.nll == pytest.approx(float(-columns.log_prob(mixed).mean()), abs=0.3)
+
+
+@pytest.fixture(scope="module")
+def draws():
+    rng = np.random.default_rng(0)
+    mu = rng.normal(size=1000)
+    return {"mu": mu, "tau": np.exp(mu + rng.normal(size=1000)), "theta": mu[:, None] + rng.normal(size=(1000, 2))}
+
+
+SUPPORTS = {"tau": constraints.positive}
+
+
+def test_sites_come_back_as_sites(draws):
+    flow = fit(jax.random.key(0), draws, support=SUPPORTS)
+    again = flow.sample(jax.random.key(1), (50,))
+    assert {name: value.shape for name, value in again.items()} == {"mu": (50,), "tau": (50,), "theta": (50, 2)}
+    assert (again["tau"] > 0).all()
+    assert flow.log_prob(again).shape == (50,)
+    np.testing.assert_allclose(flow.log_prob(flow.sites.pack(again)), flow.log_prob(again))
+    assert -flow.log_prob(draws).mean() == pytest.approx(flow.fit.held_out.nll, abs=4 * flow.fit.held_out.se + 0.05)
+    with pytest.raises(ValueError, match="missing \\['tau'\\]"):
+        flow.log_prob({"mu": again["mu"], "theta": again["theta"]})
+    with pytest.raises(ValueError, match=r"expected 'theta' of shape \(50, 2\), got \(50, 3\)"):
+        flow.log_prob(again | {"theta": jnp.ones((50, 3))})
+
+
+def test_a_datatree_is_its_posterior_s_draws(draws):
+    chains = {
+        name: (["chain", "draw", "k"][: value.ndim + 1], value.reshape(2, 500, *value.shape[1:]))
+        for name, value in draws.items()
+    }
+    tree = xr.DataTree.from_dict({"posterior": xr.Dataset(chains)})
+    from_tree = fit(jax.random.key(0), tree, support=SUPPORTS)
+    from_dict = fit(jax.random.key(0), draws, support=SUPPORTS)
+    some = from_dict.sample(jax.random.key(1), (20,))
+    np.testing.assert_allclose(from_tree.log_prob(some), from_dict.log_prob(some), rtol=1e-5)
+    with pytest.raises(ValueError, match="expected a DataTree with a posterior"):
+        fit(jax.random.key(0), xr.DataTree.from_dict({"prior": xr.Dataset(chains)}))
+
+
+def test_weights(x64):
+    """Draws of N(0, 1) with weights that make them draws of N(1, 1)."""
+    data = np.random.default_rng(0).normal(size=(20_000, 1))
+    flow = fit(jax.random.key(0), data, weights=np.exp(data[:, 0] - 0.5) / 20_000, flow=flows.nsf_coupling)
+    mean, deviation = (float(f(flow.sample(jax.random.key(1), (20_000,)))) for f in (jnp.mean, jnp.std))
+    error = np.sqrt(np.exp(1.0) / 20_000)  # importance sampling's own, its weights having variance e - 1
+    assert mean == pytest.approx(1.0, abs=4 * error)
+    assert deviation == pytest.approx(1.0, abs=4 * error)
+
+
+def test_integers():
+    counts = np.random.default_rng(0).binomial(10, 0.4, size=(3000, 1))
+    flow = fit(
+        jax.random.key(0), counts, dequantize=True, support=constraints.interval(0.0, 11.0), flow=flows.nsf_coupling
+    )
+    fine = (np.arange(1100) + 0.5)[:, None] / 100
+    mass = np.exp(flow.log_prob(fine)).reshape(11, 100).mean(1)
+    assert mass.sum() == pytest.approx(1.0, abs=2e-3)
+    exact = np.exp(dist.Binomial(10, 0.4).log_prob(np.arange(11)))
+    np.testing.assert_allclose(mass, exact, atol=0.03)
+
+
+def test_conditions():
+    rng = np.random.default_rng(0)
+    condition = 100 + 20 * rng.normal(size=(4000, 1))
+    data = 0.1 * condition + rng.normal(size=(4000, 2))
+    flow = fit(jax.random.key(0), data, condition=condition, num_steps=600)
+    assert flow.fit.held_out.nll == pytest.approx(np.log(2 * np.pi) + 1, abs=0.05 + 3 * flow.fit.held_out.se)
+    for value in (70.0, 130.0):
+        at = flow.given(jnp.array([value]))
+        np.testing.assert_allclose(at.sample(jax.random.key(1), (4000,)).mean(0), 0.1 * value, atol=0.3)
+    batch = flow.given(jnp.array([[70.0], [130.0]]))
+    assert batch.batch_shape == (2,)
+    assert batch.given(jnp.array([100.0])).batch_shape == ()
+    with pytest.raises(ValueError, match="`FlowDistribution.given"):
+        flow.sample(jax.random.key(0))
+    with pytest.raises(ValueError, match="expected a conditional flow"):
+        fit(jax.random.key(0), data, num_steps=1).given(jnp.ones(1))
+
+
+def test_restarts_keep_the_best_and_training_goes_on():
+    data, entropy = normal_data(1000)
+    several = fit(jax.random.key(0), data, num_restarts=3)
+    assert several.fit.held_out.nll == pytest.approx(several.fit.validation.min(), abs=1e-4)
+    assert several.fit.held_out.nll < entropy + 0.05 + 4 * several.fit.held_out.se
+    more = fit(jax.random.key(0), data, flow=several)
+    assert jax.tree.structure(more.bijection) == jax.tree.structure(several.bijection)
+    # the same key makes the same split
+    assert more.fit.validation[0] == pytest.approx(several.fit.held_out.nll, abs=1e-3)
+    assert more.fit.held_out.nll <= more.fit.validation[0]
+
+
+def test_training_ends_early_and_keeps_the_best():
+    data = np.random.default_rng(0).normal(size=(60, 4))  # a flow of so many numbers learns 54 rows by heart
+    flow = fit(jax.random.key(0), data, flow=flows.nsf_coupling, num_steps=2000, patience=200)
+    assert flow.fit.why == "stopped because validation did not improve in 200 steps"
+    assert flow.fit.held_out.nll == pytest.approx(flow.fit.validation.min(), abs=1e-4)
+    assert flow.fit.validation[-1] > flow.fit.validation.min()
+
+
+def test_an_interrupted_training_returns_what_was_fitted(monkeypatch):
+    class Interrupting(likelihood_module.tqdm):
+        def update(self, n=1):
+            super().update(n)
+            if self.n >= 100:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(likelihood_module, "tqdm", Interrupting)
+    data, _ = normal_data(500)
+    flow = fit(jax.random.key(0), data, num_steps=1000, progress_bar=True)
+    assert flow.fit.why == "interrupted"
+    assert 100 <= len(flow.fit.losses) < 1000
+    assert np.isfinite(flow.log_prob(data)).all()
+
+
+def test_a_flow_that_is_initialised_by_data():
+    data, entropy = normal_data(1000)
+    flow = fit(jax.random.key(0), data, flow=partial(flows.glow, num_layers=2, hidden=(8,)), num_steps=100)
+    assert flow.fit.held_out.nll < entropy + 0.05 + 4 * flow.fit.held_out.se
+
+
+def test_the_parts_of_a_log_density(normal_fit, draws):
+    flow, _ = normal_fit
+    x = flow.sample(jax.random.key(0), (5,))
+    parts = flow.log_prob_parts(x)
+    np.testing.assert_allclose(parts.base + parts.log_det, flow.log_prob(x), rtol=1e-6)
+    base, _ = jax.vmap(flow.bijection.inverse_and_log_det)(x)
+    np.testing.assert_allclose(parts.base, dist.Normal(0, 1).log_prob(base).sum(1), rtol=1e-5)
+    sites = fit(jax.random.key(0), draws, support=SUPPORTS, num_steps=20)
+    some = sites.sample(jax.random.key(0), (5,))
+    np.testing.assert_allclose(sum(sites.log_prob_parts(some)), sites.log_prob(some), rtol=1e-5)
+
+
+DATA = np.random.default_rng(0).normal(size=(50, 2))
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "message"),
+    [
+        (np.where(np.arange(100).reshape(50, 2) == 7, np.nan, DATA), {}, "in 1 of 50 rows: 3"),
+        (
+            np.where(np.arange(100).reshape(50, 2) % 8 == 0, np.inf, DATA),
+            {},
+            r"in 13 of 50 rows: 0, 4, 8, 12, 16, \.\.\.",
+        ),
+        (DATA * [1, 0], {}, "constant ones: 1"),
+        ({"a": DATA[:, 0], "b": np.ones(50) / 3}, {}, "constant ones: b"),
+        (DATA[:2], {}, "expected more rows than coordinates, got 2 rows of 2"),
+        (np.float64(3.5), {}, "got the number"),
+        (DATA, {"support": constraints.positive}, "values outside it in"),
+        (
+            np.abs(DATA) * (np.arange(50) != 9)[:, None],
+            {"support": constraints.nonnegative},
+            "on its boundary in 1 of 50 rows: 9",
+        ),
+        (DATA, {"support": [constraints.real]}, "a constraint for each column"),
+        (DATA, {"support": {"a": constraints.real}}, "expected a constraint for an array"),
+        ({"a": DATA}, {"support": constraints.real}, "expected a dict by site"),
+        ({"a": DATA}, {"support": {"b": constraints.real}}, r"got some of \['b'\]"),
+        ({"a": DATA, "b": DATA[:3]}, {}, "the same number of rows"),
+        ({}, {}, "at least one site"),
+        (DATA, {"dequantize": True}, "expected whole numbers"),
+        (DATA, {"weights": np.zeros(50)}, "not all 0"),
+        (DATA, {"weights": -np.ones(50)}, "not all 0"),
+        (DATA, {"weights": np.ones(3)}, r"expected the shape \(50,\), got \(3,\)"),
+        (DATA, {"condition": DATA[:, 0]}, "condition expected the shape"),
+        (DATA, {"condition": DATA * np.nan}, "condition expected finite values"),
+        (DATA, {"objective": "magic"}, "objective expected"),
+        (DATA, {"num_steps": 0}, "expected num_steps"),
+        (DATA, {"validation": 0.0}, "expected shares"),
+        (DATA, {"validation": 0.5, "test": 0.5}, "expected shares"),
+        (DATA, {"flow": lambda key, dim: flows.realnvp(key, 3)}, r"a bijection of shape \(2,\), got \(3,\)"),
+    ],
+)
+def test_errors(data, options, message):
+    with pytest.raises(ValueError, match=message):
+        fit(jax.random.key(0), data, **options)
+
+
+def test_wrong_types():
+    with pytest.raises(TypeError, match="flow expected a recipe"):
+        fit(jax.random.key(0), DATA, flow=3)
+    with pytest.raises(TypeError, match="expected real numbers"):
+        fit(jax.random.key(0), np.array([["a", "b"]]))
+
+
+def test_warnings():
+    with pytest.warns(UserWarning, match="whole numbers"):
+        fit(jax.random.key(0), np.random.default_rng(0).poisson(100.0, size=(300, 2)), num_steps=1)
+    with pytest.warns(UserWarning, match="75% of the rows are there more than once"):
+        fit(jax.random.key(0), np.concatenate([DATA] * 4), num_steps=1)
+    with pytest.warns(UserWarning, match="a few rows decide the fit"):
+        fit(jax.random.key(0), np.random.default_rng(0).normal(size=(300, 2)), weights=np.arange(300) == 3, num_steps=1)
+    with pytest.warns(UserWarning, match="not finished: stopped because the loss is not finite"):
+        flow = fit(jax.random.key(0), DATA, flow=lambda key, dim: Affine(jnp.full(dim, jnp.nan)), num_steps=5)
+    assert flow.fit.num_skipped == 5

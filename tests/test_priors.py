@@ -1,0 +1,240 @@
+"""Flows as priors: joint distributions of sites in NumPyro models, from fits and from files."""
+
+import subprocess
+import sys
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpyro.distributions import constraints
+from numpyro.infer import MCMC, NUTS, Predictive
+from numpyro.infer.util import log_density
+
+from numpyro_flows import FlowDistribution, FlowVI, fit_density, flows, sample_sites
+from numpyro_flows.bijections import Affine, TriangularAffine
+from numpyro_flows.sites import Sites, SitesTransform
+
+SHAPES = {"mu": (), "tau": (), "weights": (3,)}
+SUPPORTS = {"tau": constraints.positive, "weights": constraints.simplex}
+TRIL = np.array([[1.0, 0, 0, 0], [0.5, 0.5, 0, 0], [0, 0.3, 0.7, 0], [0.2, 0, 0.1, 0.4]])
+
+
+@pytest.fixture
+def joint():
+    """A prior with known moments on the unconstrained scale."""
+    return FlowDistribution(
+        TriangularAffine(jnp.array([1.0, 0.5, 0.0, -0.3]), TRIL), constrain=SitesTransform(Sites(SHAPES, SUPPORTS))
+    )
+
+
+def test_a_joint_event(joint):
+    draws = joint.sample(jax.random.key(0), (7, 2))
+    assert {name: value.shape for name, value in draws.items()} == {"mu": (7, 2), "tau": (7, 2), "weights": (7, 2, 3)}
+    assert (joint.event_shape, joint.batch_shape) == ((5,), ())
+    vector = joint.vector.sample(jax.random.key(0), (7, 2))
+    np.testing.assert_array_equal(joint.sites.pack(draws), vector)
+    assert np.all(joint.support(vector))
+    assert not np.any(joint.support(-vector))
+    np.testing.assert_allclose(joint.log_prob(draws), joint.log_prob(vector))
+
+
+def test_the_density_counts_every_constraint(joint, x64):
+    draws = joint.sample(jax.random.key(0), (5,))
+    x = SitesTransform(joint.sites).inv(joint.sites.pack(draws))
+    inner = FlowDistribution(joint.bijection).log_prob(x)
+    log_det_weights = [
+        np.log(abs(np.linalg.det(jax.jacfwd(lambda v: dist.transforms.StickBreakingTransform()(v)[:2])(row[2:]))))
+        for row in x
+    ]
+    np.testing.assert_allclose(joint.log_prob(draws), inner - x[:, 1] - np.array(log_det_weights), rtol=1e-6)
+
+
+def force_is_right(model, values):
+    """The gradient of a model's joint density equals its finite differences."""
+
+    def density(x):
+        return log_density(model, (), {}, {"prior": x})[0]
+
+    gradient = jax.grad(density)(values)
+    step = 1e-6
+    for i in range(values.size):
+        move = step * jnp.eye(values.size)[i]
+        difference = (density(values + move) - density(values - move)) / (2 * step)
+        np.testing.assert_allclose(gradient[i], difference, rtol=1e-6, atol=1e-6)
+
+
+def test_gradients_of_a_model_with_a_flow_as_prior(x64):
+    rng = np.random.default_rng(0)
+    data = {"mu": rng.normal(size=500), "b": rng.gamma(2.0, size=(500, 2))}
+    prior = fit_density(
+        jax.random.key(0),
+        data,
+        support={"b": constraints.positive},
+        flow=partial(flows.realnvp, num_layers=2),
+        num_steps=100,
+        progress_bar=False,
+    )
+
+    def model():
+        sites = sample_sites("prior", prior)
+        numpyro.sample("y", dist.Normal(sites["mu"] + sites["b"].sum(), 0.5), obs=1.3)
+
+    force_is_right(model, jnp.array([0.3, 1.2, 0.7]))
+
+
+def test_gradients_of_a_model_with_a_conditional_flow(x64):
+    rng = np.random.default_rng(0)
+    condition = rng.normal(size=(500, 1))
+    flow = fit_density(
+        jax.random.key(0),
+        condition + rng.normal(size=(500, 2)),
+        condition=condition,
+        flow=partial(flows.realnvp, num_layers=2),
+        num_steps=100,
+        progress_bar=False,
+    )
+
+    def model():
+        theta = numpyro.sample("prior", dist.Normal(0, 1).expand([1]).to_event(1))
+        numpyro.sample("x", flow.given(theta), obs=jnp.array([0.5, 0.1]))
+
+    force_is_right(model, jnp.array([0.4]))
+
+
+def test_nuts_on_a_flow_as_prior(joint, x64):
+    """NUTS on the prior alone gives its moments."""
+
+    def model():
+        sample_sites("prior", joint)
+
+    mcmc = MCMC(NUTS(model), num_warmup=300, num_samples=2000, progress_bar=False)
+    mcmc.run(jax.random.key(0))
+    samples = mcmc.get_samples()
+    assert samples["weights"].shape == (2000, 3)
+    x = joint.constrain.inv(samples["prior"])
+    covariance = TRIL @ TRIL.T
+    for i, (mean, variance) in enumerate(zip([1.0, 0.5, 0.0, -0.3], np.diagonal(covariance))):
+        for values, known in ((x[:, i], mean), ((x[:, i] - mean) ** 2, variance)):
+            ess = numpyro.diagnostics.effective_sample_size(np.asarray(values)[None])
+            assert abs(values.mean() - known) < 3 * values.std() / np.sqrt(ess)
+
+
+def test_flow_vi_and_predictive_on_a_flow_as_prior(joint):
+    def model(y=None):
+        sites = sample_sites("prior", joint)
+        numpyro.sample("y", dist.Normal(sites["mu"], 1.0), obs=y)
+
+    posterior = FlowVI(model, progress_bar=False).run(jax.random.key(0), 2.0)
+    assert posterior.certified
+    draws = posterior.sample(jax.random.key(1), 4000)
+    # mu ~ N(1, 1), y ~ N(mu, 1)
+    assert draws["mu"].mean() == pytest.approx(1.5, abs=4 * np.sqrt(0.5 / 4000))
+    assert draws["mu"].std() == pytest.approx(np.sqrt(0.5), rel=4 / np.sqrt(2 * 4000))
+    predicted = Predictive(model, num_samples=5)(jax.random.key(0))
+    assert predicted["weights"].shape == (5, 3)
+
+
+def first_model(y):
+    mu = numpyro.sample("mu", dist.Normal(0, 3))
+    sigma = numpyro.sample("sigma", dist.HalfNormal(2))
+    numpyro.sample("y", dist.Normal(mu, sigma), obs=y)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return np.random.default_rng(0).normal(1.0, 2.0, size=60)
+
+
+@pytest.fixture(scope="module")
+def yesterday(data):
+    return FlowVI(first_model, progress_bar=False).run(jax.random.key(0), data[:30])
+
+
+def test_a_posterior_is_the_next_prior(yesterday, data):
+    prior = yesterday.as_prior(num_steps=1000, progress_bar=False)
+
+    def second_model(y):
+        sites = sample_sites("prior", prior)
+        numpyro.sample("y", dist.Normal(sites["mu"], sites["sigma"]), obs=y)
+
+    updated = FlowVI(second_model, progress_bar=False).run(jax.random.key(2), data[30:])
+    at_once = FlowVI(first_model, progress_bar=False).run(jax.random.key(3), data)
+    for name in ("mu", "sigma"):
+        a, b = (posterior.sample(jax.random.key(4), 4000)[name] for posterior in (updated, at_once))
+        assert abs(a.mean() - b.mean()) < 0.1 * b.std()
+        assert a.std() == pytest.approx(float(b.std()), rel=0.1)
+
+
+def test_some_sites_of_a_posterior(yesterday):
+    prior = yesterday.as_prior(["sigma"], num_samples=4000, num_steps=500, progress_bar=False)
+    draws = np.asarray(yesterday.sample(jax.random.key(1), 4000)["sigma"])
+    again = np.asarray(prior.sample(jax.random.key(2), (4000,))["sigma"])
+    assert (again > 0).all()
+    assert again.mean() == pytest.approx(draws.mean(), abs=0.1 * float(draws.std()))
+    assert again.std() == pytest.approx(float(draws.std()), rel=0.1)
+
+
+def test_what_cannot_be_a_prior(yesterday, data):
+    with pytest.raises(ValueError, match=r"sites expected some of \['mu', 'sigma'\], got \['nu'\]"):
+        yesterday.as_prior(["nu"])
+    with pytest.raises(ValueError, match=r"got \[\]"):
+        yesterday.as_prior([])
+
+    def moving():
+        width = numpyro.sample("width", dist.HalfNormal(1))
+        numpyro.sample("x", dist.Uniform(0, 1 + width))
+
+    posterior = FlowVI(moving, progress_bar=False).run(jax.random.key(0))
+    with pytest.raises(ValueError, match=r"depend on other sites, got such of \['x'\]"):
+        posterior.as_prior()
+    with pytest.raises(TypeError, match="use sample_sites"):
+        numpyro.sample(
+            "x",
+            FlowDistribution(Affine(jnp.zeros(1)), constrain=SitesTransform(Sites({"a": ()}))),
+            rng_key=jax.random.key(0),
+        )
+    with pytest.raises(ValueError, match="expected a flow of several sites"):
+        sample_sites("x", FlowDistribution(Affine(jnp.zeros(2))))
+    with pytest.raises(ValueError, match="expected an array of shape"):
+        FlowDistribution(Affine(jnp.zeros(2))).log_prob({"x": 1.0})
+    with pytest.raises(ValueError, match="got discrete ones of"):
+        Sites({"k": ()}, {"k": constraints.nonnegative_integer})
+
+
+def test_a_prior_from_a_fit_that_is_not_certified():
+    def two_modes():
+        x = numpyro.sample("x", dist.Normal(0, 100))
+        numpyro.factor("modes", jnp.logaddexp(dist.Normal(-20, 1).log_prob(x), dist.Normal(20, 1).log_prob(x)))
+
+    with pytest.warns(UserWarning, match="not certified"):
+        posterior = FlowVI(two_modes, num_steps=100, progress_bar=False).run(jax.random.key(0))
+    with pytest.warns(UserWarning, match="the prior comes from a fit that is not certified"):
+        posterior.as_prior(num_samples=500, num_steps=10, progress_bar=False)
+
+
+LOADING = """
+import sys
+import numpy as np
+from numpyro_flows import FlowDistribution
+x = np.load(sys.argv[2])
+np.save(sys.argv[3], FlowDistribution.load(sys.argv[1]).log_prob(x))
+"""
+
+
+def test_a_saved_prior_in_a_new_process(yesterday, tmp_path):
+    prior = yesterday.as_prior(num_steps=50, progress_bar=False)
+    prior.save(tmp_path / "prior")
+    x = np.asarray(prior.vector.sample(jax.random.key(0), (20,)))
+    np.save(tmp_path / "x.npy", x)
+    arguments = [str(tmp_path / name) for name in ("prior", "x.npy", "scores.npy")]
+    subprocess.run([sys.executable, "-c", LOADING, *arguments], check=True)
+    np.testing.assert_array_equal(np.load(tmp_path / "scores.npy"), prior.log_prob(x))
+    again = FlowDistribution.load(tmp_path / "prior")
+    assert again.sites == prior.sites
+    yesterday.save(tmp_path / "posterior")
+    with pytest.raises(ValueError, match="expected a file with a FlowDistribution, got one with a FlowPosterior"):
+        FlowDistribution.load(tmp_path / "posterior")
