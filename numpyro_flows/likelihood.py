@@ -18,6 +18,7 @@ from numpyro_flows.stages import Ahead, Seed, prototype, seed_key, split
 from numpyro_flows.training import TrainState, cosine_schedule, train_chunk
 
 _BLOCK = 1000  # rows scored at once
+_LEAST_PATIENCE = 250  # steps
 _LEAST_ROUND = 50  # steps between two looks at the validation rows, where an epoch has fewer
 
 
@@ -35,7 +36,7 @@ class Settings(NamedTuple):
     num_steps: int
     batch_size: int
     learning_rate: float
-    patience: int
+    patience: int | None
     num_restarts: int
 
 
@@ -154,7 +155,8 @@ def train(
                 if not np.isfinite(losses[-1]).any():
                     why, failed = "stopped because the loss is not finite", True
                     break
-                if since >= settings.patience:
+                best_after = steps * len(losses) - since
+                if since >= (max(best_after, _LEAST_PATIENCE) if settings.patience is None else settings.patience):
                     why = f"stopped because validation did not improve in {since} steps"
                     break
                 rows = draw_rows()
