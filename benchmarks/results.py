@@ -29,3 +29,10 @@ def save(name: str, rows: list[dict[str, Any]]) -> None:
     for row in rows:
         print("  ".join(f"{key}={value}" for key, value in row.items()))
     print(f"written to {path}")
+
+
+def read(name: str) -> list[dict[str, str]]:
+    """The rows of a result of `save`."""
+    with open(FOLDER / f"{name}.csv", newline="") as file:
+        file.readline()  # machine and versions
+        return list(csv.DictReader(file))

@@ -2,9 +2,11 @@
 
     uv run examples/anomalies.py
 
-Wisconsin breast cancer (569 tumours, 30 measurements, of scikit-learn). The density has seen benign tumours only. The p-values
-are ranks among benign tumours that it has not seen either.
+Wisconsin breast cancer (569 tumours, 30 measurements, of scikit-learn). The density has seen benign tumours only. The
+p-values are ranks among benign tumours that it has not seen either.
 """
+
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,15 +19,14 @@ LEVEL = 0.05
 
 
 def main() -> None:
-    tumours = load_breast_cancer()
+    tumours: Any = load_breast_cancer()
     rows, benign = np.log(tumours.data + 0.01), tumours.target == 1  # lengths, areas, ratios: all positive, all skewed
     order = np.random.default_rng(0).permutation(benign.sum())
     train, reference, regular = np.split(rows[benign][order], [200, 280])
 
     flow = fit_density(jax.random.key(0), train, flow=flows.realnvp)
-    print(
-        f"density of {len(train)} benign tumours: {flow.fit.held_out.nll:.2f} +- {flow.fit.held_out.se:.2f} nats, {flow.fit.why}"
-    )
+    held_out = flow.fit.held_out
+    print(f"density of {len(train)} benign tumours: {held_out.nll:.2f} +- {held_out.se:.2f} nats, {flow.fit.why}")
 
     scores = {
         "benign, not seen before": anomaly_scores(flow, regular, reference),
@@ -33,9 +34,8 @@ def main() -> None:
     }
     print(f"share of tumours with a p-value of at most {LEVEL}:")
     for name, score in scores.items():
-        print(
-            f"  {name}: by density {np.mean(score.p_density <= LEVEL):.0%}, by typicality {np.mean(score.p_typicality <= LEVEL):.0%}"
-        )
+        low = [np.mean(p <= LEVEL) for p in (score.p_density, score.p_typicality)]
+        print(f"  {name}: by density {low[0]:.0%}, by typicality {low[1]:.0%}")
     malignant = np.repeat([False, True], [len(regular), (~benign).sum()])
     for name, sign in (("log_prob", -1), ("typicality", 1)):
         values = np.concatenate([sign * getattr(score, name) for score in scores.values()])

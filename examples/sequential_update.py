@@ -2,13 +2,15 @@
 
     uv run examples/sequential_update.py
 
-Diabetes progression of 442 patients (of scikit-learn) by a regression with Student-t noise. The posterior of the first half,
-certified, saved and loaded, is the prior of the second half; the result is compared with the fit of all patients, by
-NUTS and by FlowVI.
+Diabetes progression of 442 patients (of scikit-learn) by a regression with Student-t noise. The posterior of the first
+half, certified, saved and loaded, is the prior of the second half; the result is compared with the fit of all patients,
+by NUTS and by FlowVI.
 """
 
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +25,7 @@ from numpyro_flows import FlowDistribution, FlowVI, sample_sites
 Draws = dict[str, jax.Array]
 
 
-def likelihood(sites: Draws, x: np.ndarray, y: np.ndarray) -> None:
+def likelihood(sites: Mapping[str, Any], x: np.ndarray, y: np.ndarray) -> None:
     location = sites["intercept"] + x @ sites["slopes"]
     numpyro.sample("y", dist.StudentT(sites["nu"], location, sites["sigma"]), obs=y)
 
@@ -42,24 +44,25 @@ def next_model(prior: FlowDistribution, x: np.ndarray, y: np.ndarray) -> None:
     likelihood(sample_sites("prior", prior), x, y)
 
 
-def by_nuts(model, key: jax.Array, *args) -> Draws:
+def by_nuts(model: Callable, key: jax.Array, *args: Any) -> Draws:
     mcmc = MCMC(NUTS(model), num_warmup=1000, num_samples=4000, progress_bar=False)
     mcmc.run(key, *args)
     return mcmc.get_samples()
 
 
 def differences(found: Draws, reference: Draws) -> tuple[float, float]:
-    """Largest difference of means in reference deviations, and of deviations as a share, over all scalars of `first`."""
+    """Largest difference of means, in reference deviations, and of deviations, as a share, over all scalars."""
     means, deviations = [], []
     for name in ("intercept", "slopes", "sigma", "nu"):
         deviation = reference[name].std(0)
         means.append(jnp.abs(found[name].mean(0) - reference[name].mean(0)) / deviation)
         deviations.append(jnp.abs(found[name].std(0) / deviation - 1))
-    return tuple(float(jnp.concatenate([jnp.atleast_1d(v) for v in values]).max()) for values in (means, deviations))
+    largest = [float(jnp.concatenate([jnp.atleast_1d(v) for v in values]).max()) for values in (means, deviations)]
+    return largest[0], largest[1]
 
 
 def main() -> None:
-    diabetes = load_diabetes()
+    diabetes: Any = load_diabetes()
     x = (diabetes.data - diabetes.data.mean(0)) / diabetes.data.std(0)
     y = (diabetes.target - diabetes.target.mean()) / diabetes.target.std()
     half = len(y) // 2

@@ -33,8 +33,8 @@ def anomaly_scores(
     """Score rows by a density, with p-values by the ranks among reference rows.
 
     A p-value is `(1 + number of reference rows that are as anomalous) / (1 + number of reference rows)`. Where a row
-    comes from the same distribution as the reference rows, and the flow has seen none of them, it is below any level `a`
-    in at most a share `a` of cases, however good the flow.
+    comes from the same distribution as the reference rows, and the flow has seen none of them, it is below any level
+    `a` in at most a share `a` of cases, however good the flow.
 
     Args:
         flow: a density, as `fit_density` gives it.
@@ -44,7 +44,8 @@ def anomaly_scores(
     Raises:
         ValueError: where there are no reference rows, or rows have another shape than the flow's events.
 
-    Source: typicality: Nalisnick, Matsukawa, Teh, Lakshminarayanan 2019, arXiv 1906.02994; p-values: Bates, Candes, Lei,
+    Source: typicality: Nalisnick, Matsukawa, Teh, Lakshminarayanan 2019, arXiv 1906.02994; p-values: Bates, Candes,
+    Lei,
         Romano, Sesia 2023, arXiv 2104.08279.
 
     Example:

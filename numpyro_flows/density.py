@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
+from jaxtyping import ArrayLike, Float, Int, PRNGKeyArray
 
 from numpyro_flows import flows
 from numpyro_flows.bijections import (
@@ -92,8 +92,8 @@ def fit_density(
 
     Args:
         rng_key: random key, of either style.
-        data: an array `(num, *event)`; a dict of sites, each `(num, *site)`, as NumPyro's `get_samples()` gives it; or an
-            ArviZ DataTree, of which the posterior's draws are taken. Of sites the result is a distribution of sites.
+        data: an array `(num, *event)`; a dict of sites, each `(num, *site)`, as NumPyro's `get_samples()` gives it; or
+            an ArviZ DataTree, of which the posterior's draws are taken. Of sites the result is a distribution of sites.
         flow: a recipe `(key, dim, cond_dim=...) -> bijection`; or a distribution fitted before, whose training goes on.
         condition: of each row, `(num, cond_dim)`: the result is the density of the data given it, and is used as
             `flow.given(condition)`.
@@ -103,11 +103,11 @@ def fit_density(
         weights: of each row, not negative, such as importance weights; they need not sum to one.
         dequantize: for integers `k`, whether to spread each over `[k, k + 1)` by uniform noise, redrawn every round.
         num_steps: most training steps.
-        batch_size: rows in a step; by default a fortieth of the rows, from 32 to 256: of few rows, small batches make flows
-            that do better on others (digits: 37 nats by 32 rows, 49 by 256).
+        batch_size: rows in a step; by default a fortieth of the rows, from 32 to 256: of few rows, small batches make
+            flows that do better on others (digits: 37 nats by 32 rows, 49 by 256).
         learning_rate: peak learning rate of Adam.
-        patience: steps without a better validation score after which training ends; by default as many as the best score
-            took, and at least 250.
+        patience: steps without a better validation score after which training ends; by default as many as the best
+            score took, and at least 250.
         validation: share of the rows to stop by, 10,000 at most.
         test: share of the rows to set aside for `fit.test`.
         num_restarts: trainings from different starts, side by side; the one with the best validation score is kept.
@@ -145,7 +145,7 @@ def fit_density(
         )
     observations = observe(data, support, dequantize=dequantize)
     num = len(observations.values)
-    all_weights, conditions = _checked_weights(weights, num), _checked_condition(condition, num)
+    all_weights, conditions = _checked_weights(weights, observations.values), _checked_condition(condition, num)
     seeds = seed_stream(rng_key)
     rng = np.random.default_rng(next(seeds))
     train_index, held_index, test_index = _split(rng, num, validation, test)
@@ -157,9 +157,11 @@ def fit_density(
         return Rows(x, None if conditions is None else conditions[index], all_weights[index]), log_det
 
     first, log_det = draw(train_index)
-    goes_on = isinstance(flow, FlowDistribution)  # and is whitened already
-    whitening = _Whitening.identity(first) if goes_on else _Whitening.of(first, rng)
-    make = (lambda key: flow.bijection) if goes_on else _maker(flow, whitening.rows(first))
+    if isinstance(flow, FlowDistribution):  # whitened already
+        start, whitening = flow.bijection, _Whitening.identity(first)
+    else:
+        start, whitening = None, _Whitening.of(first, rng)
+    make = _maker(flow, whitening.rows(first)) if start is None else lambda key: start
     held, held_log_det = draw(held_index)
     batch = int(np.clip(len(train_index) // 40, 32, 256)) if batch_size is None else batch_size
     trained = train(
@@ -174,7 +176,7 @@ def fit_density(
     if trained.failed:
         warnings.warn(f"the fit is not finished: {trained.why}", UserWarning, stacklevel=2)
 
-    def score(rows: Rows, log_prob: Array, log_det: np.ndarray) -> Score:
+    def score(rows: Rows, log_prob: ArrayLike, log_det: np.ndarray) -> Score:
         terms = -rows.weights * (np.asarray(log_prob, np.float64) + whitening.log_det + log_det)
         return Score(float(terms.mean()), float(terms.std() / np.sqrt(len(terms))))
 
@@ -184,7 +186,7 @@ def fit_density(
         log_prob = jax.jit(lambda rows: log_prob_rows(trained.bijection, rows))(whitening.rows(rows))
         tested = score(rows, log_prob, test_log_det)
     volume = whitening.log_det + np.mean(held.weights * held_log_det)
-    bijection = trained.bijection if goes_on else whitening.fold(trained.bijection)
+    bijection = whitening.fold(trained.bijection) if start is None else trained.bijection
     fitted = FlowDistribution(bijection, constrain=observations.constrain)
     fitted.fit = DensityFit(
         losses=trained.losses - whitening.log_det - np.mean(first.weights * log_det),
@@ -216,9 +218,9 @@ class _Whitening(NamedTuple):
     def of(cls, rows: Rows, rng: np.random.Generator) -> "_Whitening":
         """By standard deviations, or by a triangular root of the covariance where that makes the entropy less.
 
-        It is the entropy that the data would have if the coordinates were then independent. Measurements that are nearly
-        functions of each other need the covariance (breast cancer: 5 nats against 37); where single coordinates have
-        shapes of their own, mixing them costs more than correlations do (digits: 64 against 50).
+        It is the entropy that the data would have if the coordinates were then independent. Measurements that are
+        nearly functions of each other need the covariance (breast cancer: 5 nats against 37); where single coordinates
+        have shapes of their own, mixing them costs more than correlations do (digits: 64 against 50).
         """
         loc, deviation = _mean_and_deviation(rows.x, rows.weights)
         num, dim = rows.x.shape
@@ -286,8 +288,9 @@ def _split(rng: np.random.Generator, num: int, validation: float, test: float) -
     return np.split(rng.permutation(num), [num_train, num_train + num_validation])
 
 
-def _checked_weights(weights: ArrayLike | None, num: int) -> Float[np.ndarray, " num"]:
+def _checked_weights(weights: ArrayLike | None, values: Float[np.ndarray, "num *event"]) -> Float[np.ndarray, " num"]:
     """Weights of mean 1."""
+    num, size = len(values), int(np.prod(values.shape[1:]))
     if weights is None:
         return np.ones(num)
     array = np.asarray(weights, np.float64)
@@ -295,10 +298,12 @@ def _checked_weights(weights: ArrayLike | None, num: int) -> Float[np.ndarray, "
         raise ValueError(f"weights expected the shape {(num,)}, got {array.shape}")
     if not np.isfinite(array).all() or (array < 0).any() or array.sum() == 0:
         raise ValueError("weights expected finite numbers >= 0 that are not all 0")
-    share = array.sum() ** 2 / (array**2).sum() / num
-    if share < _LEAST_ESS:
+    ess = array.sum() ** 2 / (array**2).sum()
+    if ess <= size:
+        raise ValueError(f"weights expected an effective sample size above {size}, that of an event, got {ess:.1f}")
+    if ess < _LEAST_ESS * num:
         warnings.warn(
-            f"the weights have an effective sample size of {share:.1%} of {num} rows: a few rows decide the fit",
+            f"the weights have an effective sample size of {ess:.1f} in {num} rows: a few rows decide the fit",
             UserWarning,
             stacklevel=3,
         )

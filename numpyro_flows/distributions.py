@@ -36,8 +36,8 @@ class FlowDistribution(dist.TransformedDistribution):
     `sample_with_intermediates` needs none.
 
     Where `constrain` is one of several sites, `sample` gives a dict of them and `log_prob` takes one. To NumPyro such a
-    distribution must be one event, the vector of all sites' values, which `vector` is: `sample_sites` makes it sites of a
-    model.
+    distribution must be one event, the vector of all sites' values, which `vector` is: `sample_sites` makes it sites of
+    a model.
 
     Args:
         bijection: of this library or of FlowJAX.
@@ -82,7 +82,7 @@ class FlowDistribution(dist.TransformedDistribution):
             raise ValueError(f"expected a base distribution with event shape {event_shape}, got {base.event_shape}")
         self._single_base = base  # before a batch of conditions expands it
         self._is_vector = False
-        transforms = [transform] if constrain is None else [transform, constrain]
+        transforms: list[Transform] = [transform] if constrain is None else [transform, constrain]
         super().__init__(base, transforms, validate_args=validate_args)
 
     @property
@@ -132,15 +132,13 @@ class FlowDistribution(dist.TransformedDistribution):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.sites is not None and not self._is_vector:
-            raise TypeError(
-                "numpyro.sample expected a distribution of arrays, got one of sites: use sample_sites(name, flow)"
-            )
+            raise TypeError("expected a distribution of arrays, got one of sites: use sample_sites(name, flow)")
         return super().__call__(*args, **kwargs)
 
     def log_prob(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, value: ArrayLike | Mapping[str, ArrayLike], intermediates: list[Any] | None = None
     ) -> Float[Array, "*batch"]:
-        """Log density of `value`, an array `(*sample, *batch, *event)` or a dict of sites, of shape `(*sample, *batch)`."""
+        """Log density, of shape `(*sample, *batch)`, of an array `(*sample, *batch, *event)` or a dict of sites."""
         return self._log_prob(self._packed(value), intermediates)
 
     def log_prob_parts(self, value: ArrayLike | Mapping[str, ArrayLike]) -> LogProbParts:
@@ -166,10 +164,10 @@ class FlowDistribution(dist.TransformedDistribution):
     def _parts(self, y: Array, intermediates: list[Any] | None) -> LogProbParts:
         log_det = jnp.zeros(())
         if self.constrain is not None:
-            x = self.constrain.inv(y) if intermediates is None else intermediates[1][0]
+            x = jnp.asarray(self.constrain.inv(y) if intermediates is None else intermediates[1][0])
             found = None if intermediates is None else intermediates[1][1]
             each = jnp.asarray(self.constrain.log_abs_det_jacobian(x, y, found))
-            log_det = -sum_rightmost(each, each.ndim - (jnp.ndim(x) - len(self.bijection.shape)))
+            log_det = -sum_rightmost(each, each.ndim - (x.ndim - len(self.bijection.shape)))
             y = x
         if intermediates is None:
             x, increment = self._flow.inverse_and_log_det(y)
@@ -211,7 +209,7 @@ class FlowDistribution(dist.TransformedDistribution):
 
 
 def sample_sites(name: str, flow: FlowDistribution, obs: Mapping[str, ArrayLike] | None = None) -> dict[str, Array]:
-    """Sample the sites of a flow within a NumPyro model: one joint latent `name`, and every site as a deterministic one.
+    """Sample the sites of a flow in a NumPyro model: one joint latent `name`, and every site as a deterministic one.
 
     Args:
         name: of the joint site, whose value is the vector of all of them.
@@ -225,7 +223,8 @@ def sample_sites(name: str, flow: FlowDistribution, obs: Mapping[str, ArrayLike]
         >>> import jax, numpyro
         >>> import numpyro.distributions as dist
         >>> from numpyro_flows import fit_density, flows, sample_sites
-        >>> draws = {"mu": jax.random.normal(jax.random.key(0), (200,)), "b": jax.random.normal(jax.random.key(1), (200, 2))}
+        >>> mu, b = jax.random.normal(jax.random.key(0), (200,)), jax.random.normal(jax.random.key(1), (200, 2))
+        >>> draws = {"mu": mu, "b": b}
         >>> prior = fit_density(jax.random.key(2), draws, num_steps=50, progress_bar=False)
         >>> def model():
         ...     sites = sample_sites("prior", prior)

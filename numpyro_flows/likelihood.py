@@ -23,11 +23,16 @@ _LEAST_ROUND = 50  # steps between two looks at the validation rows, where an ep
 
 
 class Rows(NamedTuple):
-    """What a flow is trained on or scored by: vectors, conditions where there are any, and weights of mean 1."""
+    """What a flow is trained on or scored by, in NumPy or on the device.
 
-    x: Float[np.ndarray, "num dim"]
-    condition: Float[np.ndarray, "num cond_dim"] | None
-    weights: Float[np.ndarray, " num"]
+    x: vectors `(num, dim)`.
+    condition: of each, `(num, cond_dim)`, or None.
+    weights: `(num,)`, of mean 1.
+    """
+
+    x: Any
+    condition: Any
+    weights: Any
 
 
 class Settings(NamedTuple):
@@ -81,15 +86,16 @@ def log_prob_rows(bijection: AbstractBijection, rows: Rows) -> Float[Array, " nu
 
 class _Best(NamedTuple):
     params: PyTree
-    nll: Float[Array, ""]
-    log_prob: Float[Array, " rows"]
+    nll: Any
+    log_prob: Any
 
 
 class _Functions(NamedTuple):
     """Compiled side by side. With restarts all but rows, batches and rates have a leading axis of them.
 
     start: seed -> `TrainState`, fixed arrays.
-    train: `TrainState`, fixed arrays, rows, row numbers `(steps, batch)`, rates -> `TrainState`, losses, number skipped.
+    train: `TrainState`, fixed arrays, rows, row numbers `(steps, batch)`, rates -> `TrainState`, losses, number
+        skipped.
     score: parameters, fixed arrays, `_Best`, rows -> `_Best`, mean negative log likelihood.
     static: the bijection without its arrays.
     """
@@ -110,7 +116,7 @@ def train(
     *,
     progress_bar: bool,
 ) -> Trained:
-    """Train what `make` gives on the rows that `draw_rows` gives for each round, and keep what is best on `validation`."""
+    """Train what `make` gives on the rows that `draw_rows` gives each round; keep what is best on `validation`."""
     rows = draw_rows()
     batch = min(settings.batch_size, len(rows.x))
     epoch = len(rows.x) // batch

@@ -15,7 +15,7 @@ from numpyro.distributions.transforms import ComposeTransform, ReshapeTransform,
 from numpyro_flows.sites import Sites
 
 if TYPE_CHECKING:
-    import xarray as xr
+    pass
 
 Data = "ArrayLike | Mapping[str, ArrayLike] | xr.DataTree"
 """An array `(num, *event)`, sites of shape `(num, *site)`, or ArviZ's DataTree with a posterior."""
@@ -114,11 +114,9 @@ _unconstrain = jax.jit(_unconstrain_rows)
 
 def _sites_of(data: Any) -> Mapping[str, ArrayLike] | None:
     """The sites of a dict or of a DataTree's posterior, draws along the first axis; None for an array."""
-    if isinstance(data, Mapping) and not hasattr(data, "groups"):
-        return data
     xarray = sys.modules.get("xarray")  # importing it takes half a second, and whoever has a DataTree has done it
-    if xarray is None or not isinstance(data, xarray.DataTree):
-        return None
+    if xarray is None or not isinstance(data, xarray.DataTree):  # which is a mapping, too
+        return data if isinstance(data, Mapping) else None
     if "posterior" not in data.children:
         raise ValueError(f"expected a DataTree with a posterior, got groups {list(data.children)}")
     posterior = data["posterior"].to_dataset().stack(draws=("chain", "draw")).transpose("draws", ...)

@@ -25,8 +25,8 @@ Seed = UInt32[np.ndarray, "4"]
 Seeds = UInt32[np.ndarray, "num 4"]
 
 
-# A posterior of everyday size trains in seconds, of which XLA's costliest passes would take some and win nothing. At level 1
-# LLVM aborts on some loops over broadcast loads ("Cannot select", jax 0.12).
+# A posterior of everyday size trains in seconds, of which XLA's costliest passes would take some and win nothing. At
+# level 1 LLVM aborts on some loops over broadcast loads ("Cannot select", jax 0.12).
 OPTIMIZATION_LEVEL = {"xla_backend_optimization_level": 2}
 _NO_OPTIMIZATION = {"xla_backend_optimization_level": 0}  # for what runs a few times only
 

@@ -48,8 +48,9 @@ def train_chunk(
 ) -> tuple[TrainState, Float[Array, " steps"], Int[Array, ""]]:
     """Take one step for each of `batches` and each learning rate, in one `lax.scan`.
 
-    The arrays of `batches` have a leading axis of steps. A step whose loss or gradient is not finite changes nothing and is counted. The schedule is data: chunks of one
-    length share one compiled function whatever the number of steps in all.
+    The arrays of `batches` have a leading axis of steps. A step whose loss or gradient is not finite changes nothing
+    and is counted. The schedule is data: chunks of one length share one compiled function whatever the number of steps
+    in all.
 
     Returns:
         the state after the last step, the losses of shape `(steps,)`, and the number of steps skipped.

@@ -188,7 +188,7 @@ def test_conditions():
     batch = flow.given(jnp.array([[70.0], [130.0]]))
     assert batch.batch_shape == (2,)
     assert batch.given(jnp.array([100.0])).batch_shape == ()
-    with pytest.raises(ValueError, match="`FlowDistribution.given"):
+    with pytest.raises(ValueError, match="`FlowDistribution"):
         flow.sample(jax.random.key(0))
     with pytest.raises(ValueError, match="expected a conditional flow"):
         fit(jax.random.key(0), data, num_steps=1).given(jnp.ones(1))
@@ -278,6 +278,7 @@ DATA = np.random.default_rng(0).normal(size=(50, 2))
         (DATA, {"dequantize": True}, "expected whole numbers"),
         (DATA, {"weights": np.zeros(50)}, "not all 0"),
         (DATA, {"weights": -np.ones(50)}, "not all 0"),
+        (DATA, {"weights": np.arange(50) < 2}, "effective sample size above 2, that of an event, got 2.0"),
         (DATA, {"weights": np.ones(3)}, r"expected the shape \(50,\), got \(3,\)"),
         (DATA, {"condition": DATA[:, 0]}, "condition expected the shape"),
         (DATA, {"condition": DATA * np.nan}, "condition expected finite values"),
@@ -305,8 +306,13 @@ def test_warnings():
         fit(jax.random.key(0), np.random.default_rng(0).poisson(100.0, size=(300, 2)), num_steps=1)
     with pytest.warns(UserWarning, match="75% of the rows are there more than once"):
         fit(jax.random.key(0), np.concatenate([DATA] * 4), num_steps=1)
-    with pytest.warns(UserWarning, match="a few rows decide the fit"):
-        fit(jax.random.key(0), np.random.default_rng(0).normal(size=(300, 2)), weights=np.arange(300) == 3, num_steps=1)
+    with pytest.warns(UserWarning, match="of 20.0 in 3000 rows: a few rows decide the fit"):
+        fit(
+            jax.random.key(0),
+            np.random.default_rng(0).normal(size=(3000, 2)),
+            weights=np.arange(3000) < 20,
+            num_steps=1,
+        )
     with pytest.warns(UserWarning, match="not finished: stopped because the loss is not finite"):
         flow = fit(jax.random.key(0), DATA, flow=lambda key, dim: Affine(jnp.full(dim, jnp.nan)), num_steps=5)
     assert flow.fit.num_skipped == 5

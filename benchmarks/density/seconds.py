@@ -2,8 +2,9 @@
 
     uv run --group benchmarks python -m benchmarks.density.seconds [--repeats 3]
 
-Both sides: the same number of layers, widths, bins, activation (SiLU), rows, batch size, epochs and share of validation rows,
-scored after every epoch, and no early stopping. JAX's caches are cleared before each fit, and the sides take turns.
+Both sides: the same number of layers, widths, bins, activation (SiLU), rows, batch size, epochs and share of validation
+rows, scored after every epoch, and no early stopping. JAX's caches are cleared before each fit, and the sides take
+turns.
 """
 
 import argparse

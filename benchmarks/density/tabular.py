@@ -4,8 +4,8 @@
 
 Digits: 1,797 rows of 64, integers 0 to 16 with U(0, 1) added, divided by 17. Breast cancer: 569 rows of 30. Both
 standardised by the training rows; a fifth is held out for the score, and of the rest a tenth to stop by. Every side is
-used as its own documentation has it: `fit_density` and FlowJAX's `fit_to_data` with their defaults (FlowJAX's patience is 5
-epochs, of 100); zuko has no loop of its own, and gets Adam at 1e-3, batches of 100, the same patience and the best
+used as its own documentation has it: `fit_density` and FlowJAX's `fit_to_data` with their defaults (FlowJAX's patience
+is 5 epochs, of 100); zuko has no loop of its own, and gets Adam at 1e-3, batches of 100, the same patience and the best
 parameters kept. Seconds are those of a fit, compilation included, caches cleared. The same size is: the same number
 of layers, hidden layers, widths and bins or components.
 """
@@ -19,8 +19,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
-import zuko
+import torch  # pyright: ignore[reportMissingImports]
+import zuko  # pyright: ignore[reportMissingImports]
 from flowjax import bijections as flowjax_bijections
 from flowjax import flows as flowjax_flows
 from flowjax.distributions import Normal
@@ -40,10 +40,12 @@ def load(name: str, seed: int) -> tuple[Data, Data]:
     """Training and test rows, standardised by the training rows."""
     rng = np.random.default_rng(seed)
     if name == "digits":
-        rows = load_digits().data
+        digits: Any = load_digits()
+        rows = digits.data
         rows = (rows + rng.uniform(size=rows.shape)) / 17
     else:
-        rows = load_breast_cancer().data
+        tumours: Any = load_breast_cancer()
+        rows = tumours.data
     rows = rows[rng.permutation(len(rows))]
     train, test = np.split(rows, [round(0.8 * len(rows))])
     mean, deviation = train.mean(0), train.std(0)

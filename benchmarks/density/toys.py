@@ -2,9 +2,9 @@
 
     uv run --group benchmarks python -m benchmarks.density.toys [--seeds 3]
 
-Data are standardised by the training rows' mean and deviation; scores are of 20,000 fresh rows (of the spiral the last third
-of 6,000). The entropies are those of the exact densities after the same standardisation (arcs convolved with the noise,
-by quadrature): the least that a held-out score can be, but for its own noise.
+Data are standardised by the training rows' mean and deviation; scores are of 20,000 fresh rows (of the spiral the last
+third of 6,000). The entropies are those of the exact densities after the same standardisation (arcs convolved with the
+noise, by quadrature): the least that a held-out score can be, but for its own noise.
 """
 
 import argparse
@@ -30,7 +30,7 @@ REACHED = 1.70  # of the moons: the score to which steps are counted
 def moons(seed: int) -> tuple[Data, Data]:
     train, _ = make_moons(3000, noise=0.08, random_state=seed)
     test, _ = make_moons(20_000, noise=0.08, random_state=1000 + seed)
-    return standardized(train, test)
+    return standardized(np.asarray(train), np.asarray(test))
 
 
 def spiral(seed: int) -> tuple[Data, Data]:

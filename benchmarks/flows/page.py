@@ -3,11 +3,10 @@
 uv run --group benchmarks python -m benchmarks.flows.page
 """
 
-import csv
 import re
 from pathlib import Path
 
-from benchmarks.results import FOLDER
+from benchmarks.results import FOLDER, read
 
 PAGE = FOLDER.parent / "choosing-a-flow.md"
 COLUMNS = {
@@ -21,13 +20,6 @@ COLUMNS = {
     "schools_ess": "ESS schools",
     "banana_ess": "ESS banana",
 }
-
-
-def read(name: str) -> list[dict[str, str]]:
-    """The rows of a result of `benchmarks.results.save`."""
-    with open(FOLDER / f"{name}.csv", newline="") as file:
-        file.readline()  # machine and versions
-        return list(csv.DictReader(file))
 
 
 def table(rows: list[dict[str, str]], columns: dict[str, str]) -> str:
