@@ -25,6 +25,8 @@ from numpyro_flows.gaussianization import fit_rbig
 Data = Float[np.ndarray, "num 2"]
 ENTROPY = {"moons": 1.615, "spiral": 1.361}
 REACHED = 1.70  # of the moons: the score to which steps are counted
+WARM_LAYERS = 5  # of a greedy fit to train on: its last ones fit noise (moons: 1.639 from 5 layers, 1.645 from all)
+RATE = {"learning_rate": 1e-2}  # of Gaussianization flows: their mixtures take larger steps than networks
 
 
 def moons(seed: int) -> tuple[Data, Data]:
@@ -50,7 +52,7 @@ def rbig(key: jax.Array, train: Data) -> FlowDistribution:
 
 
 def warm(recipe: Callable[..., Any], key: jax.Array, train: Data, **options: Any) -> FlowDistribution:
-    start = FlowDistribution(recipe(key, train.shape[1], init=fit_rbig(key, train)))
+    start = FlowDistribution(recipe(key, train.shape[1], init=fit_rbig(key, train, max_layers=WARM_LAYERS)))
     return fit_density(key, train, flow=start, progress_bar=False, **options)
 
 
@@ -61,13 +63,15 @@ def trained(recipe: Callable[..., Any], key: jax.Array, train: Data, **options: 
 FITS: dict[str, dict[str, Callable[..., FlowDistribution]]] = {
     "moons": {
         "RBIG, greedy": rbig,
-        "Gaussianization, from RBIG": partial(warm, flows.gaussianization),
-        "Gaussianization, cold": partial(trained, flows.gaussianization),
+        "diagonal Gaussianization, from RBIG": partial(warm, flows.gaussianization, **RATE),
+        "diagonal Gaussianization, cold": partial(trained, flows.gaussianization, **RATE),
+        "coupling Gaussianization, from RBIG": partial(warm, flows.coupling_gaussianization, **RATE),
+        "coupling Gaussianization, cold": partial(trained, flows.coupling_gaussianization, **RATE),
         "spline coupling": partial(trained, flows.nsf_coupling),
     },
     "spiral": {
-        "Gaussianization, from RBIG": partial(warm, flows.gaussianization),
-        "coupling Gaussianization": partial(trained, flows.coupling_gaussianization),
+        "diagonal Gaussianization, from RBIG": partial(warm, flows.gaussianization, **RATE),
+        "coupling Gaussianization, cold": partial(trained, flows.coupling_gaussianization, **RATE),
         "spline coupling": partial(trained, flows.nsf_coupling),
     },
 }
@@ -80,7 +84,11 @@ def measure(data: str, name: str, seed: int) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     log_prob = np.asarray(flow.log_prob(test))
     latent = np.asarray(jax.vmap(lambda y: flow.bijection.inverse_and_log_det(y)[0])(test))
-    reached = "" if flow.fit is None else flow.fit.steps[np.argmax(flow.fit.validation <= REACHED)]
+    reached: Any = ""
+    if flow.fit is not None:
+        # 300 validation rows are up to 0.04 nats easier or harder than the fresh ones: by so much as at the end
+        fresh = flow.fit.validation - flow.fit.held_out.nll - log_prob.mean()
+        reached = flow.fit.steps[np.argmax(fresh <= REACHED)] if (fresh <= REACHED).any() else "never"
     row = {
         "data": data,
         "flow": name,
