@@ -11,6 +11,7 @@ from numpyro.distributions import constraints
 from numpyro_flows import FlowDistribution, fit_density, flows
 from numpyro_flows import likelihood as likelihood_module
 from numpyro_flows.bijections import Affine
+from numpyro_flows.gaussianization import fit_rbig
 
 SMALL = partial(flows.realnvp, num_layers=2, hidden=(8,))
 fit = partial(fit_density, flow=SMALL, num_steps=300, learning_rate=1e-2, patience=300, progress_bar=False)
@@ -316,3 +317,14 @@ def test_warnings():
     with pytest.warns(UserWarning, match="not finished: stopped because the loss is not finite"):
         flow = fit(jax.random.key(0), DATA, flow=lambda key, dim: Affine(jnp.full(dim, jnp.nan)), num_steps=5)
     assert flow.fit.num_skipped == 5
+
+
+def test_training_goes_on_from_a_greedy_fit():
+    """XLA's optimisation level 1 made LLVM abort the process on this flow's training loop."""
+    data = np.random.default_rng(0).gamma(2.0, size=(1000, 2)) @ np.array([[1.0, 0.8], [0.0, 0.6]])
+    greedy = fit_rbig(jax.random.key(0), data)
+    start = FlowDistribution(flows.gaussianization(jax.random.key(1), 2, init=greedy))
+    flow = fit(jax.random.key(0), data, flow=start, num_steps=100)
+    np.testing.assert_allclose(start.log_prob(data), FlowDistribution(greedy.bijection).log_prob(data), atol=1e-4)
+    assert flow.fit.held_out.nll <= flow.fit.validation[0]
+    assert flow.fit.losses[-20:].mean() < flow.fit.losses[:20].mean()
