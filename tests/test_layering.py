@@ -21,6 +21,7 @@ LAYERS = [
         "variational",
         "observations",
         "likelihood",
+        "whitening",
         "density",
         "anomaly",
         "latent_ode",

@@ -29,7 +29,6 @@ from numpyro_flows.bijections import (
     RationalQuadraticSpline,
     Scan,
     SinhArcsinh,
-    StandardizedCondition,
     TailTransform,
     TriangularAffine,
 )
@@ -123,9 +122,6 @@ CASES: dict[str, Callable[[], AbstractBijection]] = {
     "dct": lambda: DCT(3),
     "elementwise power tails": lambda: Elementwise(3, TailTransform()),
     "chain": lambda: Chain([_triangular(3), Coupling(_KEY, 3, RationalQuadraticSpline(), cond_dim=COND_DIM)]),
-    "standardized condition": lambda: StandardizedCondition(
-        Coupling(_KEY, 3, AffineUnivariate(), cond_dim=COND_DIM), jnp.ones(COND_DIM), 2.0 * jnp.ones(COND_DIM)
-    ),
     "scan": lambda: Scan(eqx.filter_vmap(_layer)(jax.random.split(_KEY, 4))),
     **LAYERS,
     **FLOWS,

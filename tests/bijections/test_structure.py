@@ -14,6 +14,7 @@ from numpyro_flows.bijections import (
     Autoregressive,
     BlockAutoregressive,
     Coupling,
+    StandardizedCondition,
     Sylvester,
     masked_autoregressive,
 )
@@ -172,3 +173,12 @@ def test_flows_of_angles(recipe):
 def test_impossible_structures_are_errors(construct, message):
     with pytest.raises(ValueError, match=message):
         construct()
+
+
+def test_a_standardized_condition():
+    inner = perturbed(Coupling(jax.random.key(0), 3, AffineUnivariate(), cond_dim=2))
+    outer = StandardizedCondition(inner, jnp.array([1.0, -1.0]), jnp.array([2.0, 0.5]))
+    x, condition = jnp.arange(3.0), jnp.array([5.0, 0.0])
+    for name in ("transform_and_log_det", "inverse_and_log_det"):
+        for got, expected in zip(getattr(outer, name)(x, condition), getattr(inner, name)(x, jnp.array([2.0, 2.0]))):
+            np.testing.assert_allclose(got, expected, rtol=1e-6)
