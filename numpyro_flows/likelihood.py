@@ -141,8 +141,8 @@ def train(
         functions = _compile(pool, make, rows, validation, seed, (steps, batch), several)
         state, fixed = functions.start(seed)
         never = np.full(np.shape(seed)[:-1], np.inf, rates.dtype)
-        nothing = np.zeros((*never.shape, len(validation.x)), rates.dtype)
-        best, nll = functions.score(state.average, fixed, _Best(state.params, never, nothing), validation)
+        unknown = np.full((*never.shape, len(validation.x)), np.nan, rates.dtype)
+        best, nll = functions.score(state.average, fixed, _Best(state.params, never, unknown), validation)
         validations.append(np.asarray(nll))
         functions.train.wait()
         compiled, since = time.perf_counter(), 0

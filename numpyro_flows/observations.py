@@ -3,7 +3,7 @@
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +13,6 @@ from numpyro.distributions import constraints
 from numpyro.distributions.transforms import ComposeTransform, ReshapeTransform, Transform, biject_to
 
 from numpyro_flows.sites import Sites
-
-if TYPE_CHECKING:
-    pass
-
-Data = "ArrayLike | Mapping[str, ArrayLike] | xr.DataTree"
-"""An array `(num, *event)`, sites of shape `(num, *site)`, or ArviZ's DataTree with a posterior."""
 
 Support = constraints.Constraint | Sequence[constraints.Constraint] | Mapping[str, constraints.Constraint] | None
 """Of an event; one for each column; one for each site; the real numbers."""
@@ -51,7 +45,7 @@ def observe(data: Any, support: Support = None, *, dequantize: bool = False) -> 
     """Read and check data.
 
     Args:
-        data: see `Data`.
+        data: an array `(num, *event)`, sites of shape `(num, *site)`, or ArviZ's DataTree with a posterior.
         support: see `Support`.
         dequantize: whether the data are integers `k` that stand for `[k, k + 1)`.
 
@@ -85,7 +79,7 @@ def observe(data: Any, support: Support = None, *, dequantize: bool = False) -> 
             UserWarning,
             stacklevel=3,
         )
-    # the middle of a cell: both its ends must be within the support, or on its boundary
+    # of integers the middle of a cell, whose ends may lie on the boundary
     checked = values + 0.5 if dequantize else values
     in_support = np.asarray(inside(jnp.asarray(checked)))
     _require(in_support.reshape(len(values), -1).all(1), f"data within {inside}", "values outside it")

@@ -317,6 +317,7 @@ def test_warnings():
     with pytest.warns(UserWarning, match="not finished: stopped because the loss is not finite"):
         flow = fit(jax.random.key(0), DATA, flow=lambda key, dim: Affine(jnp.full(dim, jnp.nan)), num_steps=5)
     assert flow.fit.num_skipped == 5
+    assert np.isnan(flow.fit.held_out.nll)
 
 
 def test_training_goes_on_from_a_greedy_fit():
