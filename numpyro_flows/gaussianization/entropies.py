@@ -6,7 +6,6 @@ from functools import cache
 
 import numpy as np
 from jaxtyping import Float
-from scipy.spatial import KDTree
 from scipy.special import digamma, gammaln, polygamma
 
 _LOG_2PI = math.log(2 * math.pi)
@@ -61,6 +60,8 @@ def divergences_from_normal(x: Samples) -> Float[np.ndarray, "num dim"]:
 
 def neighbour_distances(x: Samples, among: Samples, k: int) -> Float[np.ndarray, " num"]:
     """From each point to its `k`-th neighbour, in logarithms."""
+    from scipy.spatial import KDTree  # takes a quarter of a second to import, and few need it
+
     distances, _ = KDTree(among).query(x, k)
     return np.log(np.maximum(distances[:, -1], _LEAST))
 

@@ -4,7 +4,6 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
-from scipy.optimize import linear_sum_assignment
 
 from numpyro_flows.gaussianization.entropies import divergences_from_normal
 
@@ -88,6 +87,8 @@ def find_rotation(kind: Kind, data: Samples, rng: np.random.Generator) -> Matrix
 
 def nearest_to_identity(matrix: Matrix) -> Matrix:
     """The rows of an orthogonal matrix in another order and with other signs: determinant 1, a large diagonal."""
+    from scipy.optimize import linear_sum_assignment  # takes half a second to import, and few need it
+
     rows = linear_sum_assignment(-np.abs(matrix.T))[1]
     matrix = matrix[rows]
     diagonal = np.diagonal(matrix)
