@@ -42,9 +42,16 @@ class MLP(eqx.Module):
         self.weights = (*drawn, jnp.zeros(shapes[-1]))
         self.biases = tuple(jnp.zeros(n) for n in sizes[1:])
 
-    def __call__(self, x: Float[Array, " in_size"]) -> Float[Array, " out_size"]:
-        for weight, bias in zip(self.weights[:-1], self.biases[:-1]):
-            x = jax.nn.silu(x @ weight + bias)
+    def __call__(
+        self, x: Float[Array, " in_size"], modulation: Sequence[tuple[Array, Array]] | None = None
+    ) -> Float[Array, " out_size"]:
+        """The output; with `modulation`, a pair for each hidden layer, its units are `s((1 + scale) u + shift)`."""
+        for i, (weight, bias) in enumerate(zip(self.weights[:-1], self.biases[:-1])):
+            x = x @ weight + bias
+            if modulation is not None:
+                scale, shift = modulation[i]
+                x = (1.0 + scale) * x + shift
+            x = jax.nn.silu(x)
         return x @ self.weights[-1] + self.biases[-1]
 
 

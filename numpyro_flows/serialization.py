@@ -24,7 +24,7 @@ FORMAT = 1
 """Version of the files. A change that older code would misread raises it."""
 
 _HEADER = "structure"
-_TRUSTED = ("numpyro_flows", "equinox", "flowjax", "jax", "numpyro", "paramax")
+_TRUSTED = ("numpyro_flows", "diffrax", "equinox", "flowjax", "jax", "numpyro", "optimistix", "paramax")
 _OBJECTS = (eqx.Module, dist.Distribution, Transform, Constraint)
 
 

@@ -12,6 +12,7 @@ from numpyro_flows.bijections.circular import CircularSpline as CircularSpline
 from numpyro_flows.bijections.compose import Chain as Chain
 from numpyro_flows.bijections.compose import Frozen as Frozen
 from numpyro_flows.bijections.compose import Invert as Invert
+from numpyro_flows.bijections.compose import Reshape as Reshape
 from numpyro_flows.bijections.compose import Scan as Scan
 from numpyro_flows.bijections.compose import StandardizedCondition as StandardizedCondition
 from numpyro_flows.bijections.coupling import Coupling as Coupling

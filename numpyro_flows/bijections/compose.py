@@ -1,5 +1,6 @@
 """Bijections made of bijections: one after another, a stack of like layers, the other way round, held fixed."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import equinox as eqx
@@ -138,18 +139,53 @@ class Frozen(AbstractBijection):
         self.cond_shape = bijection.cond_shape
 
     def _transform(self, x: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]:
-        return self._held().transform_and_log_det(x, condition)
+        return held_fixed(self.bijection).transform_and_log_det(x, condition)
 
     def _inverse(self, y: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]:
-        return self._held().inverse_and_log_det(y, condition)
+        return held_fixed(self.bijection).inverse_and_log_det(y, condition)
 
     def transform_with_score(
         self, x: Float[Array, "..."], score: Float[Array, "..."], condition: Array | None
     ) -> tuple[Array, Scalar, Array]:
-        return transform_with_score(self._held(), x, score, condition)
+        return transform_with_score(held_fixed(self.bijection), x, score, condition)
 
-    def _held(self) -> AbstractBijection:
-        return jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_array(leaf) else leaf, self.bijection)
+
+class Reshape(AbstractBijection):
+    """`bijection` for events of another shape with as many numbers, row by row: images for a flow of vectors, say.
+
+    Args:
+        bijection: any.
+        shape: of the events.
+
+    Raises:
+        ValueError: where the two shapes have different numbers of numbers.
+    """
+
+    bijection: AbstractBijection
+    shape: tuple[int, ...] = eqx.field(static=True)
+    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
+
+    def __init__(self, bijection: AbstractBijection, shape: Sequence[int]):
+        if math.prod(shape) != math.prod(bijection.shape):
+            raise ValueError(f"Reshape expected a shape with as many numbers as {bijection.shape}, got {tuple(shape)}")
+        self.bijection = bijection
+        self.shape = tuple(shape)
+        self.cond_shape = bijection.cond_shape
+
+    def _transform(self, x: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]:
+        y, log_det = self.bijection.transform_and_log_det(x.reshape(self.bijection.shape), condition)
+        return y.reshape(self.shape), log_det
+
+    def _inverse(self, y: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]:
+        x, log_det = self.bijection.inverse_and_log_det(y.reshape(self.bijection.shape), condition)
+        return x.reshape(self.shape), log_det
+
+    def transform_with_score(
+        self, x: Float[Array, "..."], score: Float[Array, "..."], condition: Array | None
+    ) -> tuple[Array, Scalar, Array]:
+        vectors = (part.reshape(self.bijection.shape) for part in (x, score))
+        y, log_det, score = transform_with_score(self.bijection, *vectors, condition)
+        return y.reshape(self.shape), log_det, score.reshape(self.shape)
 
 
 class StandardizedCondition(AbstractBijection):
@@ -187,3 +223,8 @@ class StandardizedCondition(AbstractBijection):
     def _standardized(self, condition: Array | None) -> Array | None:
         loc, scale = jax.lax.stop_gradient((self.loc, self.scale))
         return None if condition is None else (condition - loc) / scale
+
+
+def held_fixed[T](tree: T) -> T:
+    """`tree` with arrays that no gradient reaches."""
+    return jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_array(leaf) else leaf, tree)

@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, Scalar, UInt32
+from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
 from numpyro_flows.bijections.base import AbstractBijection
+from numpyro_flows.bijections.noise import EventNoise
 from numpyro_flows.networks import MLP
 
 _MAX_STEPS = 1000  # of a fixed point; 350 reach the rounding of double precision at the default contraction
@@ -51,7 +52,7 @@ class Residual(AbstractBijection):
     """
 
     network: MLP
-    seed: UInt32[Array, "2"]
+    noise: EventNoise
     max_lipschitz: float = eqx.field(static=True)
     exact_dim: int = eqx.field(static=True)
     shape: tuple[int, ...] = eqx.field(static=True)
@@ -71,13 +72,19 @@ class Residual(AbstractBijection):
             raise ValueError(f"Residual expected dim >= 1, got {dim}")
         if not 0 < max_lipschitz < 1:
             raise ValueError(f"Residual expected 0 < max_lipschitz < 1, got {max_lipschitz}")
-        seed_key, key = jax.random.split(key)
+        noise_key, key = jax.random.split(key)
         self.network = MLP(key, dim + (cond_dim or 0), dim, hidden)
-        self.seed = jax.random.bits(seed_key, (2,), "uint32")
+        self.noise = EventNoise(noise_key)
         self.max_lipschitz = max_lipschitz
         self.exact_dim = exact_dim
         self.shape = (dim,)
         self.cond_shape = None if cond_dim is None else (cond_dim,)
+
+    @property
+    def estimate(self) -> str:
+        """How the log-determinant is estimated; empty where it is exact."""
+        dim = self.shape[0]
+        return f"the series of Residual, exact up to {self.exact_dim} of {dim} coordinates" if dim > self.exact_dim else ""
 
     def _transform(self, x: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
         layers = self._layers(condition)
@@ -151,7 +158,7 @@ class Residual(AbstractBijection):
 
     def _log_det_estimate(self, layers: Layers, x: Float[Array, " dim"]) -> Scalar:
         fixed_layers, fixed_x = jax.lax.stop_gradient((layers, x))
-        probe_key, roulette_key = jax.random.split(_key_of_event(self.seed, fixed_x))
+        probe_key, roulette_key = jax.random.split(self.noise.key(fixed_x))
         probe = jax.random.rademacher(probe_key, x.shape, x.dtype)
         go_on = self.max_lipschitz
         num_terms = _NUM_CERTAIN - 1 + jax.random.geometric(roulette_key, 1 - go_on, dtype=int)
@@ -195,12 +202,3 @@ def _apply(layers: Layers, x: Float[Array, " dim"]) -> Float[Array, " dim"]:
         x = jax.nn.silu(x @ weight + bias) / _MAX_SILU_SLOPE
     return x @ last_weight + last_bias
 
-
-def _key_of_event(seed: UInt32[Array, "2"], x: Float[Array, " dim"]) -> PRNGKeyArray:
-    """A random key that changes with every bit of `x`."""
-    key = jax.random.wrap_key_data(seed, impl="threefry2x32")
-    bits = jax.lax.bitcast_convert_type(x, "uint32")
-    odd = jax.random.bits(key, bits.shape, "uint32") | 1
-    mixed = bits * odd
-    mixed = (mixed ^ (mixed >> 16)) * odd  # else signs, the highest bits, cancel in pairs
-    return jax.random.fold_in(key, mixed.sum(dtype="uint32"))

@@ -109,7 +109,7 @@ def test_log_det_estimate_and_its_gradients_are_unbiased(monkeypatch):
 
     def numbers(bijection, seed):
         """The log-determinant, and its slopes along the parameters and along `x`, the latter in both modes."""
-        params, static = eqx.partition(eqx.tree_at(lambda b: b.seed, bijection, seed), eqx.is_inexact_array)
+        params, static = eqx.partition(eqx.tree_at(lambda b: b.noise.seed, bijection, seed), eqx.is_inexact_array)
 
         def log_det(params, x):
             return eqx.combine(params, static).transform_and_log_det(x)[1]
@@ -132,8 +132,8 @@ def test_noise_of_the_estimate_is_that_of_the_event_and_the_layer(dtype):
     bijection = strong(exact_dim=2)
     x = jnp.array([0.5, -1.0, 0.3])
     events = [x, *(x * jnp.array(signs) for signs in ([-1, -1, 1], [1, -1, -1], [-1, 1, -1])), jnp.nextafter(x, 1.0)]
-    key = jax.jit(lambda seed, x: jax.random.key_data(residual._key_of_event(seed, x)))
-    keys = [*(key(bijection.seed, event) for event in events), key(bijection.seed + jnp.uint32(1), x)]
+    key = jax.jit(lambda seed, x: jax.random.key_data(eqx.tree_at(lambda n: n.seed, bijection.noise, seed).key(x)))
+    keys = [*(key(bijection.noise.seed, event) for event in events), key(bijection.noise.seed + jnp.uint32(1), x)]
     assert len({tuple(np.asarray(key)) for key in keys}) == len(keys)
     transform = eqx.filter_jit(bijection.transform_and_log_det)
     first, again, other = (transform(event)[1] for event in (x, x, events[-1]))

@@ -1,0 +1,63 @@
+"""Randomness of estimated log-determinants: its own for each event, the same each time, new at each training step."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, UInt32
+
+
+class EventNoise(eqx.Module):
+    """A random key for each event, from a stored seed and the event's bits.
+
+    So a bijection stays a function: one event has the same estimate each time, another event noise of its own. Training
+    exchanges the seeds at each step, by `reseeded`.
+
+    Args:
+        key: random key of the seed.
+    """
+
+    seed: UInt32[Array, "2"]
+
+    def __init__(self, key: PRNGKeyArray):
+        self.seed = jax.random.bits(key, (2,), "uint32")
+
+    def key(self, x: Float[Array, " dim"]) -> PRNGKeyArray:
+        """A key that changes with every bit of `x`."""
+        key = jax.random.wrap_key_data(self.seed, impl="threefry2x32")
+        bits = jax.lax.bitcast_convert_type(x, "uint32").ravel()
+        odd = jax.random.bits(key, bits.shape, "uint32") | 1
+        mixed = bits * odd
+        mixed = (mixed ^ (mixed >> 16)) * odd  # else signs, the highest bits, cancel in pairs
+        return jax.random.fold_in(key, mixed.sum(dtype="uint32"))
+
+
+def reseeded[T](tree: T, key: PRNGKeyArray) -> T:
+    """`tree` with new seeds for all its `EventNoise`: the same estimators, with other errors."""
+
+    def is_noise(node: Any) -> bool:
+        return isinstance(node, EventNoise)
+
+    nodes, structure = jax.tree.flatten(tree, is_leaf=is_noise)
+    keys = jax.random.split(key, max(len(nodes), 1))
+    nodes = [_with_new_seed(node, k) if is_noise(node) else node for node, k in zip(nodes, keys)]
+    return jax.tree.unflatten(structure, nodes)
+
+
+def estimates(bijection: Any) -> list[str]:
+    """What in `bijection` gives random estimates of log-determinants, in words; empty where all are exact.
+
+    A module says so by a property `estimate`, a text that is empty where it is exact.
+    """
+
+    def is_estimate(node: Any) -> bool:
+        return bool(getattr(node, "estimate", ""))
+
+    nodes = jax.tree.leaves(bijection, is_leaf=is_estimate)
+    return list(dict.fromkeys(node.estimate for node in nodes if is_estimate(node)))
+
+
+def _with_new_seed(noise: EventNoise, key: PRNGKeyArray) -> EventNoise:
+    # of the old shape: layers of a stack have one each
+    return eqx.tree_at(lambda n: n.seed, noise, jnp.asarray(jax.random.bits(key, noise.seed.shape, "uint32")))

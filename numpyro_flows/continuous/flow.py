@@ -1,0 +1,203 @@
+"""Continuous flows: bijections that follow an ordinary differential equation."""
+
+from typing import Any, NamedTuple
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Int, Scalar
+
+from numpyro_flows.bijections.base import AbstractBijection, checked
+from numpyro_flows.bijections.compose import held_fixed
+from numpyro_flows.continuous.divergence import AbstractDivergence, Exact, Probes, Velocity
+from numpyro_flows.continuous.fields import AbstractField
+from numpyro_flows.continuous.solving import ODESolver, adaptive
+from numpyro_flows.continuous.training_settings import Energies, Training
+
+_MAX_STEPS = 4096
+
+
+class Trajectory(NamedTuple):
+    """One event on its way from the base to the target.
+
+    times: `(times,)`.
+    x: where it is, `(times, *shape)`.
+    log_det: `log |det dx(t)/dx(start)|`, `(times,)`.
+    divergence: of the field at `x`, `(times,)`, the slope of `log_det`.
+    """
+
+    times: Float[Array, " times"]
+    x: Float[Array, "times dim"]
+    log_det: Float[Array, " times"]
+    divergence: Float[Array, " times"]
+
+
+class ContinuousFlow(AbstractBijection):
+    """`y = x(1)` for `dx/dt = v(t, x | condition)`, `x(0) = x`; `log |det dy/dx| = int_0^1 tr(dv/dx) dt`.
+
+    State and log-determinant are integrated together, in either direction, by diffrax. They are right to the tolerance
+    of the step size controller, and so is the inverse. Its log-determinant is exact but for that, unless `divergence`
+    is an estimate. While a flow is trained, `training` takes the place of divergence, solver and controller.
+
+    Args:
+        field: the vector field.
+        divergence: how the log-determinant is found.
+        solver: a diffrax solver; `Tsit5` by default.
+        stepsize_controller: of diffrax, for example `adaptive(1e-7)`; by default a tolerance of 1e-5.
+        adjoint: of diffrax: `RecursiveCheckpointAdjoint` by default; `BacksolveAdjoint`, whose gradients are themselves
+            solutions, needs memory for one step only; `DirectAdjoint`, for both modes of differentiation, and
+            `ForwardMode`, for the forward mode.
+        interval: times of the base and the target.
+        max_steps: most solver steps.
+        num_steps: solver steps where the controller is diffrax's `ConstantStepSize`.
+        training: how it is solved in training.
+
+    Raises:
+        ValueError: where the interval is empty or not finite, or `num_steps` does not go with the controller.
+        RuntimeError: (of `eqx.error_if`, also within jit) where the solver fails; it names solver, tolerance and steps.
+
+    Source: Chen, Rubanova, Bettencourt, Duvenaud 2018, arXiv 1806.07366; FFJORD, Grathwohl, Chen, Bettencourt,
+        Sutskever, Duvenaud 2019, arXiv 1810.01367.
+
+    Example:
+        >>> import jax
+        >>> from numpyro_flows.continuous import ContinuousFlow, MLPField
+        >>> flow = ContinuousFlow(MLPField(jax.random.key(0), 2))
+        >>> flow.transform(jax.numpy.ones(2)).shape
+        (2,)
+    """
+
+    field: AbstractField
+    divergence: AbstractDivergence
+    ode: ODESolver
+    training: Training
+    interval: tuple[float, float] = eqx.field(static=True)
+    shape: tuple[int, ...] = eqx.field(static=True)
+    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
+
+    def __init__(
+        self,
+        field: AbstractField,
+        *,
+        divergence: AbstractDivergence | None = None,
+        solver: diffrax.AbstractSolver | None = None,
+        stepsize_controller: diffrax.AbstractStepSizeController | None = None,
+        adjoint: diffrax.AbstractAdjoint | None = None,
+        interval: tuple[float, float] = (0.0, 1.0),
+        max_steps: int = _MAX_STEPS,
+        num_steps: int | None = None,
+        training: Training | None = None,
+    ):
+        start, end = map(float, interval)
+        if not abs(end - start) > 0 or abs(end - start) == float("inf"):
+            raise ValueError(f"interval expected two different finite times, got {interval}")
+        self.field = field
+        self.divergence = Exact() if divergence is None else divergence
+        self.ode = ODESolver(
+            diffrax.Tsit5() if solver is None else solver,
+            adaptive(1e-5) if stepsize_controller is None else stepsize_controller,
+            diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
+            max_steps=max_steps,
+            num_steps=num_steps,
+        )
+        self.training = Training() if training is None else training
+        self.interval = (start, end)
+        self.shape = (field.dim,)
+        self.cond_shape = None if field.cond_dim is None else (field.cond_dim,)
+
+    @property
+    def estimate(self) -> str:
+        """How log-determinants are estimated; empty where they are exact."""
+        return self.divergence.estimate
+
+    def _transform(self, x: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
+        return self.move(x, condition, self.interval)[:2]
+
+    def _inverse(self, y: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
+        return self.move(y, condition, self.interval[::-1])[:2]
+
+    def move(
+        self,
+        x: Float[Array, " dim"],
+        condition: Array | None,
+        interval: tuple[float, float],
+        *,
+        with_energies: bool = False,
+    ) -> tuple[Array, Scalar, Energies]:
+        """Where `x` at the start of the interval is at its end, the log-determinant of that, and the energies."""
+        (moved, log_det, *energies), _ = self._solve(x, condition, interval, with_energies=with_energies)
+        # an energy is positive whichever way it goes
+        return moved, log_det, jax.tree.map(jnp.abs, energies[0]) if energies else Energies()
+
+    def trajectory(
+        self, x: ArrayLike, condition: ArrayLike | None = None, *, num_times: int = 101
+    ) -> Trajectory:
+        """The way of one event `x` of the base to the target, at evenly spaced times."""
+        x, condition = checked(self, x, condition)
+        times = jnp.linspace(*self.interval, num_times, dtype=x.dtype)
+        (path, log_det), _ = self._solve(x, condition, self.interval, times)
+        args = (self.field, condition, self.divergence.probes(x))
+        divergence = jax.vmap(lambda t, x: self._velocity(t, x, args).divergence)(times, path)
+        return Trajectory(times, path, log_det, divergence)
+
+    def num_evaluations(self, y: ArrayLike, condition: ArrayLike | None = None) -> Int[Array, ""]:
+        """How often the field is evaluated for the density of one event `y`.
+
+        Raises:
+            ValueError: where the solver is not of the Runge-Kutta kind.
+        """
+        y, condition = checked(self, y, condition)
+        _, num_steps = self._solve(y, condition, self.interval[::-1])
+        return self.ode.evaluations(num_steps)
+
+    def transform_with_score(
+        self, x: Float[Array, " dim"], score: Float[Array, " dim"], condition: Array | None
+    ) -> tuple[Array, Scalar, Array]:
+        """Of the three, gradients go through `y` alone: through the score they would need third derivatives.
+
+        Along a trajectory the score `s` of the density that is carried along follows
+        `ds/dt = -(dv/dx)^T s - grad_x div v`.
+        """
+        y, _ = self.ode(lambda t, x, args: args[0](t, x, args[1]), x, self.interval, (self.field, condition))
+        held, x, score, condition = held_fixed((self, x, score, condition))
+
+        def rate(t: Scalar, state: Any, args: Any) -> Any:
+            def velocity(x: Array) -> tuple[Array, Scalar]:
+                found = held._velocity(t, x, args)
+                return found.value, found.divergence
+
+            (value, divergence), vjp = jax.vjp(velocity, state[0])
+            return value, divergence, -vjp((state[2], jnp.ones_like(divergence)))[0]
+
+        args = (held.field, condition, held.divergence.probes(x))
+        (_, log_det, score), _ = held.ode(rate, (x, jnp.zeros((), x.dtype), score), self.interval, args)
+        return y, log_det, score
+
+    def _solve(
+        self,
+        x: Float[Array, " dim"],
+        condition: Array | None,
+        interval: tuple[float, float],
+        times: Array | None = None,
+        *,
+        with_energies: bool = False,
+    ) -> tuple[Any, Int[Array, ""]]:
+        """State, log-determinant and, where wanted, energies at the end or at `times`; and the number of steps."""
+
+        def rate(t: Scalar, state: Any, args: Any) -> Any:
+            found = self._velocity(t, state[0], args)
+            if not with_energies:
+                return found.value, found.divergence
+            squared = (found.value**2).sum()
+            speed = jnp.sqrt(squared + jnp.finfo(squared.dtype).tiny)  # of finite slope at rest
+            return found.value, found.divergence, Energies(squared, found.squared_norm, speed)
+
+        zero = jnp.zeros((), x.dtype)
+        state = (x, zero, Energies(zero, zero, zero)) if with_energies else (x, zero)
+        # parameters go through the arguments, where every adjoint finds them
+        return self.ode(rate, state, interval, (self.field, condition, self.divergence.probes(x)), times)
+
+    def _velocity(self, t: Scalar, x: Float[Array, " dim"], args: tuple[AbstractField, Array | None, Probes]) -> Velocity:
+        field, condition, probes = args
+        return self.divergence(field, t, x, condition, probes)

@@ -1,0 +1,119 @@
+"""What training makes of a bijection with continuous flows in it: coarse solvers, new probes, penalties, no errors."""
+
+from collections.abc import Callable
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, Scalar
+
+from numpyro_flows.bijections.base import AbstractBijection
+from numpyro_flows.bijections.noise import reseeded
+from numpyro_flows.continuous.flow import ContinuousFlow
+from numpyro_flows.continuous.solving import ODESolver
+from numpyro_flows.continuous.training_settings import MAX_TRAINING_STEPS, Energies
+
+
+class Penalised(AbstractBijection):
+    """A continuous flow whose penalties are taken off its log-determinants, so that every likelihood pays for them."""
+
+    flow: ContinuousFlow
+    penalties: Energies = eqx.field(static=True)
+    shape: tuple[int, ...] = eqx.field(static=True)
+    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
+
+    def __init__(self, flow: ContinuousFlow, penalties: Energies):
+        self.flow, self.penalties = flow, penalties
+        self.shape, self.cond_shape = flow.shape, flow.cond_shape
+
+    def _transform(self, x: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
+        return self._move(x, condition, self.flow.interval)
+
+    def _inverse(self, y: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
+        return self._move(y, condition, self.flow.interval[::-1])
+
+    def _move(
+        self, x: Float[Array, " dim"], condition: Array | None, interval: tuple[float, float]
+    ) -> tuple[Array, Scalar]:
+        moved, log_det, energies = self.flow.move(x, condition, interval, with_energies=True)
+        paid = [weight * energy for weight, energy in zip(self.penalties, energies)]
+        return moved, log_det - jnp.stack(paid).sum()
+
+
+def in_training[T](bijection: T, key: PRNGKeyArray) -> T:
+    """`bijection` as one training step sees it: of every continuous flow its `training`, and probes drawn anew.
+
+    Bijections without a solver or probes stay as they are. A failing solver gives NaN, so that the step is skipped.
+    """
+
+    def coarse(flow: ContinuousFlow) -> AbstractBijection:
+        divergence = flow.training.divergence
+        if divergence is not None:
+            flow = eqx.tree_at(lambda f: f.divergence, flow, divergence)
+        flow = with_training_solver(flow)
+        penalties = flow.training.penalties
+        return Penalised(flow, penalties) if any(penalties) else flow
+
+    return reseeded(_map(coarse, bijection), key)
+
+
+def with_training_solver[T](bijection: T) -> T:
+    """`bijection` with every continuous flow solved as in training, but with its own divergence and no penalty."""
+
+    def coarse(flow: ContinuousFlow) -> ContinuousFlow:
+        training = flow.training
+        solver = ODESolver(
+            training.solver,
+            diffrax.ConstantStepSize(),
+            flow.ode.adjoint,
+            max_steps=MAX_TRAINING_STEPS,
+            num_steps=training.num_steps,
+            raises=False,
+        )
+        return eqx.tree_at(lambda f: f.ode, flow, solver)
+
+    return _map(coarse, bijection)
+
+
+def without_errors[T](bijection: T) -> T:
+    """`bijection` with NaN for an event whose solver fails, in place of an error."""
+
+    def quiet(flow: ContinuousFlow) -> ContinuousFlow:
+        ode = flow.ode
+        quiet = ODESolver(
+            ode.solver,
+            ode.stepsize_controller,
+            ode.adjoint,
+            max_steps=ode.max_steps,
+            num_steps=ode.num_steps,
+            raises=False,
+        )
+        return eqx.tree_at(lambda f: f.ode, flow, quiet)
+
+    return _map(quiet, bijection)
+
+
+def continuous_flows(bijection: Any) -> list[ContinuousFlow]:
+    """The continuous flows in `bijection`."""
+    nodes = jax.tree.leaves(bijection, is_leaf=_is_continuous)
+    return [node for node in nodes if _is_continuous(node)]
+
+
+def with_more_steps[T](tree: T) -> T:
+    """`tree` with twice the solver steps in training, as far as they may go."""
+
+    def more(flow: ContinuousFlow) -> ContinuousFlow:
+        steps = jnp.minimum(2 * flow.training.num_steps, MAX_TRAINING_STEPS).astype("int32")
+        return eqx.tree_at(lambda f: f.training.num_steps, flow, steps)
+
+    return _map(more, tree)
+
+
+def _map[T](change: Callable[[ContinuousFlow], Any], tree: T) -> T:
+    return jax.tree.map(lambda node: change(node) if _is_continuous(node) else node, tree, is_leaf=_is_continuous)
+
+
+def _is_continuous(node: Any) -> bool:
+    return isinstance(node, ContinuousFlow)

@@ -1,0 +1,59 @@
+"""How a continuous flow is solved while it is trained, and what its trajectories may cost."""
+
+from typing import Any, NamedTuple
+
+import diffrax
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from numpyro_flows.continuous.divergence import AbstractDivergence
+
+MAX_TRAINING_STEPS = 256
+
+
+class Energies(NamedTuple):
+    """Integrals along a trajectory; or, as weights, what each counts in training: small ones need few solver steps.
+
+    kinetic: `int |v|^2 dt`, and
+    jacobian: `int ||dv/dx||_F^2 dt` (RNODE: Finlay, Jacobsen, Nurbekyan, Oberman 2020, arXiv 2002.02798).
+    path_length: `int |v| dt`, the way that an event goes (OT-Flow: Onken, Wu Fung, Li, Ruthotto 2021, arXiv 2006.00104).
+    """
+
+    kinetic: Any = 0.0
+    jacobian: Any = 0.0
+    path_length: Any = 0.0
+
+
+class Training(eqx.Module):
+    """How a continuous flow is solved while it is trained: in few steps of one size, which training itself raises.
+
+    Args:
+        num_steps: solver steps at the start.
+        solver: a diffrax solver.
+        divergence: of the field in training; the flow's own by default.
+        penalties: weights of the energies in the loss.
+
+    Raises:
+        ValueError: where `num_steps` is below 1 or above 256.
+    """
+
+    num_steps: Int[Array, "..."]
+    solver: diffrax.AbstractSolver
+    divergence: AbstractDivergence | None
+    penalties: Energies = eqx.field(static=True)
+
+    def __init__(
+        self,
+        *,
+        num_steps: int = 8,
+        solver: diffrax.AbstractSolver | None = None,
+        divergence: AbstractDivergence | None = None,
+        penalties: Energies = Energies(),
+    ):
+        if not 1 <= num_steps <= MAX_TRAINING_STEPS:
+            raise ValueError(f"num_steps expected from 1 to {MAX_TRAINING_STEPS}, got {num_steps}")
+        self.num_steps = jnp.asarray(num_steps, "int32")
+        self.solver = diffrax.Bosh3() if solver is None else solver
+        self.divergence = divergence
+        self.penalties = Energies(*map(float, penalties))

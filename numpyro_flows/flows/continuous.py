@@ -1,0 +1,77 @@
+"""Continuous flows as recipes: solutions of a differential equation, by a solver or in closed form."""
+
+from typing import Protocol
+
+import diffrax
+from jaxtyping import PRNGKeyArray
+
+from numpyro_flows.continuous import (
+    AbstractDivergence,
+    AbstractField,
+    ContinuousFlow,
+    Hutchinson,
+    MLPField,
+    Training,
+)
+
+_MAX_EXACT_DIM = 32  # coordinates above which training estimates the divergence
+
+
+class FieldRecipe(Protocol):
+    """`field(key, dim, cond_dim=...)`, such as `MLPField`, or `functools.partial` of it with other options."""
+
+    def __call__(self, key: PRNGKeyArray, dim: int, *, cond_dim: int | None = None) -> AbstractField: ...
+
+
+def ffjord(
+    key: PRNGKeyArray,
+    dim: int,
+    *,
+    cond_dim: int | None = None,
+    field: FieldRecipe = MLPField,
+    divergence: AbstractDivergence | None = None,
+    solver: diffrax.AbstractSolver | None = None,
+    stepsize_controller: diffrax.AbstractStepSizeController | None = None,
+    adjoint: diffrax.AbstractAdjoint | None = None,
+    interval: tuple[float, float] = (0.0, 1.0),
+    training: Training | None = None,
+) -> ContinuousFlow:
+    """Free-form continuous flow: `dx/dt = v(t, x)` from base to target, `log |det dy/dx| = int tr(dv/dx) dt`.
+
+    No structure of layers: every coordinate may move with all others. Densities and draws cost a solution each, with the
+    exact divergence `dim` times as much. Train it on data by `fit_density(..., objective="flow_matching")`, which solves
+    nothing, and as a guide by `FlowVI`.
+
+    Args:
+        key: random key.
+        dim: number of coordinates.
+        cond_dim: length of a condition, None without one.
+        field: the vector field by `(key, dim, cond_dim=...)`.
+        divergence, solver, stepsize_controller, adjoint, interval: as for `ContinuousFlow`: by default exact, `Tsit5`, a
+            tolerance of 1e-5, recursive checkpoints, and from 0 to 1.
+        training: how it is solved in training; by default with the exact divergence up to 32 coordinates, and above with
+            Hutchinson's estimator of one probe.
+
+    Raises:
+        ValueError: where `dim` is below 1 or the interval empty.
+        RuntimeError: (of `eqx.error_if`) where the solver fails.
+
+    Source: Grathwohl, Chen, Bettencourt, Sutskever, Duvenaud 2019, arXiv 1810.01367.
+
+    Example:
+        >>> import jax
+        >>> from numpyro_flows import flows
+        >>> flows.ffjord(jax.random.key(0), 3).shape
+        (3,)
+    """
+    if training is None:
+        training = Training(divergence=Hutchinson(key) if dim > _MAX_EXACT_DIM else None)
+    return ContinuousFlow(
+        field(key, dim, cond_dim=cond_dim),
+        divergence=divergence,
+        solver=solver,
+        stepsize_controller=stepsize_controller,
+        adjoint=adjoint,
+        interval=interval,
+        training=training,
+    )
