@@ -12,6 +12,8 @@ from jaxtyping import Float, PyTree
 from tqdm.auto import tqdm
 
 from numpyro_flows.bijections import AbstractBijection
+from numpyro_flows.bijections.noise import estimates
+from numpyro_flows.continuous.training_form import with_more_steps
 from numpyro_flows.gaussian import GaussianFit
 from numpyro_flows.recipe import FitRecipe
 from numpyro_flows.sampling import Certificate
@@ -80,6 +82,8 @@ class FlowStage:
                 num_steps = min(num_steps, left)
                 new_arrays = self._round(arrays, num_steps, rate, forward)
                 new, new_log_weights = self._judge(new_arrays)
+                if self._solver_is_too_coarse(new_arrays):
+                    arrays, new_arrays = with_more_steps((arrays, new_arrays))
                 if np.isnan(new.elbo) and np.isnan(best.elbo):
                     self.stopped = self.stopped or "stopped because the density is not finite where the flow has draws"
                 if _safe(new, recipe) and new.elbo < best.elbo + recipe.least_gain * num_steps / 1000:
@@ -150,7 +154,22 @@ class FlowStage:
             draws = join(self.stages.draw(arrays, seed) for seed in seeds)
             certificate = judge(draws, self.survey)
         self.ess = f"{certificate.ess:.1%}"
+        if estimated := estimates(self.stages.static):
+            why = f"log densities are random estimates, by {', '.join(estimated)}, and weights must not be"
+            certificate = certificate._replace(
+                certified=False, why="; ".join([why, certificate.why] if certificate.why else [why])
+            )
         return certificate, np.asarray(draws.log_weight, np.float64)
+
+    def _solver_is_too_coarse(self, arrays: PyTree) -> bool:
+        """Whether a continuous flow as training solves it has another ELBO than by its own solver."""
+        if self.stages.draw_coarsely is None:
+            return False
+        seed = next(self.seeds)
+        _, _, coarse = self.stages.draw_coarsely(arrays, seed)
+        _, _, own = self.stages.draw(arrays, seed)
+        apart = np.abs(np.mean(np.asarray(coarse, np.float64) - np.asarray(own, np.float64)))
+        return not apart <= self.recipe.solver_gap  # nor where it is NaN
 
 
 def finished(certificate: Certificate, recipe: FitRecipe) -> bool:

@@ -49,6 +49,9 @@ class FitRecipe:
         forward_rate: learning rate then, as a share of the others'.
         max_weight: most that one draw counts in the forward KL, in units of the mean.
 
+        solver_gap: nats of ELBO, or of log likelihood, between the ODE solver of training and a flow's own, from which
+            the solver steps of training are doubled: training learns to cheat a solver that is too coarse.
+
     Certificate:
         certificate_draws: fresh draws of a verdict; with 10,000 k-hat varied by 0.1 from one set to the next, and one
             fit of 100 passed by luck.
@@ -108,6 +111,7 @@ class FitRecipe:
     forward_share: float = 0.95
     forward_rate: float = 0.5
     max_weight: float = 10.0
+    solver_gap: float = 0.01
 
     certificate_draws: int = 20_000
     max_khat: float = 0.7

@@ -24,7 +24,7 @@ FORMAT = 1
 """Version of the files. A change that older code would misread raises it."""
 
 _HEADER = "structure"
-_TRUSTED = ("numpyro_flows", "diffrax", "equinox", "flowjax", "jax", "numpyro", "optimistix", "paramax")
+_TRUSTED = ("numpyro_flows", "diffrax", "equinox", "flowjax", "jax", "lineax", "numpyro", "optimistix", "paramax")
 _OBJECTS = (eqx.Module, dist.Distribution, Transform, Constraint)
 
 
@@ -81,6 +81,8 @@ def _encode(node: Any, arrays: dict[str, np.ndarray]) -> Any:
         name = f"array{len(arrays)}"
         arrays[name] = np.asarray(node)
         return {"array": name, "numpy": not isinstance(node, jax.Array)}
+    if isinstance(node, tuple) and type(node) is not tuple:
+        return {"named": _name(type(node)), "items": [_encode(item, arrays) for item in node]}
     if isinstance(node, (tuple, list)):
         return {type(node).__name__: [_encode(item, arrays) for item in node]}
     if isinstance(node, dict) and all(isinstance(key, str) for key in node):
@@ -103,6 +105,11 @@ def _decode(node: Any, arrays: dict[str, np.ndarray], trusted: Sequence[str]) ->
     if "array" in node:
         array = arrays[node["array"]]
         return array if node["numpy"] else jnp.asarray(array)
+    if "named" in node:
+        cls = _find(node["named"], trusted)
+        if not (isinstance(cls, type) and issubclass(cls, tuple)):
+            raise ValueError(f"expected a named tuple, got {node['named']}")
+        return tuple.__new__(cls, [_decode(item, arrays, trusted) for item in node["items"]])
     if "tuple" in node:
         return tuple(_decode(item, arrays, trusted) for item in node["tuple"])
     if "list" in node:

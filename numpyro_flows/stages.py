@@ -14,6 +14,12 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree, UInt32
 from numpyro.infer.initialization import init_to_sample, init_to_uniform
 
 from numpyro_flows.bijections import AbstractBijection, Chain, Frozen
+from numpyro_flows.continuous.training_form import (
+    continuous_flows,
+    in_training,
+    with_training_solver,
+    without_errors,
+)
 from numpyro_flows.guides import AutoFlow, affine
 from numpyro_flows.objectives import path_loss, standard_normal_log_prob
 from numpyro_flows.recipe import RECIPE
@@ -75,12 +81,14 @@ class FlowStages(NamedTuple):
     train: `TrainState`, fixed, seeds `(chunk, 4)`, learning rates `(chunk,)`, share of the forward KL
         -> `TrainState`, losses `(chunk,)`, number skipped.
     draw: arrays, seed -> `Block`.
+    draw_coarsely: the same by the ODE solver of training; None where nothing is solved.
     static: the bijection without its arrays.
     """
 
     make: Ahead
     train: Ahead
     draw: Ahead
+    draw_coarsely: Ahead | None
     static: AbstractBijection
 
 
@@ -107,16 +115,21 @@ def compile_flow_stages(
     def train(state: TrainState, fixed: PyTree, seeds: Seeds, learning_rates: Array, forward: Array) -> Any:
         def loss(params: PyTree, key: PRNGKeyArray) -> Array:
             base = jax.random.normal(key, (num_particles, target.dim))
-            return path_loss(eqx.combine(params, fixed, static), target.log_density, base, forward)
+            bijection = in_training(eqx.combine(params, fixed, static), key)
+            return path_loss(bijection, target.log_density, base, forward)
 
         return train_chunk(loss, state, seed_key(seeds), learning_rates)
 
     state = jax.eval_shape(TrainState.init, params)
     seeds = np.zeros((RECIPE.chunk, 4), np.uint32)
+    coarse = None
+    if continuous_flows(shapes):
+        coarse = Ahead(pool, drawing(target, static, with_training_solver), arrays, seed)
     return FlowStages(
         train=Ahead(pool, train, state, fixed, seeds, jnp.zeros(RECIPE.chunk), jnp.zeros(())),
         make=Ahead(pool, make, loc, scale, seed, options=_NO_OPTIMIZATION),
         draw=Ahead(pool, drawing(target, static), arrays, seed),
+        draw_coarsely=coarse,
         static=static,
     )
 
@@ -135,12 +148,16 @@ Block = tuple[Float[Array, "block dim"], Float[Array, " block"], Float[Array, " 
 """The fields of `Draws`, on the device."""
 
 
-def drawing(target: Target, static: AbstractBijection) -> Callable[[PyTree, Seed], Block]:
-    """The function that draws a block from the bijection of given arrays."""
+def drawing(
+    target: Target,
+    static: AbstractBijection,
+    change: Callable[[AbstractBijection], AbstractBijection] = without_errors,
+) -> Callable[[PyTree, Seed], Block]:
+    """The function that draws a block from the bijection of given arrays, or from what `change` makes of it."""
 
     def draw(arrays: PyTree, seed: Seed) -> Block:
         base = jax.random.normal(seed_key(seed), (RECIPE.block, target.dim))
-        x, log_det = jax.vmap(eqx.combine(arrays, static).transform_and_log_det)(base)
+        x, log_det = jax.vmap(change(eqx.combine(arrays, static)).transform_and_log_det)(base)
         log_density = jax.vmap(target.log_density)(x)
         return x, log_density, log_density - standard_normal_log_prob(base) + log_det
 

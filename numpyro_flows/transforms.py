@@ -1,6 +1,7 @@
 """A bijection as a NumPyro transform."""
 
-from typing import Any
+import weakref
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -13,12 +14,20 @@ from numpyro.distributions.transforms import Transform
 from numpyro_flows.bijections import AbstractBijection
 
 
+class _Call(NamedTuple):
+    """The log-determinant of one call, as long as its value lives."""
+
+    x: weakref.ref
+    y: weakref.ref
+    log_det: Array
+
+
 class FlowTransform(Transform):
     """`y = f(x | condition)` as a NumPyro `Transform` on real events of the bijection's shape.
 
     Values may have any batch shape, a condition too: the two broadcast. The log-determinant is computed together with
-    the value and handed on as NumPyro's `intermediates`; gradients flow through `x`, the bijection's arrays and the
-    condition. The object is a pytree with the bijection's arrays and the condition as leaves.
+    the value and handed on as NumPyro's `intermediates`; who asks for the one right after the other, as NeuTra does, pays
+    for one pass. Gradients flow through `x`, the bijection's arrays and the condition. The object is a pytree with the bijection's arrays and the condition as leaves.
 
     Args:
         bijection: of this library or of FlowJAX; anything with `shape`, `cond_shape`, `transform_and_log_det` and
@@ -38,6 +47,8 @@ class FlowTransform(Transform):
         (7, 5, 3)
     """
 
+    _last_call: _Call | None = None
+
     def __init__(self, bijection: AbstractBijection, condition: ArrayLike | None = None):
         missing = [name for name in _PROTOCOL if not hasattr(bijection, name)]
         if missing:
@@ -54,7 +65,10 @@ class FlowTransform(Transform):
         return _real_events(len(self.bijection.shape))
 
     def __call__(self, x: Float[Array, "*batch_event"]) -> Float[Array, "*batch_event"]:  # pyright: ignore
-        return self.call_with_intermediates(x)[0]
+        y, log_det = self.call_with_intermediates(x)
+        if isinstance(x, jax.Array):
+            self._last_call = _Call(weakref.ref(x), weakref.ref(y, self._forget), log_det)
+        return y
 
     def _inverse(self, y: Float[Array, "*batch_event"]) -> Float[Array, "*batch_event"]:  # pyright: ignore
         return self.inverse_and_log_det(y)[0]
@@ -68,8 +82,13 @@ class FlowTransform(Transform):
         return self._batched(self.bijection.inverse_and_log_det, y)
 
     def log_abs_det_jacobian(self, x: Array, y: Array, intermediates: Array | None = None) -> Array:  # pyright: ignore
-        """`log |det dy/dx|`, of the batch's shape; without `intermediates` it costs a pass over `x`."""
-        return self.call_with_intermediates(x)[1] if intermediates is None else intermediates
+        """`log |det dy/dx|`, of the batch's shape; a pass over `x`, but for `intermediates` or `y` of the call before."""
+        if intermediates is not None:
+            return intermediates
+        last = self._last_call
+        if last is not None and last.x() is x and last.y() is y:
+            return last.log_det
+        return self.call_with_intermediates(x)[1]
 
     def forward_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return (*jnp.broadcast_shapes(self._batch_shape(shape), self.condition_batch_shape), *self.bijection.shape)
@@ -94,6 +113,14 @@ class FlowTransform(Transform):
         equal = eqx.tree_equal((self.bijection, self.condition), (other.bijection, other.condition))
         # under tracing the values cannot decide: then only structure counts, as for NumPyro's own transforms
         return True if static and isinstance(equal, Tracer) else equal
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_last_call": None}  # weak references are of this process
+
+    def _forget(self, reference: weakref.ref) -> None:
+        """Let go of a call whose value has gone: under tracing the log-determinant must not outlive it."""
+        if self._last_call is not None and self._last_call.y is reference:
+            self._last_call = None
 
     @property
     def condition_batch_shape(self) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ LAYERS = [
         "export",
         "variational",
         "observations",
+        "fitting",
         "likelihood",
         "whitening",
         "density",

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from numpyro_flows import flows
+from numpyro_flows.continuous import Energies
 from numpyro_flows.serialization import load_tree, save_tree
 
 
@@ -18,11 +19,14 @@ def round_trip(tree, path):
 
 def test_trees(tmp_path):
     tree = {"a": (1, 2.5, None, True), "b": [jnp.arange(3), np.float64(2.0), "text"], "f": jnp.tanh}
+    tree["named"] = Energies(0.5, (1, 2))
     again = round_trip(tree, tmp_path)
     assert again["a"] == tree["a"]
     assert isinstance(again["b"][0], jax.Array)
     np.testing.assert_array_equal(again["b"][0], tree["b"][0])
     assert again["f"] is jnp.tanh
+    assert again["named"] == tree["named"]
+    assert isinstance(again["named"], Energies)
 
 
 @pytest.mark.parametrize(
@@ -63,6 +67,8 @@ def write(path, tree, version=1, kind="test"):
         ({"function": "numpyro_flows.serialization:nothing"}, "this version can read"),
         ({"object": "jax._src.nn.functions:silu", "state": {}}, "expected a (module or a distribution|class)"),
         ({"object": "numpyro_flows.recipe:FitRecipe", "state": {}}, "expected a module or a distribution"),
+        ({"named": "os:stat_result", "items": []}, "got 'os:stat_result'"),
+        ({"named": "numpyro_flows.continuous.flow:ContinuousFlow", "items": []}, "expected a named tuple"),
     ],
 )
 def test_a_file_names_only_what_is_trusted(tree, message, tmp_path):

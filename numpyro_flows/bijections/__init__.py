@@ -23,8 +23,8 @@ from numpyro_flows.bijections.linear import DCT as DCT
 from numpyro_flows.bijections.linear import Cayley as Cayley
 from numpyro_flows.bijections.linear import Householder as Householder
 from numpyro_flows.bijections.linear import LULinear as LULinear
-from numpyro_flows.bijections.linear import MatrixExponential as MatrixExponential
 from numpyro_flows.bijections.linear import QRLinear as QRLinear
+from numpyro_flows.bijections.matrix_exponential import MatrixExponential as MatrixExponential
 from numpyro_flows.bijections.mixture_cdf import MixtureCDF as MixtureCDF
 from numpyro_flows.bijections.multiscale import Multiscale as Multiscale
 from numpyro_flows.bijections.permutation import Permutation as Permutation

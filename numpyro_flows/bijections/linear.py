@@ -211,35 +211,6 @@ class QRLinear(AbstractBijection):
         return x, -self.log_diagonal.sum()
 
 
-class MatrixExponential(AbstractBijection):
-    """`y = exp(W) x`, the exponential of a matrix: its log-determinant is the trace of `W`, its inverse `exp(-W)`.
-
-    Args:
-        key: not used, for nothing is drawn: all linear maps are made alike.
-        dim: number of coordinates.
-
-    Raises:
-        ValueError: where `dim` is below 1.
-
-    Source: Hoogeboom, Garcia Satorras, Tomczak, Welling 2020, arXiv 2006.01910; Xiao, Liu 2020, arXiv 2007.09651.
-    """
-
-    weight: Float[Array, "dim dim"]
-    shape: tuple[int, ...] = eqx.field(static=True)
-    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
-
-    def __init__(self, key: PRNGKeyArray, dim: int):
-        self.shape = _checked_shape(self, dim)
-        self.cond_shape = None
-        self.weight = jnp.zeros((dim, dim))
-
-    def _transform(self, x: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
-        return jax.scipy.linalg.expm(self.weight) @ x, jnp.trace(self.weight)
-
-    def _inverse(self, y: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
-        return jax.scipy.linalg.expm(-self.weight) @ y, -jnp.trace(self.weight)
-
-
 class DCT(AbstractBijection):
     """`y_k = c_k sum_n cos(pi k (2 n + 1) / (2 dim)) x_n`, the orthonormal discrete cosine transform of type II.
 

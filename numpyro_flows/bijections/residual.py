@@ -84,7 +84,9 @@ class Residual(AbstractBijection):
     def estimate(self) -> str:
         """How the log-determinant is estimated; empty where it is exact."""
         dim = self.shape[0]
-        return f"the series of Residual, exact up to {self.exact_dim} of {dim} coordinates" if dim > self.exact_dim else ""
+        return (
+            f"the series of Residual, exact up to {self.exact_dim} of {dim} coordinates" if dim > self.exact_dim else ""
+        )
 
     def _transform(self, x: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
         layers = self._layers(condition)
@@ -201,4 +203,3 @@ def _apply(layers: Layers, x: Float[Array, " dim"]) -> Float[Array, " dim"]:
     for weight, bias in hidden:
         x = jax.nn.silu(x @ weight + bias) / _MAX_SILU_SLOPE
     return x @ last_weight + last_bias
-

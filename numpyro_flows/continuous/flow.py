@@ -130,9 +130,7 @@ class ContinuousFlow(AbstractBijection):
         # an energy is positive whichever way it goes
         return moved, log_det, jax.tree.map(jnp.abs, energies[0]) if energies else Energies()
 
-    def trajectory(
-        self, x: ArrayLike, condition: ArrayLike | None = None, *, num_times: int = 101
-    ) -> Trajectory:
+    def trajectory(self, x: ArrayLike, condition: ArrayLike | None = None, *, num_times: int = 101) -> Trajectory:
         """The way of one event `x` of the base to the target, at evenly spaced times."""
         x, condition = checked(self, x, condition)
         times = jnp.linspace(*self.interval, num_times, dtype=x.dtype)
@@ -198,6 +196,8 @@ class ContinuousFlow(AbstractBijection):
         # parameters go through the arguments, where every adjoint finds them
         return self.ode(rate, state, interval, (self.field, condition, self.divergence.probes(x)), times)
 
-    def _velocity(self, t: Scalar, x: Float[Array, " dim"], args: tuple[AbstractField, Array | None, Probes]) -> Velocity:
+    def _velocity(
+        self, t: Scalar, x: Float[Array, " dim"], args: tuple[AbstractField, Array | None, Probes]
+    ) -> Velocity:
         field, condition, probes = args
         return self.divergence(field, t, x, condition, probes)

@@ -1,7 +1,6 @@
 """Solving ordinary differential equations by diffrax, with failures that name themselves."""
 
 from collections.abc import Callable
-from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -114,4 +113,3 @@ def adaptive(tolerance: float) -> diffrax.PIDController:
     if not tolerance > 0:
         raise ValueError(f"tolerance expected a positive number, got {tolerance}")
     return diffrax.PIDController(rtol=tolerance, atol=tolerance, dtmin=_SHORTEST_STEP, force_dtmin=False)
-

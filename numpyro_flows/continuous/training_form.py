@@ -7,7 +7,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, Scalar
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, Scalar
 
 from numpyro_flows.bijections.base import AbstractBijection
 from numpyro_flows.bijections.noise import reseeded
@@ -93,6 +93,31 @@ def without_errors[T](bijection: T) -> T:
         return eqx.tree_at(lambda f: f.ode, flow, quiet)
 
     return _map(quiet, bijection)
+
+
+class _Counting(AbstractBijection):
+    """`flow` with log-determinants that are larger by the evaluations of the field."""
+
+    flow: ContinuousFlow
+    shape: tuple[int, ...] = eqx.field(static=True)
+    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
+
+    def __init__(self, flow: ContinuousFlow):
+        self.flow, self.shape, self.cond_shape = flow, flow.shape, flow.cond_shape
+
+    def _transform(self, x: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
+        y, log_det = self.flow.transform_and_log_det(x, condition)
+        return y, log_det + self.flow.num_evaluations(y, condition)
+
+    def _inverse(self, y: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
+        x, log_det = self.flow.inverse_and_log_det(y, condition)
+        return x, log_det + self.flow.num_evaluations(y, condition)
+
+
+def num_evaluations(bijection: AbstractBijection, y: ArrayLike, condition: ArrayLike | None = None) -> Scalar:
+    """How often fields are evaluated for the density of one event `y`, in all continuous flows of `bijection`."""
+    counting = _map(_Counting, bijection)
+    return counting.inverse_and_log_det(y, condition)[1] - bijection.inverse_and_log_det(y, condition)[1]
 
 
 def continuous_flows(bijection: Any) -> list[ContinuousFlow]:

@@ -9,6 +9,7 @@ from numpyro_flows.flows.autoregressive import naf as naf
 from numpyro_flows.flows.autoregressive import nsf_autoregressive as nsf_autoregressive
 from numpyro_flows.flows.autoregressive import tarflow as tarflow
 from numpyro_flows.flows.continuous import ffjord as ffjord
+from numpyro_flows.flows.continuous import matrix_exponential as matrix_exponential
 from numpyro_flows.flows.coupling import coupling as coupling
 from numpyro_flows.flows.coupling import glow as glow
 from numpyro_flows.flows.coupling import multiscale as multiscale

@@ -5,6 +5,8 @@ from typing import Protocol
 import diffrax
 from jaxtyping import PRNGKeyArray
 
+from numpyro_flows.bijections import MatrixExponential, Scan
+from numpyro_flows.bijections.matrix_exponential import Gate
 from numpyro_flows.continuous import (
     AbstractDivergence,
     AbstractField,
@@ -13,6 +15,7 @@ from numpyro_flows.continuous import (
     MLPField,
     Training,
 )
+from numpyro_flows.flows.stack import stacked
 
 _MAX_EXACT_DIM = 32  # coordinates above which training estimates the divergence
 
@@ -75,3 +78,46 @@ def ffjord(
         interval=interval,
         training=training,
     )
+
+
+def matrix_exponential(
+    key: PRNGKeyArray,
+    dim: int,
+    *,
+    cond_dim: int | None = None,
+    num_layers: int = 1,
+    time: float = 1.0,
+    gate: Gate = "linear",
+) -> Scan:
+    """Linear flow in time: layers that solve `dx/dt = g'(t) (W x + b)` in closed form, by the exponential of a matrix.
+
+    Exact and without a solver; at time 0 the identity. One layer makes any Gaussian of the base, and two, with matrices
+    of their own, are any linear map of positive determinant.
+
+    Args:
+        key: random key.
+        dim: number of coordinates.
+        cond_dim: 1 where the time is the condition; None where it is `time`.
+        num_layers: number of layers.
+        time: the time.
+        gate: `g(t)`: "linear", `t`, or "tanh", `tanh(rate t)` with a trained rate.
+
+    Raises:
+        ValueError: where `dim` or `num_layers` is below 1, `cond_dim` neither None nor 1, `time` not finite, or `gate`
+            unknown.
+
+    Source: Xiao, Liu 2020, arXiv 2007.09651; Bilos, Sommer, Rangapuram, Januschowski, Gunnemann 2021 ("Neural flows"),
+        arXiv 2110.13040.
+
+    Example:
+        >>> import jax
+        >>> from numpyro_flows import flows
+        >>> flow = flows.matrix_exponential(jax.random.key(0), 3, cond_dim=1)
+        >>> flow.transform(jax.numpy.ones(3), jax.numpy.array([0.5])).shape
+        (3,)
+    """
+
+    def layer(key: PRNGKeyArray) -> MatrixExponential:
+        return MatrixExponential(key, dim, bias=True, time=time, cond_dim=cond_dim, gate=gate)
+
+    return stacked(key, dim, num_layers, layer)

@@ -59,6 +59,7 @@ LAYERS: dict[str, Callable[[], AbstractBijection]] = {
     "qr linear": lambda: QRLinear(_KEY, 3),
     "cayley": lambda: Cayley(_KEY, 3),
     "matrix exponential": lambda: MatrixExponential(_KEY, 3),
+    "matrix exponential with bias": lambda: MatrixExponential(_KEY, 3, bias=True, time=-0.7),
     "act norm": lambda: ActNorm(3),
     "mixture coupling": lambda: Coupling(_KEY, 3, MixtureCDF(4)),
     "mixture of logistics": lambda: Elementwise(3, MixtureCDF(4, "logistic")),
@@ -113,6 +114,9 @@ FLOWS: dict[str, Callable[[], AbstractBijection]] = {
     "tarflow of blocks 5d conditional": lambda: flows.tarflow(
         _KEY, 5, fast="sampling", cond_dim=COND_DIM, num_layers=2, block_size=2, width=8, num_heads=2
     ),
+    # its condition is one number, the time, which a gate bounds
+    "matrix_exponential 2d": lambda: flows.matrix_exponential(_KEY, 2, num_layers=2, time=0.5),
+    "matrix_exponential in time 5d conditional": lambda: flows.matrix_exponential(_KEY, 5, cond_dim=1, gate="tanh"),
 }
 CASES: dict[str, Callable[[], AbstractBijection]] = {
     "affine": lambda: Affine(jnp.zeros(3), 2.0),

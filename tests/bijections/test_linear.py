@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy.linalg import expm
 
-from numpyro_flows.bijections import Chain, Scan
-from numpyro_flows.bijections.linear import DCT, Cayley, Householder, LULinear, MatrixExponential, QRLinear
+from numpyro_flows.bijections import Chain, MatrixExponential, Scan
+from numpyro_flows.bijections.linear import DCT, Cayley, Householder, LULinear, QRLinear
 from tests.bijections.cases import perturbed
 
 KEY = jax.random.PRNGKey(0)

@@ -1,0 +1,96 @@
+"""Linear differential equations, solved in closed form by the exponential of a matrix."""
+
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray, Scalar
+
+from numpyro_flows.bijections.base import AbstractBijection
+
+Gate = Literal["linear", "tanh"]
+"""How far a flow has gone at a time: `g(t)`, 0 at time 0."""
+
+
+class MatrixExponential(AbstractBijection):
+    """`y = exp(g W) x + g phi(g W) b`, the solution of `dx/dt = g'(t) (W x + b)`; `log |det dy/dx| = g tr W`.
+
+    `phi(A) = sum_k A^k / (k + 1)!`; the inverse is the same with `-g`. `g(t)` is `t` or `tanh(rate t)`: 0 at time 0, where
+    the map is the identity whatever its parameters, and with `W = b = 0`, as it starts, at all times.
+
+    A matrix is a product of two exponentials where its determinant is positive. One is enough for a root of any covariance.
+
+    Args:
+        key: not used, for nothing is drawn: all linear maps are made alike.
+        dim: number of coordinates.
+        bias: whether there is a `b`.
+        time: `t`.
+        cond_dim: 1 where `t` is the condition, in place of `time`; else None.
+        gate: "linear" for `g(t) = t`, or "tanh" with a trained `rate`, which is bounded.
+
+    Raises:
+        ValueError: where `dim` is below 1, `cond_dim` neither None nor 1, `time` not finite, or `gate` unknown.
+
+    Source: Hoogeboom, Garcia Satorras, Tomczak, Welling 2020, arXiv 2006.01910; Xiao, Liu 2020, arXiv 2007.09651; in
+        time: Bilos, Sommer, Rangapuram, Januschowski, Gunnemann 2021 ("Neural flows"), arXiv 2110.13040.
+
+    Example:
+        >>> import jax
+        >>> from numpyro_flows.bijections import MatrixExponential
+        >>> later = MatrixExponential(jax.random.key(0), 3, bias=True, cond_dim=1)
+        >>> later.transform(jax.numpy.ones(3), jax.numpy.array([0.5])).shape
+        (3,)
+    """
+
+    weight: Float[Array, "dim dim"]
+    bias: Float[Array, " dim"] | None
+    rate: Scalar | None
+    time: float = eqx.field(static=True)
+    shape: tuple[int, ...] = eqx.field(static=True)
+    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
+
+    def __init__(
+        self,
+        key: PRNGKeyArray,
+        dim: int,
+        *,
+        bias: bool = False,
+        time: float = 1.0,
+        cond_dim: int | None = None,
+        gate: Gate = "linear",
+    ):
+        if dim < 1:
+            raise ValueError(f"MatrixExponential expected dim >= 1, got {dim}")
+        if cond_dim not in (None, 1):
+            raise ValueError(f"cond_dim expected None or, of a condition that is the time, 1, got {cond_dim}")
+        if not np.isfinite(time):
+            raise ValueError(f"time expected a finite number, got {time}")
+        if gate not in ("linear", "tanh"):
+            raise ValueError(f"gate expected 'linear' or 'tanh', got {gate!r}")
+        self.weight = jnp.zeros((dim, dim))
+        self.bias = jnp.zeros(dim) if bias else None
+        self.rate = jnp.ones(()) if gate == "tanh" else None
+        self.time = float(time)
+        self.shape = (dim,)
+        self.cond_shape = None if cond_dim is None else (cond_dim,)
+
+    def _transform(self, x: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
+        return self._move(x, self._gate(condition))
+
+    def _inverse(self, y: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
+        return self._move(y, -self._gate(condition))
+
+    def _gate(self, condition: Array | None) -> Scalar:
+        time = jnp.asarray(self.time, self.weight.dtype) if condition is None else condition[0]
+        return time if self.rate is None else jnp.tanh(self.rate * time)
+
+    def _move(self, x: Float[Array, " dim"], gate: Scalar) -> tuple[Array, Scalar]:
+        log_det = gate * jnp.trace(self.weight)
+        if self.bias is None:
+            return jax.scipy.linalg.expm(gate * self.weight) @ x, log_det
+        # a further coordinate that stays 1 makes the equation homogeneous
+        rows = jnp.concatenate([self.weight, self.bias[:, None]], axis=1)
+        homogeneous = jax.scipy.linalg.expm(gate * jnp.pad(rows, ((0, 1), (0, 0))))
+        return homogeneous[:-1, :-1] @ x + homogeneous[:-1, -1], log_det

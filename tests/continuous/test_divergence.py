@@ -1,0 +1,201 @@
+"""Estimates of the divergence: unbiased, of the variance that the formulas say, and a function of event and seed."""
+
+from functools import partial
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from numpyro_flows.bijections.noise import reseeded
+from numpyro_flows.continuous import ContinuousFlow, Exact, Hutchinson, HutchPlusPlus, in_training
+from tests.continuous.common import CONDITION, DIM, KEY, X, linear_field, quick_to_compile, trained_field
+from tests.continuous.common import within_standard_errors as within
+
+SIZE, NUM_KEYS = 24, 10_000
+KEYS = jax.random.split(jax.random.PRNGKey(1), NUM_KEYS)
+ESTIMATES = {
+    "rademacher": lambda: Hutchinson(KEY),
+    "gaussian": lambda: Hutchinson(KEY, distribution="gaussian"),
+    "three probes": lambda: Hutchinson(KEY, num_probes=3),
+    "hutch++": lambda: HutchPlusPlus(KEY),
+}
+
+
+@eqx.filter_jit
+def estimates(divergence, field):
+    """Divergences and squared norms at one point, of as many seeds as there are keys."""
+
+    def one(key):
+        found = reseeded(divergence, key)
+        x = jnp.ones(field.dim)
+        velocity = found(field, jnp.zeros(()), x, None, found.probes(x))
+        return velocity.divergence, velocity.squared_norm
+
+    return jax.vmap(one)(KEYS)
+
+
+def symmetric_matrix():
+    matrix = np.random.default_rng(0).normal(size=(SIZE, SIZE))
+    return (matrix + matrix.T) / 2
+
+
+def matrix_of_rank(rank: int):
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(SIZE, rank)) @ rng.normal(size=(rank, SIZE))
+
+
+@pytest.mark.parametrize("name", ESTIMATES)
+def test_they_are_unbiased(name, x64):
+    matrix = np.random.default_rng(0).normal(size=(SIZE, SIZE))
+    divergence, squared_norm = estimates(ESTIMATES[name](), linear_field(matrix))
+    assert within(divergence, np.trace(matrix))
+    assert within(squared_norm, (matrix**2).sum())
+
+
+@pytest.mark.parametrize("num_probes", [1, 4])
+@pytest.mark.parametrize("matrix", [symmetric_matrix(), matrix_of_rank(SIZE)], ids=["symmetric", "any"])
+@pytest.mark.parametrize("distribution", ["rademacher", "gaussian"])
+def test_their_variance_is_that_of_the_formulas(distribution, matrix, num_probes, x64):
+    a = (matrix + matrix.T) / 2
+    diagonal = (np.diagonal(a) ** 2).sum() if distribution == "rademacher" else 0.0
+    expected = 2 * ((a**2).sum() - diagonal) / num_probes
+    hutchinson = Hutchinson(KEY, num_probes=num_probes, distribution=distribution)
+    divergence, _ = estimates(hutchinson, linear_field(matrix))
+    assert within((np.asarray(divergence) - np.trace(matrix)) ** 2, expected)
+
+
+def test_of_a_diagonal_jacobian_rademacher_probes_are_exact(x64):
+    divergence, _ = estimates(Hutchinson(KEY), linear_field(np.diag(np.arange(1.0, SIZE))))
+    np.testing.assert_allclose(divergence, SIZE * (SIZE - 1) / 2, rtol=1e-13)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_hutch_plus_plus_is_exact_where_few_directions_carry_the_jacobian(rank, x64):
+    matrix = matrix_of_rank(rank)
+    divergence, squared_norm = estimates(HutchPlusPlus(KEY, num_probes=6), linear_field(matrix))
+    size = 1 + (matrix**2).sum()
+    np.testing.assert_allclose(divergence, np.trace(matrix), atol=1e-11 * size)
+    assert within(squared_norm, (matrix**2).sum()) or np.allclose(squared_norm, (matrix**2).sum(), rtol=1e-11)
+
+
+def test_hutch_plus_plus_varies_less_where_few_directions_carry_most(x64):
+    """With as many products of the Jacobian, of a matrix of rank 2 and a little noise."""
+    matrix = matrix_of_rank(2) + 0.02 * symmetric_matrix()
+    pair = HutchPlusPlus(KEY, num_probes=6), Hutchinson(KEY, num_probes=6)
+    small, large = (np.asarray(estimates(divergence, linear_field(matrix))[0]) for divergence in pair)
+    assert within(small, np.trace(matrix))
+    assert 10 * small.var() < large.var()
+
+
+@pytest.mark.parametrize("divergence", [Exact(), *(make() for make in ESTIMATES.values())], ids=["exact", *ESTIMATES])
+def test_the_velocity_is_the_field(divergence, x64):
+    field, x = trained_field(), jnp.asarray(X)
+    found = divergence(field, jnp.asarray(0.3), x, None, divergence.probes(x))
+    np.testing.assert_allclose(found.value, field(jnp.asarray(0.3), x), rtol=1e-14)
+
+
+def test_the_exact_one_is_the_jacobian_s(x64):
+    field, x = trained_field(cond_dim=2), jnp.asarray(X)
+    found = Exact()(field, jnp.asarray(0.3), x, jnp.asarray(CONDITION), None)
+    jacobian = jax.jacrev(lambda x: field(jnp.asarray(0.3), x, jnp.asarray(CONDITION)))(x)
+    np.testing.assert_allclose(found.divergence, np.trace(jacobian), rtol=1e-13)
+    np.testing.assert_allclose(found.squared_norm, (jacobian**2).sum(), rtol=1e-13)
+
+
+@pytest.mark.parametrize("make", [Hutchinson, HutchPlusPlus])
+@pytest.mark.parametrize("key_style", [jax.random.PRNGKey, jax.random.key], ids=["raw", "typed"])
+def test_probes_belong_to_seed_and_event(make, key_style):
+    first, again, other = (make(key_style(seed)) for seed in (0, 0, 1))
+    x = jnp.asarray(X, "float32")
+    probes = first.probes(x)
+    np.testing.assert_array_equal(probes, again.probes(x))
+    # of so few signs two may agree by chance: among many events and seeds they do not
+    events = x + 0.01 * jnp.arange(64)[:, None]
+    of_events = np.asarray(jax.vmap(first.probes)(events)).reshape(64, -1)
+    of_other_seed = np.asarray(jax.vmap(other.probes)(events)).reshape(64, -1)
+    # fair coins: the mean of 64 or more is within 4 standard errors of 0
+    assert np.abs(of_events.mean(0)).max() < 4 / np.sqrt(64)
+    assert np.abs((of_events * of_other_seed).mean()) < 4 / np.sqrt(of_events.size)
+
+
+def coarse_flow(divergence=None) -> ContinuousFlow:
+    """Solved in so few steps of one size that thousands of seeds cost little, all of them by the same steps."""
+    return ContinuousFlow(
+        trained_field(scale=0.4),
+        divergence=divergence,
+        solver=diffrax.Bosh3(),
+        stepsize_controller=diffrax.ConstantStepSize(),
+        num_steps=4,
+    )
+
+
+def negative_log_prob(params, y, static):
+    x, log_det = eqx.combine(params, static).inverse_and_log_det(y)
+    return 0.5 * (x**2).sum() - log_det
+
+
+@quick_to_compile
+def loss_and_slopes(flow, y, keys):
+    """For each key the loss, and its slopes along a direction of the parameters and one of the event."""
+    params, static = eqx.partition(flow, eqx.is_inexact_array)
+    flat, unravel = ravel_pytree(params)
+    way = unravel(jnp.cos(jnp.arange(flat.size, dtype=flat.dtype)))
+
+    def one(key):
+        _, seeded = eqx.partition(reseeded(flow, key), eqx.is_inexact_array)
+        value, (of_params, of_y) = jax.value_and_grad(negative_log_prob, argnums=(0, 1))(params, y, seeded)
+        along = ravel_pytree(of_params)[0] @ ravel_pytree(way)[0]
+        return value, along, of_y @ jnp.array([1.0, -2.0, 0.5], y.dtype)
+
+    return jax.lax.map(one, keys, batch_size=500)
+
+
+@pytest.mark.parametrize("name", ["rademacher", "hutch++"])
+def test_log_densities_and_their_gradients_are_unbiased(name):
+    y = jnp.asarray(X, "float32")
+    exact = loss_and_slopes(coarse_flow(), y, KEYS[:1])
+    found = loss_and_slopes(coarse_flow(ESTIMATES[name]()), y, KEYS)
+    for values, expected in zip(found, exact):
+        assert np.std(values) > 1e-3
+        assert within(values, float(expected[0]))
+
+
+def test_training_draws_probes_anew_for_each_key():
+    flow = coarse_flow(Hutchinson(KEY))
+    y = jnp.asarray(X, "float32")
+    log_det = quick_to_compile(jax.vmap(lambda key: in_training(flow, key).inverse_and_log_det(y)[1]))
+    values, again = (np.asarray(log_det(KEYS[:32])) for _ in range(2))
+    np.testing.assert_array_equal(values, again)
+    # 2^3 probes make four different values, as a probe and its negative are alike
+    assert len(np.unique(values)) == 4
+    own = quick_to_compile(flow.inverse_and_log_det)
+    np.testing.assert_array_equal(own(y)[1], own(y)[1])
+
+
+@pytest.mark.parametrize("make", [Hutchinson, partial(HutchPlusPlus, num_probes=3)])
+def test_probes_are_fixed_along_a_trajectory(make, x64):
+    """So the estimate of a constant divergence is constant, and the log-determinant rises evenly."""
+    matrix = np.random.default_rng(0).normal(size=(DIM, DIM))
+    path = eqx.filter_jit(ContinuousFlow(linear_field(matrix), divergence=make(KEY)).trajectory)(X)
+    np.testing.assert_allclose(path.divergence, path.divergence[0], rtol=1e-12)
+    np.testing.assert_allclose(path.log_det, path.times * path.divergence[0], rtol=1e-12, atol=1e-12)
+    assert abs(path.divergence[0] - np.trace(matrix)) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Hutchinson(KEY, num_probes=0), "num_probes expected at least 1, got 0"),
+        (lambda: Hutchinson(KEY, distribution="uniform"), "distribution expected one of .*, got 'uniform'"),
+        (lambda: HutchPlusPlus(KEY, num_probes=4), "num_probes expected a positive multiple of 3, got 4"),
+        (lambda: HutchPlusPlus(KEY, num_probes=0), "num_probes expected a positive multiple of 3, got 0"),
+        (lambda: HutchPlusPlus(KEY, num_probes=12).probes(jnp.ones(3)), r"at most 3 \* 3 .*, got 12"),
+    ],
+)
+def test_errors(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

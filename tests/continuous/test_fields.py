@@ -1,0 +1,115 @@
+"""Vector fields: where they start, what they see, and that closed forms are what they say."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from numpyro_flows.continuous import LinearField, MLPField, OTFlowField, PotentialField
+from tests.continuous.common import COND_DIM, CONDITION, DIM, FIELDS, KEY, X, linear_field, trained_field
+
+TIMES = (0.0, 0.3, 1.0)
+
+
+CLOSED_FORMS = {
+    "ot-flow": lambda: trained_field("ot-flow"),
+    "ot-flow conditional": lambda: trained_field("ot-flow", cond_dim=COND_DIM),
+    "linear": lambda: linear_field(np.random.default_rng(0).normal(size=(DIM, DIM)), [1.0, 2.0, 3.0]),
+}
+
+
+@pytest.mark.parametrize("cond_dim", [None, COND_DIM])
+@pytest.mark.parametrize("name", FIELDS)
+def test_they_start_at_zero(name, cond_dim, dtype):
+    field = FIELDS[name](KEY, DIM, cond_dim=cond_dim)
+    condition = None if cond_dim is None else jnp.asarray(CONDITION)
+    for t in TIMES:
+        value = field(jnp.asarray(t), jnp.asarray(X), condition)
+        assert value.shape == (DIM,)
+        assert value.dtype == dtype
+        # only the quadratic of OT-Flow, which at zero would have no gradient, is not exactly zero
+        assert np.abs(value).max() <= (1e-3 if name == "ot-flow" else 0.0)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_they_depend_on_time_place_and_condition(name, x64):
+    field = trained_field(name, cond_dim=COND_DIM)
+    t, x, condition = jnp.asarray(0.3), jnp.asarray(X), jnp.asarray(CONDITION)
+    slopes = jax.jit(jax.jacfwd(field, argnums=(0, 1, 2)))(t, x, condition)
+    for slope in slopes:
+        assert np.isfinite(slope).all()
+        assert np.abs(slope).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_all_parameters_learn(name):
+    """What is zero at the start holds others back, but after two steps of gradient descent no array is stuck."""
+    params, static = eqx.partition(FIELDS[name](KEY, DIM, cond_dim=COND_DIM), eqx.is_inexact_array)
+
+    @jax.jit
+    @jax.grad
+    def gradient(params):
+        outputs = [eqx.combine(params, static)(t, jnp.asarray(X), jnp.asarray(CONDITION)) for t in TIMES]
+        return (jnp.stack(outputs) * jnp.array([[1.0, -2.0, 0.7]])).sum()
+
+    for _ in range(2):
+        params = jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient(params))
+    later = gradient(params)
+    if name == "potential":  # a constant of the potential is no velocity
+        later = eqx.tree_at(lambda f: f.network.biases[-1], later, None)
+    for leaf in jax.tree.leaves(later):
+        assert np.isfinite(leaf).all()
+        assert np.abs(leaf).max() > 0
+
+
+@pytest.mark.parametrize("name", CLOSED_FORMS)
+def test_closed_divergences_are_traces(name, x64):
+    field, x = CLOSED_FORMS[name](), jnp.asarray(X)
+    condition = None if field.cond_dim is None else jnp.asarray(CONDITION)
+    for t in TIMES:
+        value, divergence = field.velocity_and_divergence(t, x, condition)
+        jacobian = jax.jacfwd(lambda x, t=t: field(t, x, condition))(x)
+        np.testing.assert_array_equal(value, field(t, x, condition))
+        np.testing.assert_allclose(divergence, np.trace(jacobian), rtol=1e-13, atol=1e-13)
+        assert abs(divergence) > 0.01
+
+
+@pytest.mark.parametrize("cond_dim", [None, COND_DIM])
+@pytest.mark.parametrize("name", ["potential", "ot-flow"])
+def test_potential_fields_do_not_rotate(name, cond_dim, x64):
+    """Their Jacobian is symmetric, that of a free field is not."""
+    condition = None if cond_dim is None else jnp.asarray(CONDITION)
+
+    def asymmetry(field):
+        jacobian = jax.jit(jax.jacfwd(lambda x: field(0.3, x, condition)))(jnp.asarray(X))
+        return np.abs(jacobian - jacobian.T).max() / np.abs(jacobian).max()
+
+    assert asymmetry(trained_field(name, cond_dim=cond_dim)) < 1e-14
+    assert asymmetry(trained_field("mlp", cond_dim=cond_dim)) > 0.1
+
+
+def test_the_quadratic_of_ot_flow_is_a_linear_field(x64):
+    """Without its network it is `-A^T A s - b`."""
+    field = OTFlowField(KEY, DIM)
+    quadratic = np.random.default_rng(0).normal(size=field.quadratic.shape)
+    linear = np.array([1.0, 2.0, 3.0, 4.0])
+    field = eqx.tree_at(lambda f: (f.quadratic, f.linear), field, (jnp.asarray(quadratic), jnp.asarray(linear)))
+    expected = -(quadratic.T @ (quadratic @ np.append(X, 0.3)) + linear)[:DIM]
+    np.testing.assert_allclose(field(0.3, jnp.asarray(X)), expected, rtol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: MLPField(KEY, 0), "MLPField expected dim >= 1, got 0"),
+        (lambda: PotentialField(KEY, 0), "PotentialField expected dim >= 1, got 0"),
+        (lambda: OTFlowField(KEY, 0), "OTFlowField expected dim >= 1, got 0"),
+        (lambda: LinearField(-1), "LinearField expected dim >= 1, got -1"),
+        (lambda: MLPField(KEY, 2, time="sine"), "time expected 'fourier' or 'concatenated', got 'sine'"),
+        (lambda: PotentialField(KEY, 2, num_frequencies=0), "num_frequencies expected at least 1, got 0"),
+    ],
+)
+def test_errors(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
