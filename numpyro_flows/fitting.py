@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -41,18 +42,28 @@ class Settings(NamedTuple):
     num_restarts: int
 
 
-class SolverCheck(NamedTuple):
+class SolverCheck:
     """How a continuous flow's solver in training compares with its own, on the validation rows.
 
     gap: mean negative log likelihood by training's solver minus that by the flow's own, in nats; NaN where training
         solved nothing.
     num_steps: solver steps of training at the end.
-    num_evaluations: of the field, for the density of one row, on average.
     """
 
-    gap: float
-    num_steps: int
-    num_evaluations: float
+    def __init__(self, bijection: AbstractBijection, rows: Rows, gap: float):
+        self.gap = gap
+        self.num_steps = int(max(np.max(flow.training.num_steps) for flow in continuous_flows(bijection)))
+        self._bijection = bijection
+        self._rows = jax.tree.map(lambda leaf: leaf[:_COUNTED_ROWS], rows)
+
+    @cached_property
+    def num_evaluations(self) -> float:
+        """Of the field, for the density of one row, on average; counted when it is first asked for."""
+        count = jax.jit(jax.vmap(lambda x, condition: num_evaluations(self._bijection, x, condition)))
+        return float(np.mean(count(self._rows.x, self._rows.condition)))
+
+    def __repr__(self) -> str:
+        return f"SolverCheck(gap={self.gap:.3g}, num_steps={self.num_steps})"
 
 
 class Trained(NamedTuple):
@@ -142,6 +153,7 @@ def train(
         never = np.full(np.shape(seed)[:-1], np.inf, rates.dtype)
         unknown = np.full((*never.shape, len(validation.x)), np.nan, rates.dtype)
         best, now = functions.score(state.average, fixed, _Best(state.params, never, unknown, never), validation)
+        fixed = _with_steps_enough(fixed, now)
         validations.append(np.asarray(now.nll))
         functions.train.wait()
         compiled, since = time.perf_counter(), 0
@@ -155,8 +167,7 @@ def train(
                 since = 0 if np.any(np.asarray(now.nll) < np.min(validations, axis=0)) else since + steps
                 losses.append(np.asarray(loss))
                 validations.append(np.asarray(now.nll))
-                if np.any(np.abs(now.gap) > RECIPE.solver_gap):  # a solver that is too coarse is one that training learns to cheat
-                    fixed = with_more_steps(fixed)
+                fixed = _with_steps_enough(fixed, now)
                 num_skipped += int(np.sum(skipped))
                 progress.update(min(steps, settings.num_steps - progress.n))
                 progress.set_postfix(nll=f"{np.min(best.nll):.3f}")
@@ -172,6 +183,9 @@ def train(
             why = "interrupted"
         except jax.errors.JaxRuntimeError as error:
             why, failed = f"stopped by an error: {error}", True
+    if continuous_flows(functions.static):  # its steps may have been raised since the best was found
+        _, now = functions.score(best.params, fixed, best, validation)
+        best = best._replace(gap=now.gap)
     which = int(np.argmin(best.nll))
     arrays, best = eqx.combine(best.params, fixed), jax.device_get(best)
     losses, validations = np.array(losses), np.array(validations)
@@ -182,7 +196,7 @@ def train(
     return Trained(
         bijection=bijection,
         log_prob=best.log_prob,
-        solver=_check_of_solver(bijection, validation, float(best.gap)),
+        solver=SolverCheck(bijection, validation, float(best.gap)) if continuous_flows(bijection) else None,
         losses=losses.reshape(-1)[: settings.num_steps],
         validation=validations,
         steps=np.minimum(steps * np.arange(len(validations)), settings.num_steps),
@@ -193,14 +207,9 @@ def train(
     )
 
 
-def _check_of_solver(bijection: AbstractBijection, rows: Rows, gap: float) -> SolverCheck | None:
-    flows = continuous_flows(bijection)
-    if not flows:
-        return None
-    num_steps = int(max(np.max(flow.training.num_steps) for flow in flows))
-    some = jax.tree.map(lambda leaf: leaf[:_COUNTED_ROWS], rows)
-    counts = jax.jit(jax.vmap(lambda x, condition: num_evaluations(bijection, x, condition)))(some.x, some.condition)
-    return SolverCheck(gap, num_steps, float(np.mean(counts)))
+def _with_steps_enough(fixed: PyTree, now: "_Now") -> PyTree:
+    """More steps for a solver that is too coarse: one that training learns to cheat."""
+    return with_more_steps(fixed) if np.any(np.abs(now.gap) > RECIPE.solver_gap) else fixed
 
 
 def _compile(

@@ -21,7 +21,7 @@ def verdict(ess, khat, elbo):
 def run(monkeypatch, start, *rounds, stopped=""):
     verdicts = iter(rounds)
     make = SimpleNamespace(wait=lambda: None)
-    stages = SimpleNamespace(make=lambda *args: 0, static=None, draw=None)
+    stages = SimpleNamespace(make=lambda *args: 0, static=None, draw=None, draw_coarsely=None)
     stages.make.wait = make.wait
     stage = FlowStage(RECIPE, stages, None, iter(()), Clock(), False)  # pyright: ignore
 

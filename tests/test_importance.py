@@ -105,3 +105,11 @@ def test_resampled_moments(seed):
     index = resample(-0.5 * x**2 + 0.5 * (x / 1.3) ** 2, 5000, rng)
     assert abs(x[index].mean()) < 4.5 / np.sqrt(5000)
     assert abs(x[index].std() - 1) < 4.5 / np.sqrt(2 * 5000)
+
+
+def test_hopeless_weights_are_smoothed_without_overflow():
+    """A flow that has blown up: log weights that span tens of thousands."""
+    log_weights = -np.abs(np.random.default_rng(0).normal(scale=3e4, size=20_000))
+    smoothed, khat = smooth(log_weights)
+    assert np.exp(smoothed).sum() == pytest.approx(1.0)
+    assert khat > 0.7

@@ -25,9 +25,13 @@ LAYERS = [
         "whitening",
         "density",
         "anomaly",
+        "series",
+        "latent_ode_networks",
         "latent_ode",
+        "latent_ode_training",
         "diagnostics",
         "plots",
+        "flow_plots",
         "io",
     ],
 ]

@@ -17,10 +17,11 @@ Gate = Literal["linear", "tanh"]
 class MatrixExponential(AbstractBijection):
     """`y = exp(g W) x + g phi(g W) b`, the solution of `dx/dt = g'(t) (W x + b)`; `log |det dy/dx| = g tr W`.
 
-    `phi(A) = sum_k A^k / (k + 1)!`; the inverse is the same with `-g`. `g(t)` is `t` or `tanh(rate t)`: 0 at time 0, where
-    the map is the identity whatever its parameters, and with `W = b = 0`, as it starts, at all times.
+    `phi(A) = sum_k A^k / (k + 1)!`; the inverse is the same with `-g`. `g(t)` is `t` or `tanh(rate t)`: 0 at time 0,
+    where the map is the identity whatever its parameters, and with `W = b = 0`, as it starts, at all times.
 
-    A matrix is a product of two exponentials where its determinant is positive. One is enough for a root of any covariance.
+    A matrix is a product of two exponentials where its determinant is positive; one is enough for a root of any
+    covariance.
 
     Args:
         key: not used, for nothing is drawn: all linear maps are made alike.

@@ -48,14 +48,14 @@ def reseeded[T](tree: T, key: PRNGKeyArray) -> T:
 def estimates(bijection: Any) -> list[str]:
     """What in `bijection` gives random estimates of log-determinants, in words; empty where all are exact.
 
-    A module says so by a property `estimate`, a text that is empty where it is exact.
+    A module says so by a property `estimate`, a text that is empty where it is exact, and speaks for all within it.
     """
 
-    def is_estimate(node: Any) -> bool:
-        return bool(getattr(node, "estimate", ""))
+    def speaks(node: Any) -> bool:
+        return hasattr(node, "estimate")
 
-    nodes = jax.tree.leaves(bijection, is_leaf=is_estimate)
-    return list(dict.fromkeys(node.estimate for node in nodes if is_estimate(node)))
+    found = [node.estimate for node in jax.tree.leaves(bijection, is_leaf=speaks) if speaks(node)]
+    return list(dict.fromkeys(text for text in found if text))
 
 
 def _with_new_seed(noise: EventNoise, key: PRNGKeyArray) -> EventNoise:

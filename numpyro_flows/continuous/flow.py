@@ -126,7 +126,7 @@ class ContinuousFlow(AbstractBijection):
         with_energies: bool = False,
     ) -> tuple[Array, Scalar, Energies]:
         """Where `x` at the start of the interval is at its end, the log-determinant of that, and the energies."""
-        (moved, log_det, *energies), _ = self._solve(x, condition, interval, with_energies=with_energies)
+        (moved, log_det, *energies), _ = self.solve(x, condition, interval, with_energies=with_energies)
         # an energy is positive whichever way it goes
         return moved, log_det, jax.tree.map(jnp.abs, energies[0]) if energies else Energies()
 
@@ -134,20 +134,10 @@ class ContinuousFlow(AbstractBijection):
         """The way of one event `x` of the base to the target, at evenly spaced times."""
         x, condition = checked(self, x, condition)
         times = jnp.linspace(*self.interval, num_times, dtype=x.dtype)
-        (path, log_det), _ = self._solve(x, condition, self.interval, times)
+        (path, log_det), _ = self.solve(x, condition, self.interval, times)
         args = (self.field, condition, self.divergence.probes(x))
         divergence = jax.vmap(lambda t, x: self._velocity(t, x, args).divergence)(times, path)
         return Trajectory(times, path, log_det, divergence)
-
-    def num_evaluations(self, y: ArrayLike, condition: ArrayLike | None = None) -> Int[Array, ""]:
-        """How often the field is evaluated for the density of one event `y`.
-
-        Raises:
-            ValueError: where the solver is not of the Runge-Kutta kind.
-        """
-        y, condition = checked(self, y, condition)
-        _, num_steps = self._solve(y, condition, self.interval[::-1])
-        return self.ode.evaluations(num_steps)
 
     def transform_with_score(
         self, x: Float[Array, " dim"], score: Float[Array, " dim"], condition: Array | None
@@ -172,7 +162,7 @@ class ContinuousFlow(AbstractBijection):
         (_, log_det, score), _ = held.ode(rate, (x, jnp.zeros((), x.dtype), score), self.interval, args)
         return y, log_det, score
 
-    def _solve(
+    def solve(
         self,
         x: Float[Array, " dim"],
         condition: Array | None,

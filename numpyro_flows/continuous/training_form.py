@@ -34,6 +34,12 @@ class Penalised(AbstractBijection):
     def _inverse(self, y: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
         return self._move(y, condition, self.flow.interval[::-1])
 
+    def transform_with_score(
+        self, x: Float[Array, " dim"], score: Float[Array, " dim"], condition: Array | None
+    ) -> tuple[Array, Scalar, Array]:
+        """The flow's own: a path gradient has no log-determinant in it, and so no penalty."""
+        return self.flow.transform_with_score(x, score, condition)
+
     def _move(
         self, x: Float[Array, " dim"], condition: Array | None, interval: tuple[float, float]
     ) -> tuple[Array, Scalar]:
@@ -106,12 +112,16 @@ class _Counting(AbstractBijection):
         self.flow, self.shape, self.cond_shape = flow, flow.shape, flow.cond_shape
 
     def _transform(self, x: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
-        y, log_det = self.flow.transform_and_log_det(x, condition)
-        return y, log_det + self.flow.num_evaluations(y, condition)
+        return self._move(x, condition, self.flow.interval)
 
     def _inverse(self, y: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
-        x, log_det = self.flow.inverse_and_log_det(y, condition)
-        return x, log_det + self.flow.num_evaluations(y, condition)
+        return self._move(y, condition, self.flow.interval[::-1])
+
+    def _move(
+        self, x: Float[Array, " dim"], condition: Array | None, interval: tuple[float, float]
+    ) -> tuple[Array, Scalar]:
+        (moved, log_det), num_steps = self.flow.solve(x, condition, interval)
+        return moved, log_det + self.flow.ode.evaluations(num_steps)
 
 
 def num_evaluations(bijection: AbstractBijection, y: ArrayLike, condition: ArrayLike | None = None) -> Scalar:

@@ -29,7 +29,8 @@ def smooth(log_weights: Float[np.ndarray, " draws"]) -> tuple[Float[np.ndarray, 
     shape, scale = _fit_generalized_pareto(excess)
     if np.isfinite(shape):
         exceeded = 1 - (np.arange(num_tail) + 0.5) / num_tail
-        quantiles = scale * np.expm1(-shape * np.log(exceeded)) / shape if shape else -scale * np.log(exceeded)
+        with np.errstate(over="ignore"):  # weights that are hopeless: what is infinite is cut at the largest
+            quantiles = scale * np.expm1(-shape * np.log(exceeded)) / shape if shape else -scale * np.log(exceeded)
         log_weights[tail] = np.minimum(np.log(cutoff + quantiles), 0.0)
     return log_weights - logsumexp(log_weights), float(shape)
 

@@ -28,6 +28,11 @@ quick_to_compile = partial(
 )
 
 
+def batched(method):
+    """A method of a flow for a batch of events, compiled."""
+    return quick_to_compile(lambda events: jax.vmap(lambda x: method(x))(events))
+
+
 def trained_field(name: str = "mlp", dim: int = DIM, cond_dim: int | None = None, scale: float = 0.3):
     return perturbed(FIELDS[name](KEY, dim, cond_dim=cond_dim), scale=scale)
 

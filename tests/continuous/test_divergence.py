@@ -141,7 +141,7 @@ def negative_log_prob(params, y, static):
 @quick_to_compile
 def loss_and_slopes(flow, y, keys):
     """For each key the loss, and its slopes along a direction of the parameters and one of the event."""
-    params, static = eqx.partition(flow, eqx.is_inexact_array)
+    params = eqx.filter(flow, eqx.is_inexact_array)
     flat, unravel = ravel_pytree(params)
     way = unravel(jnp.cos(jnp.arange(flat.size, dtype=flat.dtype)))
 

@@ -1,0 +1,1 @@
+"""Continuous flows beside naive ones, peers and known values."""

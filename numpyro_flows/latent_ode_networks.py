@@ -1,0 +1,78 @@
+"""The networks of a latent ODE: the encoder of a series, and the field that the latent path follows."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from numpyro_flows.networks import MLP
+
+_FIRST_LOG_SCALE = -2.0  # of q(z0 | series): narrow, so that the decoder has something to see from the first step on
+
+
+class Encoder(eqx.Module):
+    """Mean and deviation of `q(z0 | series)`: a gated recurrent network that reads a series from its end to its start.
+
+    At each observation it sees the value and the time to the next later one. What is masked leaves it as it was, so
+    padding changes nothing.
+
+    Args:
+        key: random key.
+        obs_dim: length of an observation.
+        latent_dim: length of `z0`.
+        width: of the network's state.
+    """
+
+    cell: eqx.nn.GRUCell
+    head: MLP
+
+    def __init__(self, key: PRNGKeyArray, obs_dim: int, latent_dim: int, width: int):
+        cell_key, head_key = jax.random.split(key)
+        self.cell = eqx.nn.GRUCell(obs_dim + 1, width, key=cell_key)
+        self.head = MLP(head_key, width + 1, 2 * latent_dim, (width,))
+
+    def __call__(
+        self, times: Float[Array, " length"], values: Float[Array, "length obs_dim"], mask: Bool[Array, " length"]
+    ) -> tuple[Float[Array, " latent_dim"], Float[Array, " latent_dim"]]:
+        """Of times since the path's start, sorted even where masked, and standardised values."""
+
+        def step(carry: tuple[Array, Array], inputs: tuple[Array, Array, Array]) -> tuple[tuple[Array, Array], None]:
+            state, later = carry
+            time, value, there = inputs
+            new_state = self.cell(jnp.append(value, later - time), state)
+            return (jnp.where(there, new_state, state), jnp.where(there, time, later)), None
+
+        last = jnp.max(jnp.where(mask, times, 0.0))
+        state = jnp.zeros(self.cell.hidden_size, values.dtype)
+        (state, first), _ = jax.lax.scan(step, (state, last), (times, values, mask), reverse=True)
+        loc, log_scale = jnp.split(self.head(jnp.append(state, first)), 2)
+        return loc, jnp.exp(log_scale + _FIRST_LOG_SCALE)
+
+
+class LatentField(eqx.Module):
+    """`f(z) = W z + MLP(z)`, zero at the start.
+
+    On spirals the linear part makes the path that goes on beyond the window a fraction as wrong as the network's alone.
+
+    Args:
+        key: random key.
+        dim: length of `z`.
+        width: of the two hidden layers.
+    """
+
+    linear: Float[Array, "dim dim"]
+    network: MLP
+
+    def __init__(self, key: PRNGKeyArray, dim: int, width: int):
+        self.linear, self.network = jnp.zeros((dim, dim)), MLP(key, dim, dim, (width, width))
+
+    def __call__(self, z: Float[Array, " dim"]) -> Float[Array, " dim"]:
+        return self.linear @ z + self.network(z)
+
+
+def thinned(key: PRNGKeyArray, mask: Bool[Array, "num length"], dropout: float) -> Bool[Array, "num length"]:
+    """`mask` without a random share of each series, from 0 to `dropout`; a series keeps something, or everything."""
+    share_key, key = jax.random.split(key)
+    share = dropout * jax.random.uniform(share_key, (len(mask), 1))
+    kept = mask & (jax.random.uniform(key, mask.shape) >= share)
+    return jnp.where(kept.any(1, keepdims=True), kept, mask)

@@ -1,0 +1,186 @@
+"""Flow matching: paths, couplings, the loss, and the densities that `fit_density` makes by it."""
+
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import linear_sum_assignment
+from scipy.stats import multivariate_normal
+
+from benchmarks.flows.zoo import standardised
+from numpyro_flows import FlowDistribution, fit_density, fitting, flows
+from numpyro_flows.bijections import Chain
+from numpyro_flows.continuous import (
+    ConditionalOT,
+    ContinuousFlow,
+    FlowMatching,
+    Hutchinson,
+    LinearField,
+    MLPField,
+    RectifiedFlow,
+    Training,
+    VariancePreserving,
+)
+from numpyro_flows.continuous.matching import _nearest
+from tests.continuous.common import linear_field, within_standard_errors
+
+PATHS = {"optimal transport": ConditionalOT(), "rectified": RectifiedFlow(), "diffusion": VariancePreserving()}
+TRAIN, TEST, _ = (np.float32(points) for points in standardised("moons"))
+SMALL = partial(flows.ffjord, field=partial(MLPField, hidden=(32, 32)))
+fit = partial(fit_density, jax.random.key(0), flow=SMALL, progress_bar=False)
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_velocity_is_the_derivative_of_the_path(name, x64):
+    path, step = PATHS[name], 1e-6
+    x0, x1 = jnp.array([1.0, -2.0]), jnp.array([0.3, 0.5])
+    for t in (0.1, 0.5, 0.9):
+        _, velocity = path(jnp.asarray(t), x0, x1)
+        ahead, behind = (path(jnp.asarray(t + h), x0, x1)[0] for h in (step, -step))
+        np.testing.assert_allclose(velocity, (ahead - behind) / (2 * step), rtol=1e-6)
+
+
+def test_where_paths_begin_and_end(x64):
+    x0, x1 = jnp.array([1.0, -2.0]), jnp.array([0.3, 0.5])
+    ends = {name: [np.asarray(path(jnp.asarray(t), x0, x1)[0]) for t in (0.0, 1.0)] for name, path in PATHS.items()}
+    np.testing.assert_allclose(ends["rectified"], [x0, x1])
+    np.testing.assert_allclose(ends["optimal transport"], [x0, x1 + 0.03 * x0])
+    a, b = PATHS["diffusion"].weights(jnp.linspace(0.0, 1.0, 11))
+    np.testing.assert_allclose(a**2 + b**2, 1.0, rtol=1e-12)  # the variance is kept
+    assert a[0] < 0.01  # the data are forgotten
+    assert b[-1] < 0.02  # and the noise has gone
+
+
+def test_the_loss_is_least_at_the_field_that_carries_the_base_to_the_data():
+    """For data `N(0, s^2)` and straight paths it is `v = (t s^2 - (1 - t)) / (t^2 s^2 + (1 - t)^2) x`."""
+    sd = 0.5
+
+    class Gaussian(LinearField):
+        def __call__(self, t, x, condition=None):
+            slope = (t * sd**2 - (1 - t)) / (t**2 * sd**2 + (1 - t) ** 2)
+            return slope * x + self.weight @ x + self.bias
+
+    field = Gaussian(1)
+    matching, num, batch = FlowMatching(RectifiedFlow()), 4000, 256
+
+    def gradient(key):
+        data_key, key = jax.random.split(key)
+        x1 = sd * jax.random.normal(data_key, (batch, 1))
+        loss = lambda f: matching(ContinuousFlow(f), key, x1, None, jnp.ones(batch))  # noqa: E731
+        slope = eqx.filter_grad(loss)(field)
+        return slope.weight[0, 0], slope.bias[0]
+
+    for slopes in jax.jit(jax.vmap(gradient))(jax.random.split(jax.random.key(0), num)):
+        assert within_standard_errors(slopes, 0.0)
+        assert np.std(slopes) > 0
+
+
+def test_interval_scales_time():
+    """A field on another interval has the same loss where it is slower by as much as the interval is longer."""
+    args = jax.random.key(0), jnp.asarray(TRAIN[:64]), None, jnp.ones(64)
+    weight = np.array([[0.3, -0.2], [0.1, 0.4]], np.float32)
+    one = FlowMatching()(ContinuousFlow(linear_field(weight)), *args)
+    other = FlowMatching()(ContinuousFlow(linear_field(weight / 3), interval=(2.0, 5.0)), *args)
+    np.testing.assert_allclose(one, other, rtol=1e-5)
+
+
+def test_minibatch_coupling_is_the_best_assignment():
+    rng = np.random.default_rng(0)
+    x0, x1 = np.float32(rng.normal(size=(2, 32, 2)))
+    paired = np.asarray(jax.jit(_nearest)(x0, x1))
+    rows, columns = linear_sum_assignment(((x1[:, None] - x0[None]) ** 2).sum(-1))
+    np.testing.assert_array_equal(paired, x0[columns[np.argsort(rows)]])
+    assert ((paired - x1) ** 2).sum() < 0.5 * ((x0 - x1) ** 2).sum()
+
+
+@pytest.mark.parametrize(
+    "objective",
+    ["flow_matching", FlowMatching(VariancePreserving()), FlowMatching(RectifiedFlow(), coupling="minibatch_ot")],
+    ids=["default", "diffusion", "coupled"],
+)
+def test_two_moons(objective):
+    """Better than a Gaussian, a density that integrates to 1, and a report of how it was solved."""
+    flow = fit(TRAIN, objective=objective, num_steps=1000)
+    gaussian = multivariate_normal(TEST.mean(0), np.cov(TEST.T)).logpdf(TEST)
+    gain = np.float64(jax.jit(flow.log_prob)(TEST)) - gaussian
+    assert gain.mean() > 10 * gain.std() / np.sqrt(gain.size)
+    side = np.linspace(-4.0, 4.0, 101, dtype="float32")
+    grid = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
+    mass = np.exp(np.float64(jax.jit(flow.log_prob)(grid))).sum() * (side[1] - side[0]) ** 2
+    assert abs(mass - 1) < 0.02  # by the grid, which is coarse for the crescents
+    assert flow.fit.solver.num_evaluations > 10
+    assert np.isnan(flow.fit.solver.gap)  # training solved nothing
+    assert len(flow.fit.losses) == 1000
+
+
+@pytest.fixture(scope="module")
+def matched():
+    """A flow that was matched, whose solver in training takes one step."""
+    flow = partial(SMALL, training=Training(num_steps=1))
+    return fit(TRAIN[:500], flow=flow, objective="flow_matching", num_steps=1500)
+
+
+def test_likelihood_goes_on_with_the_same_rows_held_out_and_more_solver_steps(matched):
+    flow = fit(TRAIN[:500], flow=matched, num_steps=60, learning_rate=1e-5, patience=100)
+    assert flow.fit.validation[0] == pytest.approx(matched.fit.held_out.nll, abs=1e-3)
+    assert flow.fit.held_out.nll <= matched.fit.held_out.nll + 1e-3
+    assert flow.fit.solver.num_steps > 1
+    assert abs(flow.fit.solver.gap) < 0.02
+
+
+def test_a_solver_that_stays_too_coarse_is_told(matched, monkeypatch):
+    monkeypatch.setattr(fitting, "with_more_steps", lambda fixed: fixed)
+    with pytest.warns(UserWarning, match="the solver of training, of 1 steps, is too coarse"):
+        flow = fit(TRAIN[:500], flow=matched, num_steps=1, learning_rate=1e-8)
+    assert abs(flow.fit.solver.gap) > 0.02
+
+
+def test_conditions():
+    """`y ~ N(2 c, 0.5)`: the density follows the condition."""
+    rng = np.random.default_rng(0)
+    condition = rng.uniform(-1, 1, (2000, 1))
+    data = 2 * condition + 0.5 * rng.normal(size=(2000, 1))
+    flow = fit(data, condition=condition, objective="flow_matching", num_steps=1000)
+    fresh = rng.uniform(-0.9, 0.9, (50, 1))
+    draws = flow.given(fresh).sample(jax.random.key(1), (100,))
+    np.testing.assert_allclose(draws.mean(0), 2 * fresh, atol=0.25)
+    assert draws.std(0).mean() == pytest.approx(0.5, rel=0.1)
+
+
+def test_restarts_and_old_keys():
+    flow = fit_density(
+        jax.random.PRNGKey(0),
+        TRAIN[:300],
+        flow=SMALL,
+        objective="flow_matching",
+        num_steps=300,
+        num_restarts=2,
+        progress_bar=False,
+    )
+    assert np.isfinite(flow.fit.held_out.nll)
+    assert flow.fit.losses.shape == (300,)
+
+
+def test_an_estimated_density_says_so():
+    flow = partial(SMALL, divergence=Hutchinson(jax.random.key(0)))
+    with pytest.warns(UserWarning, match="random estimates: Hutchinson's estimator with 1 rademacher probes"):
+        fit(TRAIN[:300], flow=flow, objective="flow_matching", num_steps=50)
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="objective expected 'maximum_likelihood', 'flow_matching' or a FlowMatching"):
+        fit(TRAIN, objective="matching")
+    with pytest.raises(ValueError, match="flow_matching expected a recipe of a ContinuousFlow, .* got one of a Scan"):
+        fit(TRAIN, flow=flows.realnvp, objective="flow_matching")
+    fitted = FlowDistribution(Chain([flows.ffjord(jax.random.key(0), 2)]))
+    with pytest.raises(ValueError, match="a fitted flow goes on by maximum_likelihood"):
+        fit(TRAIN, flow=fitted, objective="flow_matching")
+    with pytest.raises(ValueError, match="coupling expected 'independent' or 'minibatch_ot', got 'ot'"):
+        FlowMatching(coupling="ot")  # pyright: ignore
+    with pytest.raises(ValueError, match=r"sigma_min expected a number in \[0, 1\), got 1"):
+        ConditionalOT(1.0)
+    with pytest.raises(ValueError, match="expected 0 < beta_min <= beta_max, got 2.0 and 1.0"):
+        VariancePreserving(2.0, 1.0)

@@ -1,0 +1,61 @@
+"""Continuous flows to a file and back, with whatever solver, controller, adjoint and estimator they have."""
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from numpyro_flows import FlowDistribution, flows
+from numpyro_flows.continuous import Energies, Hutchinson, HutchPlusPlus, OTFlowField, Training, adaptive
+from tests.bijections.cases import perturbed
+from tests.continuous.common import FIELDS, KEY, X, quick_to_compile
+
+CASES = {
+    "default": {},
+    "other solver, controller and adjoint": {
+        "field": FIELDS["potential"],
+        "solver": diffrax.Dopri5(),
+        "stepsize_controller": diffrax.PIDController(rtol=1e-4, atol=1e-5, pcoeff=0.3, icoeff=0.4),
+        "adjoint": diffrax.BacksolveAdjoint(solver=diffrax.Bosh3(), stepsize_controller=adaptive(1e-3)),
+        "interval": (0.0, 1.5),
+    },
+    "estimates and training": {
+        "field": OTFlowField,
+        "divergence": HutchPlusPlus(KEY),
+        "training": Training(
+            num_steps=3, solver=diffrax.Heun(), divergence=Hutchinson(KEY, num_probes=2), penalties=Energies(0.1, 0.2)
+        ),
+    },
+    "implicit solver": {
+        "field": FIELDS["mlp"],
+        "solver": diffrax.Kvaerno3(root_finder=diffrax.VeryChord(rtol=1e-5, atol=1e-5)),
+    },
+}
+
+
+@quick_to_compile
+def log_prob(flow, y):
+    return flow.log_prob(y)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_file(name, tmp_path):
+    flow = FlowDistribution(perturbed(flows.ffjord(KEY, 3, **CASES[name]), scale=0.1))
+    flow.save(tmp_path / "flow")
+    again = FlowDistribution.load(tmp_path / "flow")
+    assert jax.tree.structure(again.bijection) == jax.tree.structure(flow.bijection)
+    for a, b in zip(jax.tree.leaves(again.bijection), jax.tree.leaves(flow.bijection)):
+        np.testing.assert_array_equal(a, b)
+    assert again.bijection.training.penalties == flow.bijection.training.penalties
+    y = jnp.asarray(X, "float32")
+    np.testing.assert_array_equal(log_prob(again, y), log_prob(flow, y))
+
+
+@pytest.mark.parametrize("key_style", [jax.random.PRNGKey, jax.random.key], ids=["raw", "typed"])
+def test_a_matrix_exponential(key_style, tmp_path):
+    flow = perturbed(flows.matrix_exponential(key_style(0), 3, num_layers=2, cond_dim=1, gate="tanh"))
+    FlowDistribution(flow, condition=jnp.ones(1)).save(tmp_path / "flow")
+    again = FlowDistribution.load(tmp_path / "flow")
+    y = jnp.asarray(X, "float32")
+    np.testing.assert_array_equal(again.log_prob(y), FlowDistribution(flow, condition=jnp.ones(1)).log_prob(y))

@@ -1,0 +1,143 @@
+"""Failures of solvers name themselves, events that are not finite are none, and evaluations are counted."""
+
+import diffrax
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from numpyro_flows.continuous import AbstractField, ContinuousFlow, Training, adaptive, in_training, num_evaluations
+from numpyro_flows.continuous.training_form import without_errors
+from tests.continuous.common import KEY, batched, linear_field, quick_to_compile
+
+STIFF = [[0.0, 60.0], [-60.0, 0.0]]
+
+
+class Broken(AbstractField):
+    """Zero, but not a number beyond `x[0] = 1`."""
+
+    dim: int = eqx.field(static=True, default=2)
+    cond_dim: int | None = eqx.field(static=True, default=None)
+
+    def __call__(self, t, x, condition=None):
+        return jnp.where(x[0] > 1, jnp.nan, 0.0) * x
+
+
+def stiff() -> ContinuousFlow:
+    """More steps are needed than allowed."""
+    return ContinuousFlow(linear_field(STIFF), stepsize_controller=adaptive(1e-4), max_steps=16)
+
+
+def broken() -> ContinuousFlow:
+    return ContinuousFlow(Broken())
+
+
+def broken_in_steps() -> ContinuousFlow:
+    return ContinuousFlow(
+        Broken(), solver=diffrax.Heun(), stepsize_controller=diffrax.ConstantStepSize(), num_steps=4, max_steps=32
+    )
+
+
+FAILURES = {
+    "too many steps": (stiff, r"the ODE solver Tsit5 with rtol=0.0001 and atol=0.0001 .* max_steps=16.*too stiff"),
+    "not finite": (broken, r"Tsit5 with rtol=1e-05 and atol=1e-05 .* max_steps=4096, or met values that"),
+    "not finite in steps": (broken_in_steps, r"Heun with step size controller ConstantStepSize .* max_steps=32"),
+}
+OUTSIDE = jnp.array([2.0, 1.0])  # where all of them fail
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_a_failure_is_an_error_that_names_solver_tolerance_and_steps(name):
+    """Also within jit, and where one event of a batch fails."""
+    make, message = FAILURES[name]
+    flow = make()
+    with pytest.raises(RuntimeError, match=message):
+        quick_to_compile(flow.transform_and_log_det)(OUTSIDE)
+    with pytest.raises(RuntimeError, match=message):
+        batched(flow.inverse_and_log_det)(jnp.stack([jnp.zeros(2), OUTSIDE]))
+
+
+def test_a_failure_is_an_error_without_jit():
+    with pytest.raises(RuntimeError, match=FAILURES["not finite in steps"][1]):
+        broken_in_steps().transform(OUTSIDE)
+
+
+@pytest.mark.parametrize("make", [lambda: ContinuousFlow(linear_field(-np.eye(2))), broken_in_steps])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_an_event_that_is_not_finite_gives_nan_and_no_error(make, bad):
+    flow = make()
+    events = jnp.array([[0.5, bad], [0.5, 0.25]])
+    for method in (flow.transform_and_log_det, flow.inverse_and_log_det):
+        ends, log_dets = batched(method)(events)
+        assert np.isnan(ends[0]).all()
+        assert np.isnan(log_dets[0])
+        assert np.isfinite(ends[1]).all()
+        assert np.isfinite(log_dets[1])
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_without_errors_only_the_event_that_fails_is_nan(name):
+    flow = without_errors(FAILURES[name][0]())
+    events = jnp.stack([OUTSIDE, jnp.zeros(2)])
+    ends, log_dets = batched(flow.transform_and_log_det)(events)
+    assert np.isnan(ends[0]).all()
+    assert np.isnan(log_dets[0])
+    np.testing.assert_array_equal(ends[1], 0.0)
+    assert np.isfinite(log_dets[1])
+
+
+def test_in_training_a_failure_is_nan():
+    flow = in_training(ContinuousFlow(Broken(), training=Training(num_steps=2)), KEY)
+    ends, log_dets = batched(flow.inverse_and_log_det)(jnp.stack([OUTSIDE, jnp.zeros(2)]))
+    np.testing.assert_array_equal(np.isnan(log_dets), [True, False])
+    np.testing.assert_array_equal(np.isnan(ends).all(1), [True, False])
+
+
+@pytest.mark.parametrize(
+    ("solver", "num_steps", "expected"),
+    [
+        (diffrax.Heun(), 5, 10),
+        (diffrax.Tsit5(), 5, 31),  # its last stage is the first of the next step
+        (diffrax.Bosh3(), 37, 112),
+        (diffrax.Dopri8(), 2, 27),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_evaluations_are_counted(solver, num_steps, expected):
+    controller = diffrax.ConstantStepSize()
+    flow = ContinuousFlow(linear_field(STIFF), solver=solver, stepsize_controller=controller, num_steps=num_steps)
+    assert quick_to_compile(num_evaluations)(without_errors(flow), jnp.zeros(2)) == expected
+
+
+def test_a_tighter_tolerance_takes_more_evaluations():
+    def count(tolerance):
+        flow = ContinuousFlow(linear_field([[0.0, 3.0], [-3.0, 0.0]]), stepsize_controller=adaptive(tolerance))
+        return int(quick_to_compile(num_evaluations)(flow, jnp.ones(2)))
+
+    assert 2 * count(1e-2) < count(1e-6)  # of fifth order: steps shorter by 10,000^(1/5), at most
+
+
+def test_only_evaluations_of_runge_kutta_solvers_are_counted():
+    flow = ContinuousFlow(
+        linear_field(STIFF), solver=diffrax.Euler(), stepsize_controller=diffrax.ConstantStepSize(), num_steps=2
+    )
+    with pytest.raises(ValueError, match="expected a Runge-Kutta solver to count evaluations of, got Euler"):
+        num_evaluations(flow, jnp.ones(2))
+
+
+def test_a_trajectory_ends_where_the_transform_does(x64):
+    matrix = np.array([[0.3, -2.0], [1.0, -0.4]])
+    flow = ContinuousFlow(linear_field(matrix, [0.5, 1.0]), stepsize_controller=adaptive(1e-9))
+    x = jnp.array([1.0, -0.5])
+    path = quick_to_compile(lambda x: flow.trajectory(x, num_times=11))(x)
+    y, log_det = quick_to_compile(flow.transform_and_log_det)(x)
+    assert path.x.shape == (11, 2)
+    np.testing.assert_allclose(path.times, np.linspace(0, 1, 11), rtol=1e-15)
+    np.testing.assert_array_equal(path.x[0], x)
+    np.testing.assert_allclose(path.x[-1], y, rtol=1e-7)
+    np.testing.assert_allclose(path.log_det, path.times * np.trace(matrix), rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(path.log_det[-1], log_det, rtol=1e-12)
+    np.testing.assert_allclose(path.divergence, np.trace(matrix), rtol=1e-12)
+    # between the solver's steps values are interpolated, to fourth order
+    halfway = ContinuousFlow(flow.field, stepsize_controller=adaptive(1e-9), interval=(0.0, 0.5))
+    np.testing.assert_allclose(path.x[5], quick_to_compile(halfway.transform)(x), atol=1e-6)
