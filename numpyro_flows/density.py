@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import numpy as np
 from jaxtyping import ArrayLike, Float, Int, PRNGKeyArray
@@ -16,7 +15,7 @@ from numpyro_flows.bijections import (
     initialize_from_data,
 )
 from numpyro_flows.bijections.noise import estimates
-from numpyro_flows.continuous import ContinuousFlow, FlowMatching
+from numpyro_flows.continuous import FlowMatching
 from numpyro_flows.distributions import FlowDistribution
 from numpyro_flows.fitting import Settings, SolverCheck, train
 from numpyro_flows.flows import Recipe
@@ -170,13 +169,6 @@ def fit_density(
     else:
         start, whitening = None, Whitening.of(first, rng)
     make = _maker(flow, whitening.rows(first)) if start is None else lambda key: start
-    if matching is not None:
-        made = eqx.filter_eval_shape(make, jax.random.key(0))
-        if not isinstance(made, ContinuousFlow):
-            raise ValueError(
-                "flow_matching expected a recipe of a ContinuousFlow, such as flows.ffjord, got one of a "
-                f"{type(made).__name__}" + ("" if start is None else ": a fitted flow goes on by maximum_likelihood")
-            )
     held, held_log_det = draw(held_index)
     if batch_size is None:
         batch_size = int(np.clip(len(train_index) // 40, 32, 256)) if matching is None else _MATCHING_BATCH

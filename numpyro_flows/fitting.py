@@ -23,7 +23,7 @@ from numpyro_flows.continuous.training_form import (
 )
 from numpyro_flows.likelihood import Objective, Rows, maximum_likelihood, mean_nll
 from numpyro_flows.recipe import RECIPE
-from numpyro_flows.stages import Ahead, Seed, Seeds, prototype, seed_key, split
+from numpyro_flows.stages import Ahead, Seed, prototype, seed_key, split
 from numpyro_flows.training import TrainState, cosine_schedule, train_chunk
 
 _LEAST_PATIENCE = 250  # steps
@@ -231,7 +231,7 @@ def _compile(
         params, fixed = split(eqx.filter(make(seed_key(seed)), is_array))
         return TrainState.init(params, averaged=True), fixed
 
-    def train(state: TrainState, fixed: PyTree, rows: Rows, index: Array, seeds: Seeds, rates: Array) -> Any:
+    def train(state: TrainState, fixed: PyTree, rows: Rows, index: Array, seeds: Array, rates: Array) -> Any:
         def loss(params: PyTree, batch: tuple[Array, Array]) -> Array:
             index, seed = batch
             of_batch = jax.tree.map(lambda leaf: leaf[index], rows)

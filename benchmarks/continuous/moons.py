@@ -2,11 +2,12 @@
 
     uv run --group benchmarks python -m benchmarks.continuous.moons [--seeds 3]
 
-1,500 points of noise 0.06, standardised by their own mean and deviation; scores are of 20,000 fresh points, by the exact
-divergence at a tolerance of 1e-6. Seconds are of `fit_density` from the call to its return, compilation included, in a
-process that is kept to one core. Entropy: of the exact density (arcs convolved with the noise, by quadrature) after the
-same standardisation, the least that a score can be but for the noise of its 20,000 points (0.006). Each budget is one
-number of steps, the same for all seeds; the other settings are the defaults of `fit_density` and `flows.ffjord`.
+1,500 points of noise 0.06, standardised by their own mean and deviation; scores are of 20,000 fresh points, by the
+exact divergence at a tolerance of 1e-6. Seconds are of `fit_density` from the call to its return, compilation included,
+in a process that is kept to one core. Entropy: of the exact density (arcs convolved with the noise, by quadrature)
+after the same standardisation, the least that a score can be but for the noise of its 20,000 points (0.006). Each
+budget is one number of steps, the same for all seeds; other settings are the defaults of `fit_density` and of
+`flows.ffjord`.
 """
 
 import os

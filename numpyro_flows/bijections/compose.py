@@ -183,8 +183,8 @@ class Reshape(AbstractBijection):
     def transform_with_score(
         self, x: Float[Array, "..."], score: Float[Array, "..."], condition: Array | None
     ) -> tuple[Array, Scalar, Array]:
-        vectors = (part.reshape(self.bijection.shape) for part in (x, score))
-        y, log_det, score = transform_with_score(self.bijection, *vectors, condition)
+        shape = self.bijection.shape
+        y, log_det, score = transform_with_score(self.bijection, x.reshape(shape), score.reshape(shape), condition)
         return y.reshape(self.shape), log_det, score.reshape(self.shape)
 
 

@@ -48,8 +48,8 @@ class AbstractDivergence(eqx.Module):
 class Exact(AbstractDivergence):
     """`tr dv/dx` from all `dim` columns of the Jacobian, by forward mode; or the field's closed form.
 
-    It costs `dim` times the field. What is certified, or used as an importance weight, needs it: noise of variance `s^2`
-    in a log density multiplies an estimate of the evidence by about `exp(s^2 / 2)`.
+    It costs `dim` times the field. What is certified, or used as an importance weight, needs it: noise of variance
+    `s^2` in a log density multiplies an estimate of the evidence by about `exp(s^2 / 2)`.
     """
 
     @property
@@ -66,12 +66,13 @@ class Exact(AbstractDivergence):
         squared_norm = (columns**2).sum()  # computed only where a penalty asks for it
         own = getattr(field, "velocity_and_divergence", None)
         if own is not None:
-            return Velocity(*own(t, x, condition), squared_norm)
+            value, divergence = own(t, x, condition)
+            return Velocity(value, divergence, squared_norm)
         return Velocity(value, jnp.trace(columns), squared_norm)
 
 
 class Hutchinson(AbstractDivergence):
-    """`mean of e . (dv/dx) e` over random probes `e` of mean 0 and covariance `I`: unbiased, at the price of a probe each.
+    """The mean of `e . (dv/dx) e` over random probes `e` of mean 0 and covariance `I`: unbiased, cheap, noisy.
 
     With `A = (J + J^T) / 2` the variance of one probe is `2 (||A||_F^2 - sum_i A_ii^2)` for Rademacher and
     `2 ||A||_F^2` for Gaussian probes. Probes come from the event's bits and a stored seed, so that one event has one
@@ -127,8 +128,8 @@ class HutchPlusPlus(AbstractDivergence):
     """The exact trace on the range that random probes find, and Hutchinson's estimate of the rest: unbiased.
 
     A third of the probes find an orthonormal basis `Q` of most of the Jacobian's range, `tr(Q^T J Q)` is exact, and the
-    last third estimate the trace of `(I - Q Q^T) J (I - Q Q^T)`. Where few directions carry the Jacobian its variance is
-    far smaller than `Hutchinson`'s with as many products.
+    last third estimate the trace of `(I - Q Q^T) J (I - Q Q^T)`. Where few directions carry the Jacobian its variance
+    is far smaller than `Hutchinson`'s with as many products.
 
     Args:
         key: random key of the seed.

@@ -111,11 +111,16 @@ class ContinuousFlow(AbstractBijection):
         """How log-determinants are estimated; empty where they are exact."""
         return self.divergence.estimate
 
+    @property
+    def backwards(self) -> tuple[float, float]:
+        """From the target's time to the base's."""
+        return self.interval[1], self.interval[0]
+
     def _transform(self, x: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
         return self.move(x, condition, self.interval)[:2]
 
     def _inverse(self, y: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
-        return self.move(y, condition, self.interval[::-1])[:2]
+        return self.move(y, condition, self.backwards)[:2]
 
     def move(
         self,

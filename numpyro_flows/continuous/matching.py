@@ -65,9 +65,9 @@ class RectifiedFlow(AbstractPath):
 class VariancePreserving(AbstractPath):
     """`x_t = a x1 + sqrt(1 - a^2) x0`, `a = exp(-(B(1 - t)) / 2)`: the diffusion whose noise falls as `t` rises.
 
-    `B(s) = beta_min s + (beta_max - beta_min) s^2 / 2`. The field that fits it is that of the probability-flow equation,
-    whose likelihood is exact. The velocity has no bound as the noise comes to 0, so times stop at 0.999: to the field it
-    makes no difference.
+    `B(s) = beta_min s + (beta_max - beta_min) s^2 / 2`. The field that fits it is that of the probability-flow
+    equation, whose likelihood is exact. The velocity has no bound as the noise comes to 0, so the path stops short of
+    it, at 0.999 of the way.
 
     Args:
         beta_min, beta_max: rates of the noise at the data and at the base, with `B(1)` large enough to forget the data.
@@ -100,8 +100,8 @@ class FlowMatching(eqx.Module):
 
     Args:
         path: from a draw of the base to a datum.
-        coupling: "independent", or "minibatch_ot", whose paths cross less: draws and densities of the flow then take half
-            the evaluations of the field, and training some more time, for assignments.
+        coupling: "independent", or "minibatch_ot", whose paths cross less: draws and densities of the flow then take
+            half the evaluations of the field, and training some more time, for assignments.
 
     Raises:
         ValueError: where `coupling` is unknown.
@@ -148,8 +148,7 @@ class FlowMatching(eqx.Module):
         x0 = jax.random.normal(base_key, x1.shape, x1.dtype)
         if self.coupling == "minibatch_ot":
             x0 = _nearest(x0, x1)
-        # one in each of as many intervals, which makes less noise than independent times; they are in no order of size
-        # that the data know
+        # one in each of as many intervals: less noise than by independent times
         batch = len(x1)
         times = (jnp.arange(batch) + jax.random.uniform(time_key, (batch,), x1.dtype)).astype(x1.dtype) / batch
         x, velocity = jax.vmap(self.path)(times, x0, x1)

@@ -1,15 +1,16 @@
 """Solving ordinary differential equations by diffrax, with failures that name themselves."""
 
 from collections.abc import Callable
+from typing import Any
 
 import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, PyTree, Scalar
+from jaxtyping import Array, Int, PyTree
 
 _SHORTEST_STEP = 1e-6  # of the adaptive controller, as a share of the unit of time: below it single precision has none
-Rate = Callable[[Scalar, PyTree, PyTree], PyTree]
+Rate = Callable[[Any, PyTree, PyTree], PyTree]
 """`d state / dt` of time, state and arguments."""
 
 

@@ -32,7 +32,7 @@ class Penalised(AbstractBijection):
         return self._move(x, condition, self.flow.interval)
 
     def _inverse(self, y: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
-        return self._move(y, condition, self.flow.interval[::-1])
+        return self._move(y, condition, self.flow.backwards)
 
     def transform_with_score(
         self, x: Float[Array, " dim"], score: Float[Array, " dim"], condition: Array | None
@@ -115,7 +115,7 @@ class _Counting(AbstractBijection):
         return self._move(x, condition, self.flow.interval)
 
     def _inverse(self, y: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
-        return self._move(y, condition, self.flow.interval[::-1])
+        return self._move(y, condition, self.flow.backwards)
 
     def _move(
         self, x: Float[Array, " dim"], condition: Array | None, interval: tuple[float, float]

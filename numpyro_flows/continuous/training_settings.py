@@ -17,7 +17,8 @@ class Energies(NamedTuple):
 
     kinetic: `int |v|^2 dt`, and
     jacobian: `int ||dv/dx||_F^2 dt` (RNODE: Finlay, Jacobsen, Nurbekyan, Oberman 2020, arXiv 2002.02798).
-    path_length: `int |v| dt`, the way that an event goes (OT-Flow: Onken, Wu Fung, Li, Ruthotto 2021, arXiv 2006.00104).
+    path_length: `int |v| dt`, the way that an event goes (OT-Flow: Onken, Wu Fung, Li, Ruthotto 2021, arXiv
+        2006.00104).
     """
 
     kinetic: Any = 0.0
@@ -25,7 +26,9 @@ class Energies(NamedTuple):
     path_length: Any = 0.0
 
 
-_RNODE = Energies(kinetic=0.01, jacobian=0.01)  # of its paper: fields that few steps follow, at little cost in likelihood
+_RNODE = Energies(
+    kinetic=0.01, jacobian=0.01
+)  # of its paper: fields that few steps follow, at little cost in likelihood
 
 
 class Training(eqx.Module):
@@ -35,7 +38,8 @@ class Training(eqx.Module):
         num_steps: solver steps at the start.
         solver: a diffrax solver.
         divergence: of the field in training; the flow's own by default.
-        penalties: weights of the energies in the loss of maximum likelihood; by default 0.01 for the first two, as RNODE.
+        penalties: weights of the energies in the loss of maximum likelihood; by default, as in RNODE, 0.01 for the
+            first two.
 
     Raises:
         ValueError: where `num_steps` is below 1 or above 256.

@@ -41,19 +41,23 @@ def ffjord(
 ) -> ContinuousFlow:
     """Free-form continuous flow: `dx/dt = v(t, x)` from base to target, `log |det dy/dx| = int tr(dv/dx) dt`.
 
-    No structure of layers: every coordinate may move with all others. Densities and draws cost a solution each, with the
-    exact divergence `dim` times as much. Train it on data by `fit_density(..., objective="flow_matching")`, which solves
-    nothing, and as a guide by `FlowVI`.
+    No structure of layers: every coordinate may move with all others. Densities and draws cost a solution each, with
+    the exact divergence `dim` times as much. Train it on data by `fit_density(..., objective="flow_matching")`, which
+    solves nothing, and as a guide by `FlowVI`; as one, a smaller field is enough and faster, say of
+    `functools.partial(MLPField, hidden=(32, 32))`.
 
     Args:
         key: random key.
         dim: number of coordinates.
         cond_dim: length of a condition, None without one.
         field: the vector field by `(key, dim, cond_dim=...)`.
-        divergence, solver, stepsize_controller, adjoint, interval: as for `ContinuousFlow`: by default exact, `Tsit5`, a
-            tolerance of 1e-5, recursive checkpoints, and from 0 to 1.
-        training: how it is solved in training; by default with the exact divergence up to 32 coordinates, and above with
-            Hutchinson's estimator of one probe.
+        divergence: of the field, as for `ContinuousFlow`; exact by default.
+        solver: of diffrax; `Tsit5` by default.
+        stepsize_controller: of diffrax; by default one of a tolerance of 1e-5.
+        adjoint: of diffrax; by default one of recursive checkpoints.
+        interval: times of the base and the target.
+        training: how it is solved in training; by default with the exact divergence up to 32 coordinates, and above
+            with Hutchinson's estimator of one probe.
 
     Raises:
         ValueError: where `dim` is below 1 or the interval empty.

@@ -173,7 +173,7 @@ def test_an_estimated_density_says_so():
 def test_errors():
     with pytest.raises(ValueError, match="objective expected 'maximum_likelihood', 'flow_matching' or a FlowMatching"):
         fit(TRAIN, objective="matching")
-    with pytest.raises(ValueError, match="flow_matching expected a recipe of a ContinuousFlow, .* got one of a Scan"):
+    with pytest.raises(ValueError, match=r"flow_matching expected a recipe of a ContinuousFlow, .* got one of a Scan"):
         fit(TRAIN, flow=flows.realnvp, objective="flow_matching")
     fitted = FlowDistribution(Chain([flows.ffjord(jax.random.key(0), 2)]))
     with pytest.raises(ValueError, match="a fitted flow goes on by maximum_likelihood"):
@@ -182,5 +182,5 @@ def test_errors():
         FlowMatching(coupling="ot")  # pyright: ignore
     with pytest.raises(ValueError, match=r"sigma_min expected a number in \[0, 1\), got 1"):
         ConditionalOT(1.0)
-    with pytest.raises(ValueError, match="expected 0 < beta_min <= beta_max, got 2.0 and 1.0"):
+    with pytest.raises(ValueError, match=r"expected 0 < beta_min <= beta_max, got 2\.0 and 1\.0"):
         VariancePreserving(2.0, 1.0)

@@ -1,0 +1,79 @@
+"""Spirals by a latent ODE: reconstruction, extrapolation, and how Gaussian the aggregate posterior is.
+
+    uv run --group benchmarks python -m benchmarks.latent_ode [--seeds 3]
+
+200 series to train on, 50 held out, of `examples/latent_ode_spirals.py`. Errors are root mean squares in deviations of
+the observation noise: `held_out` against the noisy observations (1 is the least, but for what the encoder makes of the
+noise in them), `held_out_truth` and `extrapolation` (times after the window) against the spirals without noise.
+
+Moments are of draws of q(z0 | series), 20 for each of the 250 series, and the largest absolute value of the four
+coordinates is given: of z0 itself, and in the base of the flow. `fresh`: of one draw for each of 5,000 series that
+nothing was trained on, because 250 tell little: the excess kurtosis of so many exact Gaussian draws has a standard
+error of 0.31, that of 5,000 one of 0.07.
+"""
+
+import argparse
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.stats import kurtosis, skew
+
+from benchmarks.results import save
+from examples.latent_ode_spirals import NOISE, WINDOW, Spirals, rmse, spirals
+from numpyro_flows import LatentODE, fit_latent_ode, flows
+
+FLOWS: dict[str, Any] = {"nsf_coupling": flows.nsf_coupling, "none": None}
+NUM_FRESH = 5_000
+
+
+def moments(name: str, z: jax.Array) -> dict[str, str]:
+    points = np.asarray(z).reshape(-1, z.shape[-1])
+    largest = {"mean": np.mean, "skew": skew, "kurtosis": kurtosis}
+    return {f"{name}_{what}": f"{np.abs(of(points, axis=0)).max():.2f}" for what, of in largest.items()}
+
+
+def draws(latent_ode: LatentODE, data: Spirals, num_draws: int) -> jax.Array:
+    return jnp.asarray(latent_ode.encode(data.times, data.values).sample(jax.random.key(1), (num_draws,)))
+
+
+def measure(name: str, seed: int, **options: Any) -> dict[str, Any]:
+    data, fresh = spirals(seed, 250), spirals(10_000 + seed, NUM_FRESH)
+    train, held_out = (Spirals(*(part[some] for part in data)) for some in (slice(200), slice(200, 250)))
+    fit = fit_latent_ode(
+        jax.random.key(seed), train.times, train.values, window=WINDOW, flow=FLOWS[name], progress_bar=False, **options
+    )
+    latent_ode = fit.latent_ode
+    row: dict[str, Any] = {"flow": name, "seed": seed}
+    for label, part in (("train", train), ("held_out", held_out)):
+        predict = partial(latent_ode.predict, part.times, part.values)
+        row |= {
+            label: f"{rmse(predict(), part.values) / NOISE:.3f}",
+            f"{label}_truth": f"{rmse(predict(), part.truth) / NOISE:.3f}",
+            f"{label}_extrapolation": f"{rmse(predict(at=part.later), part.truth_later) / NOISE:.2f}",
+        }
+    everything = draws(latent_ode, data, 20)
+    row |= moments("z0", everything) | moments("base", latent_ode.to_base(everything))
+    row |= moments("fresh", latent_ode.to_base(draws(latent_ode, fresh, 1)))
+    row |= {
+        "noise": f"{float(latent_ode.noise[0]) / NOISE:.3f}",
+        "validation_nll": f"{fit.validation.min():.2f}",
+        "solver_error": f"{fit.solver_error:.3f}",
+        "skipped": fit.num_skipped,
+        "seconds": f"{fit.seconds:.0f}",
+    }
+    print("  ".join(f"{key}={value}" for key, value in row.items()), flush=True)
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args()
+    save("latent_ode", [measure(name, seed) for name in FLOWS for seed in range(options.seeds)])
+
+
+if __name__ == "__main__":
+    main()
