@@ -23,9 +23,9 @@ from scipy.stats import kurtosis, skew
 
 from benchmarks.results import save
 from examples.latent_ode_spirals import NOISE, WINDOW, Spirals, rmse, spirals
-from numpyro_flows import LatentODE, fit_latent_ode, flows
+from numpyro_flows import LatentODE, fit_latent_ode
 
-FLOWS: dict[str, Any] = {"nsf_coupling": flows.nsf_coupling, "none": None}
+FLOWS: dict[str, dict[str, Any]] = {"default": {}, "none": {"flow": None}}
 NUM_FRESH = 5_000
 
 
@@ -39,11 +39,11 @@ def draws(latent_ode: LatentODE, data: Spirals, num_draws: int) -> jax.Array:
     return jnp.asarray(latent_ode.encode(data.times, data.values).sample(jax.random.key(1), (num_draws,)))
 
 
-def measure(name: str, seed: int, **options: Any) -> dict[str, Any]:
+def measure(name: str, seed: int) -> dict[str, Any]:
     data, fresh = spirals(seed, 250), spirals(10_000 + seed, NUM_FRESH)
     train, held_out = (Spirals(*(part[some] for part in data)) for some in (slice(200), slice(200, 250)))
     fit = fit_latent_ode(
-        jax.random.key(seed), train.times, train.values, window=WINDOW, flow=FLOWS[name], progress_bar=False, **options
+        jax.random.key(seed), train.times, train.values, window=WINDOW, progress_bar=False, **FLOWS[name]
     )
     latent_ode = fit.latent_ode
     row: dict[str, Any] = {"flow": name, "seed": seed}

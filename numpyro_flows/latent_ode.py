@@ -1,6 +1,7 @@
 """Latent ODE: irregular series as observations of a path that follows a learned differential equation."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import diffrax
@@ -23,6 +24,8 @@ from numpyro_flows.series import Series, observe_series
 
 PARAM_NAME = "latent_ode$params"
 MAX_TRAINING_STEPS = 256
+FLOW: Recipe = partial(flows.nsf_coupling, num_layers=4)
+"""Of the latent state: series are few, and of 8 layers it had heavier tails on new ones."""
 _TOLERANCE = 1e-5  # of the solver that predicts
 _MAX_STEPS = 4096
 
@@ -90,7 +93,7 @@ class LatentODE(eqx.Module):
         obs_dim: int,
         *,
         latent_dim: int = 4,
-        flow: Recipe | None = flows.nsf_coupling,
+        flow: Recipe | None = FLOW,
         width: int = 32,
         window: tuple[float, float] = (0.0, 1.0),
         center: Sequence[float] | None = None,

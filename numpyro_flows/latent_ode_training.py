@@ -11,9 +11,8 @@ from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree
 from numpyro.infer import Trace_ELBO
 from tqdm.auto import tqdm
 
-from numpyro_flows import flows
 from numpyro_flows.flows import Recipe
-from numpyro_flows.latent_ode import MAX_TRAINING_STEPS, PARAM_NAME, LatentODE
+from numpyro_flows.latent_ode import FLOW, MAX_TRAINING_STEPS, PARAM_NAME, LatentODE
 from numpyro_flows.series import Series, observe_series
 from numpyro_flows.stages import Seed, seed_key, seed_stream
 from numpyro_flows.training import TrainState, cosine_schedule, train_chunk
@@ -54,7 +53,7 @@ def fit_latent_ode(
     *,
     window: tuple[float, float] | None = None,
     latent_dim: int = 4,
-    flow: Recipe | None = flows.nsf_coupling,
+    flow: Recipe | None = FLOW,
     width: int = 32,
     num_steps: int = 5_000,
     batch_size: int = 50,

@@ -51,7 +51,7 @@ def eps(dtype) -> float:
 
 def test_masked_entries_change_nothing(dtype):
     times, values = waves()
-    latent_ode = perturbed(small(jax.random.key(0), 2))
+    latent_ode = perturbed(small(jax.random.key(0), 2, flow=None))
     # a gap before, one within, and padding behind: of any times and values
     where = [1, 3, 4, 6, 7]
     padded_times, padded_values = np.full((6, 9), np.nan), np.full((6, 9, 2), np.nan)
@@ -62,6 +62,7 @@ def test_masked_entries_change_nothing(dtype):
     np.testing.assert_allclose(padded.mean, plain.mean, rtol=0, atol=100 * eps(dtype))
     np.testing.assert_allclose(padded.variance, plain.variance, rtol=100 * eps(dtype))
 
+    @jax.jit
     def density(*series):
         conditioned = partial(latent_ode.model, *series)
         return log_density(conditioned, (), {}, {"z0": plain.mean, PARAM_NAME: params_of(latent_ode)})[0]
@@ -96,11 +97,10 @@ def test_solver_error_falls_with_the_steps(x64):
     assert errors[0] > 4 * errors[1] > 4 * errors[2]  # of third order, but for the tolerance of the other
 
 
-@pytest.mark.parametrize("recipe", [None, realnvp], ids=["no flow", "flow"])
-def test_elbo_of_model_and_guide(x64, recipe):
+def test_elbo_of_model_and_guide(x64):
     times, values = waves()
     mask = np.arange(5) < np.array([5, 4, 3, 5, 2, 1])[:, None]
-    latent_ode = perturbed(small(jax.random.key(0), 2, flow=recipe))
+    latent_ode = perturbed(small(jax.random.key(0), 2))
     svi = SVI(latent_ode.model, latent_ode.guide, Adam(1e-3), Trace_ELBO(num_particles=400))
     state = svi.init(jax.random.key(1), times, values, mask)
     loss = svi.evaluate(state, times, values, mask) / 6
@@ -121,7 +121,7 @@ def test_elbo_of_model_and_guide(x64, recipe):
 
 def test_minibatches_estimate_the_loss_of_all(x64):
     times, values = waves()
-    latent_ode = perturbed(small(jax.random.key(0), 2))
+    latent_ode = perturbed(small(jax.random.key(0), 2, flow=None))
     series = Series(*map(jnp.asarray, latent_ode.observe(times, values)))
 
     @partial(jax.jit, static_argnums=1)

@@ -7,8 +7,10 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Int, PyTree
 
+_LEAST_SINGLE = 1e-6  # error of a step that single precision can still tell from rounding
 _SHORTEST_STEP = 1e-6  # of the adaptive controller, as a share of the unit of time: below it single precision has none
 Rate = Callable[[Any, PyTree, PyTree], PyTree]
 """`d state / dt` of time, state and arguments."""
@@ -110,7 +112,16 @@ class ODESolver(eqx.Module):
 
 
 def adaptive(tolerance: float) -> diffrax.PIDController:
-    """Steps whose error is at most about `tolerance (1 + |state|)`. Where they become too short, the solver fails."""
+    """Steps for an error of about `tolerance (1 + |state|)` at the end.
+
+    Errors of steps add up, and a flow stretches them: so one step may have a tenth of that error, though in single
+    precision no less than 1e-6, where rounding begins. Where steps become too short, the solver fails.
+
+    Raises:
+        ValueError: where `tolerance` is not positive.
+    """
     if not tolerance > 0:
         raise ValueError(f"tolerance expected a positive number, got {tolerance}")
-    return diffrax.PIDController(rtol=tolerance, atol=tolerance, dtmin=_SHORTEST_STEP, force_dtmin=False)
+    least = 0.0 if jnp.result_type(float) == np.float64 else _LEAST_SINGLE
+    of_a_step = max(tolerance / 10, least)
+    return diffrax.PIDController(rtol=of_a_step, atol=of_a_step, dtmin=_SHORTEST_STEP, force_dtmin=False)
