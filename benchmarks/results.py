@@ -32,7 +32,9 @@ def save(name: str, rows: list[dict[str, Any]]) -> None:
 
 
 def read(name: str) -> list[dict[str, str]]:
-    """The rows of a result of `save`."""
+    """The rows of a result of `save`; none where it was never saved."""
+    if not (FOLDER / f"{name}.csv").exists():
+        return []
     with open(FOLDER / f"{name}.csv", newline="") as file:
         file.readline()  # machine and versions
         return list(csv.DictReader(file))

@@ -151,7 +151,7 @@ def fit_latent_ode(
                 batch = min(batch_size, num - num_held)
                 state, loss, skipped = _train(state, rest, rows, batch, round_seeds, jnp.asarray(rates_of_round))
                 nll, error = map(float, _score(state.average, rest, held, held_seed))
-                best = state.average if not nll >= np.nanmin([np.inf, *validations]) else best
+                best = state.average if nll < np.nanmin([np.inf, *validations]) else best
                 losses.append(np.asarray(loss))
                 validations.append(nll)
                 num_skipped += int(skipped)

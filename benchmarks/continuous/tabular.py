@@ -1,6 +1,6 @@
 """Digits and breast cancer: a continuous flow by matching, then likelihood, beside zuko's CNF of the same field.
 
-    uv run --group benchmarks --group peers python -m benchmarks.continuous.tabular [--seeds 2]
+    uv run --group benchmarks --group peers python -m benchmarks.continuous.tabular [--seeds 1]
 
 Data, splits and seconds as in `benchmarks.density.tabular`. The field is an MLP of three hidden layers of 64 SiLU units
 that sees the time by three frequencies, on both sides. zuko's is trained as there (Adam at 1e-3, batches of 100, a
@@ -21,7 +21,7 @@ import torch  # pyright: ignore[reportMissingImports]
 import zuko  # pyright: ignore[reportMissingImports]
 
 from benchmarks.density.tabular import BATCH, MAX_EPOCHS, PATIENCE, Data, load
-from benchmarks.results import save
+from benchmarks.results import read, save
 from numpyro_flows import fit_density, flows
 
 HIDDEN = (64, 64, 64)
@@ -97,13 +97,18 @@ def compare(data: str, seed: int) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--quick", action="store_true", help="one seed, nothing written")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--only", choices=list(FITS), help="one of the data sets, the other's rows as they were")
     options = parser.parse_args()
-    seeds = range(1 if options.quick else options.seeds)
-    rows = [row for data in FITS for seed in seeds for row in compare(data, seed)]
-    if not options.quick:
-        save("continuous_tabular", rows)
+    new = [
+        row
+        for data in FITS
+        if options.only in (None, data)
+        for seed in range(options.seeds)
+        for row in compare(data, seed)
+    ]
+    old = [] if options.only is None else [row for row in read("continuous_tabular") if row["data"] != options.only]
+    save("continuous_tabular", [*old, *new])
 
 
 if __name__ == "__main__":
