@@ -25,7 +25,7 @@ from benchmarks.results import read, save
 from numpyro_flows import fit_density, flows
 
 HIDDEN = (64, 64, 64)
-LIKELIHOOD_STEPS, LIKELIHOOD_RATE = 200, 1e-3
+LIKELIHOOD_STEPS, LIKELIHOOD_RATE = 100, 1e-3
 
 
 def ours(seed: int, train: Data, test: Data) -> tuple[float, np.ndarray]:
