@@ -8,8 +8,7 @@ import pytest
 import xarray as xr
 from numpyro.distributions import constraints
 
-from numpyro_flows import FlowDistribution, fit_density, flows
-from numpyro_flows import likelihood as likelihood_module
+from numpyro_flows import FlowDistribution, fit_density, fitting, flows
 from numpyro_flows.bijections import Affine
 from numpyro_flows.gaussianization import fit_rbig
 
@@ -216,13 +215,13 @@ def test_training_ends_early_and_keeps_the_best():
 
 
 def test_an_interrupted_training_returns_what_was_fitted(monkeypatch):
-    class Interrupting(likelihood_module.tqdm):
+    class Interrupting(fitting.tqdm):
         def update(self, n=1):
             super().update(n)
             if self.n >= 100:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(likelihood_module, "tqdm", Interrupting)
+    monkeypatch.setattr(fitting, "tqdm", Interrupting)
     data, _ = normal_data(500)
     flow = fit(jax.random.key(0), data, num_steps=1000, progress_bar=True)
     assert flow.fit.why == "interrupted"
