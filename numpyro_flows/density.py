@@ -27,7 +27,6 @@ from numpyro_flows.whitening import Whitening
 _MOST_VALIDATION = 10_000  # rows: more tell no better when to stop
 _INITIAL_ROWS = 1_000  # that set what is set by data
 _LIKELIHOOD_STEPS, _MATCHING_STEPS = 5_000, 20_000
-_LIKELIHOOD_RATE, _MATCHING_RATE = 5e-3, 1e-2
 _LIKELIHOOD_ROUND, _MATCHING_ROUND = 50, 1_000  # least number of steps between two looks at the validation rows
 _MATCHING_BATCH = 256  # small ones are no help there: times and draws of the base are noise enough
 _CLOSE = 0.02  # nats by which training's solver may differ from the flow's own at the end
@@ -78,7 +77,7 @@ def fit_density(
     dequantize: bool = False,
     num_steps: int | None = None,
     batch_size: int | None = None,
-    learning_rate: float | None = None,
+    learning_rate: float = 5e-3,
     patience: int | None = None,
     validation: float = 0.1,
     test: float = 0.0,
@@ -112,8 +111,7 @@ def fit_density(
         num_steps: most training steps; 5,000 by default, by flow matching 20,000.
         batch_size: rows in a step; by default a fortieth of the rows, from 32 to 256: of few rows, small batches make
             flows that do better on others (digits: 37 nats by 32 rows, 49 by 256). By flow matching 256.
-        learning_rate: peak learning rate of Adam; 5e-3 by default, by flow matching 1e-2 (two moons, mean of two seeds
-            after 40,000 steps or more: 1.351, with 5e-3 1.361).
+        learning_rate: peak learning rate of Adam.
         patience: steps without a better validation score after which training ends; by default as many as the best
             score took, and at least 250. By flow matching all steps are taken by default: a step costs little, and much
             is won at the end, where the rate falls. There the last parameters are kept, unless others scored better by
@@ -149,8 +147,6 @@ def fit_density(
         raise TypeError(f"flow expected a recipe or a FlowDistribution, got {type(flow).__name__}")
     if num_steps is None:
         num_steps = _LIKELIHOOD_STEPS if matching is None else _MATCHING_STEPS
-    if learning_rate is None:
-        learning_rate = _LIKELIHOOD_RATE if matching is None else _MATCHING_RATE
     if num_steps < 1 or (batch_size is not None and batch_size < 1) or num_restarts < 1 or not learning_rate > 0:
         raise ValueError(
             "expected num_steps, batch_size, num_restarts >= 1 and learning_rate > 0, "
