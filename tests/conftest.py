@@ -6,17 +6,38 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 BY_CASE = ("tests/bijections/test_laws.py", "tests/test_recipes.py")  # their last parameter is the name of a case
+FORGET_EVERY = 10  # cases or files
 
 
 class CaseScheduling(LoadScopeScheduling):
-    """All tests of a case go to one worker, one after the other: what a case compiles is compiled once.
+    """All tests of a case or a file go to one worker, one after the other: what they share is compiled once.
 
     The marker `xdist_group` says the same, but with pytest 9.2 xdist 3.8 does not heed it.
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        file, _, test = nodeid.partition("::")
-        return f"{file}::{test.rpartition('-')[2].rpartition('[')[2]}" if file in BY_CASE else nodeid
+        return case_of(nodeid)
+
+
+def case_of(nodeid: str) -> str:
+    """What a test shares its compiled functions with: the case that it is about, or its file."""
+    file, _, test = nodeid.partition("::")
+    return f"{file}::{test.rpartition('-')[2].rpartition('[')[2]}" if file in BY_CASE else file
+
+
+def pytest_collection_modifyitems(items):
+    order = {case: number for number, case in enumerate(dict.fromkeys(case_of(item.nodeid) for item in items))}
+    items.sort(key=lambda item: order[case_of(item.nodeid)])
+
+
+@pytest.fixture(autouse=True)
+def forget(request, _cases=[]):  # noqa: B006  (a list that stays)
+    """Compiled functions take memory maps, of which a process may have only so many: all tests' are too many."""
+    case = case_of(request.node.nodeid)
+    if not _cases or _cases[-1] != case:
+        _cases.append(case)
+        if len(_cases) % FORGET_EVERY == 0:
+            jax.clear_caches()
 
 
 def pytest_xdist_make_scheduler(config, log):

@@ -1,34 +1,36 @@
 """What holds of flows: what they make of a density is one, and who depends on whom."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from numpyro_flows import flows
 from tests.bijections.cases import perturbed
 
 
-@pytest.mark.parametrize(("dim", "grid_size"), [(1, 16001), (2, 801)])
+@pytest.mark.parametrize(("dim", "grid_size"), [(1, 16001), (2, 401)])
 @pytest.mark.parametrize("recipe", [flows.realnvp, flows.nsf_coupling])
 def test_density_integrates_to_one(recipe, dim, grid_size):
-    bijection = perturbed(recipe(jax.random.key(0), dim), scale=0.2 if dim == 1 else 0.07)
     grid = np.linspace(-12.0, 12.0, grid_size, dtype="float32")
-    points = jnp.stack(jnp.meshgrid(*[jnp.asarray(grid)] * dim), axis=-1).reshape(-1, dim)
+    points = np.stack(np.meshgrid(*[grid] * dim), axis=-1).reshape(-1, dim)
 
     @jax.jit
-    def log_density(y):
+    def log_density(key, y):
+        bijection = perturbed(recipe(key, dim), scale=0.2 if dim == 1 else 0.07)
         x, log_det = jax.vmap(bijection.inverse_and_log_det)(y)
         return jax.scipy.stats.norm.logpdf(x).sum(-1) + log_det
 
-    density = np.exp(np.float64(log_density(points)))
-    normal = np.exp(np.float64(jax.scipy.stats.norm.logpdf(points).sum(-1)))
+    density = np.exp(np.float64(log_density(jax.random.key(0), points)))
+    normal = norm.pdf(points).prod(-1)
     cell = (grid[1] - grid[0]) ** dim
     assert abs(density.sum() * cell - 1) < 1e-3
     assert 0.5 * np.abs(density - normal).sum() * cell > 0.1  # not the density that the flow started from
 
 
 def test_every_coordinate_conditions_and_is_conditioned():
-    bijection = perturbed(flows.realnvp(jax.random.key(0), 7))
-    jacobian = jax.jacfwd(lambda x: bijection.transform_and_log_det(x)[0])(jnp.ones(7))
-    assert (np.abs(jacobian) > 0).all()
+    @jax.jit
+    def jacobian(key):
+        return jax.jacfwd(perturbed(flows.realnvp(key, 7)).transform)(np.ones(7))
+
+    assert (np.abs(jacobian(jax.random.key(0))) > 0).all()

@@ -1,30 +1,38 @@
 """What the laws do not see of mixtures: which function it is, and that both tails are exact."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import log_expit, log_ndtr, logsumexp, ndtri_exp
 
 from numpyro_flows.bijections import MixtureCDF
 from numpyro_flows.bijections.normal_tail import normal_tail, normal_tail_inverse
+from tests.bijections.common import all_gradients, with_slope
 
 KINDS = pytest.mark.parametrize("kind", ["normal", "logistic"])
 WEIGHTS, LOCS, SCALES = np.array([0.2, 0.5, 0.3]), np.array([-1.0, 0.3, 2.0]), np.array([0.5, 1.0, 0.1])
 
 
-def mixture(kind: str, x):
-    """The map, jitted, and the parameters of the mixture above for every `x`."""
+NUM = 80  # values in most tests, which so share what they compile
+
+
+def mixture(kind: str):
+    """The map, its inverse, and the parameters of the mixture above, for every value the same."""
     univariate = MixtureCDF(3, kind)
-    params = jnp.broadcast_to(univariate.params_of(WEIGHTS, LOCS, SCALES), (len(x), 9))
-    return univariate, params
+    params = np.broadcast_to(univariate.params_of(WEIGHTS, LOCS, SCALES), (NUM, 9))
+    return univariate.transform_and_log_derivative, univariate.inverse_and_log_derivative, params
+
+
+def on_both_sides(low: float, high: float, num: int = NUM) -> np.ndarray:
+    """Values whose logarithms lie evenly, and as many that are negative."""
+    return np.outer([-1, 1], np.logspace(low, high, num // 2)).ravel()
 
 
 @KINDS
 def test_is_its_formula(kind, dtype):
-    x = np.concatenate([-np.logspace(3, -2, 40), [0.0], np.logspace(-2, 3, 40)]).astype(dtype)
-    univariate, params = mixture(kind, x)
-    got, _ = jax.jit(univariate.transform_and_log_derivative)(jnp.asarray(x), params)
+    x = np.concatenate([on_both_sides(-2, 3, NUM - 2), [0.0, 1.0]]).astype(dtype)
+    transform, _, params = mixture(kind)
+    got, *_ = with_slope(transform, x, params)
     t = (np.float64(x)[:, None] - LOCS) / SCALES
     log_cdf = log_ndtr if kind == "normal" else log_expit
     below, above = (logsumexp(np.log(WEIGHTS) + log_cdf(s), axis=1) for s in (t, -t))
@@ -39,18 +47,16 @@ def test_is_its_formula(kind, dtype):
 
 @KINDS
 def test_log_derivative_is_that_of_the_value_in_both_tails(kind, dtype):
-    x = jnp.concatenate([-jnp.logspace(3.0, -2.0, 40), jnp.logspace(-2.0, 3.0, 40)])
-    univariate, params = mixture(kind, x)
-    _, log_derivative = jax.jit(univariate.transform_and_log_derivative)(x, params)
-    slope = jax.jit(jax.vmap(jax.grad(lambda x, p: univariate.transform_and_log_derivative(x, p)[0])))(x, params)
+    transform, _, params = mixture(kind)
+    _, log_derivative, slope = with_slope(transform, on_both_sides(-2, 3), params)
     np.testing.assert_allclose(np.log(slope), log_derivative, atol=512 * np.finfo(dtype).eps)
 
 
-def test_one_normal_component_is_affine_out_to_a_million(dtype):
-    univariate = MixtureCDF(1)
-    x = jnp.concatenate([-jnp.logspace(6.0, -3.0, 50), jnp.logspace(-3.0, 6.0, 50)])
-    params = jnp.broadcast_to(univariate.params_of(np.ones(1), np.ones(1), np.full(1, 2.0)), (100, 3))
-    y, log_derivative = jax.jit(univariate.transform_and_log_derivative)(x, params)
+def test_equal_normal_components_are_affine_out_to_a_million(dtype):
+    transform, *_ = mixture("normal")
+    x = on_both_sides(-3, 6).astype(dtype)
+    params = np.broadcast_to(MixtureCDF(3).params_of(np.ones(3), np.ones(3), np.full(3, 2.0)), (NUM, 9))
+    y, log_derivative, _ = with_slope(transform, x, params)
     eps = np.finfo(dtype).eps
     np.testing.assert_allclose(y, (x - 1.0) / 2.0, rtol=32 * eps, atol=32 * eps)
     np.testing.assert_allclose(log_derivative, -np.log(2.0), atol=64 * eps)
@@ -58,10 +64,10 @@ def test_one_normal_component_is_affine_out_to_a_million(dtype):
 
 @KINDS
 def test_inverse(kind, dtype):
-    y = jnp.concatenate([-jnp.logspace(2.0, -2.0, 30), jnp.zeros(1), jnp.logspace(-2.0, 2.0, 30)])
-    univariate, params = mixture(kind, y)
-    x, log_derivative = jax.jit(univariate.inverse_and_log_derivative)(y, params)
-    again, log_slope = jax.jit(univariate.transform_and_log_derivative)(x, params)
+    y = np.concatenate([on_both_sides(-2, 2, NUM - 2), [0.0, 1.0]]).astype(dtype)
+    transform, inverse, params = mixture(kind)
+    x, log_derivative = jax.jit(inverse)(y, params)
+    again, log_slope, _ = with_slope(transform, x, params)
     eps = np.finfo(dtype).eps
     allowed = 64 * eps * (1 + np.abs(y) + np.abs(x) * np.exp(log_slope))
     assert (np.abs(again - y) <= allowed).all()
@@ -70,30 +76,36 @@ def test_inverse(kind, dtype):
 
 @KINDS
 @pytest.mark.parametrize("size", [0.0, 1.0, 100.0])
-def test_gradients_are_finite(kind, size, dtype):
-    values = jnp.array([-1e3, -30.0, -1.0, 0.0, 1.0, 30.0, 1e3])
-    univariate = MixtureCDF(4, kind)
-    params = size * jax.random.normal(jax.random.key(0), (7, 12))
-    for out in (0, 1):
-        gradient = jax.grad(lambda v, p, i=out: univariate.transform_and_log_derivative(v, p)[i].sum(), (0, 1))
-        gradients = jax.jit(gradient)(values, params)
-        assert all(np.isfinite(g).all() for g in gradients)
+def test_gradients_are_finite(kind, size):
+    values = np.array([-1e3, -30.0, -1.0, 0.0, 1.0, 30.0, 1e3])
+    params = size * np.random.default_rng(0).normal(size=(7, 12))
+    for gradient in all_gradients(MixtureCDF(4, kind).transform_and_log_derivative, values, params):
+        assert np.isfinite(gradient).all()
 
 
-def test_zeros_give_components_apart_and_a_map_near_the_identity(x64):
-    x = jnp.linspace(-3.0, 3.0, 61)
-    for kind, most in (("normal", 0.1), ("logistic", 0.6)):
-        univariate = MixtureCDF(8, kind)
-        y, _ = univariate.transform_and_log_derivative(x, jnp.zeros((61, 24)))
-        assert np.abs(y - x).max() < most
-        gradient = jax.grad(lambda p, u=univariate: u.transform_and_log_derivative(x, p)[1].sum())(jnp.zeros((61, 24)))
-        assert len(np.unique(np.round(gradient.sum(0)[8:16], 9))) == 8  # each component goes its own way
+@KINDS
+def test_zeros_give_components_apart_and_a_map_near_the_identity(kind):
+    x = np.linspace(-3.0, 3.0, NUM)
+    y, *_ = with_slope(MixtureCDF(3, kind).transform_and_log_derivative, x, np.zeros((NUM, 9)))
+    assert np.abs(y - x).max() < {"normal": 0.1, "logistic": 0.6}[kind]
+    x = np.linspace(-3.0, 3.0, 7)
+    _, gradient = all_gradients(MixtureCDF(4, kind).transform_and_log_derivative, x, np.zeros((7, 12)))
+    of_locs = np.asarray(gradient)[:, 1, 4:8].sum(0)
+    assert np.diff(np.sort(of_locs)).min() > 0.01  # each component goes its own way
 
 
 def test_tail_and_its_inverse(dtype):
-    t = jnp.concatenate([jnp.linspace(0.0, 12.0, 200), jnp.logspace(1.0, 6.0, 50)])
+    t = np.concatenate([np.linspace(0.0, 12.0, 200), np.logspace(1.0, 6.0, 50)]).astype(dtype)
     eps = np.finfo(dtype).eps
-    log_tail, log_hazard, excess = jax.jit(normal_tail)(t)
+
+    @jax.jit
+    @jax.vmap
+    def there_and_back(t):
+        log_tail, log_hazard, excess = normal_tail(t)
+        back, slope = jax.value_and_grad(normal_tail_inverse)(log_tail)
+        return log_tail, log_hazard, excess, back, slope
+
+    log_tail, log_hazard, excess, back, slope = there_and_back(t)
     exact = log_ndtr(-np.float64(t))
     np.testing.assert_allclose(log_tail, exact, rtol=16 * eps, atol=16 * eps)
     near = np.float64(t) < 30  # beyond, the difference of logarithms is only rounding
@@ -101,26 +113,29 @@ def test_tail_and_its_inverse(dtype):
     np.testing.assert_allclose(log_hazard[near], (log_density - exact)[near], rtol=0, atol=64 * eps + 2e-13)
     far = np.float64(t) > 1e3
     np.testing.assert_allclose(excess[far], 1 / np.float64(t)[far], rtol=1e-5)
-    np.testing.assert_allclose(jax.jit(normal_tail_inverse)(log_tail), t, rtol=8 * eps, atol=8 * eps)
-    slope = jax.jit(jax.vmap(jax.grad(normal_tail_inverse)))(log_tail)
+    np.testing.assert_allclose(back, t, rtol=8 * eps, atol=8 * eps)
     np.testing.assert_allclose(slope, -np.exp(-log_hazard), rtol=64 * eps)
 
 
 def test_derivatives_of_the_tail_are_finite_differences(x64):
-    t = jnp.array([0.0, 0.5, 4.99, 5.01, 8.0, 50.0])
-    step = 1e-5
-    for out in range(3):
-        up, down = normal_tail(t + step)[out], normal_tail(t - step)[out]
-        slope = jax.vmap(jax.grad(lambda t, i=out: normal_tail(t)[i]))(t)
-        np.testing.assert_allclose(slope, (up - down) / (2 * step), rtol=1e-6, atol=1e-8)
+    t, step = np.array([0.0, 0.5, 4.99, 5.01, 8.0, 50.0]), 1e-5
+    with_slopes = jax.jit(jax.vmap(lambda t: (normal_tail(t), jax.jacrev(normal_tail)(t))))
+    (up, _), (down, _), (_, slopes) = (with_slopes(t + s) for s in (step, -step, 0.0))
+    for i, slope in enumerate(slopes):
+        np.testing.assert_allclose(slope, (up[i] - down[i]) / (2 * step), rtol=1e-6, atol=1e-8)
 
 
 def test_params_of_a_mixture_are_exact(x64):
     univariate = MixtureCDF(3)
     weights = np.array([[1.0, 1e-6, 3.0]])
-    x = jnp.array([0.3])
-    _, log_derivative = univariate.transform_and_log_derivative(x, univariate.params_of(weights, LOCS, SCALES))
-    y, _ = univariate.transform_and_log_derivative(x, univariate.params_of(5 * weights, LOCS, SCALES))
+    x = np.full(NUM, 0.3)
+
+    def at_x(weights):
+        params = np.broadcast_to(univariate.params_of(weights, LOCS, SCALES), (NUM, 9))
+        return with_slope(univariate.transform_and_log_derivative, x, params)
+
+    _, log_derivative, _ = at_x(weights)
+    y, *_ = at_x(5 * weights)
     density = np.exp(-0.5 * ((0.3 - LOCS) / SCALES) ** 2) / SCALES @ weights[0] / weights.sum() / np.sqrt(2 * np.pi)
     np.testing.assert_allclose(log_derivative, np.log(density) + 0.5 * (y**2 + np.log(2 * np.pi)), rtol=1e-12)
 

@@ -2,6 +2,7 @@
 
 import math
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,13 +21,14 @@ from numpyro_flows.bijections import (
 )
 from numpyro_flows.networks import CausalTransformer, MaskedMLP
 from tests.bijections.cases import perturbed
+from tests.bijections.common import drawn
 
 KEY = jax.random.key(0)
 
 
-def dependence(function, x) -> np.ndarray:
-    """`[i, j]`: whether output `i` depends on input `j`."""
-    return np.asarray(jax.jit(jax.jacfwd(function))(x) != 0)
+def dependence(make, x) -> np.ndarray:
+    """`[i, j]`: whether output `i` of the function `make(key)` depends on input `j`; made and tried by one program."""
+    return np.asarray(jax.jit(lambda key, x: jax.jacfwd(make(key))(x))(KEY, x) != 0)
 
 
 def random_adjacency(rows: int, columns: int) -> np.ndarray:
@@ -35,22 +37,24 @@ def random_adjacency(rows: int, columns: int) -> np.ndarray:
 
 def test_a_masked_network_depends_on_what_it_may_and_on_all_of_that():
     adjacency = random_adjacency(6, 5)
-    network = perturbed(MaskedMLP(KEY, adjacency, 2, (32, 32), cond_dim=3), scale=0.5)
+    seen = dependence(lambda key: perturbed(MaskedMLP(key, adjacency, 2, (32, 32), cond_dim=3), scale=0.5), np.ones(8))
     expected = np.repeat(np.concatenate([adjacency, np.ones((6, 3), bool)], axis=1), 2, axis=0)
-    np.testing.assert_array_equal(dependence(network, jnp.ones(8)), expected)
+    np.testing.assert_array_equal(seen, expected)
 
 
 def test_a_network_narrower_than_its_outputs_stays_within_its_mask():
-    network = perturbed(MaskedMLP(KEY, np.tri(12, k=-1), 1, (4,)), scale=0.5)
-    seen = dependence(network, jnp.ones(12))
+    seen = dependence(lambda key: perturbed(MaskedMLP(key, np.tri(12, k=-1), 1, (4,)), scale=0.5), np.ones(12))
     assert not (seen & ~np.tri(12, k=-1, dtype=bool)).any()
     assert seen.any(1)[-4:].all()
 
 
 @pytest.mark.parametrize(("block_size", "dim"), [(1, 5), (2, 5), (3, 6), (5, 5)])
 def test_a_transformer_sees_the_blocks_before_only(block_size, dim):
-    network = CausalTransformer(KEY, dim, 1, block_size=block_size, width=8, num_heads=2, num_blocks=2, cond_dim=2)
-    seen = dependence(perturbed(network, scale=0.3), jnp.linspace(-1.0, 1.0, dim + 2))
+    def network(key):
+        options = {"block_size": block_size, "width": 8, "num_heads": 2, "num_blocks": 2, "cond_dim": 2}
+        return perturbed(CausalTransformer(key, dim, 1, **options), scale=0.3)
+
+    seen = dependence(network, np.linspace(-1.0, 1.0, dim + 2))
     block = np.arange(dim) // block_size
     np.testing.assert_array_equal(seen[:, :dim], block[:, None] > block[None])
     assert seen[:, dim:].all()
@@ -64,78 +68,100 @@ def test_heads_divide_the_width():
 @pytest.mark.parametrize(
     ("layer", "order"),
     [
-        (lambda: masked_autoregressive(KEY, 5, AffineUnivariate()), 1),
-        (lambda: BlockAutoregressive(KEY, 5), 1),
-        (lambda: Sylvester(KEY, 5), -1),
+        (lambda key: masked_autoregressive(key, 5, AffineUnivariate(), hidden=(16,)), 1),
+        (lambda key: BlockAutoregressive(key, 5), 1),
+        (lambda key: Sylvester(key, 5), -1),
     ],
     ids=["masked", "block", "sylvester"],
 )
 def test_autoregressive_layers_are_triangular(layer, order):
-    layer = perturbed(layer(), scale=0.5)
-    seen = dependence(lambda x: layer.transform_and_log_det(x)[0], jnp.linspace(-1.0, 1.0, 5))
+    seen = dependence(lambda key: perturbed(layer(key), scale=0.5).transform, np.linspace(-1.0, 1.0, 5))
     np.testing.assert_array_equal(seen[::order, ::order], np.tri(5, dtype=bool))
 
 
 @pytest.mark.parametrize("passes", [1, 2, 3, 5])
 def test_passes_are_groups_that_depend_on_the_groups_before(passes):
-    layer = perturbed(masked_autoregressive(KEY, 5, AffineUnivariate(), passes=passes), scale=0.5)
-    seen = dependence(lambda x: layer.transform_and_log_det(x)[0], jnp.linspace(-1.0, 1.0, 5))
+    def layer(key):
+        return masked_autoregressive(key, 5, AffineUnivariate(), hidden=(16,), passes=passes)
+
+    seen = dependence(lambda key: perturbed(layer(key), scale=0.5).transform, np.linspace(-1.0, 1.0, 5))
     group = np.arange(5) * passes // 5
     np.testing.assert_array_equal(seen, (group[:, None] > group[None]) | np.eye(5, dtype=bool))
-    assert layer.depth == passes
+    assert eqx.filter_eval_shape(layer, KEY).depth == passes
 
 
-@pytest.mark.parametrize("recipe", [flows.realnvp, flows.iaf, flows.nsf_autoregressive])
+@pytest.mark.parametrize("recipe", [flows.realnvp, flows.iaf, flows.maf])
 def test_blocks_that_may_not_depend_on_each_other_stay_independent(recipe):
     """In whatever order the layers of a stack come, and however many there are."""
     adjacency = np.kron(np.eye(2), np.ones((3, 3))).astype(bool)
-    flow = perturbed(recipe(KEY, 6, num_layers=8, hidden=(16, 16), adjacency=adjacency), scale=0.2)
-    seen = dependence(lambda x: flow.transform_and_log_det(x)[0], jnp.linspace(-1.0, 1.0, 6))
+
+    def flow(key):
+        return perturbed(recipe(key, 6, num_layers=8, hidden=(16, 16), adjacency=adjacency), scale=0.2)
+
+    seen = dependence(lambda key: flow(key).transform, np.linspace(-1.0, 1.0, 6))
     np.testing.assert_array_equal(seen, adjacency)
 
 
 def test_a_coupling_keeps_to_its_adjacency():
     adjacency = random_adjacency(6, 6)
-    layer = perturbed(Coupling(KEY, 6, AffineUnivariate(), adjacency=adjacency), scale=0.5)
-    seen = dependence(lambda x: layer.transform_and_log_det(x)[0], jnp.linspace(-1.0, 1.0, 6))
+
+    def layer(key):
+        return perturbed(Coupling(key, 6, AffineUnivariate(), adjacency=adjacency), scale=0.5)
+
+    seen = dependence(lambda key: layer(key).transform, np.linspace(-1.0, 1.0, 6))
     np.testing.assert_array_equal(seen[3:, :3], adjacency[3:, :3])
 
 
 def test_sweeps_are_exact_after_as_many_as_the_longest_chain(x64):
     """A chain of maps that grow one from another: each sweep puts one more coordinate right, and no fewer do."""
     dim = 12
-    layer = masked_autoregressive(KEY, dim, AffineUnivariate(), hidden=(16,))
-    layer = perturbed(layer, scale=1.5)
-    x = jnp.asarray(np.random.default_rng(0).normal(size=dim))
-    y, _ = layer.transform_and_log_det(x)
-    np.testing.assert_allclose(layer.inverse_and_log_det(y)[0], x, rtol=1e-6, atol=1e-6)
-    too_few = Autoregressive(layer.conditioner, layer.univariate, dim, depth=2)
-    assert np.abs(too_few.inverse_and_log_det(y)[0] - x).max() > 1e-3
+    x = np.random.default_rng(0).normal(size=dim)
+
+    @jax.jit
+    def back(key):
+        layer = perturbed(masked_autoregressive(key, dim, AffineUnivariate(), hidden=(16,)), scale=1.5)
+        y, too_few = layer.transform(x), Autoregressive(layer.conditioner, layer.univariate, dim, depth=2)
+        return layer.inverse(y), too_few.inverse(y)
+
+    after_all, after_two = back(KEY)
+    np.testing.assert_allclose(after_all, x, rtol=1e-6, atol=1e-6)
+    assert np.abs(after_two - x).max() > 1e-3
 
 
 def test_passes_make_the_slow_direction_short(x64):
     """Two passes are two sweeps at most, and the inverse is still exact."""
-    layer = perturbed(masked_autoregressive(KEY, 8, AffineUnivariate(), passes=2), scale=0.5)
-    x = jnp.linspace(-1.0, 1.0, 8)
-    y, _ = layer.transform_and_log_det(x)
-    np.testing.assert_allclose(layer.inverse_and_log_det(y)[0], x, atol=1e-10)
+    x = np.linspace(-1.0, 1.0, 8)
+
+    @jax.jit
+    def back(key):
+        layer = perturbed(masked_autoregressive(key, 8, AffineUnivariate(), hidden=(16,), passes=2), scale=0.5)
+        assert layer.depth == 2
+        return layer.inverse(layer.transform(x))
+
+    np.testing.assert_allclose(back(KEY), x, atol=1e-10)
 
 
 @pytest.mark.parametrize("recipe", [flows.nsf_coupling, flows.nsf_autoregressive])
 def test_flows_of_angles(recipe):
     """The density on the torus integrates to 1 and has no seam."""
-    flow = perturbed(recipe(KEY, 2, circular=True, num_layers=3, hidden=(16, 16)), scale=0.1)
-    uniform = dist.Uniform(-math.pi, math.pi).expand([2]).to_event(1)
-    density = FlowDistribution(flow, uniform)
-    grid = (np.arange(256) + 0.5) / 256 * 2 * math.pi - math.pi
-    points = jnp.stack(jnp.meshgrid(jnp.asarray(grid), jnp.asarray(grid), indexing="ij"), axis=-1)
-    values = np.exp(np.float64(jax.jit(density.log_prob)(points)))
-    assert abs(values.sum() * (2 * math.pi / 256) ** 2 - 1) < 1e-3
+    num = 128
+    grid = (np.arange(num) + 0.5) / num * 2 * math.pi - math.pi
+    inside = np.stack(np.meshgrid(grid, grid, indexing="ij"), axis=-1).reshape(-1, 2)
+    edges = [np.stack([np.full(num, sign * math.pi * (1 - 1e-6)), grid], axis=-1) for sign in (1, -1)]
+    points = np.concatenate([inside, *edges, *(edge[:, ::-1] for edge in edges)])
+
+    @jax.jit
+    def values_and_draws(key, points):
+        flow = perturbed(recipe(key, 2, circular=True, num_layers=3, hidden=(16, 16)), scale=0.1)
+        density = FlowDistribution(flow, dist.Uniform(-math.pi, math.pi).expand([2]).to_event(1))
+        return density.log_prob(points), density.sample(key, (100,))
+
+    log_density, draws = values_and_draws(KEY, points.astype("float32"))
+    values = np.exp(np.float64(log_density[: num**2]))
+    assert abs(values.sum() * (2 * math.pi / num) ** 2 - 1) < 1e-3
     assert values.std() > 0.1 * values.mean()
-    edge, other = (jnp.full(256, sign * math.pi * (1 - 1e-6)) for sign in (1, -1))
-    for at in (lambda a: jnp.stack([a, jnp.asarray(grid)], -1), lambda a: jnp.stack([jnp.asarray(grid), a], -1)):
-        np.testing.assert_allclose(density.log_prob(at(edge)), density.log_prob(at(other)), atol=1e-3)
-    draws = density.sample(jax.random.key(1), (100,))
+    for edge, other in np.split(np.asarray(log_density[num**2 :]).reshape(4, num), 2):
+        np.testing.assert_allclose(edge, other, atol=1e-3)
     assert (np.abs(draws) <= math.pi).all()
 
 
@@ -172,13 +198,18 @@ def test_flows_of_angles(recipe):
 )
 def test_impossible_structures_are_errors(construct, message):
     with pytest.raises(ValueError, match=message):
-        construct()
+        eqx.filter_eval_shape(construct)
 
 
 def test_a_standardized_condition():
-    inner = perturbed(Coupling(jax.random.key(0), 3, AffineUnivariate(), cond_dim=2))
-    outer = StandardizedCondition(inner, jnp.array([1.0, -1.0]), jnp.array([2.0, 0.5]))
-    x, condition = jnp.arange(3.0), jnp.array([5.0, 0.0])
-    for name in ("transform_and_log_det", "inverse_and_log_det"):
-        for got, expected in zip(getattr(outer, name)(x, condition), getattr(inner, name)(x, jnp.array([2.0, 2.0]))):
-            np.testing.assert_allclose(got, expected, rtol=1e-6)
+    inner = drawn(lambda: Coupling(KEY, 3, AffineUnivariate(), cond_dim=2, hidden=(16,)), scale=0.3)
+    outer = StandardizedCondition(inner, jnp.asarray([1.0, -1.0]), jnp.asarray([2.0, 0.5]))
+
+    @eqx.filter_jit
+    def both_ways(bijection, condition):
+        x = np.arange(3.0)
+        return bijection.transform_and_log_det(x, condition), bijection.inverse_and_log_det(x, condition)
+
+    got, expected = both_ways(outer, np.array([5.0, 0.0])), both_ways(inner, np.array([2.0, 2.0]))
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected)):
+        np.testing.assert_allclose(a, b, rtol=1e-6)

@@ -2,13 +2,13 @@
 
 from functools import partial
 
+import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from numpyro_flows.continuous import LinearField, MLPField, OTFlowField, PotentialField
-from tests.bijections.cases import perturbed
 
 KEY = jax.random.PRNGKey(0)
 DIM, COND_DIM = 3, 2
@@ -28,13 +28,18 @@ quick_to_compile = partial(
 )
 
 
-def batched(method):
-    """A method of a flow for a batch of events, compiled."""
-    return quick_to_compile(lambda events: jax.vmap(lambda x: method(x))(events))
+# a solver of little accuracy, the quickest to compile
+COARSE = {"solver": diffrax.Euler(), "stepsize_controller": diffrax.ConstantStepSize(), "num_steps": 8}
 
 
-def trained_field(name: str = "mlp", dim: int = DIM, cond_dim: int | None = None, scale: float = 0.3):
-    return perturbed(FIELDS[name](KEY, dim, cond_dim=cond_dim), scale=scale)
+def with_random_parameters(make, scale: float = 0.4):
+    """What `make` gives of a key, all its parameters random: by NumPy, which compiles nothing."""
+    shapes, rng = eqx.filter_eval_shape(make, KEY), np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: jnp.asarray(scale * rng.normal(size=leaf.shape), leaf.dtype), shapes)
+
+
+def trained_field(name: str = "mlp", dim: int = DIM, cond_dim: int | None = None):
+    return with_random_parameters(partial(FIELDS[name], dim=dim, cond_dim=cond_dim))
 
 
 def linear_field(weight, bias=None) -> LinearField:

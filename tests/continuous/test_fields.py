@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 
 from numpyro_flows.continuous import LinearField, MLPField, OTFlowField, PotentialField
-from tests.continuous.common import COND_DIM, CONDITION, DIM, FIELDS, KEY, X, linear_field, trained_field
+from tests.continuous.common import (
+    COND_DIM,
+    CONDITION,
+    DIM,
+    FIELDS,
+    KEY,
+    X,
+    linear_field,
+    quick_to_compile,
+    trained_field,
+)
 
 TIMES = (0.0, 0.3, 1.0)
 
@@ -19,24 +29,29 @@ CLOSED_FORMS = {
 }
 
 
-@pytest.mark.parametrize("cond_dim", [None, COND_DIM])
+@pytest.mark.parametrize(("cond_dim", "precision"), [(None, "float64"), (COND_DIM, "float32")])
 @pytest.mark.parametrize("name", FIELDS)
-def test_they_start_at_zero(name, cond_dim, dtype):
-    field = FIELDS[name](KEY, DIM, cond_dim=cond_dim)
-    condition = None if cond_dim is None else jnp.asarray(CONDITION)
-    for t in TIMES:
-        value = field(jnp.asarray(t), jnp.asarray(X), condition)
-        assert value.shape == (DIM,)
-        assert value.dtype == dtype
+def test_they_start_at_zero(name, cond_dim, precision):
+    with jax.enable_x64(precision == "float64"):
+
+        @quick_to_compile
+        def values(key, times, x, condition):
+            field = FIELDS[name](key, DIM, cond_dim=cond_dim)
+            return jax.vmap(lambda t: field(t, x, condition))(times)
+
+        condition = None if cond_dim is None else jnp.asarray(CONDITION)
+        found = values(KEY, jnp.asarray(TIMES), jnp.asarray(X), condition)
+        assert found.shape == (len(TIMES), DIM)
+        assert found.dtype == precision
         # only the quadratic of OT-Flow, which at zero would have no gradient, is not exactly zero
-        assert np.abs(value).max() <= (1e-3 if name == "ot-flow" else 0.0)
+        assert np.abs(found).max() <= (1e-3 if name == "ot-flow" else 0.0)
 
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_they_depend_on_time_place_and_condition(name, x64):
     field = trained_field(name, cond_dim=COND_DIM)
     t, x, condition = jnp.asarray(0.3), jnp.asarray(X), jnp.asarray(CONDITION)
-    slopes = jax.jit(jax.jacfwd(field, argnums=(0, 1, 2)))(t, x, condition)
+    slopes = quick_to_compile(lambda *args: jax.jacfwd(field, argnums=(0, 1, 2))(*args))(t, x, condition)
     for slope in slopes:
         assert np.isfinite(slope).all()
         assert np.abs(slope).max() > 1e-3
@@ -45,17 +60,22 @@ def test_they_depend_on_time_place_and_condition(name, x64):
 @pytest.mark.parametrize("name", FIELDS)
 def test_all_parameters_learn(name):
     """What is zero at the start holds others back, but after two steps of gradient descent no array is stuck."""
-    params, static = eqx.partition(FIELDS[name](KEY, DIM, cond_dim=COND_DIM), eqx.is_inexact_array)
 
-    @jax.jit
-    @jax.grad
-    def gradient(params):
-        outputs = [eqx.combine(params, static)(t, jnp.asarray(X), jnp.asarray(CONDITION)) for t in TIMES]
-        return (jnp.stack(outputs) * jnp.array([[1.0, -2.0, 0.7]])).sum()
+    @quick_to_compile
+    def gradient_after_two_steps(key, times, x, condition):
+        @eqx.filter_grad
+        def gradient(field):
+            return (jax.vmap(lambda t: field(t, x, condition))(times) * jnp.array([[1.0, -2.0, 0.7]])).sum()
 
-    for _ in range(2):
-        params = jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient(params))
-    later = gradient(params)
+        def step(params, _):
+            slopes = gradient(eqx.combine(params, static))
+            return jax.tree.map(lambda p, g: p - 0.1 * g, params, slopes), None
+
+        params, static = eqx.partition(FIELDS[name](key, DIM, cond_dim=COND_DIM), eqx.is_inexact_array)
+        params, _ = jax.lax.scan(step, params, length=2)
+        return gradient(eqx.combine(params, static))
+
+    later = gradient_after_two_steps(KEY, jnp.asarray(TIMES), jnp.asarray(X), jnp.asarray(CONDITION))
     if name == "potential":  # a constant of the potential is no velocity
         later = eqx.tree_at(lambda f: f.network.biases[-1], later, None)
     for leaf in jax.tree.leaves(later):
@@ -67,12 +87,22 @@ def test_all_parameters_learn(name):
 def test_closed_divergences_are_traces(name, x64):
     field, x = CLOSED_FORMS[name](), jnp.asarray(X)
     condition = None if field.cond_dim is None else jnp.asarray(CONDITION)
+
+    @quick_to_compile
+    def compute(t):
+        jacobian = jax.jacfwd(lambda x: field(t, x, condition))(x)
+        return *field.velocity_and_divergence(t, x, condition), field(t, x, condition), jacobian
+
     for t in TIMES:
-        value, divergence = field.velocity_and_divergence(t, x, condition)
-        jacobian = jax.jacfwd(lambda x, t=t: field(t, x, condition))(x)
-        np.testing.assert_array_equal(value, field(t, x, condition))
+        value, divergence, expected, jacobian = compute(jnp.asarray(t))
+        np.testing.assert_allclose(value, expected, rtol=1e-14)
         np.testing.assert_allclose(divergence, np.trace(jacobian), rtol=1e-13, atol=1e-13)
         assert abs(divergence) > 0.01
+
+
+@quick_to_compile
+def jacobian_of_field(field, x, condition):
+    return jax.jacfwd(lambda x: field(0.3, x, condition))(x)
 
 
 @pytest.mark.parametrize("cond_dim", [None, COND_DIM])
@@ -82,7 +112,7 @@ def test_potential_fields_do_not_rotate(name, cond_dim, x64):
     condition = None if cond_dim is None else jnp.asarray(CONDITION)
 
     def asymmetry(field):
-        jacobian = jax.jit(jax.jacfwd(lambda x: field(0.3, x, condition)))(jnp.asarray(X))
+        jacobian = jacobian_of_field(field, jnp.asarray(X), condition)
         return np.abs(jacobian - jacobian.T).max() / np.abs(jacobian).max()
 
     assert asymmetry(trained_field(name, cond_dim=cond_dim)) < 1e-14
@@ -96,7 +126,7 @@ def test_the_quadratic_of_ot_flow_is_a_linear_field(x64):
     linear = np.array([1.0, 2.0, 3.0, 4.0])
     field = eqx.tree_at(lambda f: (f.quadratic, f.linear), field, (jnp.asarray(quadratic), jnp.asarray(linear)))
     expected = -(quadratic.T @ (quadratic @ np.append(X, 0.3)) + linear)[:DIM]
-    np.testing.assert_allclose(field(0.3, jnp.asarray(X)), expected, rtol=1e-13)
+    np.testing.assert_allclose(quick_to_compile(field)(0.3, jnp.asarray(X)), expected, rtol=1e-13)
 
 
 @pytest.mark.parametrize(

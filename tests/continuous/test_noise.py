@@ -11,7 +11,7 @@ from numpyro_flows.bijections import Chain, Frozen, Invert, Reshape, Residual
 from numpyro_flows.bijections.noise import EventNoise, estimates, reseeded
 from numpyro_flows.continuous import Hutchinson, HutchPlusPlus, in_training
 from tests.bijections.cases import perturbed
-from tests.continuous.common import KEY, quick_to_compile
+from tests.continuous.common import FIELDS, KEY, quick_to_compile
 
 ONE_PROBE = ["Hutchinson's estimator with 1 rademacher probes"]
 SMALL = {"num_layers": 2, "hidden": (4,)}
@@ -35,7 +35,13 @@ def seeds(tree):
 
 def test_new_seeds():
     """All of them, each its own, a function of the key; layers of a stack have one each, and nothing else changes."""
-    bijection = Chain([flows.residual(KEY, 3, **SMALL), flows.ffjord(KEY, 3, divergence=Hutchinson(KEY))])
+
+    @quick_to_compile
+    def make(key):
+        continuous = flows.ffjord(key, 3, field=FIELDS["mlp"], divergence=Hutchinson(key))
+        return Chain([flows.residual(key, 3, **SMALL), continuous])
+
+    bijection = make(KEY)
     new = reseeded(bijection, jax.random.key(1))
     assert jax.tree.structure(new) == jax.tree.structure(bijection)
     before, after = seeds(bijection), seeds(new)
@@ -49,7 +55,8 @@ def test_new_seeds():
 
 def test_new_seeds_give_a_residual_map_other_errors():
     """In training, too: one event has one value for each key."""
-    residual = perturbed(Residual(KEY, 3, hidden=(4,), exact_dim=2), scale=0.5)
+    make = quick_to_compile(lambda key: perturbed(Residual(key, 3, hidden=(4,), exact_dim=2), scale=0.5))
+    residual = make(KEY)
     keys = jax.random.split(KEY, 8)
     log_det = quick_to_compile(lambda key: in_training(residual, key).transform_and_log_det(jnp.ones(3))[1])
     values = [float(log_det(key)) for key in keys]
@@ -58,7 +65,7 @@ def test_new_seeds_give_a_residual_map_other_errors():
 
 
 def test_what_has_no_seed_stays_as_it_is():
-    plain = flows.realnvp(KEY, 3, **SMALL)
+    plain = quick_to_compile(lambda key: flows.realnvp(key, 3, **SMALL))(KEY)
     assert eqx.tree_equal(reseeded(plain, KEY), plain)
 
 
@@ -83,4 +90,4 @@ def test_what_has_no_seed_stays_as_it_is():
     ],
 )
 def test_estimates_say_so(make, expected):
-    assert estimates(make()) == expected
+    assert estimates(eqx.filter_eval_shape(make)) == expected

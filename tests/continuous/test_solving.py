@@ -2,13 +2,15 @@
 
 import diffrax
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.linalg import expm
 
 from numpyro_flows.continuous import AbstractField, ContinuousFlow, Training, adaptive, in_training, num_evaluations
 from numpyro_flows.continuous.training_form import without_errors
-from tests.continuous.common import KEY, batched, linear_field, quick_to_compile
+from tests.continuous.common import KEY, linear_field, quick_to_compile
 
 STIFF = [[0.0, 60.0], [-60.0, 0.0]]
 
@@ -23,9 +25,13 @@ class Broken(AbstractField):
         return jnp.where(x[0] > 1, jnp.nan, 0.0) * x
 
 
+def linear(weight) -> ContinuousFlow:
+    return ContinuousFlow(linear_field(weight), stepsize_controller=adaptive(1e-4), max_steps=16)
+
+
 def stiff() -> ContinuousFlow:
     """More steps are needed than allowed."""
-    return ContinuousFlow(linear_field(STIFF), stepsize_controller=adaptive(1e-4), max_steps=16)
+    return linear(STIFF)
 
 
 def broken() -> ContinuousFlow:
@@ -46,15 +52,22 @@ FAILURES = {
 OUTSIDE = jnp.array([2.0, 1.0])  # where all of them fail
 
 
+@quick_to_compile
+def transforms(flow, events):
+    return jax.vmap(flow.transform_and_log_det)(events)
+
+
+@quick_to_compile
+def inverses(flow, events):
+    return jax.vmap(flow.inverse_and_log_det)(events)
+
+
 @pytest.mark.parametrize("name", FAILURES)
 def test_a_failure_is_an_error_that_names_solver_tolerance_and_steps(name):
     """Also within jit, and where one event of a batch fails."""
     make, message = FAILURES[name]
-    flow = make()
     with pytest.raises(RuntimeError, match=message):
-        quick_to_compile(flow.transform_and_log_det)(OUTSIDE)
-    with pytest.raises(RuntimeError, match=message):
-        batched(flow.inverse_and_log_det)(jnp.stack([jnp.zeros(2), OUTSIDE]))
+        inverses(make(), jnp.stack([jnp.zeros(2), OUTSIDE]))
 
 
 def test_a_failure_is_an_error_without_jit():
@@ -62,13 +75,13 @@ def test_a_failure_is_an_error_without_jit():
         broken_in_steps().transform(OUTSIDE)
 
 
-@pytest.mark.parametrize("make", [lambda: ContinuousFlow(linear_field(-np.eye(2))), broken_in_steps])
+@pytest.mark.parametrize("make", [lambda: linear(-np.eye(2)), broken_in_steps])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_an_event_that_is_not_finite_gives_nan_and_no_error(make, bad):
     flow = make()
     events = jnp.array([[0.5, bad], [0.5, 0.25]])
-    for method in (flow.transform_and_log_det, flow.inverse_and_log_det):
-        ends, log_dets = batched(method)(events)
+    for move in (transforms, inverses):
+        ends, log_dets = move(flow, events)
         assert np.isnan(ends[0]).all()
         assert np.isnan(log_dets[0])
         assert np.isfinite(ends[1]).all()
@@ -79,7 +92,7 @@ def test_an_event_that_is_not_finite_gives_nan_and_no_error(make, bad):
 def test_without_errors_only_the_event_that_fails_is_nan(name):
     flow = without_errors(FAILURES[name][0]())
     events = jnp.stack([OUTSIDE, jnp.zeros(2)])
-    ends, log_dets = batched(flow.transform_and_log_det)(events)
+    ends, log_dets = inverses(flow, events)
     assert np.isnan(ends[0]).all()
     assert np.isnan(log_dets[0])
     np.testing.assert_array_equal(ends[1], 0.0)
@@ -88,7 +101,7 @@ def test_without_errors_only_the_event_that_fails_is_nan(name):
 
 def test_in_training_a_failure_is_nan():
     flow = in_training(ContinuousFlow(Broken(), training=Training(num_steps=2)), KEY)
-    ends, log_dets = batched(flow.inverse_and_log_det)(jnp.stack([OUTSIDE, jnp.zeros(2)]))
+    ends, log_dets = inverses(flow, jnp.stack([OUTSIDE, jnp.zeros(2)]))
     np.testing.assert_array_equal(np.isnan(log_dets), [True, False])
     np.testing.assert_array_equal(np.isnan(ends).all(1), [True, False])
 
@@ -106,15 +119,20 @@ def test_in_training_a_failure_is_nan():
 def test_evaluations_are_counted(solver, num_steps, expected):
     controller = diffrax.ConstantStepSize()
     flow = ContinuousFlow(linear_field(STIFF), solver=solver, stepsize_controller=controller, num_steps=num_steps)
-    assert quick_to_compile(num_evaluations)(without_errors(flow), jnp.zeros(2)) == expected
+    assert flow.ode.evaluations(np.int32(num_steps)) == expected
 
 
 def test_a_tighter_tolerance_takes_more_evaluations():
-    def count(tolerance):
-        flow = ContinuousFlow(linear_field([[0.0, 3.0], [-3.0, 0.0]]), stepsize_controller=adaptive(tolerance))
-        return int(quick_to_compile(num_evaluations)(flow, jnp.ones(2)))
+    flow = ContinuousFlow(linear_field([[0.0, 3.0], [-3.0, 0.0]]))
 
-    assert 2 * count(1e-2) < count(1e-6)  # of fifth order: steps shorter by 10,000^(1/5), at most
+    @quick_to_compile
+    def count(error_of_a_step):
+        controller = diffrax.PIDController(rtol=error_of_a_step, atol=error_of_a_step)
+        tree = eqx.tree_at(lambda f: f.ode.stepsize_controller, flow, controller)
+        return num_evaluations(tree, jnp.ones(2))
+
+    # of fifth order: steps shorter by 1,000^(1/5), at most
+    assert 2 * count(jnp.asarray(1e-3)) < count(jnp.asarray(1e-6))
 
 
 def test_only_evaluations_of_runge_kutta_solvers_are_counted():
@@ -122,22 +140,22 @@ def test_only_evaluations_of_runge_kutta_solvers_are_counted():
         linear_field(STIFF), solver=diffrax.Euler(), stepsize_controller=diffrax.ConstantStepSize(), num_steps=2
     )
     with pytest.raises(ValueError, match="expected a Runge-Kutta solver to count evaluations of, got Euler"):
-        num_evaluations(flow, jnp.ones(2))
+        jax.eval_shape(lambda x: num_evaluations(flow, x), jnp.ones(2))
 
 
-def test_a_trajectory_ends_where_the_transform_does(x64):
-    matrix = np.array([[0.3, -2.0], [1.0, -0.4]])
-    flow = ContinuousFlow(linear_field(matrix, [0.5, 1.0]), stepsize_controller=adaptive(1e-9))
-    x = jnp.array([1.0, -0.5])
+def test_a_trajectory_is_the_solution_at_its_times(x64):
+    """Of a linear field, whose solution is a matrix exponential."""
+    matrix, bias = np.array([[0.3, -2.0], [1.0, -0.4]]), np.array([0.5, 1.0])
+    flow = ContinuousFlow(linear_field(matrix, bias), stepsize_controller=adaptive(1e-9))
+    x = np.array([1.0, -0.5])
+    homogeneous = np.block([[matrix, bias[:, None]], [np.zeros((1, 3))]])
+    exact = np.stack([(expm(t * homogeneous) @ np.append(x, 1.0))[:2] for t in np.linspace(0, 1, 11)])
     path = quick_to_compile(lambda x: flow.trajectory(x, num_times=11))(x)
-    y, log_det = quick_to_compile(flow.transform_and_log_det)(x)
     assert path.x.shape == (11, 2)
     np.testing.assert_allclose(path.times, np.linspace(0, 1, 11), rtol=1e-15)
     np.testing.assert_array_equal(path.x[0], x)
-    np.testing.assert_allclose(path.x[-1], y, rtol=1e-7)
+    np.testing.assert_allclose(path.x[-1], exact[-1], rtol=1e-7)
     np.testing.assert_allclose(path.log_det, path.times * np.trace(matrix), rtol=1e-12, atol=1e-15)
-    np.testing.assert_allclose(path.log_det[-1], log_det, rtol=1e-12)
     np.testing.assert_allclose(path.divergence, np.trace(matrix), rtol=1e-12)
     # between the solver's steps values are interpolated, to fourth order
-    halfway = ContinuousFlow(flow.field, stepsize_controller=adaptive(1e-9), interval=(0.0, 0.5))
-    np.testing.assert_allclose(path.x[5], quick_to_compile(halfway.transform)(x), atol=1e-6)
+    np.testing.assert_allclose(path.x, exact, atol=1e-6)

@@ -1,0 +1,56 @@
+"""How tests of bijections make them: what takes long there is to compile what runs once."""
+
+from collections.abc import Callable
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.bijections.cases import perturbed
+
+
+@pytest.fixture(autouse=True)
+def quick_to_compile():
+    """What is compiled in a test runs there a few times only, which need not be quick."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def made[T](construct: Callable[[], T], scale: float = 0.0) -> T:
+    """What `construct` gives, with noise of this scale, by one compiled function in place of dozens."""
+    return eqx.filter_jit(lambda: perturbed(construct(), scale=scale) if scale else construct())()
+
+
+def drawn[T](construct: Callable[[], T], scale: float, seed: int = 0) -> T:
+    """What `construct` gives, but with normal numbers for parameters and with other seeds: nothing is compiled for it.
+
+    For modules whose arrays are all of these two kinds.
+    """
+    rng = np.random.default_rng(seed)
+
+    def draw(leaf):
+        if not isinstance(leaf, jax.ShapeDtypeStruct):
+            return leaf
+        if leaf.dtype == np.uint32:
+            return jnp.asarray(rng.integers(2**32, size=leaf.shape, dtype=leaf.dtype))
+        assert jnp.issubdtype(leaf.dtype, jnp.floating)
+        return jnp.asarray((scale * rng.normal(size=leaf.shape)).astype(leaf.dtype))
+
+    return jax.tree.map(draw, eqx.filter_eval_shape(construct))
+
+
+@partial(jax.jit, static_argnums=0)
+def with_slope(method, x, params):
+    """Of a map of one coordinate: value, log-derivative, and the derivative that automatic differentiation finds."""
+    (y, log_derivative), slope = jax.vmap(jax.value_and_grad(method, has_aux=True))(x, params)
+    return y, log_derivative, slope
+
+
+@partial(jax.jit, static_argnums=0)
+def all_gradients(method, x, params):
+    """Of a map of one coordinate: those of the value and of the log-derivative, along the coordinate and parameters."""
+    return jax.vmap(jax.jacrev(lambda x, params: jnp.stack(method(x, params)), (0, 1)))(x, params)
