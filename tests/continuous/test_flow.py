@@ -54,7 +54,7 @@ def linear_flow(matrix) -> ContinuousFlow:
 
 def differentiable_flow(cond_dim: int | None = None) -> ContinuousFlow:
     """By forward mode, which is quicker to compile."""
-    field = trained_field(cond_dim=cond_dim)
+    field = trained_field("mlp with time beside", cond_dim=cond_dim)
     return ContinuousFlow(field, adjoint=diffrax.ForwardMode(), stepsize_controller=adaptive(TIGHT))
 
 

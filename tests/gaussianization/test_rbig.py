@@ -13,6 +13,7 @@ from numpyro_flows.gaussianization import fit_rbig
 from numpyro_flows.gaussianization.rbig import MARGINALS
 
 KEY = jax.random.key(0)
+NUM = 3_000  # rows in most tests, which so share what they compile
 
 
 @eqx.filter_jit
@@ -34,7 +35,7 @@ def nll(fit, data):
 def moons():
     """Training and test points, standardised alike, and the lowest possible NLL of the latter."""
     rng = np.random.default_rng(0)
-    train, test = two_moons(rng, 3_000), two_moons(rng, 20_000)
+    train, test = two_moons(rng, NUM), two_moons(rng, NUM)
     mean, sd = train.mean(0), train.std(0)
     return (train - mean) / sd, (test - mean) / sd, -two_moons_log_density(test).mean() - np.log(sd).sum()
 
@@ -54,11 +55,11 @@ def test_two_moons_held_out(marginal, x64):
 
 @pytest.mark.parametrize("marginal", MARGINALS)
 def test_both_directions_agree(marginal, x64):
-    z = jnp.asarray(np.random.default_rng(0).normal(size=(100, 2)))
+    z = np.random.default_rng(0).normal(size=(100, 2))
     x, log_det = to_data(fitted(marginal).bijection, z)
-    back, log_det_back = to_base(fitted(marginal).bijection, x)
-    np.testing.assert_allclose(back, z, atol=1e-6)
-    np.testing.assert_allclose(log_det_back, -log_det, atol=1e-5)
+    back, log_det_back = to_base(fitted(marginal).bijection, np.resize(x, (NUM, 2)))
+    np.testing.assert_allclose(back[:100], z, atol=1e-6)
+    np.testing.assert_allclose(log_det_back[:100], -log_det, atol=1e-5)
 
 
 def test_drops_are_what_the_log_density_gains(x64):
@@ -71,20 +72,20 @@ def test_drops_are_what_the_log_density_gains(x64):
     np.testing.assert_allclose(fit.total_correlation_drops.sum(), gained, atol=0.01 * 2 * fit.layers)
 
 
-@pytest.mark.parametrize("dim", [1, 2, 5])
+@pytest.mark.parametrize("dim", [1, 5])
 def test_gaussian_data_need_no_depth(dim, x64):
     rng = np.random.default_rng(dim)
-    data = 3.0 + rng.normal(size=(2_000, dim))
+    data = 3.0 + rng.normal(size=(NUM, dim))
     fit = fit_rbig(KEY, data)
     assert fit.layers <= 3
-    fresh = 3.0 + rng.normal(size=(5_000, dim))
+    fresh = 3.0 + rng.normal(size=(NUM, dim))
     exact = 0.5 * dim * np.log(2 * np.pi) + 0.5 * ((fresh - 3.0) ** 2).sum(1)
-    assert np.mean(nll(fit, fresh) - exact) < 24 * dim * fit.layers / (2 * 2_000)
+    assert np.mean(nll(fit, fresh) - exact) < 24 * dim * fit.layers / (2 * NUM)
 
 
 def test_one_coordinate_needs_few_layers(x64):
     """One, but that a second refines the edge of the exponential distribution."""
-    fit = fit_rbig(KEY, np.random.default_rng(0).exponential(size=(2_000, 1)))
+    fit = fit_rbig(KEY, np.random.default_rng(0).exponential(size=(NUM, 1)))
     assert fit.layers <= 3
 
 
@@ -96,9 +97,9 @@ def test_scales_and_locations_do_not_matter(x64):
     np.testing.assert_allclose(value.mean(), nll(fitted("mixture"), test).mean(), atol=0.05)
 
 
-def test_is_the_same_for_a_key_of_either_kind():
-    data = moons()[0][:200]
-    one, other = (fit_rbig(key, data, max_layers=3) for key in (jax.random.key(3), jax.random.PRNGKey(3)))
+def test_is_the_same_for_a_key_of_either_kind(x64):
+    data = moons()[0]
+    one, other = (fit_rbig(key, data, max_layers=2) for key in (jax.random.key(3), jax.random.PRNGKey(3)))
     for a, b in zip(jax.tree.leaves(one.bijection), jax.tree.leaves(other.bijection)):
         np.testing.assert_array_equal(a, b)
 
