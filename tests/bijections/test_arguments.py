@@ -29,6 +29,10 @@ KEY = jax.random.key(0)
 FREE, CONDITIONAL = ([n for n in CASES if n not in FLOWS or n.endswith(end)] for end in (" 2d", " 5d conditional"))
 
 
+def traced_coupling(cond_dim):
+    return eqx.filter_eval_shape(lambda: Coupling(KEY, 2, AffineUnivariate(), cond_dim=cond_dim))
+
+
 def score(bijection, x, condition=None):
     return transform_with_score(bijection, x, x, condition)
 
@@ -93,7 +97,7 @@ def test_a_chain_gives_the_condition_to_those_that_need_it():
             np.testing.assert_allclose(a, b, rtol=8 * np.finfo("float32").eps)
 
 
-@pytest.mark.parametrize("name", FREE)
+@pytest.mark.parametrize("name", [n for n in CASES if n not in FLOWS])
 def test_integers_are_numbers(name):
     bijection = traced(name)
     x, condition = (shape_and_type(shape, "int32") for shape in (bijection.shape, bijection.cond_shape))
@@ -122,7 +126,7 @@ def test_double_parameters_take_single_events(name, x64):
         (lambda: Chain([]), r"bijections of one shape, got \[\]"),
         (lambda: Chain([Affine(0.0), Affine(jnp.zeros(2))]), r"bijections of one shape, got \[\(\), \(2,\)\]"),
         (
-            lambda: Chain([Coupling(KEY, 2, AffineUnivariate(), cond_dim=n) for n in (1, 2)]),
+            lambda: Chain([traced_coupling(cond_dim) for cond_dim in (1, 2)]),
             r"one shape of condition, got \[\(1,\), \(2,\)\]",
         ),
         (lambda: Coupling(KEY, 0, AffineUnivariate()), r"dim >= 1, got 0"),
@@ -136,7 +140,7 @@ def test_double_parameters_take_single_events(name, x64):
 )
 def test_impossible_arguments_are_errors(construct, message):
     with pytest.raises(ValueError, match=message):
-        eqx.filter_eval_shape(construct)
+        construct()
 
 
 def test_frozen_is_the_same_map_without_gradients():

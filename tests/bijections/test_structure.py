@@ -48,7 +48,7 @@ def test_a_network_narrower_than_its_outputs_stays_within_its_mask():
     assert seen.any(1)[-4:].all()
 
 
-@pytest.mark.parametrize(("block_size", "dim"), [(1, 5), (2, 5), (3, 6), (5, 5)])
+@pytest.mark.parametrize(("block_size", "dim"), [(1, 5), (2, 5), (5, 5)])
 def test_a_transformer_sees_the_blocks_before_only(block_size, dim):
     def network(key):
         options = {"block_size": block_size, "width": 8, "num_heads": 2, "num_blocks": 2, "cond_dim": 2}
@@ -79,7 +79,7 @@ def test_autoregressive_layers_are_triangular(layer, order):
     np.testing.assert_array_equal(seen[::order, ::order], np.tri(5, dtype=bool))
 
 
-@pytest.mark.parametrize("passes", [1, 2, 3, 5])
+@pytest.mark.parametrize("passes", [1, 2, 3])
 def test_passes_are_groups_that_depend_on_the_groups_before(passes):
     def layer(key):
         return masked_autoregressive(key, 5, AffineUnivariate(), hidden=(16,), passes=passes)

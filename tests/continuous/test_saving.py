@@ -1,5 +1,7 @@
 """Continuous flows to a file and back, with whatever solver, controller, adjoint and estimator they have."""
 
+from functools import partial
+
 import diffrax
 import jax
 import jax.numpy as jnp
@@ -7,9 +9,17 @@ import numpy as np
 import pytest
 
 from numpyro_flows import FlowDistribution, flows
-from numpyro_flows.continuous import Energies, Hutchinson, HutchPlusPlus, OTFlowField, Training, adaptive
+from numpyro_flows.continuous import (
+    ContinuousFlow,
+    Energies,
+    Hutchinson,
+    HutchPlusPlus,
+    OTFlowField,
+    Training,
+    adaptive,
+)
 from tests.bijections.cases import perturbed
-from tests.continuous.common import FIELDS, KEY, X, quick_to_compile
+from tests.continuous.common import FIELDS, KEY, X, quick_to_compile, trained_field
 
 CASES = {
     "default": {"field": FIELDS["mlp"]},
@@ -37,7 +47,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_file(name, tmp_path):
     """The same structure, which holds all settings, and the same arrays."""
-    flow = FlowDistribution(perturbed(flows.ffjord(KEY, 3, **CASES[name]), scale=0.1))
+    flow = FlowDistribution(quick_to_compile(lambda key: flows.ffjord(key, 3, **CASES[name]))(KEY))
     flow.save(tmp_path / "flow")
     again = FlowDistribution.load(tmp_path / "flow")
     assert jax.tree.structure(again.bijection) == jax.tree.structure(flow.bijection)
@@ -52,7 +62,7 @@ def log_prob(flow, y):
 
 
 def test_a_flow_of_a_file_has_the_same_density(tmp_path):
-    flow = FlowDistribution(perturbed(flows.ffjord(KEY, 3, field=FIELDS["mlp"]), scale=0.1))
+    flow = FlowDistribution(ContinuousFlow(trained_field()))
     flow.save(tmp_path / "flow")
     y = jnp.asarray(X, "float32")
     np.testing.assert_array_equal(log_prob(FlowDistribution.load(tmp_path / "flow"), y), log_prob(flow, y))
@@ -60,7 +70,8 @@ def test_a_flow_of_a_file_has_the_same_density(tmp_path):
 
 @pytest.mark.parametrize("key_style", [jax.random.PRNGKey, jax.random.key], ids=["raw", "typed"])
 def test_a_matrix_exponential(key_style, tmp_path):
-    flow = perturbed(flows.matrix_exponential(key_style(0), 3, num_layers=2, cond_dim=1, gate="tanh"))
+    make = partial(flows.matrix_exponential, dim=3, num_layers=2, cond_dim=1, gate="tanh")
+    flow = quick_to_compile(lambda key: perturbed(make(key)))(key_style(0))
     FlowDistribution(flow, condition=jnp.ones(1)).save(tmp_path / "flow")
     again = FlowDistribution.load(tmp_path / "flow")
     y = jnp.asarray(X, "float32")

@@ -121,9 +121,8 @@ def entropies_along_the_diagonal() -> tuple[float, float]:
     return quadrature(1.0), quadrature(np.sqrt(2)) + across
 
 
-@SEEDS
-def test_mixture_of_gaussians(seed, x64):
-    data = along_the_diagonal(np.random.default_rng(seed))
+def test_mixture_of_gaussians(x64):
+    data = along_the_diagonal(np.random.default_rng(0))
     marginal, joint = entropies_along_the_diagonal()
     assert is_right(total_correlation(KEY, data), 2 * marginal - joint)
     assert is_right(mutual_information(KEY, data[:, :1], data[:, 1:]), 2 * marginal - joint)

@@ -17,10 +17,8 @@ from tests.bijections.common import made
 KEY = jax.random.key(0)
 NUM = 200
 RECIPES = {
-    "gaussianization": flows.gaussianization,
     "gaussianization with cayley": partial(flows.gaussianization, rotation=Cayley),
     "gaussianization conditional": partial(flows.gaussianization, cond_dim=2),
-    "coupling_gaussianization": flows.coupling_gaussianization,
     "coupling_gaussianization conditional": partial(flows.coupling_gaussianization, cond_dim=2, hidden=(8,)),
 }
 
