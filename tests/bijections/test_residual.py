@@ -17,9 +17,8 @@ NUM_SEEDS = 20_000
 
 def strong(scale: float = 0.3, **options) -> Residual:
     """A map of three coordinates whose `g` is as steep as it may be, its Jacobian near `-max_lipschitz I`."""
-    bijection = drawn(
-        lambda: Residual(KEY, 3, hidden=(8,), **options), scale, seed=5
-    )  # a seed by which no slope is near 0
+    # by this seed no slope is near 0
+    bijection = drawn(lambda: Residual(KEY, 3, hidden=(8,), **options), scale, seed=5)
     first, last = (np.asarray(weight) for weight in bijection.network.weights)
     steepest = np.full(8, 2.4)  # of the SiLU
     new = (2 * np.eye(3, 8) + scale * first, last - 3 * np.eye(8, 3), steepest)

@@ -21,13 +21,6 @@ FIELDS = {
     "ot-flow": partial(OTFlowField, width=8),
 }
 
-# solvers make large programs, which run for an instant
-quick_to_compile = partial(
-    eqx.filter_jit,
-    compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True},
-)
-
-
 # a solver of little accuracy, the quickest to compile
 COARSE = {"solver": diffrax.Euler(), "stepsize_controller": diffrax.ConstantStepSize(), "num_steps": 8}
 

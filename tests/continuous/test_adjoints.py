@@ -9,7 +9,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from numpyro_flows.continuous import ContinuousFlow, adaptive
-from tests.continuous.common import COARSE, COND_DIM, CONDITION, KEY, X, quick_to_compile, trained_field
+from tests.continuous.common import COARSE, COND_DIM, CONDITION, KEY, X, trained_field
 
 TOLERANCE, STEP = 1e-9, 1e-3
 # every adjoint once, and either direction, which is a matter of signs, by two of them
@@ -43,7 +43,7 @@ def test_gradients(name, x64):
         end, log_det = getattr(eqx.combine(params, static), direction)(x, condition)
         return (end * jnp.array([1.0, -2.0, 0.5])).sum() + log_det
 
-    @quick_to_compile
+    @eqx.filter_jit
     def value_and_slope(step, way):
         moved = jax.tree.map(lambda a, w: a + step * w, args, way)
         if name == "forward mode":

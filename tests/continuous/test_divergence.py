@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 
 from numpyro_flows.bijections.noise import reseeded
 from numpyro_flows.continuous import ContinuousFlow, Exact, Hutchinson, HutchPlusPlus, Training, in_training
-from tests.continuous.common import CONDITION, DIM, KEY, X, linear_field, quick_to_compile, trained_field
+from tests.continuous.common import CONDITION, DIM, KEY, X, linear_field, trained_field
 from tests.continuous.common import within_standard_errors as within
 
 SIZE, NUM_KEYS = 24, 10_000
@@ -23,7 +23,7 @@ ESTIMATES = {
 }
 
 
-@quick_to_compile
+@eqx.filter_jit
 def estimates(divergence, field):
     """Divergences and squared norms at one point, of as many seeds as there are keys."""
 
@@ -92,7 +92,7 @@ def test_hutch_plus_plus_varies_less_where_few_directions_carry_most(x64):
 @pytest.mark.parametrize("make", [Exact, *ESTIMATES.values()], ids=["exact", *ESTIMATES])
 def test_the_velocity_is_the_field(make, x64):
     divergence, field, t, x = make(), trained_field(), jnp.asarray(0.3), jnp.asarray(X)
-    found, expected = quick_to_compile(lambda x: (divergence(field, t, x, None, divergence.probes(x)), field(t, x)))(x)
+    found, expected = eqx.filter_jit(lambda x: (divergence(field, t, x, None, divergence.probes(x)), field(t, x)))(x)
     np.testing.assert_allclose(found.value, expected, rtol=1e-14)
 
 
@@ -101,7 +101,7 @@ def test_the_exact_one_is_the_jacobian_s(name, x64):
     """By forward mode, or where the field has one by its closed form."""
     field, t, condition = trained_field(name, cond_dim=2), jnp.asarray(0.3), jnp.asarray(CONDITION)
 
-    @quick_to_compile
+    @eqx.filter_jit
     def compute(x):
         return Exact()(field, t, x, condition, None), jax.jacrev(lambda x: field(t, x, condition))(x)
 
@@ -115,7 +115,7 @@ def test_the_exact_one_is_the_jacobian_s(name, x64):
 def test_probes_belong_to_seed_and_event(make, key_style):
     # of so few signs two may agree by chance: among many events and seeds they do not
     events = jnp.asarray(X, "float32") + 0.01 * jnp.arange(64)[:, None]
-    probes = quick_to_compile(lambda divergence, events: jax.vmap(divergence.probes)(events))
+    probes = eqx.filter_jit(lambda divergence, events: jax.vmap(divergence.probes)(events))
     of_events, again, of_other_seed = (
         np.asarray(probes(make(key_style(seed)), events)).reshape(64, -1) for seed in (0, 0, 1)
     )
@@ -152,7 +152,7 @@ def value_and_slopes(loss, field, y):
 
 @pytest.fixture(scope="module")
 def exact():
-    return quick_to_compile(lambda field, y: value_and_slopes(by_hand, field, y))(trained_field(), np.float32(X))
+    return eqx.filter_jit(lambda field, y: value_and_slopes(by_hand, field, y))(trained_field(), np.float32(X))
 
 
 @pytest.mark.parametrize("name", ["rademacher", "hutch++"])
@@ -166,7 +166,7 @@ def test_log_densities_and_their_gradients_are_unbiased(name, exact):
 
         return value_and_slopes(loss, field, y)
 
-    found = quick_to_compile(jax.vmap(one, in_axes=(None, 0)))(trained_field(), KEYS)
+    found = eqx.filter_jit(jax.vmap(one, in_axes=(None, 0)))(trained_field(), KEYS)
     for values, expected in zip(found, exact):
         assert np.std(values) > 1e-3
         assert within(values, float(expected))
@@ -177,7 +177,7 @@ def test_training_draws_probes_anew_for_each_key():
     training = Training(num_steps=2, solver=diffrax.Euler())
     flow = ContinuousFlow(linear_field(matrix), divergence=Hutchinson(KEY), training=training)
     y = jnp.asarray(X, "float32")
-    log_det = quick_to_compile(jax.vmap(lambda key: in_training(flow, key).inverse_and_log_det(y)[1]))
+    log_det = eqx.filter_jit(jax.vmap(lambda key: in_training(flow, key).inverse_and_log_det(y)[1]))
     values, again = (np.asarray(log_det(KEYS[:32])) for _ in range(2))
     np.testing.assert_array_equal(values, again)
     # 2^3 probes make four different values, as a probe and its negative are alike
@@ -187,7 +187,7 @@ def test_training_draws_probes_anew_for_each_key():
 def test_probes_are_fixed_along_a_trajectory(x64):
     """So the estimate of a constant divergence is constant, and the log-determinant rises evenly."""
     matrix = np.random.default_rng(0).normal(size=(DIM, DIM))
-    path = quick_to_compile(ContinuousFlow(linear_field(matrix), divergence=Hutchinson(KEY)).trajectory)(X)
+    path = eqx.filter_jit(ContinuousFlow(linear_field(matrix), divergence=Hutchinson(KEY)).trajectory)(X)
     np.testing.assert_allclose(path.divergence, path.divergence[0], rtol=1e-12)
     np.testing.assert_allclose(path.log_det, path.times * path.divergence[0], rtol=1e-12, atol=1e-12)
     assert abs(path.divergence[0] - np.trace(matrix)) > 1e-3

@@ -15,7 +15,6 @@ from tests.continuous.common import (
     KEY,
     X,
     linear_field,
-    quick_to_compile,
     trained_field,
 )
 
@@ -34,7 +33,7 @@ CLOSED_FORMS = {
 def test_they_start_at_zero(name, cond_dim, precision):
     with jax.enable_x64(precision == "float64"):
 
-        @quick_to_compile
+        @eqx.filter_jit
         def values(key, times, x, condition):
             field = FIELDS[name](key, DIM, cond_dim=cond_dim)
             return jax.vmap(lambda t: field(t, x, condition))(times)
@@ -51,7 +50,7 @@ def test_they_start_at_zero(name, cond_dim, precision):
 def test_they_depend_on_time_place_and_condition(name, x64):
     field = trained_field(name, cond_dim=COND_DIM)
     t, x, condition = jnp.asarray(0.3), jnp.asarray(X), jnp.asarray(CONDITION)
-    slopes = quick_to_compile(lambda *args: jax.jacfwd(field, argnums=(0, 1, 2))(*args))(t, x, condition)
+    slopes = eqx.filter_jit(lambda *args: jax.jacfwd(field, argnums=(0, 1, 2))(*args))(t, x, condition)
     for slope in slopes:
         assert np.isfinite(slope).all()
         assert np.abs(slope).max() > 1e-3
@@ -61,7 +60,7 @@ def test_they_depend_on_time_place_and_condition(name, x64):
 def test_all_parameters_learn(name):
     """What is zero at the start holds others back, but after two steps of gradient descent no array is stuck."""
 
-    @quick_to_compile
+    @eqx.filter_jit
     def gradient_after_two_steps(key, times, x, condition):
         @eqx.filter_grad
         def gradient(field):
@@ -88,7 +87,7 @@ def test_closed_divergences_are_traces(name, x64):
     field, x = CLOSED_FORMS[name](), jnp.asarray(X)
     condition = None if field.cond_dim is None else jnp.asarray(CONDITION)
 
-    @quick_to_compile
+    @eqx.filter_jit
     def compute(t):
         jacobian = jax.jacfwd(lambda x: field(t, x, condition))(x)
         return *field.velocity_and_divergence(t, x, condition), field(t, x, condition), jacobian
@@ -100,7 +99,7 @@ def test_closed_divergences_are_traces(name, x64):
         assert abs(divergence) > 0.01
 
 
-@quick_to_compile
+@eqx.filter_jit
 def jacobian_of_field(field, x, condition):
     return jax.jacfwd(lambda x: field(0.3, x, condition))(x)
 
@@ -126,7 +125,7 @@ def test_the_quadratic_of_ot_flow_is_a_linear_field(x64):
     linear = np.array([1.0, 2.0, 3.0, 4.0])
     field = eqx.tree_at(lambda f: (f.quadratic, f.linear), field, (jnp.asarray(quadratic), jnp.asarray(linear)))
     expected = -(quadratic.T @ (quadratic @ np.append(X, 0.3)) + linear)[:DIM]
-    np.testing.assert_allclose(quick_to_compile(field)(0.3, jnp.asarray(X)), expected, rtol=1e-13)
+    np.testing.assert_allclose(eqx.filter_jit(field)(0.3, jnp.asarray(X)), expected, rtol=1e-13)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ from tests.continuous.common import (
     KEY,
     X,
     linear_field,
-    quick_to_compile,
     trained_field,
 )
 
@@ -29,7 +28,7 @@ TIGHT = 1e-10
 POINTS = np.random.default_rng(0).normal(size=(8, DIM))
 
 
-@quick_to_compile
+@eqx.filter_jit
 def there_and_back(flow, points):
     """For a batch of events; compiled once for all flows that differ in numbers only."""
 
@@ -103,7 +102,7 @@ def test_the_interval_may_run_either_way(x64):
     np.testing.assert_allclose(log_det_back, -np.trace(matrix), rtol=1e-12)
 
 
-@quick_to_compile
+@eqx.filter_jit
 def with_jacobian(flow, x, condition):
     """The Jacobian, the image and the log-determinant."""
 
@@ -180,7 +179,7 @@ def test_scores(x64):
     """Carried along the trajectory, and by differentiation of the log density."""
     flow, condition = differentiable_flow(COND_DIM), jnp.asarray(CONDITION)
 
-    @quick_to_compile
+    @eqx.filter_jit
     def compute(flow, x):
         def log_density(y):
             x, log_det = flow.inverse_and_log_det(y, condition)
@@ -206,7 +205,7 @@ def test_gradients_of_a_score_s_loss_go_through_the_events(x64):
         flow = eqx.combine(params, static)
         return flow.transform(x), transform_with_score(flow, x, -x)
 
-    plain, (y, log_det, score) = quick_to_compile(lambda p, way: jax.jvp(ends, (p,), (way,))[1])(params, way)
+    plain, (y, log_det, score) = eqx.filter_jit(lambda p, way: jax.jvp(ends, (p,), (way,))[1])(params, way)
     np.testing.assert_allclose(y, plain, rtol=0, atol=1e-8)
     assert np.abs(plain).max() > 0.01
     assert log_det == 0
@@ -222,7 +221,7 @@ def test_events_of_other_shapes():
     x = y.reshape(2, 6) / np.exp(rates)
     expected = norm.logpdf(x).sum(1) - rates.sum()
     error = 1e-4 * (np.abs(x) * (1 + np.abs(x))).sum(1)  # of a solution to the default tolerance
-    assert (np.abs(quick_to_compile(lambda y: images.log_prob(y))(y) - expected) < error).all()
+    assert (np.abs(eqx.filter_jit(lambda y: images.log_prob(y))(y) - expected) < error).all()
     assert np.ptp(expected) > 1
 
 

@@ -1,5 +1,6 @@
 """Pictures run for what `fit_density` makes, say what their axes are, and show what they say."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,7 @@ from matplotlib.collections import LineCollection, QuadMesh
 from numpyro_flows import FlowDistribution, flow_plots
 from numpyro_flows.bijections import Affine, Chain, Frozen, Invert, StandardizedCondition
 from numpyro_flows.continuous import ContinuousFlow, LinearField
-from tests.continuous.common import COARSE, KEY, linear_field, quick_to_compile, trained_field
+from tests.continuous.common import COARSE, KEY, linear_field, trained_field
 
 LOC, SCALE = np.array([10.0, -3.0]), np.array([2.0, 0.5])
 SPREAD = np.array([0.5, -0.25])
@@ -86,7 +87,7 @@ def conditional() -> FlowDistribution:
 def test_paths_of_a_conditional_flow_end_at_its_draws():
     flow, condition = conditional(), jnp.full(1, 3.0)
     figure = flow_plots.plot_trajectories(flow, KEY, condition=condition, num_paths=5, num_times=3)
-    expected = quick_to_compile(lambda: flow.given(condition).sample(KEY, (5,)))()
+    expected = eqx.filter_jit(lambda: flow.given(condition).sample(KEY, (5,)))()
     np.testing.assert_allclose(figure.axes[0].collections[-1].get_offsets(), expected, rtol=1e-4)
     # a condition may as well come with the distribution
     np.testing.assert_array_equal(flow_plots._parts(flow.given(condition), None).condition, (condition - 1) / 2)

@@ -26,7 +26,7 @@ from numpyro_flows.recipe import RECIPE
 from numpyro_flows.stages import Clock, FlowStages
 from numpyro_flows.survey import Survey
 from tests.bijections.cases import perturbed
-from tests.continuous.common import COARSE, KEY, quick_to_compile, with_random_parameters
+from tests.continuous.common import COARSE, KEY, with_random_parameters
 
 FEW = 2  # solver steps
 
@@ -84,7 +84,7 @@ def test_svi():
     """By path gradients, which go through the flow in both directions."""
     svi = SVI(banana, AutoFlow(banana, quick), numpyro.optim.Adam(3e-2), PathELBO(8))
 
-    @quick_to_compile
+    @eqx.filter_jit
     def run(key):
         return jax.lax.scan(lambda state, _: svi.update(state), svi.init(key), length=60)[1]
 
@@ -107,7 +107,7 @@ def test_neutra_solves_once_for_a_density(neutra, monkeypatch):
     monkeypatch.setattr(ContinuousFlow, "solve", lambda *args, **kwargs: calls.append(1) or solve(*args, **kwargs))
     model = neutra.reparam(banana)
 
-    @quick_to_compile
+    @eqx.filter_jit
     def density(z):
         return log_density(numpyro.handlers.seed(model, 0), (), {}, {"auto_shared_latent": z})[0]
 
@@ -115,7 +115,7 @@ def test_neutra_solves_once_for_a_density(neutra, monkeypatch):
     value = density(z)
     assert len(calls) == 1
     transform = neutra.transform
-    x, log_det = quick_to_compile(lambda z: (transform(z), transform.log_abs_det_jacobian(z, None)))(z)
+    x, log_det = eqx.filter_jit(lambda z: (transform(z), transform.log_abs_det_jacobian(z, None)))(z)
     sites = neutra.guide._unpack_latent(x)
     expected = log_density(banana, (), {}, sites)[0] + log_det
     np.testing.assert_allclose(value, expected, rtol=1e-5)

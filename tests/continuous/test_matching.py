@@ -28,7 +28,7 @@ from numpyro_flows.continuous import (
 )
 from numpyro_flows.continuous.matching import _nearest
 from numpyro_flows.likelihood import Rows, flow_matching
-from tests.continuous.common import COARSE, linear_field, quick_to_compile, within_standard_errors
+from tests.continuous.common import COARSE, linear_field, within_standard_errors
 
 PATHS = {"optimal transport": ConditionalOT(), "rectified": RectifiedFlow(), "diffusion": VariancePreserving()}
 TRAIN, TEST = (np.float32(points)[:num] for points, num in zip(standardised("moons"), (500, 1000)))
@@ -78,12 +78,12 @@ def test_the_loss_is_least_at_the_field_that_carries_the_base_to_the_data(name):
         slope = eqx.filter_grad(loss)(Gaussian(1))
         return slope.weight[0, 0], slope.bias[0]
 
-    for slopes in quick_to_compile(lambda keys: jax.vmap(gradient)(keys))(jax.random.split(jax.random.key(0), num)):
+    for slopes in eqx.filter_jit(lambda keys: jax.vmap(gradient)(keys))(jax.random.split(jax.random.key(0), num)):
         assert within_standard_errors(slopes, 0.0)
         assert np.std(slopes) > 0
 
 
-@quick_to_compile
+@eqx.filter_jit
 def loss_of(matching, flow, data):
     return matching(flow, jax.random.key(0), data, None, jnp.ones(len(data)))
 

@@ -14,7 +14,7 @@ from numpyro_flows import FlowDistribution, fit_density, flows
 from numpyro_flows.bijections import MatrixExponential
 from numpyro_flows.continuous import ContinuousFlow, LinearField, adaptive
 from numpyro_flows.training import TrainState, cosine_schedule, train_chunk
-from tests.continuous.common import quick_to_compile, with_random_parameters
+from tests.continuous.common import with_random_parameters
 
 KEY = jax.random.PRNGKey(0)
 DIM = 4
@@ -30,7 +30,7 @@ def trained(**options) -> MatrixExponential:
     return with_random_parameters(lambda key: MatrixExponential(key, DIM, bias=True, **options), scale=0.5)
 
 
-@quick_to_compile
+@eqx.filter_jit
 def transform(bijection, x, condition=None):
     return bijection.transform_and_log_det(x, condition)
 
@@ -69,7 +69,7 @@ def test_at_time_zero_it_is_the_identity(gate, precision):
     with jax.enable_x64(precision == "float64"):
         stack = with_random_parameters(partial(flows.matrix_exponential, dim=DIM, num_layers=2, cond_dim=1, gate=gate))
 
-        @quick_to_compile
+        @eqx.filter_jit
         def both_ways(x, time):
             return stack.transform_and_log_det(x, time), stack.inverse_and_log_det(x, time)
 
@@ -128,7 +128,7 @@ def expected_nll(flow: FlowDistribution) -> float:
     """Of a linear map of a standard normal, under the tilted Gaussian: exact, by the map's inverse at three points."""
     mean, covariance, _ = tilted_gaussian()
     points = np.float32([[0, 0], [1, 0], [0, 1]])
-    inverses = quick_to_compile(lambda points: jax.vmap(flow.bijection.inverse_and_log_det)(points))
+    inverses = eqx.filter_jit(lambda points: jax.vmap(flow.bijection.inverse_and_log_det)(points))
     images, (log_det, *_) = inverses(points)
     offset, *ends = np.asarray(images, float)
     inverse = (ends - offset).T
@@ -149,7 +149,7 @@ def by_maximum_likelihood(data, **options):
         return -FlowDistribution(eqx.combine(params, static)).log_prob(data).mean()
 
     rates = jnp.asarray(cosine_schedule(300, 0.05), "float32")
-    state, _, _ = quick_to_compile(partial(train_chunk, loss))(TrainState.init(params), jnp.zeros(300), rates)
+    state, _, _ = eqx.filter_jit(partial(train_chunk, loss))(TrainState.init(params), jnp.zeros(300), rates)
     return FlowDistribution(eqx.combine(state.params, static))
 
 

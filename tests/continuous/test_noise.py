@@ -11,7 +11,7 @@ from numpyro_flows.bijections import Chain, Frozen, Invert, Reshape, Residual
 from numpyro_flows.bijections.noise import EventNoise, estimates, reseeded
 from numpyro_flows.continuous import Hutchinson, HutchPlusPlus, in_training
 from tests.bijections.cases import perturbed
-from tests.continuous.common import FIELDS, KEY, quick_to_compile
+from tests.continuous.common import FIELDS, KEY
 
 ONE_PROBE = ["Hutchinson's estimator with 1 rademacher probes"]
 SMALL = {"num_layers": 2, "hidden": (4,)}
@@ -36,7 +36,7 @@ def seeds(tree):
 def test_new_seeds():
     """All of them, each its own, a function of the key; layers of a stack have one each, and nothing else changes."""
 
-    @quick_to_compile
+    @eqx.filter_jit
     def make(key):
         continuous = flows.ffjord(key, 3, field=FIELDS["mlp"], divergence=Hutchinson(key))
         return Chain([flows.residual(key, 3, **SMALL), continuous])
@@ -55,17 +55,17 @@ def test_new_seeds():
 
 def test_new_seeds_give_a_residual_map_other_errors():
     """In training, too: one event has one value for each key."""
-    make = quick_to_compile(lambda key: perturbed(Residual(key, 3, hidden=(4,), exact_dim=2), scale=0.5))
+    make = eqx.filter_jit(lambda key: perturbed(Residual(key, 3, hidden=(4,), exact_dim=2), scale=0.5))
     residual = make(KEY)
     keys = jax.random.split(KEY, 8)
-    log_det = quick_to_compile(lambda key: in_training(residual, key).transform_and_log_det(jnp.ones(3))[1])
+    log_det = eqx.filter_jit(lambda key: in_training(residual, key).transform_and_log_det(jnp.ones(3))[1])
     values = [float(log_det(key)) for key in keys]
     assert len(set(values)) > 1
     assert values == [float(log_det(key)) for key in keys]
 
 
 def test_what_has_no_seed_stays_as_it_is():
-    plain = quick_to_compile(lambda key: flows.realnvp(key, 3, **SMALL))(KEY)
+    plain = eqx.filter_jit(lambda key: flows.realnvp(key, 3, **SMALL))(KEY)
     assert eqx.tree_equal(reseeded(plain, KEY), plain)
 
 

@@ -3,6 +3,7 @@
 from functools import partial
 
 import diffrax
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +20,7 @@ from numpyro_flows.continuous import (
     adaptive,
 )
 from tests.bijections.cases import perturbed
-from tests.continuous.common import FIELDS, KEY, X, quick_to_compile, trained_field
+from tests.continuous.common import FIELDS, KEY, X, trained_field
 
 CASES = {
     "default": {"field": FIELDS["mlp"]},
@@ -47,7 +48,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_file(name, tmp_path):
     """The same structure, which holds all settings, and the same arrays."""
-    flow = FlowDistribution(quick_to_compile(lambda key: flows.ffjord(key, 3, **CASES[name]))(KEY))
+    flow = FlowDistribution(eqx.filter_jit(lambda key: flows.ffjord(key, 3, **CASES[name]))(KEY))
     flow.save(tmp_path / "flow")
     again = FlowDistribution.load(tmp_path / "flow")
     assert jax.tree.structure(again.bijection) == jax.tree.structure(flow.bijection)
@@ -56,7 +57,7 @@ def test_file(name, tmp_path):
     assert again.bijection.training.penalties == flow.bijection.training.penalties
 
 
-@quick_to_compile
+@eqx.filter_jit
 def log_prob(flow, y):
     return flow.log_prob(y)
 
@@ -71,7 +72,7 @@ def test_a_flow_of_a_file_has_the_same_density(tmp_path):
 @pytest.mark.parametrize("key_style", [jax.random.PRNGKey, jax.random.key], ids=["raw", "typed"])
 def test_a_matrix_exponential(key_style, tmp_path):
     make = partial(flows.matrix_exponential, dim=3, num_layers=2, cond_dim=1, gate="tanh")
-    flow = quick_to_compile(lambda key: perturbed(make(key)))(key_style(0))
+    flow = eqx.filter_jit(lambda key: perturbed(make(key)))(key_style(0))
     FlowDistribution(flow, condition=jnp.ones(1)).save(tmp_path / "flow")
     again = FlowDistribution.load(tmp_path / "flow")
     y = jnp.asarray(X, "float32")

@@ -10,7 +10,7 @@ from scipy.linalg import expm
 
 from numpyro_flows.continuous import AbstractField, ContinuousFlow, Training, adaptive, in_training, num_evaluations
 from numpyro_flows.continuous.training_form import without_errors
-from tests.continuous.common import KEY, linear_field, quick_to_compile
+from tests.continuous.common import KEY, linear_field
 
 STIFF = [[0.0, 60.0], [-60.0, 0.0]]
 
@@ -52,12 +52,12 @@ FAILURES = {
 OUTSIDE = jnp.array([2.0, 1.0])  # where all of them fail
 
 
-@quick_to_compile
+@eqx.filter_jit
 def transforms(flow, events):
     return jax.vmap(flow.transform_and_log_det)(events)
 
 
-@quick_to_compile
+@eqx.filter_jit
 def inverses(flow, events):
     return jax.vmap(flow.inverse_and_log_det)(events)
 
@@ -125,7 +125,7 @@ def test_evaluations_are_counted(solver, num_steps, expected):
 def test_a_tighter_tolerance_takes_more_evaluations():
     flow = ContinuousFlow(linear_field([[0.0, 3.0], [-3.0, 0.0]]))
 
-    @quick_to_compile
+    @eqx.filter_jit
     def count(error_of_a_step):
         controller = diffrax.PIDController(rtol=error_of_a_step, atol=error_of_a_step)
         tree = eqx.tree_at(lambda f: f.ode.stepsize_controller, flow, controller)
@@ -150,7 +150,7 @@ def test_a_trajectory_is_the_solution_at_its_times(x64):
     x = np.array([1.0, -0.5])
     homogeneous = np.block([[matrix, bias[:, None]], [np.zeros((1, 3))]])
     exact = np.stack([(expm(t * homogeneous) @ np.append(x, 1.0))[:2] for t in np.linspace(0, 1, 11)])
-    path = quick_to_compile(lambda x: flow.trajectory(x, num_times=11))(x)
+    path = eqx.filter_jit(lambda x: flow.trajectory(x, num_times=11))(x)
     assert path.x.shape == (11, 2)
     np.testing.assert_allclose(path.times, np.linspace(0, 1, 11), rtol=1e-15)
     np.testing.assert_array_equal(path.x[0], x)

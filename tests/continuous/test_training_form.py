@@ -21,14 +21,14 @@ from numpyro_flows.continuous import (
     num_evaluations,
 )
 from numpyro_flows.continuous.training_form import Penalised, continuous_flows, with_more_steps, with_training_solver
-from tests.continuous.common import DIM, KEY, X, linear_field, quick_to_compile, trained_field
+from tests.continuous.common import DIM, KEY, X, linear_field, trained_field
 
 TIGHT = 1e-10
 MATRIX = np.array([[0.3, -1.0, 0.0], [0.8, -0.2, 0.1], [0.0, 0.5, 0.4]])
 BIAS = np.array([0.5, 0.0, -1.0])
 
 
-@quick_to_compile
+@eqx.filter_jit
 def energies(flow, x, interval):
     return flow.move(x, None, interval, with_energies=True)[2]
 
@@ -53,7 +53,7 @@ def test_energies_are_integrals_along_the_trajectory(x64):
 def test_energies_of_a_constant_field_and_their_gradients(x64):
     """`|b|^2` and `|b|`, of slopes `2 b` and `b / |b|`; at rest of slope 0."""
 
-    @quick_to_compile
+    @eqx.filter_jit
     def slopes(bias):
         def values(bias):
             flow = ContinuousFlow(linear_field(np.zeros((DIM, DIM)), bias), adjoint=diffrax.ForwardMode())
@@ -84,7 +84,7 @@ def test_penalties_are_taken_off_log_determinants(x64):
     """In both directions, with weights, of the energies in the training's own steps."""
     coarse, penalised = coarse_flow(Energies()), coarse_flow(PENALTIES)
 
-    @quick_to_compile
+    @eqx.filter_jit
     def both(x):
         plain = [coarse.move(x, None, interval, with_energies=True) for interval in ((0.0, 1.0), (1.0, 0.0))]
         return plain, [penalised.transform_and_log_det(x), penalised.inverse_and_log_det(x)]
@@ -103,7 +103,7 @@ def test_the_gradient_of_penalties_is_that_of_finite_differences(x64):
         moved = jax.tree.map(lambda p: p * scale, params)
         return eqx.combine(moved, static).inverse_and_log_det(jnp.asarray(X))[1]
 
-    compute = quick_to_compile(lambda scale: jax.value_and_grad(loss)(scale))
+    compute = eqx.filter_jit(lambda scale: jax.value_and_grad(loss)(scale))
     (up, _), (_, slope), (down, _) = (compute(jnp.asarray(scale)) for scale in (1 + 1e-5, 1.0, 1 - 1e-5))
     expected = (up - down) / 2e-5
     # the second order of the differences, and rounding over the step
@@ -120,7 +120,7 @@ def test_training_has_its_own_solver_and_divergence():
     assert isinstance(coarse.ode.stepsize_controller, diffrax.ConstantStepSize)
     assert isinstance(coarse.divergence, Hutchinson)  # and by default they are penalised
     assert isinstance(in_training(ContinuousFlow(flow.field), KEY), Penalised)
-    assert quick_to_compile(num_evaluations)(coarse, jnp.asarray(X, "float32")) == 10
+    assert eqx.filter_jit(num_evaluations)(coarse, jnp.asarray(X, "float32")) == 10
     solver_only = with_training_solver(flow)
     assert isinstance(solver_only.divergence, Exact)
     assert isinstance(solver_only.ode.solver, diffrax.Heun)
@@ -134,7 +134,8 @@ def test_flows_within_other_bijections_are_found():
     weights = np.float32(0.3 * np.random.default_rng(0).normal(size=(3, DIM, DIM)))
 
     def layer(weight, key):
-        return ContinuousFlow(linear_field(weight), divergence=Hutchinson(key), training=Training(num_steps=32))
+        training = Training(num_steps=32, penalties=Energies())
+        return ContinuousFlow(linear_field(weight), divergence=Hutchinson(key), training=training)
 
     stack = Scan(eqx.filter_vmap(layer)(weights[1:], jax.random.split(KEY, 2)))
     whole = Chain([Invert(layer(weights[0], KEY)), stack, Frozen(Affine(jnp.zeros(DIM), 2.0))])
@@ -147,7 +148,7 @@ def test_flows_within_other_bijections_are_found():
     assert seeds.shape == old.shape == (3, 2)
     assert len({tuple(seed) for seed in (*seeds, *old)}) == 6
     x = jnp.asarray(X, "float32")
-    y, log_det = quick_to_compile(coarse.transform_and_log_det)(x)
+    y, log_det = eqx.filter_jit(coarse.transform_and_log_det)(x)
     expected = 2 * expm(weights[2]) @ expm(weights[1]) @ expm(-weights[0]) @ X
     np.testing.assert_allclose(y, expected, rtol=1e-4)  # 32 steps of third order
     assert np.isfinite(log_det)
