@@ -1,6 +1,13 @@
 """Sphinx: pages in MyST, notebooks executed at each build; nothing is fetched."""
 
+import sys
 from importlib.metadata import version as version_of
+from pathlib import Path
+
+DOCS = Path(__file__).parent
+sys.path[:0] = [str(DOCS), str(DOCS.parent)]  # figures.py, and the benchmarks whose results it reads
+
+from figures import figures  # noqa: E402
 
 project = "numpyro_flows"
 author = "the numpyro_flows developers"
@@ -20,9 +27,10 @@ exclude_patterns = ["_build", "**/.ipynb_checkpoints", "benchmarks/README.md"]
 nb_execution_mode = "cache"
 nb_execution_timeout = 300
 nb_execution_raise_on_error = True
-nb_output_stderr = "remove-warn"
+nb_output_stderr = "remove"
 nb_merge_streams = True
-myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
+myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath", "substitution"]
+myst_substitutions = figures()
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
@@ -31,6 +39,8 @@ autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+
+default_role = "code"  # what docstrings have in backticks
 
 html_theme = "pydata_sphinx_theme"
 html_title = "numpyro_flows"

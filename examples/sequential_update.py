@@ -76,10 +76,7 @@ def main() -> None:
 
     today = FlowVI(next_model).run(keys[1], prior, x[half:], y[half:])
     print("second half:", today.verdict(), sep="\n")
-    updated = {
-        "FlowVI": today.sample(keys[2], 4000),
-        "NUTS": by_nuts(next_model, keys[3], prior, x[half:], y[half:]),
-    }
+    updated = {"FlowVI": today.sample(keys[2], 4000), "NUTS": by_nuts(next_model, keys[3], prior, x[half:], y[half:])}
     at_once = {"FlowVI": FlowVI(first).run(keys[4], x, y).sample(keys[5], 4000), "NUTS": by_nuts(first, keys[5], x, y)}
     print("largest difference between the update and all data at once:")
     for name, draws in updated.items():

@@ -40,6 +40,14 @@ def forget(request, _cases=[]):  # noqa: B006  (a list that stays)
             jax.clear_caches()
 
 
+@pytest.fixture(autouse=True)
+def quick_to_compile(request):
+    """What a test compiles runs for an instant in nearly all of them: `optimized` marks the others."""
+    jax.config.update("jax_disable_most_optimizations", request.node.get_closest_marker("optimized") is None)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def pytest_xdist_make_scheduler(config, log):
     return CaseScheduling(config, log)
 

@@ -1,13 +1,16 @@
 """What the pages say is what was measured."""
 
+import importlib
 import re
 
 import pytest
 
 from benchmarks.flows.page import PAGE, with_tables
 from benchmarks.readme import README, with_table
-from numpyro_flows import flows
+from numpyro_flows import flow_plots, flows
+from numpyro_flows.recipe import RECIPE
 
+PUBLIC = ("flows", "bijections", "continuous", "gaussianization", "flow_plots")
 FRONT_PAGE = README.parent / "docs" / "index.md"
 
 
@@ -37,3 +40,28 @@ def test_every_recipe_is_in_the_table():
     general = {"coupling", "autoregressive", "with_tails"}
     for name in recipes - general:
         assert f"| {name} |" in PAGE.read_text()
+
+
+def test_the_constants_in_the_readme_are_the_recipe_s():
+    text = " ".join(README.read_text().split())
+    for constant in (
+        f"{RECIPE.certificate_draws:,} fresh points",
+        f"k-hat below {RECIPE.max_khat}",
+        f"(ESS) of at least {RECIPE.min_ess:.0%}",
+        f"ESS of at least {RECIPE.sufficient_ess:.0%}",
+    ):
+        assert constant in text
+
+
+def test_every_public_name_is_in_the_reference_with_an_example():
+    """Each package's page is generated from docstrings; a doctest runs each example."""
+    pages = "".join(page.read_text() for page in (README.parent / "docs" / "api").glob("*.md"))
+    documented = re.findall(r"automodule:: (\S+)", pages)
+    public = ["numpyro_flows", *(f"numpyro_flows.{name}" for name in PUBLIC)]
+    assert sorted(documented) == sorted(public)
+    for module in map(importlib.import_module, public):
+        for name, value in vars(module).items():
+            home = getattr(value, "__module__", "")
+            shown = home.startswith("numpyro_flows") if hasattr(module, "__path__") else home == module.__name__
+            if shown and not name.startswith("_"):
+                assert ">>> " in (value.__doc__ or ""), f"{module.__name__}.{name} has no example"

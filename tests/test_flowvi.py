@@ -59,6 +59,7 @@ def test_eight_schools(schools):
     assert abs(draws["tau"].mean() - 3.61) / 3.20 < 4.5 / np.sqrt(4000) + 0.02
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("seed", range(3))
 def test_centred_eight_schools(seed):
     posterior = FlowVI(eight_schools_centred, progress_bar=False).run(jax.random.key(seed))
@@ -313,6 +314,7 @@ def test_result_errors(schools):
         schools.log_prob({"mu": 1.0, "tau": 1.0, "z": jnp.zeros(7)})
 
 
+@pytest.mark.optimized
 def test_a_flowjax_flow():
     def theirs(key, dim):
         return coupling_flow(key, base_dist=Normal(jnp.zeros(dim)), flow_layers=2, nn_width=16).bijection

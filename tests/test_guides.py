@@ -15,6 +15,8 @@ from numpyro.infer.util import log_density
 from numpyro_flows import AutoFlow, PathELBO
 from tests.example_models import conjugate, conjugate_posterior, eight_schools
 
+pytestmark = pytest.mark.optimized
+
 
 def fit(model, guide, loss, num_steps, *args, rate=5e-3, **kwargs):
     svi = SVI(model, guide, numpyro.optim.ClippedAdam(rate), loss)

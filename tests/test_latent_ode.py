@@ -152,6 +152,7 @@ def test_gradient_against_differences(x64):
     np.testing.assert_allclose((ahead - behind) / (2 * step), slope, rtol=1e-5)
 
 
+@pytest.mark.optimized
 def test_svi_trains_it_with_minibatches():
     times, values = waves(num=20)
     latent_ode = small(jax.random.key(0), 2, flow=None)
@@ -180,6 +181,7 @@ def fit_waves(key, **options):
     )
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("make_key", [jax.random.key, jax.random.PRNGKey], ids=["typed", "legacy"])
 def test_a_fit_is_better_than_the_mean(make_key):
     fit = fit_waves(make_key(0), num_steps=1000)

@@ -225,6 +225,7 @@ np.save(sys.argv[3], FlowDistribution.load(sys.argv[1]).log_prob(x))
 """
 
 
+@pytest.mark.optimized  # as the new process is
 def test_a_saved_prior_in_a_new_process(yesterday, tmp_path):
     prior = yesterday.as_prior(num_steps=50, progress_bar=False)
     prior.save(tmp_path / "prior")

@@ -12,6 +12,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def run(name: str) -> None:
+    """Shows the output of `examples/NAME.py`."""
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
             [sys.executable, EXAMPLES / f"{name}.py"],

@@ -7,17 +7,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from tests.bijections.cases import perturbed
-
-
-@pytest.fixture(autouse=True)
-def quick_to_compile():
-    """What is compiled in a test runs there a few times only, which need not be quick."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def made[T](construct: Callable[[], T], scale: float = 0.0) -> T:

@@ -3,8 +3,6 @@
 import jax
 import pytest
 
-from tests.bijections.common import quick_to_compile  # noqa: F401
-
 
 @pytest.fixture(autouse=True)
 def strict_rank_promotion():

@@ -31,6 +31,7 @@ SINGLE_GRADIENTS = [name for name in FLOWS if name.endswith(" 2d")]
 PRECISIONS = [(name, SINGLE) for name in IN_SINGLE] + [(name, DOUBLE) for name in CASES]
 GRADIENTS = [(name, SINGLE) for name in SINGLE_GRADIENTS] + [(name, DOUBLE) for name in DOUBLE_GRADIENTS]
 
+
 def over(cases: list[tuple[str, np.dtype]]):
     # the name of the case is the last part of a test's name, by which tests go to workers
     return pytest.mark.parametrize(("name", "dtype"), cases, ids=[f"{dtype}-{name}" for name, dtype in cases])

@@ -1,0 +1,90 @@
+"""Figures for prose, from the recipe's constants or from a benchmark's file: pages say `{{ recipe.num_steps }}`."""
+
+import dataclasses
+
+import numpy as np
+
+from benchmarks.readme import of, pick
+from benchmarks.results import read
+from numpyro_flows.recipe import RECIPE
+
+SHARES = {"forward_ess", "target_ess", "min_ess", "sufficient_ess", "max_missed", "max_broken"}
+
+
+def constant(name: str, value: float | tuple[float, ...]) -> str:
+    if isinstance(value, tuple):
+        return " to ".join(f"{end:,g}" for end in value)
+    return f"{value:.3g}" if name not in SHARES else f"{100 * value:g}%"
+
+
+def rounds() -> list[int]:
+    """Steps of the rounds of a fit that uses all its budget."""
+    lengths = [RECIPE.first_round]
+    while sum(lengths) < RECIPE.num_steps:
+        length = min(lengths[-1] * RECIPE.round_growth, RECIPE.longest_round)
+        lengths.append(min(length, RECIPE.num_steps - sum(lengths)))
+    return lengths
+
+
+def recipe() -> dict[str, str]:
+    numbers = {field.name: getattr(RECIPE, field.name) for field in dataclasses.fields(RECIPE)}
+    counts = {name: f"{value:,}" for name, value in numbers.items() if isinstance(value, int)}
+    others = {name: constant(name, value) for name, value in numbers.items() if name not in counts}
+    return {
+        **counts,
+        **others,
+        "first_rounds": ", ".join(f"{steps:,}" for steps in rounds()[:4]),
+        "num_verdicts": str(1 + len(rounds())),
+    }
+
+
+def certificates() -> dict[str, str]:
+    """What the fits of posteriordb say of certificates."""
+    fits = pick("posteriordb", method="flow", certified="True")
+    khat, fresh_khat, fresh_ess = (of(fits, name) for name in ("khat", "fresh_khat", "fresh_ess"))
+    again = ((fresh_khat < RECIPE.max_khat) & (fresh_ess >= RECIPE.min_ess)) | (fresh_ess >= RECIPE.sufficient_ess)
+    gaussian = of(fits, "seconds_flow") == 0
+    evidence = {
+        name: of(pick("posteriordb", method="flow", posterior=f"eight_schools-eight_schools_{name}"), "log_evidence")
+        for name in ("centered", "noncentered")
+    }
+    missing = evidence["noncentered"].mean() - evidence["centered"]
+    return {
+        "num_posteriors": str(len({row["posterior"] for row in fits})),
+        "by_gaussian": f"{gaussian.sum()} of {len(fits)}",
+        "gaussian_seconds": f"{np.median(of(fits, 'seconds')[gaussian]):.1f}",
+        "khat_varies": f"{np.sqrt(np.mean((khat - fresh_khat) ** 2)):.2f}",
+        "not_again": f"{(~again).sum()} of {len(fits)}",
+        "missing_evidence": f"{missing.min():.3f} to {missing.max():.3f}",
+    }
+
+
+def precision(size: float) -> str:
+    return f"{np.spacing(np.float32(size)):.1g}"
+
+
+def flows() -> dict[str, str]:
+    rows = {row["recipe"]: row for row in read("flows")}
+    return {
+        "num_of_gaussianization": f"{int(rows['gaussianization']['parameters']):,}",
+        "num_of_splines": f"{int(rows['nsf_coupling']['parameters']):,}",
+        "gaussian_on_banana": f"{float(rows['matrix_exponential']['banana_ess']):.0%}",
+    }
+
+
+def continuous() -> dict[str, str]:
+    long = pick("continuous_moons", budget="long")
+    matching = np.median(of(long, "seconds") / of(long, "matching_steps"))
+    likelihood = of(pick("continuous_training_step", side="ours"), "milliseconds_a_step")[0] / 1e3
+    return {"likelihood_over_matching": f"{likelihood / matching:.0f}"}
+
+
+def figures() -> dict[str, str | dict[str, str]]:
+    return {
+        "recipe": recipe(),
+        "certificates": certificates(),
+        "precision_of_ten_thousand": precision(1e4),
+        "precision_of_a_million": precision(1e6),
+        "flows": flows(),
+        "continuous": continuous(),
+    }
