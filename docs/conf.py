@@ -1,11 +1,15 @@
 """Sphinx: pages in MyST, notebooks executed at each build; nothing is fetched."""
 
+import os
 import sys
 from importlib.metadata import version as version_of
 from pathlib import Path
 
 DOCS = Path(__file__).parent
 sys.path[:0] = [str(DOCS), str(DOCS.parent)]  # figures.py, and the benchmarks whose results it reads
+
+# notebooks compile much the same functions
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(DOCS / "_build" / ".jax_cache"))
 
 from figures import figures  # noqa: E402
 
@@ -21,11 +25,12 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build", "**/.ipynb_checkpoints", "benchmarks/README.md"]
+exclude_patterns = ["_build", "jupyter_execute", "**/.ipynb_checkpoints", "benchmarks/README.md"]
 
 # notebooks: run where they changed, never left half run, and what they print to stderr is no part of the page
 nb_execution_mode = "cache"
-nb_execution_timeout = 300
+nb_execution_cache_path = str(DOCS / "_build" / ".jupyter_cache")
+nb_execution_timeout = 900
 nb_execution_raise_on_error = True
 nb_output_stderr = "remove"
 nb_merge_streams = True

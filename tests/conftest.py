@@ -30,13 +30,16 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: order[case_of(item.nodeid)])
 
 
+cases_begun: list[str] = []
+
+
 @pytest.fixture(autouse=True)
-def forget(request, _cases=[]):  # noqa: B006  (a list that stays)
+def forget(request):
     """Compiled functions take memory maps, of which a process may have only so many: all tests' are too many."""
     case = case_of(request.node.nodeid)
-    if not _cases or _cases[-1] != case:
-        _cases.append(case)
-        if len(_cases) % FORGET_EVERY == 0:
+    if cases_begun[-1:] != [case]:
+        cases_begun.append(case)
+        if len(cases_begun) % FORGET_EVERY == 0:
             jax.clear_caches()
 
 

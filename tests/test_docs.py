@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.flows.page import PAGE, with_tables
 from benchmarks.readme import README, with_table
-from numpyro_flows import flow_plots, flows
+from numpyro_flows import flows
 from numpyro_flows.recipe import RECIPE
 
 PUBLIC = ("flows", "bijections", "continuous", "gaussianization", "flow_plots")
