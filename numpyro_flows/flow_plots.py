@@ -101,6 +101,16 @@ def plot_density_path(
 
     Raises:
         ValueError: as `plot_trajectories`; or where the flow has not two coordinates, or a share is not in [0, 1].
+
+    Example:
+        >>> import jax
+        >>> from diffrax import ConstantStepSize, Euler
+        >>> from numpyro_flows import flow_plots
+        >>> from numpyro_flows.continuous import ContinuousFlow, LinearField
+        >>> flow = ContinuousFlow(LinearField(2), solver=Euler(), stepsize_controller=ConstantStepSize(), num_steps=4)
+        >>> figure = flow_plots.plot_density_path(flow, jax.random.key(0), num_cells=10)
+        >>> figure.axes[1].get_title()
+        'time 0.5'
     """
     parts = _parts(flow, condition)
     if parts.flow.shape != (2,):
@@ -143,6 +153,16 @@ def plot_divergence(
     """The divergence along trajectories, and its integral, the log-determinant: where on its way a flow makes room.
 
     Lines are draws of the base, the thick one their median. Args and errors are those of `plot_trajectories`.
+
+    Example:
+        >>> import jax
+        >>> from diffrax import ConstantStepSize, Euler
+        >>> from numpyro_flows import flow_plots
+        >>> from numpyro_flows.continuous import ContinuousFlow, LinearField
+        >>> flow = ContinuousFlow(LinearField(2), solver=Euler(), stepsize_controller=ConstantStepSize(), num_steps=4)
+        >>> figure = flow_plots.plot_divergence(flow, jax.random.key(0), num_paths=10)
+        >>> figure.axes[1].get_xlabel()
+        'time'
     """
     found = _trajectories(_parts(flow, condition), rng_key, num_paths, num_times)
     times = np.asarray(found.times[0])

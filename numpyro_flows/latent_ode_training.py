@@ -26,13 +26,24 @@ class LatentODEFit(NamedTuple):
     """What `fit_latent_ode` found.
 
     latent_ode: the trained one.
-    losses: of each step, an estimate of the negative evidence lower bound, in nats a series.
-    validation: that of the validation series after `steps` steps, one number a look.
-    steps: training steps before each look.
+    losses: of each step, `(steps,)`, an estimate of the negative evidence lower bound, in nats a series.
+    validation: that of the validation series after `steps` steps, one number a look, `(looks,)`.
+    steps: training steps before each look, `(looks,)`.
     solver_error: `latent_ode.solver_error` of the validation series, on average.
     seconds: wall time, with compilation.
     num_skipped: steps left out because loss or gradient was not finite.
     why: what ended the training.
+
+    Example:
+        >>> import jax, numpy as np
+        >>> from numpyro_flows import fit_latent_ode
+        >>> times = np.sort(np.random.default_rng(0).uniform(size=(20, 5)))
+        >>> values = np.sin(times)[..., None]
+        >>> fit = fit_latent_ode(
+        ...     jax.random.key(0), times, values, latent_dim=2, flow=None, width=8, num_steps=10, progress_bar=False
+        ... )
+        >>> fit.losses.shape
+        (10,)
     """
 
     latent_ode: LatentODE

@@ -46,13 +46,22 @@ class FlowPosterior:
         guide: the trained `AutoFlow`, for NumPyro's `Predictive`, `NeuTraReparam` and so on, with `params`.
         params: the guide's parameters, as `SVI` would return them.
         bijection: the trained map from `N(0, I)` to the unconstrained latent vector; affine where a Gaussian is enough.
-        losses: negative ELBO estimates, one for each step of the flow stage.
+        losses: negative ELBO estimates, one for each step of the flow stage, `(steps,)`.
         seconds: wall time by stage: tracing, compilation, gaussian (with the search for modes and its verdict), flow,
             certificate (the verdicts of the flow stage).
         gradient_evaluations: gradients of the model's log density by stage.
         num_skipped: steps left out because their loss or gradient was not finite.
-        log_weights: log importance weights of the certificate's draws.
+        log_weights: log importance weights of the certificate's draws, `(draws,)`.
         model: the model, with `args` and `kwargs` it was fitted with.
+
+    Example:
+        >>> import jax, numpyro, numpyro.distributions as dist
+        >>> from numpyro_flows import FlowVI
+        >>> def model(y):
+        ...     numpyro.sample("y", dist.Normal(numpyro.sample("mu", dist.Normal(0, 10)), 1), obs=y)
+        >>> posterior = FlowVI(model, progress_bar=False).run(jax.random.key(0), jax.numpy.array([1.0, 2.0, 3.0]))
+        >>> posterior.ess > 0.9, posterior.sample(jax.random.key(1), 100)["mu"].shape
+        (True, (100,))
     """
 
     def __init__(

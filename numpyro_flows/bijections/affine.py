@@ -14,6 +14,13 @@ class Affine(AbstractBijection):
     Args:
         loc: location, of the event's shape.
         scale: positive scale, broadcast to the shape of `loc`; 1 by default.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from numpyro_flows.bijections import Affine
+        >>> y, log_det = Affine(jnp.array([1.0, 2.0]), 3.0).transform_and_log_det(jnp.zeros(2))
+        >>> y.tolist(), round(float(log_det), 2)
+        ([1.0, 2.0], 2.2)
     """
 
     loc: Float[Array, "..."]
@@ -51,6 +58,13 @@ class TriangularAffine(AbstractBijection):
 
     Raises:
         ValueError: where `tril` is not square of the size of `loc`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from numpyro_flows.bijections import TriangularAffine
+        >>> layer = TriangularAffine(jnp.zeros(2), jnp.array([[1.0, 0.0], [0.5, 1.0]]))
+        >>> layer.transform(jnp.array([2.0, 3.0])).round(2).tolist()
+        [2.0, 4.0]
     """
 
     loc: Float[Array, " dim"]

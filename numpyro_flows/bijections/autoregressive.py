@@ -66,6 +66,13 @@ class Autoregressive(AbstractAutoregressive):
         depth: the longest chain of coordinates each of which depends on the one before.
 
     Source: Kingma et al. 2016, arXiv 1606.04934; Papamakarios, Pavlakou, Murray 2017, arXiv 1705.07057.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from numpyro_flows.bijections import Autoregressive, ShiftUnivariate
+        >>> sums = Autoregressive(lambda x: jnp.array([0.0, x[0]]), ShiftUnivariate(), 2, depth=2)
+        >>> sums.transform(jnp.array([1.0, 2.0])).tolist()
+        [1.0, 3.0]
     """
 
     univariate: AbstractUnivariate
@@ -119,6 +126,15 @@ def masked_autoregressive(
 
     Raises:
         ValueError: where `dim` or `passes` is out of its range, or `adjacency` of another shape.
+
+    Source: MADE, Germain, Gregor, Murray, Larochelle 2015, arXiv 1502.03509.
+
+    Example:
+        >>> import jax
+        >>> from numpyro_flows.bijections import AffineUnivariate, masked_autoregressive
+        >>> layer = masked_autoregressive(jax.random.key(0), 4, AffineUnivariate(), hidden=(8,), passes=2)
+        >>> layer.transform(jax.numpy.ones(4)).shape
+        (4,)
     """
     passes = dim if passes is None else passes
     if dim < 1 or not 1 <= passes <= dim:

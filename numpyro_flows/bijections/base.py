@@ -19,6 +19,18 @@ class AbstractBijection(eqx.Module):
     Attributes:
         shape: shape of `x` and of `y`.
         cond_shape: shape of the condition; None where there is none, and one that is given is then ignored.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from numpyro_flows.bijections import AbstractBijection
+        >>> class Double(AbstractBijection):
+        ...     shape, cond_shape = (2,), None
+        ...     def _transform(self, x, condition):
+        ...         return 2 * x, 2 * jnp.log(2.0)
+        ...     def _inverse(self, y, condition):
+        ...         return y / 2, -2 * jnp.log(2.0)
+        >>> Double().inverse(jnp.array([2.0, 4.0])).tolist()
+        [1.0, 2.0]
     """
 
     shape: AbstractVar[tuple[int, ...]]

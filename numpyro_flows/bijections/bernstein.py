@@ -30,6 +30,15 @@ class Bernstein(AbstractNumericalUnivariate):
         RuntimeError: (of `eqx.error_if`) where an inverse, which is numerical, did not converge.
 
     Source: Ramasinghe, Fernando, Khan, Barnes 2022, arXiv 2102.03509.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from numpyro_flows.bijections import Bernstein
+        >>> univariate = Bernstein(degree=6)
+        >>> params = jnp.zeros(univariate.num_params).at[0].set(1.0)  # a shift by 1
+        >>> y, _ = univariate.transform_and_log_derivative(jnp.array(2.0), params)
+        >>> round(float(y), 2)
+        3.0
     """
 
     degree: int = eqx.field(static=True, default=12)

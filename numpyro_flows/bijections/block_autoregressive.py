@@ -38,6 +38,13 @@ class BlockAutoregressive(AbstractAutoregressive):
         RuntimeError: (of `eqx.error_if`) where an inverse, which is numerical, did not converge.
 
     Source: De Cao, Titov, Aziz 2019, arXiv 1904.04676.
+
+    Example:
+        >>> import jax
+        >>> from numpyro_flows.bijections import BlockAutoregressive
+        >>> layer = BlockAutoregressive(jax.random.key(0), 3, hidden=(4,))
+        >>> layer.transform(jax.numpy.ones(3)).shape
+        (3,)
     """
 
     univariate: AbstractUnivariate

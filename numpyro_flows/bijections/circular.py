@@ -28,6 +28,15 @@ class CircularSpline(AbstractUnivariate):
 
     Source: circular splines, Rezende, Papamakarios, Racaniere, Albergo, Kanwar, Shanahan, Cranmer 2020,
     arXiv 2002.02428.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from numpyro_flows.bijections import CircularSpline
+        >>> univariate = CircularSpline(num_bins=4)
+        >>> params = jnp.zeros(univariate.num_params).at[-1].set(jnp.pi / 2)  # a turn by a right angle
+        >>> y, _ = univariate.transform_and_log_derivative(jnp.array(0.75 * jnp.pi), params)
+        >>> round(float(y / jnp.pi), 2)
+        -0.75
     """
 
     num_bins: int = eqx.field(static=True, default=8)

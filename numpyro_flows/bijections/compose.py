@@ -20,6 +20,13 @@ class Chain(AbstractBijection):
 
     Raises:
         ValueError: for an empty sequence, or shapes (of events or conditions) that differ.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from numpyro_flows.bijections import Affine, Chain
+        >>> chain = Chain([Affine(jnp.ones(2)), Affine(jnp.zeros(2), 2.0)])
+        >>> chain.transform(jnp.array([0.0, 1.0])).round(2).tolist()
+        [2.0, 4.0]
     """
 
     bijections: tuple[AbstractBijection, ...]
@@ -64,6 +71,13 @@ class Scan(AbstractBijection):
     Args:
         layers: one bijection whose every array has a leading axis of length `n`, as
             `eqx.filter_vmap(make_layer)(keys)` gives it.
+
+    Example:
+        >>> import equinox as eqx, jax
+        >>> from numpyro_flows.bijections import Planar, Scan
+        >>> layers = eqx.filter_vmap(lambda key: Planar(key, 3))(jax.random.split(jax.random.key(0), 5))
+        >>> Scan(layers).transform(jax.numpy.ones(3)).shape
+        (3,)
     """
 
     layers: AbstractBijection
@@ -108,7 +122,14 @@ class Scan(AbstractBijection):
 
 
 class Invert(AbstractBijection):
-    """`f^-1` as a bijection: the two directions of `bijection` exchanged."""
+    """`f^-1` as a bijection: the two directions of `bijection` exchanged.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from numpyro_flows.bijections import Affine, Invert
+        >>> Invert(Affine(jnp.array([1.0, 2.0]))).transform(jnp.array([3.0, 3.0])).tolist()
+        [2.0, 1.0]
+    """
 
     bijection: AbstractBijection
     shape: tuple[int, ...] = eqx.field(static=True)
@@ -127,7 +148,15 @@ class Invert(AbstractBijection):
 
 
 class Frozen(AbstractBijection):
-    """`bijection` with parameters that no gradient reaches: training leaves them as they are."""
+    """`bijection` with parameters that no gradient reaches: training leaves them as they are.
+
+    Example:
+        >>> import equinox as eqx, jax.numpy as jnp
+        >>> from numpyro_flows.bijections import Affine, Frozen
+        >>> gradient = eqx.filter_grad(lambda b: b.transform(jnp.ones(2)).sum())(Frozen(Affine(jnp.zeros(2))))
+        >>> gradient.bijection.loc.tolist()
+        [0.0, 0.0]
+    """
 
     bijection: AbstractBijection
     shape: tuple[int, ...] = eqx.field(static=True)
@@ -159,6 +188,12 @@ class Reshape(AbstractBijection):
 
     Raises:
         ValueError: where the two shapes have different numbers of numbers.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from numpyro_flows.bijections import Affine, Reshape
+        >>> Reshape(Affine(jnp.ones(4)), (2, 2)).transform(jnp.zeros((2, 2))).tolist()
+        [[1.0, 1.0], [1.0, 1.0]]
     """
 
     bijection: AbstractBijection
@@ -194,6 +229,14 @@ class StandardizedCondition(AbstractBijection):
     Args:
         bijection: a conditional one.
         loc, scale: arrays of the condition's shape, which no gradient reaches.
+
+    Example:
+        >>> import jax
+        >>> from numpyro_flows.bijections import AffineUnivariate, Coupling, StandardizedCondition
+        >>> layer = Coupling(jax.random.key(0), 2, AffineUnivariate(), cond_dim=1)
+        >>> by_year = StandardizedCondition(layer, loc=[2000.0], scale=[10.0])
+        >>> by_year.transform(jax.numpy.ones(2), jax.numpy.array([2015.0])).shape
+        (2,)
     """
 
     bijection: AbstractBijection

@@ -31,6 +31,13 @@ class Coupling(AbstractBijection):
         ValueError: where `dim` is below 1, or `adjacency` is not `(dim, dim)`.
 
     Source: NICE, Dinh, Krueger, Bengio 2015, arXiv 1410.8516.
+
+    Example:
+        >>> import jax
+        >>> from numpyro_flows.bijections import AffineUnivariate, Coupling
+        >>> layer = Coupling(jax.random.key(0), 4, AffineUnivariate(), cond_dim=1)
+        >>> layer.transform(jax.numpy.ones(4), jax.numpy.zeros(1)).shape
+        (4,)
     """
 
     univariate: AbstractUnivariate

@@ -15,6 +15,11 @@ class Elementwise(AbstractBijection):
     Args:
         dim: number of coordinates.
         univariate: what is done to each.
+
+    Example:
+        >>> from numpyro_flows.bijections import Elementwise, SinhArcsinh
+        >>> Elementwise(3, SinhArcsinh()).params.shape
+        (3, 2)
     """
 
     univariate: AbstractUnivariate

@@ -31,6 +31,12 @@ class LULinear(AbstractBijection):
         ValueError: where `dim` is below 1.
 
     Source: Glow, Kingma, Dhariwal 2018, arXiv 1807.03039.
+
+    Example:
+        >>> import jax
+        >>> from numpyro_flows.bijections import LULinear
+        >>> LULinear(jax.random.key(0), 2).transform(jax.numpy.array([1.0, 2.0])).tolist()
+        [1.0, 2.0]
     """
 
     lower: Float[Array, "dim dim"]
@@ -88,6 +94,13 @@ class Householder(AbstractOrthogonal):
 
     Source: Tomczak, Welling 2016, arXiv 1611.09630; the product: Joffrain, Low, Quintana-Orti, van de Geijn, Van Zee
         2006, ACM TOMS 32(2).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from numpyro_flows.bijections import Householder
+        >>> quarter_turn = Householder.from_matrix(jnp.array([[0.0, -1.0], [1.0, 0.0]]))
+        >>> quarter_turn.transform(jnp.array([1.0, 2.0])).round(2).tolist()
+        [-2.0, 1.0]
     """
 
     vectors: Float[Array, "num_reflections dim"]
@@ -142,6 +155,13 @@ class Cayley(AbstractOrthogonal):
         ValueError: where `dim` is below 1.
 
     Source: Cayley 1846, J. reine angew. Math. 32; as a layer: Helfrich, Willmott, Ye 2018, arXiv 1707.09520.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from numpyro_flows.bijections import Cayley
+        >>> quarter_turn = Cayley.from_matrix(jnp.array([[0.0, -1.0], [1.0, 0.0]]))
+        >>> quarter_turn.transform(jnp.array([1.0, 2.0])).round(2).tolist()
+        [-2.0, 1.0]
     """
 
     upper: Float[Array, "dim dim"]
@@ -188,6 +208,12 @@ class QRLinear(AbstractBijection):
         ValueError: where `dim` is below 1.
 
     Source: Hoogeboom, van den Berg, Welling 2019, arXiv 1901.11137.
+
+    Example:
+        >>> import jax
+        >>> from numpyro_flows.bijections import QRLinear
+        >>> QRLinear(jax.random.key(0), 2).transform(jax.numpy.array([1.0, 2.0])).round(2).tolist()
+        [1.0, 2.0]
     """
 
     rotation: Householder
@@ -223,6 +249,13 @@ class DCT(AbstractBijection):
         ValueError: where `dim` is below 1.
 
     Source: Ahmed, Natarajan, Rao 1974, IEEE Trans. Computers C-23(1).
+
+    Example:
+        >>> import jax
+        >>> from numpyro_flows.bijections import DCT
+        >>> y = DCT(4).transform(jax.numpy.ones(4))
+        >>> round(float(y[0]), 2)
+        2.0
     """
 
     shape: tuple[int, ...] = eqx.field(static=True)

@@ -24,6 +24,13 @@ class Multiscale(AbstractBijection):
         ValueError: for an empty sequence, sizes that do not halve exactly, or conditions whose shapes differ.
 
     Source: RealNVP, Dinh, Sohl-Dickstein, Bengio 2017, arXiv 1605.08803.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from numpyro_flows.bijections import Affine, Multiscale
+        >>> levels = Multiscale([Affine(jnp.zeros(4)), Affine(jnp.zeros(2), 3.0)])
+        >>> levels.transform(jnp.ones(4)).round(2).tolist()
+        [3.0, 1.0, 3.0, 1.0]
     """
 
     levels: tuple[AbstractBijection, ...]

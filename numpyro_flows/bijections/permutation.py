@@ -19,6 +19,12 @@ class Permutation(AbstractBijection):
 
     Raises:
         ValueError: where a `permutation` of concrete values is not a permutation.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from numpyro_flows.bijections import Permutation
+        >>> Permutation([2, 0, 1]).transform(jnp.array([10.0, 20.0, 30.0])).tolist()
+        [30.0, 10.0, 20.0]
     """
 
     permutation: Int[Array, " dim"]

@@ -34,6 +34,12 @@ class Planar(AbstractBijection):
         RuntimeError: (of `eqx.error_if`, also within jit) where an inverse did not converge.
 
     Source: Rezende, Mohamed 2015, arXiv 1505.05770.
+
+    Example:
+        >>> import jax
+        >>> from numpyro_flows.bijections import Planar
+        >>> Planar(jax.random.key(0), 2).transform(jax.numpy.array([1.0, 2.0])).round(2).tolist()
+        [1.0, 2.0]
     """
 
     parameters: Parameters
@@ -107,6 +113,12 @@ class Radial(AbstractBijection):
         ValueError: where `dim` is below 1.
 
     Source: Rezende, Mohamed 2015, arXiv 1505.05770.
+
+    Example:
+        >>> import jax
+        >>> from numpyro_flows.bijections import Radial
+        >>> Radial(jax.random.key(0), 2).transform(jax.numpy.array([1.0, 2.0])).round(2).tolist()
+        [1.0, 2.0]
     """
 
     parameters: Parameters

@@ -49,6 +49,13 @@ class Residual(AbstractBijection):
 
     Source: Behrmann, Grathwohl, Chen, Duvenaud, Jacobsen 2019, arXiv 1811.00995; the estimate: Chen, Behrmann,
     Duvenaud, Jacobsen 2019, arXiv 1906.02735.
+
+    Example:
+        >>> import jax
+        >>> from numpyro_flows.bijections import Residual
+        >>> layer = Residual(jax.random.key(0), 3, hidden=(8,))
+        >>> layer.transform(jax.numpy.array([1.0, 2.0, 3.0])).round(2).tolist()
+        [1.0, 2.0, 3.0]
     """
 
     network: MLP

@@ -13,7 +13,7 @@ def transform_with_score(
     score: ArrayLike,
     condition: ArrayLike | None = None,
 ) -> tuple[Array, Scalar, Array]:
-    """`y = f(x)`, `log |det dy/dx|` and the score of `y`, where `score` is that of `x`.
+    """`y = f(x)`, `log |det dy/dx|` and the score of `y`, where `score` is that of `x`; all of one event, of its shape.
 
     With `log q(y) = log p(x) - log_det(x)` and `J = dy/dx` the score `s(y) = grad_y log q(y)` solves
     `J^T s(y) = s(x) - grad_x log_det(x)`. A bijection which has a method `transform_with_score` solves it on the way
@@ -24,6 +24,13 @@ def transform_with_score(
         ValueError: where the shape of `x` or `condition` is not the bijection's, or a needed condition is missing.
 
     Source: Vaitl, Winkler, Richter, Kessel 2024, arXiv 2403.15881.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from numpyro_flows.bijections import Affine, transform_with_score
+        >>> y, _, score = transform_with_score(Affine(jnp.zeros(1), 2.0), jnp.array([1.0]), jnp.array([-1.0]))
+        >>> y.round(2).tolist(), score.round(2).tolist()
+        ([2.0], [-0.5])
     """
     x, condition = checked(bijection, x, condition)
     score = jnp.asarray(score, x.dtype)

@@ -32,6 +32,15 @@ class RationalQuadraticSpline(AbstractUnivariate):
         ValueError: where `num_bins` is not 1 to 999, or `bound` not positive.
 
     Source: neural spline flows, Durkan, Bekasov, Murray, Papamakarios 2019, arXiv 1906.04032.
+
+    Example:
+        >>> import jax
+        >>> from numpyro_flows.bijections import RationalQuadraticSpline
+        >>> univariate = RationalQuadraticSpline(num_bins=4)
+        >>> params = jax.random.normal(jax.random.key(0), (univariate.num_params,))
+        >>> y, log_slope = univariate.transform_and_log_derivative(jax.numpy.array(6.0), params)  # beyond the bound
+        >>> float(y), float(log_slope)
+        (6.0, 0.0)
     """
 
     num_bins: int = eqx.field(static=True, default=8)

@@ -33,6 +33,12 @@ class Sylvester(AbstractAutoregressive):
         RuntimeError: (of `eqx.error_if`) where an inverse, which is numerical, did not converge.
 
     Source: van den Berg, Hasenclever, Tomczak, Welling 2018, arXiv 1803.05649.
+
+    Example:
+        >>> import jax
+        >>> from numpyro_flows.bijections import Sylvester
+        >>> Sylvester(jax.random.key(0), 2).transform(jax.numpy.array([1.0, 2.0])).round(2).tolist()
+        [1.0, 2.0]
     """
 
     univariate: AbstractUnivariate

@@ -29,6 +29,14 @@ class SinhArcsinh(AbstractUnivariate):
         ValueError: where `max_log_power` is not positive.
 
     Source: Jones and Pewsey 2009, Biometrika 96(4), whose map has one power for both sides.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from numpyro_flows.bijections import SinhArcsinh
+        >>> params = jnp.array([0.0, 0.5])  # heavier on the right
+        >>> y, _ = SinhArcsinh().transform_and_log_derivative(jnp.array([-9.0, 9.0]), jnp.stack([params, params]))
+        >>> bool(y[1] > -2 * y[0])
+        True
     """
 
     max_log_power: float = eqx.field(static=True, default=1.1)
@@ -90,6 +98,14 @@ class TailTransform(AbstractUnivariate):
         ValueError: where `max_index` is not above 0.1.
 
     Source: tail transform flows, Hickling, Prangle 2025, arXiv 2406.16971.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from numpyro_flows.bijections import TailTransform
+        >>> params = jnp.array([0.0, 2.0])  # heavier on the right
+        >>> y, _ = TailTransform().transform_and_log_derivative(jnp.array([-9.0, 9.0]), jnp.stack([params, params]))
+        >>> bool(y[1] > -2 * y[0])
+        True
     """
 
     max_index: float = eqx.field(static=True, default=2.0)

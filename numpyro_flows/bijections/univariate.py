@@ -20,6 +20,18 @@ class AbstractUnivariate(eqx.Module):
     Attributes:
         num_params: how many parameters one coordinate needs.
         periodic: whether coordinates are angles, which conditioners then see as their cosine and sine.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from numpyro_flows.bijections import AbstractUnivariate, Elementwise
+        >>> class Scaling(AbstractUnivariate):
+        ...     num_params = 1
+        ...     def transform_and_log_derivative(self, x, params):
+        ...         return jnp.exp(params[..., 0]) * x, params[..., 0]
+        ...     def inverse_and_log_derivative(self, y, params):
+        ...         return jnp.exp(-params[..., 0]) * y, -params[..., 0]
+        >>> Elementwise(2, Scaling()).transform(jnp.array([1.0, 2.0])).tolist()
+        [1.0, 2.0]
     """
 
     num_params: AbstractVar[int]
@@ -60,6 +72,13 @@ class ShiftUnivariate(AbstractUnivariate):
     """`y = x + t`; `params = (t,)`. What additive couplings are made of.
 
     Source: NICE, Dinh, Krueger, Bengio 2015, arXiv 1410.8516.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from numpyro_flows.bijections import ShiftUnivariate
+        >>> y, _ = ShiftUnivariate().transform_and_log_derivative(jnp.array([1.0, 2.0]), jnp.array([[3.0], [4.0]]))
+        >>> y.tolist()
+        [4.0, 6.0]
     """
 
     num_params: int = eqx.field(static=True, default=1, init=False)
@@ -85,6 +104,13 @@ class AffineUnivariate(AbstractUnivariate):
         ValueError: where `max_log_scale` is not positive.
 
     Source: RealNVP, Dinh, Sohl-Dickstein, Bengio 2017, arXiv 1605.08803.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from numpyro_flows.bijections import AffineUnivariate
+        >>> y, log_slope = AffineUnivariate().transform_and_log_derivative(jnp.array(1.0), jnp.array([0.0, 3.0]))
+        >>> float(y), float(log_slope)
+        (4.0, 0.0)
     """
 
     max_log_scale: float = eqx.field(static=True, default=4.0)

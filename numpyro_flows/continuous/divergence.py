@@ -28,7 +28,21 @@ class Velocity(NamedTuple):
 
 
 class AbstractDivergence(eqx.Module):
-    """A way to find `div v = tr dv/dx`. Probes are drawn once for a trajectory, and fixed along it."""
+    """A way to find `div v = tr dv/dx`. Probes are drawn once for a trajectory, and fixed along it.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from numpyro_flows.continuous import AbstractDivergence, LinearField
+        >>> from numpyro_flows.continuous.divergence import Velocity
+        >>> class Incompressible(AbstractDivergence):
+        ...     estimate = ""
+        ...     def probes(self, x):
+        ...         return None
+        ...     def __call__(self, field, t, x, condition, probes):
+        ...         return Velocity(field(t, x, condition), jnp.zeros(()), jnp.zeros(()))
+        >>> float(Incompressible()(LinearField(2), 0.0, jnp.ones(2), None, None).divergence)
+        0.0
+    """
 
     @property
     @abstractmethod
@@ -50,6 +64,13 @@ class Exact(AbstractDivergence):
 
     It costs `dim` times the field. What is certified, or used as an importance weight, needs it: noise of variance
     `s^2` in a log density multiplies an estimate of the evidence by about `exp(s^2 / 2)`.
+
+    Example:
+        >>> import equinox as eqx, jax.numpy as jnp
+        >>> from numpyro_flows.continuous import Exact, LinearField
+        >>> field = eqx.tree_at(lambda f: f.weight, LinearField(2), jnp.array([[1.0, 2.0], [3.0, 4.0]]))
+        >>> float(Exact()(field, 0.0, jnp.ones(2), None, None).divergence)
+        5.0
     """
 
     @property
@@ -88,6 +109,13 @@ class Hutchinson(AbstractDivergence):
         ValueError: where `num_probes` is below 1 or `distribution` unknown.
 
     Source: Hutchinson 1990, Commun. Stat. Simul. Comput. 19(2); for flows: arXiv 1810.01367.
+
+    Example:
+        >>> import jax
+        >>> from numpyro_flows.continuous import ContinuousFlow, Hutchinson, MLPField
+        >>> estimated = Hutchinson(jax.random.key(0), num_probes=4)
+        >>> ContinuousFlow(MLPField(jax.random.key(1), 50), divergence=estimated).estimate
+        "Hutchinson's estimator with 4 rademacher probes"
     """
 
     noise: EventNoise
@@ -139,6 +167,13 @@ class HutchPlusPlus(AbstractDivergence):
         ValueError: where `num_probes` is not a positive multiple of 3 or, in use, too large for the field.
 
     Source: Meyer, Musco, Musco, Woodruff 2021, arXiv 2010.09649.
+
+    Example:
+        >>> import jax
+        >>> from numpyro_flows.continuous import ContinuousFlow, HutchPlusPlus, MLPField
+        >>> estimated = HutchPlusPlus(jax.random.key(0), num_probes=6)
+        >>> ContinuousFlow(MLPField(jax.random.key(1), 50), divergence=estimated).estimate
+        'the Hutch++ estimator with 6 products'
     """
 
     noise: EventNoise

@@ -25,6 +25,16 @@ class AbstractField(eqx.Module):
     Attributes:
         dim: number of coordinates.
         cond_dim: length of the condition; None without one.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from numpyro_flows.continuous import AbstractField, ContinuousFlow
+        >>> class HalfTurn(AbstractField):
+        ...     dim, cond_dim = 2, None
+        ...     def __call__(self, t, x, condition=None):
+        ...         return jnp.pi * jnp.stack([-x[1], x[0]])
+        >>> ContinuousFlow(HalfTurn()).transform(jnp.array([1.0, 2.0])).round(2).tolist()
+        [-1.0, -2.0]
     """
 
     dim: AbstractVar[int]
@@ -105,6 +115,13 @@ class LinearField(AbstractField):
 
     Raises:
         ValueError: where `dim` is below 1.
+
+    Example:
+        >>> import equinox as eqx, jax.numpy as jnp
+        >>> from numpyro_flows.continuous import LinearField
+        >>> field = eqx.tree_at(lambda f: f.weight, LinearField(2), jnp.array([[1.0, 2.0], [3.0, 4.0]]))
+        >>> field(0.0, jnp.ones(2)).tolist()
+        [3.0, 7.0]
     """
 
     weight: Float[Array, "dim dim"]

@@ -25,6 +25,13 @@ class Trajectory(NamedTuple):
     x: where it is, `(times, *shape)`.
     log_det: `log |det dx(t)/dx(start)|`, `(times,)`.
     divergence: of the field at `x`, `(times,)`, the slope of `log_det`.
+
+    Example:
+        >>> import jax
+        >>> from numpyro_flows.continuous import ContinuousFlow, LinearField
+        >>> trajectory = ContinuousFlow(LinearField(2)).trajectory(jax.numpy.ones(2), num_times=5)
+        >>> trajectory.times.tolist(), trajectory.x.shape
+        ([0.0, 0.25, 0.5, 0.75, 1.0], (5, 2))
     """
 
     times: Float[Array, " times"]

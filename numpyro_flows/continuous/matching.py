@@ -17,7 +17,18 @@ Coupling = Literal["independent", "minibatch_ot"]
 
 
 class AbstractPath(eqx.Module):
-    """How a draw `x0` of the base goes to a datum `x1`: `x_t = a(t) x1 + b(t) x0`, `t` from 0 to 1."""
+    """How a draw `x0` of the base goes to a datum `x1`: `x_t = a(t) x1 + b(t) x0`, `t` from 0 to 1.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from numpyro_flows.continuous import AbstractPath, FlowMatching
+        >>> class QuarterCircle(AbstractPath):
+        ...     def weights(self, t):
+        ...         return jnp.sin(jnp.pi / 2 * t), jnp.cos(jnp.pi / 2 * t)
+        >>> x, velocity = FlowMatching(QuarterCircle()).path(jnp.array(1.0), jnp.zeros(2), jnp.ones(2))
+        >>> x.round(2).tolist()
+        [1.0, 1.0]
+    """
 
     @abstractmethod
     def weights(self, t: Scalar) -> tuple[Scalar, Scalar]:
@@ -42,6 +53,13 @@ class ConditionalOT(AbstractPath):
         ValueError: where `sigma_min` is not in [0, 1).
 
     Source: Lipman, Chen, Ben-Hamu, Nickel, Le 2023, arXiv 2210.02747.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from numpyro_flows.continuous import ConditionalOT
+        >>> x, velocity = ConditionalOT(sigma_min=0.5)(jnp.array(0.5), jnp.array([4.0]), jnp.array([2.0]))
+        >>> x.tolist(), velocity.tolist()
+        ([4.0], [0.0])
     """
 
     sigma_min: float = eqx.field(static=True)
@@ -56,7 +74,17 @@ class ConditionalOT(AbstractPath):
 
 
 class RectifiedFlow(AbstractPath):
-    """`x_t = t x1 + (1 - t) x0`: straight, to the point itself. Source: Liu, Gong, Liu 2023, arXiv 2209.03003."""
+    """`x_t = t x1 + (1 - t) x0`: straight, to the point itself.
+
+    Source: Liu, Gong, Liu 2023, arXiv 2209.03003.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from numpyro_flows.continuous import RectifiedFlow
+        >>> x, velocity = RectifiedFlow()(jnp.array(0.5), jnp.array([0.0]), jnp.array([2.0]))
+        >>> x.tolist(), velocity.tolist()
+        ([1.0], [2.0])
+    """
 
     def weights(self, t: Scalar) -> tuple[Scalar, Scalar]:
         return t, 1 - t
@@ -76,6 +104,13 @@ class VariancePreserving(AbstractPath):
         ValueError: where not `0 < beta_min <= beta_max`.
 
     Source: Song, Sohl-Dickstein, Kingma, Kumar, Ermon, Poole 2021, arXiv 2011.13456.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from numpyro_flows.continuous import VariancePreserving
+        >>> a, b = VariancePreserving().weights(jnp.array(0.5))
+        >>> round(float(a**2 + b**2), 2)
+        1.0
     """
 
     beta_min: float = eqx.field(static=True)

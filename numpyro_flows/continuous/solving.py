@@ -119,6 +119,13 @@ def adaptive(tolerance: float) -> diffrax.PIDController:
 
     Raises:
         ValueError: where `tolerance` is not positive.
+
+    Example:
+        >>> import jax
+        >>> from numpyro_flows.continuous import ContinuousFlow, MLPField, adaptive
+        >>> flow = ContinuousFlow(MLPField(jax.random.key(0), 2), stepsize_controller=adaptive(1e-2))
+        >>> flow.ode.stepsize_controller.rtol
+        0.001
     """
     if not tolerance > 0:
         raise ValueError(f"tolerance expected a positive number, got {tolerance}")

@@ -52,6 +52,13 @@ def in_training[T](bijection: T, key: PRNGKeyArray) -> T:
     """`bijection` as one training step sees it: of every continuous flow its `training`, and probes drawn anew.
 
     Bijections without a solver or probes stay as they are. A failing solver gives NaN, so that the step is skipped.
+
+    Example:
+        >>> import jax
+        >>> from numpyro_flows.continuous import ContinuousFlow, LinearField, in_training
+        >>> flow = in_training(ContinuousFlow(LinearField(2)), jax.random.key(0))
+        >>> flow.inverse(jax.numpy.array([1.0, 2.0])).tolist()
+        [1.0, 2.0]
     """
 
     def coarse(flow: ContinuousFlow) -> AbstractBijection:
@@ -125,7 +132,18 @@ class _Counting(AbstractBijection):
 
 
 def num_evaluations(bijection: AbstractBijection, y: ArrayLike, condition: ArrayLike | None = None) -> Scalar:
-    """How often fields are evaluated for the density of one event `y`, in all continuous flows of `bijection`."""
+    """How often fields are evaluated for the density of one event `y`, in all continuous flows of `bijection`.
+
+    Raises:
+        ValueError: where the shape of `y` or `condition` is not the bijection's, or a solver is no Runge-Kutta method.
+
+    Example:
+        >>> import diffrax, jax
+        >>> from numpyro_flows.continuous import ContinuousFlow, LinearField, num_evaluations
+        >>> flow = ContinuousFlow(LinearField(2), stepsize_controller=diffrax.ConstantStepSize(), num_steps=4)
+        >>> int(num_evaluations(flow, jax.numpy.ones(2)))  # 6 in a step of Tsit5, and one before
+        25
+    """
     counting = _map(_Counting, bijection)
     return counting.inverse_and_log_det(y, condition)[1] - bijection.inverse_and_log_det(y, condition)[1]
 

@@ -19,6 +19,11 @@ class Energies(NamedTuple):
     jacobian: `int ||dv/dx||_F^2 dt` (RNODE: Finlay, Jacobsen, Nurbekyan, Oberman 2020, arXiv 2002.02798).
     path_length: `int |v| dt`, the way that an event goes (OT-Flow: Onken, Wu Fung, Li, Ruthotto 2021, arXiv
         2006.00104).
+
+    Example:
+        >>> from numpyro_flows.continuous import Energies, Training
+        >>> Training(penalties=Energies(path_length=0.1)).penalties.kinetic
+        0.0
     """
 
     kinetic: Any = 0.0
@@ -43,6 +48,14 @@ class Training(eqx.Module):
 
     Raises:
         ValueError: where `num_steps` is below 1 or above 256.
+
+    Example:
+        >>> import jax
+        >>> from numpyro_flows.continuous import ContinuousFlow, Hutchinson, MLPField, Training
+        >>> training = Training(num_steps=4, divergence=Hutchinson(jax.random.key(0)))
+        >>> flow = ContinuousFlow(MLPField(jax.random.key(1), 2), training=training)
+        >>> int(flow.training.num_steps)
+        4
     """
 
     num_steps: Int[Array, "..."]

@@ -17,14 +17,21 @@ class EmpiricalMarginal(AbstractBijection):
     C1 and onto the reals, both directions in closed form.
 
     Args:
-        x: knots, rising along the last axis.
-        y: their values, rising too.
-        slopes: positive derivatives at the knots.
+        x: knots, `(dim, knots)`, rising along the last axis.
+        y: their values, of the same shape, rising too.
+        slopes: positive derivatives at the knots, of the same shape.
 
     Raises:
         ValueError: where the shapes differ or have no two knots, or knots do not rise.
 
     Source: Gregory, Delbourgo 1982, IMA Journal of Numerical Analysis 2(2).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from numpyro_flows.gaussianization import EmpiricalMarginal
+        >>> double = EmpiricalMarginal([[0.0, 1.0, 2.0]], [[0.0, 2.0, 4.0]], slopes=[[2.0, 2.0, 2.0]])
+        >>> double.transform(jnp.array([5.0])).round(2).tolist()
+        [10.0]
     """
 
     x: Float[Array, "dim knots"]

@@ -25,7 +25,15 @@ Contributions = Float[np.ndarray, " num"]
 
 
 class Estimate(NamedTuple):
-    """A number of nats and its standard error."""
+    """A number of nats and its standard error.
+
+    Example:
+        >>> import jax, numpy as np
+        >>> from numpyro_flows.gaussianization import entropy
+        >>> estimate = entropy(jax.random.key(0), np.random.default_rng(0).uniform(size=(2_000, 2)))
+        >>> 0.0 < estimate.se < 0.1
+        True
+    """
 
     value: float
     se: float
@@ -79,7 +87,15 @@ def total_correlation(rng_key: PRNGKeyArray, data: ArrayLike) -> Estimate:
 
 
 def negentropy(rng_key: PRNGKeyArray, data: ArrayLike) -> Estimate:
-    """`J(X) = h(G) - h(X)`, `G` the Gaussian of the same covariance. Args and errors: see `entropy`."""
+    """`J(X) = h(G) - h(X)`, `G` the Gaussian of the same covariance. Args and errors: see `entropy`.
+
+    Example:
+        >>> import jax, numpy as np
+        >>> from numpyro_flows.gaussianization import negentropy
+        >>> estimate = negentropy(jax.random.key(0), np.random.default_rng(0).exponential(size=(2_000, 1)))
+        >>> bool(abs(estimate.value - 0.5 * np.log(2 * np.pi / np.e)) < 4 * estimate.se)
+        True
+    """
     samples = checked_samples(data)
     centred = samples - samples.mean(0)
     covariance = centred.T @ centred / len(samples)
@@ -91,8 +107,18 @@ def negentropy(rng_key: PRNGKeyArray, data: ArrayLike) -> Estimate:
 def mutual_information(rng_key: PRNGKeyArray, x: ArrayLike, y: ArrayLike) -> Estimate:
     """`I(X; Y) = h(X) + h(Y) - h(X, Y)` of vectors drawn together: row `i` of `x` with row `i` of `y`.
 
+    Shapes are `(num, dim_x)` and `(num, dim_y)`.
+
     Raises:
         ValueError: as `entropy`, and where the numbers of rows differ.
+
+    Example:
+        >>> import jax, numpy as np
+        >>> from numpyro_flows.gaussianization import mutual_information
+        >>> x, noise = np.random.default_rng(0).normal(size=(2, 2_000, 1))
+        >>> estimate = mutual_information(jax.random.key(0), x, 0.8 * x + 0.6 * noise)
+        >>> bool(abs(estimate.value + 0.5 * np.log(1 - 0.8**2)) < 4 * estimate.se)
+        True
     """
     x_samples, y_samples = checked_samples(x, "x"), checked_samples(y, "y")
     if len(x_samples) != len(y_samples):
@@ -103,7 +129,7 @@ def mutual_information(rng_key: PRNGKeyArray, x: ArrayLike, y: ArrayLike) -> Est
 
 
 def kl_divergence(rng_key: PRNGKeyArray, x: ArrayLike, y: ArrayLike) -> Estimate:
-    """`KL(X || Y) = -h(X) - E_X log p_Y(X)` of two samples of one dimension, drawn apart.
+    """`KL(X || Y) = -h(X) - E_X log p_Y(X)` of two samples, `(num_x, dim)` and `(num_y, dim)`, drawn apart.
 
     `log p_Y` is the density of the map fitted to half of `y`, corrected by that of the other half about each point of
     `x`, by nearest neighbours beside those among Gaussian samples of the same size. Where `Y` has no points near
@@ -112,6 +138,14 @@ def kl_divergence(rng_key: PRNGKeyArray, x: ArrayLike, y: ArrayLike) -> Estimate
 
     Raises:
         ValueError: as `entropy`, and where the dimensions differ.
+
+    Example:
+        >>> import jax, numpy as np
+        >>> from numpyro_flows.gaussianization import kl_divergence
+        >>> x, y = np.random.default_rng(0).normal(size=(2, 2_000, 1))
+        >>> estimate = kl_divergence(jax.random.key(0), x, y + 1.0)
+        >>> abs(estimate.value - 0.5) < 4 * estimate.se
+        True
     """
     x_samples, y_samples = checked_samples(x, "x"), checked_samples(y, "y")
     if x_samples.shape[1] != y_samples.shape[1]:

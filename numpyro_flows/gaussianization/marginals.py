@@ -33,7 +33,8 @@ def fit_mixture(data: Samples, num_components: int = 8, kind: Kind = "normal") -
     """`MixtureCDF`s whose mixtures are fitted by expectation maximisation, started at the quantiles.
 
     The variance of each component has a prior worth two points, so that duplicates do not make it 0. A logistic
-    component is one of normals of many variances, whose mean precision at each point weighs it.
+    component is one of normals of many variances, whose mean precision at each point weighs it. Data are `(num, dim)`,
+    of about unit scale.
 
     Source: Dempster, Laird, Rubin 1977, JRSS B 39(1); for mixtures of scales 1980, Multivariate Analysis V.
 
@@ -85,7 +86,8 @@ _KINDS = {"normal": _normal, "logistic": _logistic}
 def fit_spline(data: Samples, num_bins: int = 32) -> Elementwise:
     """`RationalQuadraticSpline`s through means of neighbouring points and of their normal scores.
 
-    Straight from the data's last knots to the ends of the spline at 6 deviations, beyond which it is the identity.
+    Straight from the data's last knots to the ends of the spline at 6 deviations, beyond which it is the identity. Data
+    are `(num, dim)`, of about unit scale.
 
     Example:
         >>> data = np.random.default_rng(0).uniform(-1.7, 1.7, (1_000, 1))
@@ -110,6 +112,8 @@ def fit_spline(data: Samples, num_bins: int = 32) -> Elementwise:
 
 def fit_empirical(data: Samples, num_knots: int = 32) -> EmpiricalMarginal:
     """The empirical distribution function, smoothed through knots, with straight tails: those of a Gaussian.
+
+    Data are `(num, dim)`.
 
     Example:
         >>> data = np.random.default_rng(0).uniform(-1.7, 1.7, (1_000, 1))

@@ -18,14 +18,32 @@ _ICA_STEPS, _ICA_DONE = 100, 1e-6
 
 
 def pca(data: Samples) -> Matrix:
-    """The orthogonal matrix `R` that makes the coordinates of `R x` uncorrelated."""
+    """The orthogonal matrix `R`, `(dim, dim)`, that makes the coordinates of `R x` uncorrelated, of data `(num, dim)`.
+
+    Example:
+        >>> import numpy as np
+        >>> from numpyro_flows.gaussianization import pca
+        >>> data = np.random.default_rng(0).normal(size=(100, 2)) @ np.array([[1.0, 0.5], [0.0, 1.0]])
+        >>> bool(abs(np.cov(data @ pca(data).T, rowvar=False)[0, 1]) < 1e-6)
+        True
+    """
     return np.linalg.eigh(np.cov(data, rowvar=False).reshape(data.shape[1], -1))[1].T
 
 
 def ica(data: Samples, rng: np.random.Generator) -> Matrix:
     """The orthogonal matrix nearest to that which unmixes the data: symmetric FastICA with the contrast `log cosh`.
 
+    Data are `(num, dim)`, and the matrix `(dim, dim)`.
+
     Source: Hyvarinen 1999, IEEE Transactions on Neural Networks 10(3).
+
+    Example:
+        >>> import numpy as np
+        >>> from numpyro_flows.gaussianization import ica
+        >>> rng = np.random.default_rng(0)
+        >>> rotation = ica(rng.uniform(size=(100, 2)), rng)
+        >>> np.allclose(rotation @ rotation.T, np.eye(2))
+        True
     """
     num, dim = data.shape
     centred = data - data.mean(0)
@@ -53,7 +71,16 @@ def random(dim: int, rng: np.random.Generator) -> Matrix:
 def most_informative(data: Samples, rng: np.random.Generator) -> Matrix:
     """Of PCA, ICA and some random ones the matrix whose coordinates have the largest divergence from N(0, 1), in sum.
 
-    What the next marginal map removes is just that. In two dimensions the random ones are a grid of angles.
+    What the next marginal map removes is just that. In two dimensions the random ones are a grid of angles. Data are
+    `(num, dim)`, and the matrix `(dim, dim)`.
+
+    Example:
+        >>> import numpy as np
+        >>> from numpyro_flows.gaussianization import most_informative
+        >>> rng = np.random.default_rng(0)
+        >>> rotation = most_informative(rng.uniform(size=(100, 2)), rng)
+        >>> np.allclose(rotation @ rotation.T, np.eye(2))
+        True
     """
     dim = data.shape[1]
     if dim == 2:
