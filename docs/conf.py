@@ -44,6 +44,7 @@ autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+napoleon_use_ivar = True  # attributes are described once
 
 default_role = "code"  # what docstrings have in backticks
 
@@ -61,3 +62,8 @@ html_theme_options = {
     "secondary_sidebar_items": ["page-toc"],
     "pygments_light_style": "tango",
 }
+
+
+def setup(app):
+    """Reads pages, which is to run notebooks, side by side; the option `-j` is for other numbers."""
+    app.parallel = max(app.parallel, 2)

@@ -12,11 +12,12 @@ from numpyro_flows.distributions import FlowDistribution
 class AnomalyScores(NamedTuple):
     """Of every row, its log density and two p-values: small ones are anomalies.
 
-    log_prob: `log p(x)`, in nats.
-    p_density: share of reference rows whose density is no larger: rows of little density are anomalies.
-    typicality: `|log p(x) - m| / s`, with mean and deviation of the reference rows' log densities.
-    p_typicality: share of reference rows that are no more typical: also rows of far too much density are anomalies, as
-        those near the mode of a distribution of many dimensions, where no draw of it ever is.
+    Attributes:
+        log_prob: `log p(x)`, in nats.
+        p_density: share of reference rows whose density is no larger: rows of little density are anomalies.
+        typicality: `|log p(x) - m| / s`, with mean and deviation of the reference rows' log densities.
+        p_typicality: share of reference rows that are no more typical: also rows of far too much density are
+            anomalies, as those near the mode of a distribution of many dimensions, where no draw of it ever is.
     """
 
     log_prob: Float[np.ndarray, " num"]
@@ -45,8 +46,7 @@ def anomaly_scores(
         ValueError: where there are no reference rows, or rows have another shape than the flow's events.
 
     Source: typicality: Nalisnick, Matsukawa, Teh, Lakshminarayanan 2019, arXiv 1906.02994; p-values: Bates, Candes,
-    Lei,
-        Romano, Sesia 2023, arXiv 2104.08279.
+    Lei, Romano, Sesia 2023, arXiv 2104.08279.
 
     Example:
         >>> import jax

@@ -43,15 +43,16 @@ class Score(NamedTuple):
 class DensityFit(NamedTuple):
     """How `fit_density` fitted a flow.
 
-    losses: mean negative log likelihood of each training step's rows, in nats an event.
-    validation: that of the validation rows after `steps` training steps, one number a look.
-    steps: training steps before each look.
-    held_out: of the flow that is kept, on the validation rows that it was chosen by, which flatters it a little.
-    test: on rows that nothing was chosen by; None where no share of the data was set aside for it.
-    seconds: wall time of compilation and training.
-    num_skipped: steps left out because loss or gradient was not finite.
-    why: what ended the training.
-    solver: of a continuous flow, how the solver of training compares with its own; None for others.
+    Attributes:
+        losses: mean negative log likelihood of each training step's rows, in nats an event.
+        validation: that of the validation rows after `steps` training steps, one number a look.
+        steps: training steps before each look.
+        held_out: of the flow that is kept, on the validation rows that it was chosen by, which flatters it a little.
+        test: on rows that nothing was chosen by; None where no share of the data was set aside for it.
+        seconds: wall time of compilation and training.
+        num_skipped: steps left out because loss or gradient was not finite.
+        why: what ended the training.
+        solver: of a continuous flow, how the solver of training compares with its own; None for others.
     """
 
     losses: Float[np.ndarray, " steps"]

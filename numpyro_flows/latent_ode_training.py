@@ -25,14 +25,15 @@ _MOST_SOLVER_ERROR = 0.1  # deviations of the noise, of a series on average: bey
 class LatentODEFit(NamedTuple):
     """What `fit_latent_ode` found.
 
-    latent_ode: the trained one.
-    losses: of each step, `(steps,)`, an estimate of the negative evidence lower bound, in nats a series.
-    validation: that of the validation series after `steps` steps, one number a look, `(looks,)`.
-    steps: training steps before each look, `(looks,)`.
-    solver_error: `latent_ode.solver_error` of the validation series, on average.
-    seconds: wall time, with compilation.
-    num_skipped: steps left out because loss or gradient was not finite.
-    why: what ended the training.
+    Attributes:
+        latent_ode: the trained one.
+        losses: of each step, `(steps,)`, an estimate of the negative evidence lower bound, in nats a series.
+        validation: that of the validation series after `steps` steps, one number a look, `(looks,)`.
+        steps: training steps before each look, `(looks,)`.
+        solver_error: `latent_ode.solver_error` of the validation series, on average.
+        seconds: wall time, with compilation.
+        num_skipped: steps left out because loss or gradient was not finite.
+        why: what ended the training.
 
     Example:
         >>> import jax, numpy as np

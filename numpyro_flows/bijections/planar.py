@@ -96,7 +96,7 @@ class Planar(AbstractBijection):
 class Radial(AbstractBijection):
     """`y = x + beta (x - c) / (alpha + r)` with `r = |x - c|`: pushes away from a centre `c`, or pulls towards it.
 
-    `alpha > 0`, and `beta >= -0.99 alpha` makes the distance from the centre increase with `r`:
+    `alpha > 0`, and `beta >= -0.99 alpha` makes the distance from the centre increase with `r`::
 
         log |det dy/dx| = (dim - 1) log(1 + beta / (alpha + r)) + log(1 + alpha beta / (alpha + r)^2)
 

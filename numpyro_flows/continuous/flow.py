@@ -21,10 +21,11 @@ _MAX_STEPS = 4096
 class Trajectory(NamedTuple):
     """One event on its way from the base to the target.
 
-    times: `(times,)`.
-    x: where it is, `(times, *shape)`.
-    log_det: `log |det dx(t)/dx(start)|`, `(times,)`.
-    divergence: of the field at `x`, `(times,)`, the slope of `log_det`.
+    Attributes:
+        times: `(times,)`.
+        x: where it is, `(times, *shape)`.
+        log_det: `log |det dx(t)/dx(start)|`, `(times,)`.
+        divergence: of the field at `x`, `(times,)`, the slope of `log_det`.
 
     Example:
         >>> import jax

@@ -15,10 +15,11 @@ MAX_TRAINING_STEPS = 256
 class Energies(NamedTuple):
     """Integrals along a trajectory; or, as weights, what each counts in training: small ones need few solver steps.
 
-    kinetic: `int |v|^2 dt`, and
-    jacobian: `int ||dv/dx||_F^2 dt` (RNODE: Finlay, Jacobsen, Nurbekyan, Oberman 2020, arXiv 2002.02798).
-    path_length: `int |v| dt`, the way that an event goes (OT-Flow: Onken, Wu Fung, Li, Ruthotto 2021, arXiv
-        2006.00104).
+    Attributes:
+        kinetic: `int |v|^2 dt`, and
+        jacobian: `int ||dv/dx||_F^2 dt` (RNODE: Finlay, Jacobsen, Nurbekyan, Oberman 2020, arXiv 2002.02798).
+        path_length: `int |v| dt`, the way that an event goes (OT-Flow: Onken, Wu Fung, Li, Ruthotto 2021, arXiv
+            2006.00104).
 
     Example:
         >>> from numpyro_flows.continuous import Energies, Training

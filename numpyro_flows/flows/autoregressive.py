@@ -94,7 +94,9 @@ def maf(
 ) -> AbstractBijection:
     """Masked autoregressive flow: `x_i = exp(s(y_<i)) y_i + t(y_<i)`, the density in one pass.
 
-    Args: those of `autoregressive`, and
+    Arguments are those of `autoregressive`, and these:
+
+    Args:
         max_log_scale: bound on the log-scale of one layer.
 
     Raises:
@@ -175,7 +177,9 @@ def nsf_autoregressive(
 ) -> AbstractBijection:
     """Autoregressive rational-quadratic splines: the flow for densities with sharp structure.
 
-    Args: those of `autoregressive`, and
+    Arguments are those of `autoregressive`, and these:
+
+    Args:
         num_bins: pieces of a spline.
         bound: the splines act on `[-bound, bound]` and are the identity outside.
         circular: whether all coordinates are angles, as in `nsf_coupling`.
@@ -222,7 +226,9 @@ def naf(
 
     Smooth and onto the reals; the slow direction is numerical.
 
-    Args: those of `autoregressive`, and
+    Arguments are those of `autoregressive`, and these:
+
+    Args:
         num_units: sigmoids of a coordinate.
 
     Raises:
@@ -267,7 +273,9 @@ def bernstein(
 ) -> AbstractBijection:
     """Autoregressive Bernstein polynomials, straight lines outside `[-bound, bound]`; the slow direction is numerical.
 
-    Args: those of `autoregressive`, and
+    Arguments are those of `autoregressive`, and these:
+
+    Args:
         degree: of the polynomials.
         bound: half of the interval's length.
 
@@ -309,7 +317,9 @@ def bnaf(
 ) -> AbstractBijection:
     """Block neural autoregressive flow: layers that are one monotone network each; the slow direction is numerical.
 
-    Args: those of `autoregressive`, but for
+    Arguments are those of `autoregressive`, but for these:
+
+    Args:
         hidden: units that each coordinate has in the hidden layers of the network.
 
     Raises:
@@ -347,7 +357,9 @@ def tarflow(
 ) -> AbstractBijection:
     """Transformer autoregressive flow: blocks of coordinates, each scaled and shifted in the light of those before it.
 
-    Args: those of `autoregressive`, and
+    Arguments are those of `autoregressive`, and these:
+
+    Args:
         block_size: coordinates in a block; by default so many that there are at most 16 blocks.
         width: of the transformers.
         num_heads: of their attention.

@@ -115,7 +115,9 @@ def realnvp(
 
     Cheap, smooth, and after an affine map that whitens enough for most posteriors; in one dimension it is affine.
 
-    Args: those of `coupling`, and
+    Arguments are those of `coupling`, and these:
+
+    Args:
         max_log_scale: bound on the log-scale of one layer.
 
     Raises:
@@ -161,7 +163,9 @@ def nsf_coupling(
 
     Bends what an affine coupling can only shift and scale, at about three times its price.
 
-    Args: those of `coupling`, and
+    Arguments are those of `coupling`, and these:
+
+    Args:
         num_bins: pieces of a spline.
         bound: the splines act on `[-bound, bound]` and are the identity outside.
         circular: whether all coordinates are angles on `[-pi, pi)`, in place of real numbers; the base distribution
@@ -211,7 +215,9 @@ def glow(
     Starts as the identity, as a guide should; for density estimation `bijections.initialize_from_data` makes every
     layer standardise what it is given.
 
-    Args: those of `coupling`, and
+    Arguments are those of `coupling`, and these:
+
+    Args:
         max_log_scale: bound on the log-scale of one coupling.
         linear: the matrix by `(key, dim)`: `LULinear`, `QRLinear`, `Householder`, `Cayley`, `MatrixExponential`.
 

@@ -102,7 +102,9 @@ def coupling_gaussianization(
     The network adds to parameters that each coordinate has of its own: with weights of zero in its last layer, as at
     the start, the flow is that of `gaussianization`.
 
-    Args: those of `gaussianization`, and
+    Arguments are those of `gaussianization`, and these:
+
+    Args:
         hidden: widths of the networks' hidden layers.
         passes: groups of coordinates, each of which depends on those before; 2, a coupling that moves both halves, to
             `dim`, fully autoregressive. So many sweeps the sampling direction takes at most.

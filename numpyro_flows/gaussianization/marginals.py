@@ -30,7 +30,7 @@ _NEAR_LIMIT = 0.95  # of its bounded sizes
 
 
 def fit_mixture(data: Samples, num_components: int = 8, kind: Kind = "normal") -> Elementwise:
-    """`MixtureCDF`s whose mixtures are fitted by expectation maximisation, started at the quantiles.
+    """Maps `MixtureCDF` whose mixtures are fitted by expectation maximisation, started at the quantiles.
 
     The variance of each component has a prior worth two points, so that duplicates do not make it 0. A logistic
     component is one of normals of many variances, whose mean precision at each point weighs it. Data are `(num, dim)`,
@@ -84,7 +84,7 @@ _KINDS = {"normal": _normal, "logistic": _logistic}
 
 
 def fit_spline(data: Samples, num_bins: int = 32) -> Elementwise:
-    """`RationalQuadraticSpline`s through means of neighbouring points and of their normal scores.
+    """Maps `RationalQuadraticSpline` through means of neighbouring points and of their normal scores.
 
     Straight from the data's last knots to the ends of the spline at 6 deviations, beyond which it is the identity. Data
     are `(num, dim)`, of about unit scale.
