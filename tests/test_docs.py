@@ -60,7 +60,8 @@ def test_every_public_name_is_in_the_reference_with_an_example():
     public = ["numpyro_flows", *(f"numpyro_flows.{name}" for name in PUBLIC)]
     assert sorted(documented) == sorted(public)
     for module in map(importlib.import_module, public):
-        for name, value in vars(module).items():
+        for name in dir(module):
+            value = getattr(module, name)
             home = getattr(value, "__module__", "")
             shown = home.startswith("numpyro_flows") if hasattr(module, "__path__") else home == module.__name__
             if shown and not name.startswith("_"):

@@ -1,6 +1,8 @@
 """Imports point down only, as the layers of the architecture say, and NumPyro enters at `transforms`."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,3 +94,14 @@ def test_no_cycles():
         assert free, f"import cycle among {[str(path.relative_to(PACKAGE)) for path in needs]}"
         for path in free:
             del needs[path]
+
+
+def test_importing_the_package_imports_none_of_its_modules():
+    """So it costs nothing; a name is imported when it is first used."""
+    script = """
+import sys, numpyro_flows
+loaded = {name for name in sys.modules if name.startswith(("numpyro_flows.", "jax", "equinox", "diffrax"))}
+assert not loaded, loaded
+assert numpyro_flows.FlowVI.__module__ == "numpyro_flows.variational"
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
