@@ -52,13 +52,13 @@ def crawl(page: Page, root: str, screenshots: Path | None) -> list[str]:
         address = todo.pop()
         if address in ids:
             continue
-        answer = page.goto(address)
-        ids[address] = set(page.eval_on_selector_all("[id]", IDS)) | {""}
         path = address.removeprefix(root)
+        is_page = path.endswith(".html")
+        answer = page.goto(address) if is_page else page.request.get(address)
         if answer is None or not answer.ok:
             problems.append(f"{path}: not there")
-            continue
-        if not path.endswith(".html"):
+        ids[address] = {""} | set(page.eval_on_selector_all("[id]", IDS) if is_page else [])
+        if not is_page:
             continue
         problems += problems_of_widths(page, path, screenshots)
         for link in page.eval_on_selector_all("a[href]", LINKS):

@@ -13,8 +13,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
-import zuko
+import torch  # pyright: ignore[reportMissingImports]
+import zuko  # pyright: ignore[reportMissingImports]
 
 from benchmarks.results import save
 from numpyro_flows import FlowDistribution
