@@ -5,8 +5,11 @@ from . import continuous as continuous
 from . import flow_plots as flow_plots
 from . import flows as flows
 from . import gaussianization as gaussianization
+from .anomaly import AnomalyScores as AnomalyScores
 from .anomaly import anomaly_scores as anomaly_scores
+from .density import DensityFit as DensityFit
 from .density import fit_density as fit_density
+from .diagnostics import NutsComparison as NutsComparison
 from .diagnostics import compare_with_nuts as compare_with_nuts
 from .distributions import FlowDistribution as FlowDistribution
 from .distributions import sample_sites as sample_sites

@@ -18,6 +18,13 @@ class AnomalyScores(NamedTuple):
         typicality: `|log p(x) - m| / s`, with mean and deviation of the reference rows' log densities.
         p_typicality: share of reference rows that are no more typical: also rows of far too much density are
             anomalies, as those near the mode of a distribution of many dimensions, where no draw of it ever is.
+
+    Example:
+        >>> import jax, numpy as np
+        >>> from numpyro_flows import FlowDistribution, anomaly_scores, flows
+        >>> flow = FlowDistribution(flows.realnvp(jax.random.key(0), 2))
+        >>> anomaly_scores(flow, np.zeros((3, 2)), np.ones((9, 2))).p_typicality.shape
+        (3,)
     """
 
     log_prob: Float[np.ndarray, " num"]

@@ -53,6 +53,13 @@ class DensityFit(NamedTuple):
         num_skipped: steps left out because loss or gradient was not finite.
         why: what ended the training.
         solver: of a continuous flow, how the solver of training compares with its own; None for others.
+
+    Example:
+        >>> import jax
+        >>> from numpyro_flows import fit_density
+        >>> data = jax.random.normal(jax.random.key(0), (500, 2))
+        >>> fit_density(jax.random.key(1), data, num_steps=10, progress_bar=False).fit.why
+        'all 10 steps taken'
     """
 
     losses: Float[np.ndarray, " steps"]

@@ -23,6 +23,7 @@ from numpyro_flows.bijections import AbstractBijection, Chain, StandardizedCondi
 from numpyro_flows.continuous import ContinuousFlow, Trajectory
 from numpyro_flows.continuous.training_form import continuous_flows
 from numpyro_flows.distributions import FlowDistribution
+from numpyro_flows.picture import Picture
 
 _WIDTH = 3.4  # inches of a column
 _STYLE: dict[Any, Any] = {"font.size": 8, "axes.titlesize": 8, "axes.linewidth": 0.6, "lines.linewidth": 0.6}
@@ -68,7 +69,7 @@ def plot_trajectories(
     else:
         labels = "coordinate 1", "coordinate 2"
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, 0.8 * _WIDTH), layout="constrained")
+        figure = Picture(figsize=(_WIDTH, 0.8 * _WIDTH), layout="constrained")
         axes = figure.add_subplot(xlabel=labels[0], ylabel=labels[1])
         pieces = np.stack([x[:, :-1, :2], x[:, 1:, :2]], axis=2).reshape(-1, 2, 2)
         lines = LineCollection(list(pieces), array=np.tile(times[:-1], len(x)), cmap=_TIME_COLORS, alpha=0.7)
@@ -128,7 +129,7 @@ def plot_density_path(
     densities = [np.exp(np.asarray(log_prob(time, grid), float)).reshape(num_cells, num_cells) for time in times]
     with mpl.rc_context(_STYLE):
         height = 0.5 * _WIDTH if len(times) > 1 else 0.8 * _WIDTH
-        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+        figure = Picture(figsize=(_WIDTH, height), layout="constrained")
         panels = figure.subplots(1, len(times), sharex=True, sharey=True, squeeze=False)[0]
         # a root, for the base is flat where the data are sharp
         norm = PowerNorm(0.5, vmin=0.0, vmax=max(density.max() for density in densities))
@@ -167,7 +168,7 @@ def plot_divergence(
     found = _trajectories(_parts(flow, condition), rng_key, num_paths, num_times)
     times = np.asarray(found.times[0])
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, _WIDTH), layout="constrained")
+        figure = Picture(figsize=(_WIDTH, _WIDTH), layout="constrained")
         upper, lower = figure.subplots(2, 1, sharex=True)
         _with_median(upper, times, np.asarray(found.divergence), "divergence\n(nats per unit of time)")
         _with_median(lower, times, np.asarray(found.log_det), "log-determinant\n(nats)")

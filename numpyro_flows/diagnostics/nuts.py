@@ -45,6 +45,16 @@ class NutsComparison:
         flow: DataTree of `FlowPosterior.sample`, as many draws as NUTS's cut into as many chains, for pictures.
         nuts: DataTree of NUTS's draws, with sample_stats.
         certified: the fit's own verdict.
+
+    Example:
+        >>> import jax, numpyro, numpyro.distributions as dist
+        >>> from numpyro_flows import FlowVI, compare_with_nuts
+        >>> def model():
+        ...     numpyro.sample("x", dist.Normal(0, 1))
+        >>> posterior = FlowVI(model, progress_bar=False).run(jax.random.key(0))
+        >>> comparison = compare_with_nuts(posterior, jax.random.key(1), num_samples=200, progress_bar=False)
+        >>> list(comparison.sites.index)
+        ['x']
     """
 
     sites: "pd.DataFrame"

@@ -78,10 +78,10 @@ class LayerTable(NamedTuple):
         Args:
             path: of a file to write the picture to; its ending says which kind.
         """
-        from matplotlib.figure import Figure
+        from numpyro_flows.picture import Picture
 
         num_rows = -(-len(self.parts) // _COLUMNS)
-        figure = Figure(figsize=(2 * _COLUMNS, 2 * num_rows + 3), layout="constrained")
+        figure = Picture(figsize=(2 * _COLUMNS, 2 * num_rows + 3), layout="constrained")
         grid = figure.add_gridspec(num_rows + 1, _COLUMNS, height_ratios=[2] * num_rows + [3])
         for i, (layer, part, x) in enumerate(zip(self.layers, self.parts, self.samples[:, :_MAX_POINTS])):
             panel = figure.add_subplot(grid[divmod(i, _COLUMNS)])

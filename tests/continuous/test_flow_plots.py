@@ -1,8 +1,11 @@
 """Pictures run for what `fit_density` makes, say what their axes are, and show what they say."""
 
+import io
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.collections import LineCollection, QuadMesh
@@ -42,6 +45,9 @@ def test_trajectories_are_those_of_the_flow(tmp_path):
     assert len(lines.get_segments()) == 20 * 10
     figure.savefig(tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 10_000
+    shown = plt.imread(io.BytesIO(figure._repr_png_()))  # by a notebook
+    assert shown.shape[1] == round(150 * figure.get_figwidth())
+    assert shown.std() > 0.01
 
 
 def test_of_one_coordinate_trajectories_are_over_time():
