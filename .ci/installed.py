@@ -1,5 +1,6 @@
 """Tries an installed package, away from the checkout: typed, of the version it says, and fit for a first posterior."""
 
+import platform
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -28,4 +29,4 @@ with tempfile.TemporaryDirectory() as folder:
     FlowDistribution(flows.maf(jax.random.key(1), 2)).save(path)
     assert FlowDistribution.load(path).sample(jax.random.key(2), (10,)).shape == (10, 2)
 versions = ", ".join(f"{name} {version(name)}" for name in ("numpyro_flows", "numpyro", "jax", "equinox", "arviz"))
-print(f"works: {versions}")
+print(f"works: Python {platform.python_version()}, {versions}")
