@@ -3,6 +3,7 @@
 import os
 import sys
 from importlib.metadata import version as version_of
+from importlib.util import find_spec
 from pathlib import Path
 
 DOCS = Path(__file__).parent
@@ -24,7 +25,6 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
-    "sphinx-mathjax-offline",
 ]
 exclude_patterns = ["_build", "jupyter_execute", "**/.ipynb_checkpoints", "benchmarks/README.md"]
 
@@ -51,7 +51,10 @@ default_role = "code"  # what docstrings have in backticks
 
 html_theme = "pydata_sphinx_theme"
 html_title = "numpyro_flows"
-html_static_path = ["_static"]
+# formulas without network; as an extension this package would keep pages from being read side by side
+mathjax = Path(str(find_spec("sphinx-mathjax-offline").origin)).parent / "static"
+mathjax_path = "mathjax/tex-chtml.js"
+html_static_path = ["_static", str(mathjax)]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_theme_options = {
