@@ -1,4 +1,4 @@
-"""Seconds that `import numpyro_flows` adds to `import numpyro`: each in processes of its own, in turns.
+"""Seconds that `import numpyro_flows` takes after `import numpyro`, and those of the first use of a name after that.
 
 uv run --group benchmarks python -m benchmarks.import_time [--repeats 7]
 """
@@ -11,29 +11,29 @@ import numpy as np
 
 from benchmarks.results import save
 
-TIMED = "import time; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
+STEPS = ("import numpyro", "import numpyro_flows", "numpyro_flows.FlowVI")
+TIMED = f"""
+import time
+for step in {STEPS}:
+    start = time.perf_counter()
+    exec(step)
+    print(time.perf_counter() - start)
+"""
 
 
-def seconds(modules: str) -> float:
-    timed = subprocess.run([sys.executable, "-c", TIMED.format(modules)], check=True, capture_output=True, text=True)
-    return float(timed.stdout)
+def seconds() -> list[float]:
+    """Of each step, in a process of its own."""
+    timed = subprocess.run([sys.executable, "-c", TIMED], check=True, capture_output=True, text=True)
+    return [float(line) for line in timed.stdout.split()]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7)
     repeats = parser.parse_args().repeats
-    both = ("numpyro", "numpyro, numpyro_flows")
-    for modules in both:
-        seconds(modules)  # compiled by Python, and in the disk's cache
-    alone, with_ours = np.array([[seconds(modules) for modules in both] for _ in range(repeats)]).T
-    row = {
-        "numpyro": f"{np.median(alone):.2f}",
-        "numpyro_and_ours": f"{np.median(with_ours):.2f}",
-        "added": f"{np.median(with_ours) - np.median(alone):.2f}",
-        "added_over_numpyro": f"{np.median(with_ours) / np.median(alone) - 1:.2f}",
-    }
-    save("import_time", [row])
+    seconds()  # compiled by Python, and in the disk's cache
+    medians = np.median([seconds() for _ in range(repeats)], axis=0)
+    save("import_time", [{step: f"{median:.3f}" for step, median in zip(STEPS, medians)}])
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ class AnomalyScores(NamedTuple):
         >>> import jax, numpy as np
         >>> from numpyro_flows import FlowDistribution, anomaly_scores, flows
         >>> flow = FlowDistribution(flows.realnvp(jax.random.key(0), 2))
-        >>> anomaly_scores(flow, np.zeros((3, 2)), np.ones((9, 2))).p_typicality.shape
+        >>> reference = flow.sample(jax.random.key(1), (99,))
+        >>> anomaly_scores(flow, np.zeros((3, 2)), reference).p_typicality.shape
         (3,)
     """
 
