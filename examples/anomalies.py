@@ -3,12 +3,13 @@
     uv run examples/anomalies.py
 
 Wisconsin breast cancer (569 tumours, 30 measurements, of scikit-learn). The density has seen benign tumours only. The
-p-values are ranks among benign tumours that it has not seen either.
+p-values are ranks among benign tumours that it has not seen either. Writes anomalies.png.
 """
 
 from typing import Any
 
 import jax
+import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_breast_cancer
 from sklearn.metrics import roc_auc_score
@@ -40,6 +41,12 @@ def main() -> None:
     for name, sign in (("log_prob", -1), ("typicality", 1)):
         values = np.concatenate([sign * getattr(score, name) for score in scores.values()])
         print(f"AUC by {name}: {roc_auc_score(malignant, values):.3f}")
+    figure, axis = plt.subplots(figsize=(4.5, 3), layout="constrained")
+    for name, score in scores.items():
+        axis.hist(np.clip(score.log_prob, -100, None), bins=40, density=True, alpha=0.5, label=name)
+    axis.set(xlabel="log density (nats), cut at -100", ylabel="share of tumours per nat")
+    axis.legend()
+    figure.savefig("anomalies.png", dpi=120)
 
 
 if __name__ == "__main__":
