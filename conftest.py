@@ -1,5 +1,7 @@
 """What all tests share."""
 
+import doctest
+
 import jax
 import numpy as np
 import pytest
@@ -25,7 +27,15 @@ def case_of(nodeid: str) -> str:
     return f"{file}::{test.rpartition('-')[2].rpartition('[')[2]}" if file in BY_CASE else file
 
 
+# The first line of an example that takes long ends in `# doctest: +SLOW`, which the site leaves out: marked `slow`.
+SLOW = doctest.register_optionflag("SLOW")
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` deselects
 def pytest_collection_modifyitems(items):
+    for item in items:
+        if isinstance(item, pytest.DoctestItem) and any(SLOW in example.options for example in item.dtest.examples):
+            item.add_marker(pytest.mark.slow)
     order = {case: number for number, case in enumerate(dict.fromkeys(case_of(item.nodeid) for item in items))}
     items.sort(key=lambda item: order[case_of(item.nodeid)])
 

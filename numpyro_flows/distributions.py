@@ -220,7 +220,7 @@ def sample_sites(name: str, flow: FlowDistribution, obs: Mapping[str, ArrayLike]
         ValueError: where the flow is not one of several sites.
 
     Example:
-        >>> import jax, numpyro
+        >>> import jax, numpyro  # doctest: +SLOW
         >>> import numpyro.distributions as dist
         >>> from numpyro_flows import fit_density, flows, sample_sites
         >>> mu, b = jax.random.normal(jax.random.key(0), (200,)), jax.random.normal(jax.random.key(1), (200, 2))

@@ -39,7 +39,7 @@ def to_datatree(
         ValueError: where `num_samples` is below 1.
 
     Example:
-        >>> import jax, numpyro, numpyro.distributions as dist
+        >>> import jax, numpyro, numpyro.distributions as dist  # doctest: +SLOW
         >>> from numpyro_flows import FlowVI
         >>> def model():
         ...     numpyro.sample("x", dist.Normal(0, 1))

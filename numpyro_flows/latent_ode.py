@@ -61,7 +61,7 @@ class LatentODE(eqx.Module):
         1806.07366.
 
     Example:
-        >>> import jax, numpy as np, numpyro
+        >>> import jax, numpy as np, numpyro  # doctest: +SLOW
         >>> from numpyro.infer import SVI, Trace_ELBO
         >>> from numpyro_flows import LatentODE
         >>> times = np.sort(np.random.default_rng(0).uniform(size=(20, 5)))

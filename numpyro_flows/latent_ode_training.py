@@ -36,7 +36,7 @@ class LatentODEFit(NamedTuple):
         why: what ended the training.
 
     Example:
-        >>> import jax, numpy as np
+        >>> import jax, numpy as np  # doctest: +SLOW
         >>> from numpyro_flows import fit_latent_ode
         >>> times = np.sort(np.random.default_rng(0).uniform(size=(20, 5)))
         >>> values = np.sin(times)[..., None]
@@ -105,7 +105,7 @@ def fit_latent_ode(
     Source: Rubanova, Chen, Duvenaud 2019, arXiv 1907.03907.
 
     Example:
-        >>> import jax, numpy as np
+        >>> import jax, numpy as np  # doctest: +SLOW
         >>> from numpyro_flows import fit_latent_ode
         >>> times = np.sort(np.random.default_rng(0).uniform(size=(20, 5)))
         >>> values = np.sin(times)[..., None]

@@ -55,7 +55,7 @@ class FlowPosterior:
         model: the model, with `args` and `kwargs` it was fitted with.
 
     Example:
-        >>> import jax, numpyro, numpyro.distributions as dist
+        >>> import jax, numpyro, numpyro.distributions as dist  # doctest: +SLOW
         >>> from numpyro_flows import FlowVI
         >>> def model(y):
         ...     numpyro.sample("y", dist.Normal(numpyro.sample("mu", dist.Normal(0, 10)), 1), obs=y)

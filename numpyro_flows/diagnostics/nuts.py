@@ -47,7 +47,7 @@ class NutsComparison:
         certified: the fit's own verdict.
 
     Example:
-        >>> import jax, numpyro, numpyro.distributions as dist
+        >>> import jax, numpyro, numpyro.distributions as dist  # doctest: +SLOW
         >>> from numpyro_flows import FlowVI, compare_with_nuts
         >>> def model():
         ...     numpyro.sample("x", dist.Normal(0, 1))
@@ -154,7 +154,7 @@ def compare_with_nuts(
         ValueError: for numbers out of their range.
 
     Example:
-        >>> import jax, numpyro, numpyro.distributions as dist
+        >>> import jax, numpyro, numpyro.distributions as dist  # doctest: +SLOW
         >>> from numpyro_flows import FlowVI, compare_with_nuts
         >>> def model():
         ...     numpyro.sample("x", dist.Normal(0, 1))
