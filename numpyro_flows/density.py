@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Float, Int, PRNGKeyArray
 
 from numpyro_flows import flows
+from numpyro_flows.arguments import as_numbers, described, require_counts, require_key, require_numbers
 from numpyro_flows.bijections import (
     AbstractBijection,
     ActNorm,
@@ -150,16 +151,20 @@ def fit_density(
         >>> bool((flow.sample(jax.random.key(2), (100,)) > 0).all())
         True
     """
+    require_key(rng_key)
     matching = _checked_matching(objective)
     if not callable(flow):
-        raise TypeError(f"flow expected a recipe or a FlowDistribution, got {type(flow).__name__}")
+        raise TypeError(f"flow expected a recipe or a FlowDistribution, got {described(flow)}")
     if num_steps is None:
         num_steps = _LIKELIHOOD_STEPS if matching is None else _MATCHING_STEPS
-    if num_steps < 1 or (batch_size is not None and batch_size < 1) or num_restarts < 1 or not learning_rate > 0:
-        raise ValueError(
-            "expected num_steps, batch_size, num_restarts >= 1 and learning_rate > 0, "
-            f"got {num_steps}, {batch_size}, {num_restarts} and {learning_rate}"
-        )
+    require_counts(num_steps=num_steps, num_restarts=num_restarts)
+    if batch_size is not None:
+        require_counts(batch_size=batch_size)
+    if patience is not None:
+        require_counts(patience=patience)
+    require_numbers("(0, inf)", learning_rate=learning_rate)
+    require_numbers("(0, 1)", validation=validation)
+    require_numbers("[0, 1)", test=test)
     observations = observe(data, support, dequantize=dequantize)
     num = len(observations.values)
     all_weights, conditions = _checked_weights(weights, observations.values), _checked_condition(condition, num)
@@ -274,8 +279,8 @@ def _maker(recipe: Recipe, rows: Rows) -> Callable[[PRNGKeyArray], AbstractBijec
 
 def _split(rng: np.random.Generator, num: int, validation: float, test: float) -> list[Int[np.ndarray, " some"]]:
     """Row numbers to train on, to stop by, and to test on."""
-    if not (0 < validation < 1 and 0 <= test < 1 and validation + test < 1):
-        raise ValueError(f"expected shares validation > 0 and test >= 0 below 1 in all, got {validation} and {test}")
+    if validation + test >= 1:
+        raise ValueError(f"validation and test expected shares below 1 in all, got {validation} and {test}")
     num_test = round(test * num)
     num_validation = min(max(round(validation * num), 1), _MOST_VALIDATION)
     num_train = num - num_validation - num_test
@@ -289,7 +294,7 @@ def _checked_weights(weights: ArrayLike | None, values: Float[np.ndarray, "num *
     num, size = len(values), int(np.prod(values.shape[1:]))
     if weights is None:
         return np.ones(num)
-    array = np.asarray(weights, np.float64)
+    array = as_numbers(weights, "weights")
     if array.shape != (num,):
         raise ValueError(f"weights expected the shape {(num,)}, got {array.shape}")
     if not np.isfinite(array).all() or (array < 0).any() or array.sum() == 0:
@@ -309,7 +314,7 @@ def _checked_weights(weights: ArrayLike | None, values: Float[np.ndarray, "num *
 def _checked_condition(condition: ArrayLike | None, num: int) -> Float[np.ndarray, "num cond_dim"] | None:
     if condition is None:
         return None
-    array = np.asarray(condition, np.float64)
+    array = as_numbers(condition, "condition")
     if array.ndim != 2 or len(array) != num:
         raise ValueError(f"condition expected the shape (num, cond_dim) with num={num}, got {array.shape}")
     bad = np.flatnonzero(~np.isfinite(array).all(axis=1))

@@ -11,6 +11,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 from numpyro.distributions.transforms import Transform
 from numpyro.distributions.util import sum_rightmost, validate_sample
 
+from numpyro_flows.arguments import require_key
 from numpyro_flows.bijections import AbstractBijection
 from numpyro_flows.serialization import load_tree, save_tree
 from numpyro_flows.sites import Sites
@@ -127,6 +128,7 @@ class FlowDistribution(dist.TransformedDistribution):
 
     def sample(self, key: PRNGKeyArray, sample_shape: tuple[int, ...] = ()) -> Any:  # pyright: ignore
         """Draws of shape `(*sample_shape, *batch, *event)`; of several sites a dict of them."""
+        require_key(key, "key")
         value = self.sample_with_intermediates(key, sample_shape)[0]
         return value if self.sites is None or self._is_vector else self.sites.unpack(value)
 

@@ -13,6 +13,8 @@ from jaxtyping import Array, ArrayLike, PRNGKeyArray
 from numpyro.handlers import seed, substitute, trace, uncondition
 from numpyro.infer import Predictive, init_to_sample, log_likelihood
 
+from numpyro_flows.arguments import require_counts, require_key
+
 if TYPE_CHECKING:
     from numpyro_flows.posterior import FlowPosterior
 
@@ -48,8 +50,8 @@ def to_datatree(
         >>> tree["posterior"]["x"].dims
         ('chain', 'draw')
     """
-    if num_samples < 1:
-        raise ValueError(f"num_samples expected at least 1, got {num_samples}")
+    require_key(rng_key)
+    require_counts(num_samples=num_samples)
     draw_key, predictive_key = rng_key, jax.random.fold_in(rng_key, 1)
     draws = posterior._resampled_draws(draw_key, num_samples)
     sites = posterior._constrain(draws.x)

@@ -19,6 +19,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
+from numpyro_flows.arguments import require_counts, require_key
 from numpyro_flows.bijections import AbstractBijection, Chain, StandardizedCondition
 from numpyro_flows.continuous import ContinuousFlow, Trajectory
 from numpyro_flows.continuous.training_form import continuous_flows
@@ -257,5 +258,8 @@ def _flat(bijection: AbstractBijection, condition: Array | None) -> Iterator[tup
 
 def _trajectories(parts: _Parts, rng_key: PRNGKeyArray, num_paths: int, num_times: int) -> Trajectory:
     """Of draws of the base, along a leading axis."""
+    require_key(rng_key)
+    require_counts(num_paths=num_paths)
+    require_counts(2, num_times=num_times)
     base = jnp.asarray(parts.distribution.base_dist.sample(rng_key, (num_paths,)))
     return jax.jit(jax.vmap(lambda x: parts.trajectory(x, num_times)))(base)

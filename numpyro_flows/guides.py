@@ -14,6 +14,7 @@ from numpyro.infer.autoguide import AutoContinuous
 from numpyro.infer.initialization import init_to_uniform
 
 from numpyro_flows import flows
+from numpyro_flows.arguments import described, require_key, require_model, require_numbers
 from numpyro_flows.bijections import AbstractBijection, Affine, Chain, TriangularAffine
 from numpyro_flows.distributions import FlowDistribution
 from numpyro_flows.recipe import RECIPE
@@ -36,6 +37,7 @@ class AutoFlow(AutoContinuous):
         init_scale: standard deviation at the start, on the unconstrained scale.
 
     Raises:
+        TypeError: where `model` or `flow` cannot be called.
         ValueError: where `init_scale` is not positive, or `flow` gives a bijection of the wrong shape.
 
     Example:
@@ -59,8 +61,10 @@ class AutoFlow(AutoContinuous):
         init_loc_fn: Callable = init_to_uniform,
         init_scale: float = 0.1,
     ):
-        if not init_scale > 0:
-            raise ValueError(f"init_scale expected a positive number, got {init_scale}")
+        require_model(model)
+        if not callable(flow):
+            raise TypeError(f"flow expected a recipe, for example flows.realnvp, got {described(flow)}")
+        require_numbers("(0, inf)", init_scale=init_scale)
         self.flow = flow
         self.init_scale = init_scale
         super().__init__(model, prefix=prefix, init_loc_fn=init_loc_fn)
@@ -78,6 +82,7 @@ class AutoFlow(AutoContinuous):
             loc: location of shape `(dim,)`.
             scale: a positive number or vector, or a lower-triangular matrix `(dim, dim)`.
         """
+        require_key(rng_key)
         loc = jnp.asarray(loc)
         flow = self.flow(rng_key, loc.size)
         if tuple(flow.shape) != loc.shape or flow.cond_shape is not None:

@@ -14,6 +14,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, Scalar
 
 from numpyro_flows import flows
+from numpyro_flows.arguments import require_counts, require_key, require_numbers
 from numpyro_flows.bijections import AbstractBijection
 from numpyro_flows.continuous.solving import ODESolver, adaptive
 from numpyro_flows.distributions import FlowDistribution
@@ -101,10 +102,9 @@ class LatentODE(eqx.Module):
         dropout: float = 0.5,
         num_steps: int = 16,
     ):
-        if min(obs_dim, latent_dim, width) < 1:
-            raise ValueError(f"expected obs_dim, latent_dim, width >= 1, got {obs_dim}, {latent_dim} and {width}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout expected a share from 0 to below 1, got {dropout}")
+        require_key(rng_key)
+        require_counts(obs_dim=obs_dim, latent_dim=latent_dim, width=width, num_steps=num_steps)
+        require_numbers("[0, 1)", dropout=dropout)
         self.window, self.latent_dim, self.dropout = _checked_window(window), latent_dim, float(dropout)
         self.center = _numbers("center", center, obs_dim, 0.0)
         self.spread = _numbers("spread", spread, obs_dim, 1.0)
@@ -213,6 +213,8 @@ class LatentODE(eqx.Module):
         self, rng_key: PRNGKeyArray, num_samples: int, at: Float[ArrayLike, " at"]
     ) -> Float[Array, "num_samples at obs_dim"]:
         """New series from the prior, without noise, at sorted times."""
+        require_key(rng_key)
+        require_counts(num_samples=num_samples)
         return self.follow(self.prior.sample(rng_key, (num_samples,)), at)
 
     def follow(self, z0: ArrayLike, at: ArrayLike) -> Float[Array, "num at obs_dim"]:

@@ -11,6 +11,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree
 from numpyro.infer import Trace_ELBO
 from tqdm.auto import tqdm
 
+from numpyro_flows.arguments import require_counts, require_key, require_numbers
 from numpyro_flows.flows import Recipe
 from numpyro_flows.latent_ode import FLOW, MAX_TRAINING_STEPS, PARAM_NAME, LatentODE
 from numpyro_flows.series import Series, observe_series
@@ -115,11 +116,10 @@ def fit_latent_ode(
         >>> fit.latent_ode.sample(jax.random.key(1), 3, np.linspace(0.1, 2, 7)).shape
         (3, 7, 1)
     """
-    if num_steps < 1 or batch_size < 1 or not learning_rate > 0 or not 0 < validation < 1:
-        raise ValueError(
-            "expected num_steps, batch_size >= 1, learning_rate > 0 and 0 < validation < 1, "
-            f"got {num_steps}, {batch_size}, {learning_rate} and {validation}"
-        )
+    require_key(rng_key)
+    require_counts(num_steps=num_steps, batch_size=batch_size)
+    require_numbers("(0, inf)", learning_rate=learning_rate)
+    require_numbers("(0, 1)", validation=validation)
     series = observe_series(times, values, mask, obs_dim=None, start=None if window is None else float(window[0]))
     num = len(series.times)
     if num < 2:

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 
+from numpyro_flows.arguments import as_widths
+
 
 def draw_normals(key: PRNGKeyArray, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
     """Standard normal arrays of the shapes, all in one call: each use of a random generator costs compile time."""
@@ -36,7 +38,7 @@ class MLP(eqx.Module):
     biases: tuple[Float[Array, " _"], ...]
 
     def __init__(self, key: PRNGKeyArray, in_size: int, out_size: int, hidden: Sequence[int]):
-        sizes = [in_size, *hidden, out_size]
+        sizes = [in_size, *as_widths(hidden), out_size]
         shapes = list(itertools.pairwise(sizes))
         drawn = [normal / np.sqrt(max(m, 1)) for normal, (m, _) in zip(draw_normals(key, shapes[:-1]), shapes)]
         self.weights = (*drawn, jnp.zeros(shapes[-1]))
@@ -110,7 +112,7 @@ class MaskedMLP(eqx.Module):
         order, num_blind = jnp.argsort(num_seen), 0 if cond_dim else (num_seen == 0).sum()
         given = jnp.eye(num_inputs, dtype=bool)  # what each unit of the layer below depends on
         masks = []
-        for width in hidden:
+        for width in as_widths(hidden):
             share = (jnp.arange(width) + 0.5) / width
             chosen = num_blind + jnp.floor(share * (num_outputs - num_blind)).astype(int)
             patterns = adjacency[order[jnp.minimum(chosen, num_outputs - 1)]]

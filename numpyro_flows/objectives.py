@@ -12,6 +12,7 @@ from numpyro.infer.elbo import ELBO
 from numpyro.infer.util import compute_log_probs
 from numpyro.util import check_model_guide_match
 
+from numpyro_flows.arguments import require_counts
 from numpyro_flows.bijections import AbstractBijection, transform_with_score
 from numpyro_flows.recipe import RECIPE
 
@@ -40,8 +41,7 @@ class PathELBO(ELBO):
     """
 
     def __init__(self, num_particles: int = 1, vectorize_particles: bool | Callable = True):
-        if num_particles < 1:
-            raise ValueError(f"num_particles expected at least 1, got {num_particles}")
+        require_counts(num_particles=num_particles)
         super().__init__(num_particles=num_particles, vectorize_particles=vectorize_particles)
 
     def loss_with_mutable_state(

@@ -12,6 +12,7 @@ from jaxtyping import ArrayLike, Float
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import ComposeTransform, ReshapeTransform, Transform, biject_to
 
+from numpyro_flows.arguments import as_numbers
 from numpyro_flows.sites import Sites
 
 Support = constraints.Constraint | Sequence[constraints.Constraint] | Mapping[str, constraints.Constraint] | None
@@ -61,7 +62,7 @@ def observe(data: Any, support: Support = None, *, dequantize: bool = False) -> 
         inside: constraints.Constraint = Sites(shapes, support)
         labels = [name for name, shape in shapes.items() for _ in range(int(np.prod(shape)))]
     else:
-        values = _numbers(data, "data")
+        values = as_numbers(data, "data")
         if values.ndim == 0:
             raise ValueError(f"data expected an array of shape (num, *event), got the number {values}")
         if isinstance(support, Mapping):
@@ -117,17 +118,10 @@ def _sites_of(data: Any) -> Mapping[str, ArrayLike] | None:
     return {str(name): variable.values for name, variable in posterior.data_vars.items()}
 
 
-def _numbers(values: Any, name: str) -> Float[np.ndarray, "..."]:
-    array = np.asarray(values)
-    if not (np.issubdtype(array.dtype, np.number) or array.dtype == bool) or np.iscomplexobj(array):
-        raise TypeError(f"{name} expected real numbers, got an array of {array.dtype}")
-    return array.astype(np.float64)
-
-
 def _stack(sites: Mapping[str, ArrayLike]) -> tuple[dict[str, tuple[int, ...]], Float[np.ndarray, "num size"]]:
     if not sites:
         raise ValueError("data expected at least one site, got an empty dict")
-    arrays = {name: _numbers(value, f"site {name!r}") for name, value in sites.items()}
+    arrays = {name: as_numbers(value, f"site {name!r}") for name, value in sites.items()}
     lengths = {name: array.shape[0] if array.ndim else None for name, array in arrays.items()}
     if None in lengths.values() or len(set(lengths.values())) > 1:
         raise ValueError(f"data expected sites with the same number of rows, got {lengths}")

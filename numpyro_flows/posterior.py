@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
+from numpyro_flows.arguments import described, require_counts, require_key
 from numpyro_flows.bijections import AbstractBijection
 from numpyro_flows.density import fit_density
 from numpyro_flows.distributions import FlowDistribution
@@ -148,7 +149,7 @@ class FlowPosterior:
         Raises:
             ValueError: where `num_samples` is below 1.
         """
-        _check_num_samples(num_samples)
+        _check(rng_key, num_samples)
         draws = self._resampled_draws(rng_key, num_samples) if resample else self._draw(rng_key, num_samples)
         return self._constrain(draws.x)
 
@@ -160,7 +161,7 @@ class FlowPosterior:
         Raises:
             ValueError: where `num_samples` is below 1.
         """
-        _check_num_samples(num_samples)
+        _check(rng_key, num_samples)
         draws = self._draw(rng_key, num_samples)
         return self._constrain(draws.x), np.asarray(draws.log_weight, np.float64)
 
@@ -207,6 +208,10 @@ class FlowPosterior:
         Raises:
             ValueError: where a name is none of a latent site, or a site's support depends on other sites.
         """
+        rng_key = jax.random.key(0) if rng_key is None else rng_key
+        _check(rng_key, num_samples)
+        if not (sites is None or isinstance(sites, Sequence)) or isinstance(sites, str):
+            raise TypeError(f"sites expected a list of names, for example ['mu'], got {described(sites)}")
         names = list(self._target.site_shapes if sites is None else sites)
         unknown = sorted(set(names) - self._target.site_shapes.keys())
         if unknown or not names:
@@ -214,7 +219,7 @@ class FlowPosterior:
         if not self.certified:
             warnings.warn(f"the prior comes from a fit that is not certified: {self.why}", UserWarning, stacklevel=2)
         supports = self._target.supports()
-        draw_key, fit_key = jax.random.split(jax.random.key(0) if rng_key is None else rng_key)
+        draw_key, fit_key = jax.random.split(rng_key)
         draws = self.sample(draw_key, num_samples)
         some = {name: draws[name] for name in names}
         return fit_density(fit_key, some, support={name: supports[name] for name in names}, **options)
@@ -243,7 +248,8 @@ class FlowPosterior:
         from numpyro_flows.export import posterior_dataset
 
         dataset = posterior_dataset(self, self.sample(jax.random.key(0)))
-        return summary(dataset, kind="stats", **kwargs)  # pyright: ignore[reportReturnType]
+        options: dict[str, Any] = {"kind": "stats"} | kwargs
+        return summary(dataset, **options)  # pyright: ignore[reportReturnType]
 
     def print_summary(self) -> None:
         """The verdict, then the table of `summary`."""
@@ -350,6 +356,6 @@ class FlowPosterior:
         return jax.jit(jax.vmap(log_prob))
 
 
-def _check_num_samples(num_samples: int) -> None:
-    if num_samples < 1:
-        raise ValueError(f"num_samples expected at least 1, got {num_samples}")
+def _check(rng_key: PRNGKeyArray, num_samples: int) -> None:
+    require_key(rng_key)
+    require_counts(num_samples=num_samples)

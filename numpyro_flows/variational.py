@@ -14,6 +14,7 @@ from jaxtyping import Float, PRNGKeyArray
 from numpyro.infer.initialization import init_to_uniform
 
 from numpyro_flows import flows
+from numpyro_flows.arguments import require_counts, require_key, require_model, require_numbers
 from numpyro_flows.bijections import Chain, Permutation
 from numpyro_flows.flow_stage import FlowFit, FlowStage, finished
 from numpyro_flows.gaussian import GaussianFit
@@ -58,7 +59,7 @@ class FlowVI:
         progress_bar: whether to show one.
 
     Raises:
-        TypeError: where `guide` is not an `AutoFlow`.
+        TypeError: where `model` cannot be called, `guide` is not an `AutoFlow`, or an argument is no number.
         ValueError: for a guide of another model, and numbers out of their range.
 
     Example:
@@ -85,16 +86,15 @@ class FlowVI:
         target_ess: float = RECIPE.target_ess,
         progress_bar: bool = True,
     ):
+        require_model(model)
         if not (guide is None or isinstance(guide, AutoFlow)):
             raise TypeError(f"guide expected an AutoFlow or None, got {type(guide).__name__}")
         if guide is not None and guide.model is not model:
             raise ValueError(f"guide expected to be one of {model}, got one of {guide.model}")
-        if num_steps < 0 or num_particles < 1:
-            raise ValueError(f"expected num_steps >= 0 and num_particles >= 1, got {num_steps} and {num_particles}")
-        if not (learning_rate > 0 and 0 < target_ess <= 1):
-            raise ValueError(
-                f"expected learning_rate > 0 and target_ess in (0, 1], got {learning_rate} and {target_ess}"
-            )
+        require_counts(0, num_steps=num_steps)
+        require_counts(num_particles=num_particles)
+        require_numbers("(0, inf)", learning_rate=learning_rate)
+        require_numbers("(0, 1]", target_ess=target_ess)
         self.model = model
         self.guide = guide
         self.recipe = replace(
@@ -113,9 +113,11 @@ class FlowVI:
         `UserWarning`, in `FlowPosterior.why` and first in its `print_summary()`.
 
         Raises:
+            TypeError: where `rng_key` is not one random key.
             ValueError: where the model has no latent site, a discrete one, a subsampled plate or NaN in its data, or
                 where its density is not finite at any start.
         """
+        require_key(rng_key)
         seeds = seed_stream(rng_key)
         rng = np.random.default_rng(next(seeds))
         clock = Clock()

@@ -283,9 +283,9 @@ DATA = np.random.default_rng(0).normal(size=(50, 2))
         (DATA, {"condition": DATA[:, 0]}, "condition expected the shape"),
         (DATA, {"condition": DATA * np.nan}, "condition expected finite values"),
         (DATA, {"objective": "magic"}, "objective expected"),
-        (DATA, {"num_steps": 0}, "expected num_steps"),
-        (DATA, {"validation": 0.0}, "expected shares"),
-        (DATA, {"validation": 0.5, "test": 0.5}, "expected shares"),
+        (DATA, {"num_steps": 0}, "num_steps expected at least 1, got 0"),
+        (DATA, {"validation": 0.0}, r"validation expected a number in \(0, 1\), got 0.0"),
+        (DATA, {"validation": 0.5, "test": 0.5}, "expected shares below 1 in all"),
         (DATA, {"flow": lambda key, dim: flows.realnvp(key, 3)}, r"a bijection of shape \(2,\), got \(3,\)"),
     ],
 )

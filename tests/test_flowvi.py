@@ -290,9 +290,9 @@ def test_errors():
         FlowVI(conjugate, AutoNormal(conjugate))  # pyright: ignore
     with pytest.raises(ValueError, match=r"guide expected to be one of .*conjugate.*, got one of .*eight_schools"):
         FlowVI(conjugate, AutoFlow(eight_schools))
-    with pytest.raises(ValueError, match="num_steps >= 0 and num_particles >= 1, got -1 and 128"):
+    with pytest.raises(ValueError, match="num_steps expected at least 0, got -1"):
         FlowVI(conjugate, num_steps=-1)
-    with pytest.raises(ValueError, match="learning_rate > 0"):
+    with pytest.raises(ValueError, match=r"learning_rate expected a number in \(0, inf\), got 0.0"):
         FlowVI(conjugate, learning_rate=0.0)
     with pytest.raises(ValueError, match="observed values without NaN, got 1 of 5 at 'y'"):
         FlowVI(conjugate, progress_bar=False).run(jax.random.key(0), DATA.at[0].set(jnp.nan))

@@ -190,7 +190,7 @@ def test_prior_learned_in_the_model():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="init_scale expected a positive number, got 0"):
+    with pytest.raises(ValueError, match=r"init_scale expected a number in \(0, inf\), got 0"):
         AutoFlow(conjugate, init_scale=0)
 
     def wrong(key, dim):

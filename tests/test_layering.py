@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "numpyro_flows"
 
 # From the bottom up; a module may import from its own layer and those below. Names of folders stand for all inside.
 LAYERS = [
-    ["recipe", "picture"],
+    ["arguments", "recipe", "picture"],
     ["bijections", "continuous", "networks"],
     ["flows", "gaussianization"],
     ["transforms", "sites", "serialization", "distributions", "guides", "objectives", "training", "sampling"],

@@ -132,9 +132,9 @@ def test_nuts_is_that_of_mcmc(posterior):
 
 
 def test_rejects_wrong_arguments(posterior):
-    with pytest.raises(TypeError, match="posterior expected a FlowPosterior, got function"):
+    with pytest.raises(TypeError, match="posterior expected a FlowPosterior, got a function"):
         compare_with_nuts(model, jax.random.key(0))  # pyright: ignore[reportArgumentType]
     wrongs: list[dict[str, Any]] = [{"num_warmup": -1}, {"num_samples": 3}, {"num_chains": 0}, {"num_flow_samples": 99}]
     for wrong in wrongs:
-        with pytest.raises(ValueError, match=r"expected num_warmup >= 0, .*, got .*"):
+        with pytest.raises(ValueError, match=rf"{next(iter(wrong))} expected at least \d+, got .*"):
             compare_with_nuts(posterior, jax.random.key(0), **wrong)

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 
+from numpyro_flows.arguments import require_counts
 from numpyro_flows.bijections.affine import Affine
 
 
@@ -25,6 +26,5 @@ class ActNorm(Affine):
     """
 
     def __init__(self, dim: int):
-        if dim < 1:
-            raise ValueError(f"ActNorm expected dim >= 1, got {dim}")
+        require_counts(dim=dim)
         super().__init__(jnp.zeros(dim))

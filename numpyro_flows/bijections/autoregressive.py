@@ -10,6 +10,7 @@ import numpy as np
 from equinox import AbstractVar
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, Scalar
 
+from numpyro_flows.arguments import require_counts, require_key
 from numpyro_flows.bijections.base import AbstractBijection
 from numpyro_flows.bijections.sweeps import fixed_point, solve_triangular_by_sweeps
 from numpyro_flows.bijections.univariate import AbstractUnivariate
@@ -136,11 +137,11 @@ def masked_autoregressive(
         >>> layer.transform(jax.numpy.ones(4)).shape
         (4,)
     """
+    require_key(key, "key")
     passes = dim if passes is None else passes
-    if dim < 1 or not 1 <= passes <= dim:
-        raise ValueError(
-            f"an autoregressive layer expected dim >= 1 and passes of 1 to dim, got dim={dim} and passes={passes}"
-        )
+    require_counts(dim=dim, passes=passes)
+    if passes > dim:
+        raise ValueError(f"passes expected at most dim={dim}, got {passes}")
     group = np.arange(dim) * passes // dim
     allowed = group[:, None] > group[None, :]
     if adjacency is not None:

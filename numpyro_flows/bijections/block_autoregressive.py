@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from numpyro_flows.arguments import as_widths, require_counts, require_key
 from numpyro_flows.bijections.autoregressive import AbstractAutoregressive
 from numpyro_flows.bijections.univariate import AbstractNumericalUnivariate, AbstractUnivariate
 from numpyro_flows.networks import draw_normals
@@ -59,8 +60,10 @@ class BlockAutoregressive(AbstractAutoregressive):
     cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(self, key: PRNGKeyArray, dim: int, *, cond_dim: int | None = None, hidden: Sequence[int] = (8, 8)):
-        if dim < 1 or not hidden:
-            raise ValueError(f"BlockAutoregressive expected dim >= 1 and hidden layers, got dim={dim}, hidden={hidden}")
+        require_key(key, "key")
+        require_counts(dim=dim)
+        if not (hidden := as_widths(hidden)):
+            raise ValueError("hidden expected at least one width, got none")
         sizes = list(itertools.pairwise([1, *hidden, 1]))
         before = np.tri(dim, k=-1)
         shapes = [shape for m, n in sizes for shape in ((dim * m, dim * n), (dim, m, n), (dim, n))]

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, Scalar
 
+from numpyro_flows.arguments import require_counts, require_key
 from numpyro_flows.bijections.autoregressive import checked_adjacency
 from numpyro_flows.bijections.base import AbstractBijection
 from numpyro_flows.bijections.univariate import AbstractUnivariate
@@ -55,8 +56,8 @@ class Coupling(AbstractBijection):
         hidden: Sequence[int] = (32, 32),
         adjacency: Bool[ArrayLike, "dim dim"] | None = None,
     ):
-        if dim < 1:
-            raise ValueError(f"Coupling expected dim >= 1, got {dim}")
+        require_key(key, "key")
+        require_counts(dim=dim)
         split = dim // 2
         self.univariate = univariate
         copies = 2 if univariate.periodic else 1  # an angle is seen as its cosine and its sine

@@ -12,6 +12,7 @@ import numpy as np
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, Scalar
 
+from numpyro_flows.arguments import require_counts, require_key
 from numpyro_flows.bijections.base import AbstractBijection
 
 _SAME = 1e-7  # distance of unit vectors that are taken for the same
@@ -46,7 +47,8 @@ class LULinear(AbstractBijection):
     cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(self, key: PRNGKeyArray, dim: int):
-        self.shape = _checked_shape(self, dim)
+        require_key(key, "key")
+        self.shape = _checked_shape(dim)
         self.cond_shape = None
         self.lower = jnp.zeros((dim, dim))
         self.log_diagonal = jnp.zeros(dim)
@@ -108,7 +110,8 @@ class Householder(AbstractOrthogonal):
     cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(self, key: PRNGKeyArray, dim: int, num_reflections: int | None = None):
-        self.shape = _checked_shape(self, dim)
+        require_key(key, "key")
+        self.shape = _checked_shape(dim)
         self.cond_shape = None
         if num_reflections is None:
             num_reflections = max(dim - dim % 2, 2)
@@ -169,7 +172,8 @@ class Cayley(AbstractOrthogonal):
     cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(self, key: PRNGKeyArray, dim: int):
-        self.shape = _checked_shape(self, dim)
+        require_key(key, "key")
+        self.shape = _checked_shape(dim)
         self.cond_shape = None
         self.upper = jnp.zeros((dim, dim))
 
@@ -223,7 +227,8 @@ class QRLinear(AbstractBijection):
     cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(self, key: PRNGKeyArray, dim: int):
-        self.shape = _checked_shape(self, dim)
+        require_key(key, "key")
+        self.shape = _checked_shape(dim)
         self.cond_shape = None
         self.rotation = Householder(key, dim)
         self.log_diagonal = jnp.zeros(dim)
@@ -262,7 +267,7 @@ class DCT(AbstractBijection):
     cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(self, dim: int):
-        self.shape = _checked_shape(self, dim)
+        self.shape = _checked_shape(dim)
         self.cond_shape = None
 
     def _transform(self, x: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
@@ -272,9 +277,8 @@ class DCT(AbstractBijection):
         return jax.scipy.fft.idct(y, norm="ortho"), jnp.zeros((), y.dtype)
 
 
-def _checked_shape(bijection: AbstractBijection, dim: int) -> tuple[int]:
-    if dim < 1:
-        raise ValueError(f"{type(bijection).__name__} expected dim >= 1, got {dim}")
+def _checked_shape(dim: int) -> tuple[int]:
+    require_counts(dim=dim)
     return (dim,)
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
+from numpyro_flows.arguments import require_counts, require_key
 from numpyro_flows.bijections.base import AbstractBijection
 
 Gate = Literal["linear", "tanh"]
@@ -62,8 +63,8 @@ class MatrixExponential(AbstractBijection):
         cond_dim: int | None = None,
         gate: Gate = "linear",
     ):
-        if dim < 1:
-            raise ValueError(f"MatrixExponential expected dim >= 1, got {dim}")
+        require_key(key, "key")
+        require_counts(dim=dim)
         if cond_dim not in (None, 1):
             raise ValueError(f"cond_dim expected None or, of a condition that is the time, 1, got {cond_dim}")
         if not np.isfinite(time):

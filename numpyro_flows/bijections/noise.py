@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, UInt32
 
+from numpyro_flows.arguments import require_key
+
 
 class EventNoise(eqx.Module):
     """A random key for each event, from a stored seed and the event's bits.
@@ -21,6 +23,7 @@ class EventNoise(eqx.Module):
     seed: UInt32[Array, "2"]
 
     def __init__(self, key: PRNGKeyArray):
+        require_key(key, "key")
         self.seed = jax.random.bits(key, (2,), "uint32")
 
     def key(self, x: Float[Array, " dim"]) -> PRNGKeyArray:

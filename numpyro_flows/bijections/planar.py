@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
+from numpyro_flows.arguments import require_counts, require_key
 from numpyro_flows.bijections.base import AbstractBijection
 from numpyro_flows.bijections.root import invert_increasing
 from numpyro_flows.networks import Parameters
@@ -47,8 +48,8 @@ class Planar(AbstractBijection):
     cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(self, key: PRNGKeyArray, dim: int, *, cond_dim: int | None = None, hidden: Sequence[int] = (32, 32)):
-        if dim < 1:
-            raise ValueError(f"Planar expected dim >= 1, got {dim}")
+        require_key(key, "key")
+        require_counts(dim=dim)
         normal_key, key = jax.random.split(key)
         normal = jax.random.normal(normal_key, (dim,))
         start = jnp.concatenate([normal / jnp.linalg.norm(normal), jnp.zeros(dim + 1)])
@@ -126,8 +127,8 @@ class Radial(AbstractBijection):
     cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(self, key: PRNGKeyArray, dim: int, *, cond_dim: int | None = None, hidden: Sequence[int] = (32, 32)):
-        if dim < 1:
-            raise ValueError(f"Radial expected dim >= 1, got {dim}")
+        require_key(key, "key")
+        require_counts(dim=dim)
         centre_key, key = jax.random.split(key)
         width = jnp.log(jnp.expm1(jnp.sqrt(float(dim)) - _MIN_WIDTH))
         # layers of one centre would stay alike

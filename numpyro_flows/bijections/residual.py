@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
+from numpyro_flows.arguments import require_counts, require_key
 from numpyro_flows.bijections.base import AbstractBijection
 from numpyro_flows.bijections.noise import EventNoise
 from numpyro_flows.networks import MLP
@@ -75,8 +76,8 @@ class Residual(AbstractBijection):
         max_lipschitz: float = 0.9,
         exact_dim: int = 64,
     ):
-        if dim < 1:
-            raise ValueError(f"Residual expected dim >= 1, got {dim}")
+        require_key(key, "key")
+        require_counts(dim=dim)
         if not 0 < max_lipschitz < 1:
             raise ValueError(f"Residual expected 0 < max_lipschitz < 1, got {max_lipschitz}")
         noise_key, key = jax.random.split(key)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from numpyro_flows.arguments import require_counts, require_key
 from numpyro_flows.bijections.autoregressive import AbstractAutoregressive
 from numpyro_flows.bijections.univariate import AbstractNumericalUnivariate, AbstractUnivariate
 from numpyro_flows.networks import Parameters
@@ -48,8 +49,8 @@ class Sylvester(AbstractAutoregressive):
     cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(self, key: PRNGKeyArray, dim: int, *, cond_dim: int | None = None, hidden: Sequence[int] = (32, 32)):
-        if dim < 1:
-            raise ValueError(f"Sylvester expected dim >= 1, got {dim}")
+        require_key(key, "key")
+        require_counts(dim=dim)
         b_key, network_key = jax.random.split(key)
         b = jax.random.normal(b_key, (dim, dim)) / np.sqrt(dim)
         start = jnp.concatenate([jnp.zeros(dim * dim), b.ravel(), jnp.zeros(dim)])

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
+from numpyro_flows.arguments import require_counts
 from numpyro_flows.bijections.noise import EventNoise
 from numpyro_flows.continuous.fields import AbstractField
 
@@ -129,8 +130,7 @@ class Hutchinson(AbstractDivergence):
         num_probes: int = 1,
         distribution: Literal["rademacher", "gaussian"] = "rademacher",
     ):
-        if num_probes < 1:
-            raise ValueError(f"num_probes expected at least 1, got {num_probes}")
+        require_counts(num_probes=num_probes)
         if distribution not in _DRAW:
             raise ValueError(f"distribution expected one of {list(_DRAW)}, got {distribution!r}")
         self.noise = EventNoise(key)
@@ -180,7 +180,8 @@ class HutchPlusPlus(AbstractDivergence):
     num_probes: int = eqx.field(static=True)
 
     def __init__(self, key: PRNGKeyArray, *, num_probes: int = 3):
-        if num_probes < 3 or num_probes % 3:
+        require_counts(num_probes=num_probes)
+        if num_probes % 3:
             raise ValueError(f"num_probes expected a positive multiple of 3, got {num_probes}")
         self.noise = EventNoise(key)
         self.num_probes = num_probes

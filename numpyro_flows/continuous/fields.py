@@ -10,6 +10,7 @@ import numpy as np
 from equinox import AbstractVar
 from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
+from numpyro_flows.arguments import as_widths, require_counts, require_key
 from numpyro_flows.networks import MLP
 
 Time = Literal["fourier", "concatenated"]
@@ -89,8 +90,10 @@ class MLPField(AbstractField):
         time: Time = "fourier",
         num_frequencies: int = 3,
     ):
-        check_sizes(self, dim)
-        self.dim, self.cond_dim, self.hidden = dim, cond_dim, tuple(hidden)
+        require_key(key, "key")
+        require_counts(dim=dim)
+        hidden = as_widths(hidden)
+        self.dim, self.cond_dim, self.hidden = dim, cond_dim, hidden
         self.num_frequencies = check_time(time, num_frequencies)
         self.network = MLP(key, dim + (2 * self.num_frequencies or 1), dim, hidden)
         # a key of its own costs compile time; the last layer is zero, and the first sees other inputs
@@ -130,7 +133,7 @@ class LinearField(AbstractField):
     cond_dim: int | None = eqx.field(static=True)
 
     def __init__(self, dim: int):
-        check_sizes(self, dim)
+        require_counts(dim=dim)
         self.weight, self.bias = jnp.zeros((dim, dim)), jnp.zeros(dim)
         self.dim, self.cond_dim = dim, None
 
@@ -151,16 +154,9 @@ def time_features(t: Scalar, num_frequencies: int) -> Float[Array, " features"]:
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)])
 
 
-def check_sizes(field: AbstractField, dim: int) -> None:
-    """Raise a ValueError where `dim` is below 1."""
-    if dim < 1:
-        raise ValueError(f"{type(field).__name__} expected dim >= 1, got {dim}")
-
-
 def check_time(time: str, num_frequencies: int) -> int:
     """The number of frequencies that `time_features` takes; a ValueError for another `time`, or none of them."""
     if time not in ("fourier", "concatenated"):
         raise ValueError(f"time expected 'fourier' or 'concatenated', got {time!r}")
-    if num_frequencies < 1:
-        raise ValueError(f"num_frequencies expected at least 1, got {num_frequencies}")
+    require_counts(num_frequencies=num_frequencies)
     return num_frequencies if time == "fourier" else 0

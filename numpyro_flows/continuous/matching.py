@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 from scipy.optimize import linear_sum_assignment
 
+from numpyro_flows.arguments import require_key, require_numbers
 from numpyro_flows.continuous.flow import ContinuousFlow
 
 Coupling = Literal["independent", "minibatch_ot"]
@@ -65,8 +66,7 @@ class ConditionalOT(AbstractPath):
     sigma_min: float = eqx.field(static=True)
 
     def __init__(self, sigma_min: float = 0.03):
-        if not 0 <= sigma_min < 1:
-            raise ValueError(f"sigma_min expected a number in [0, 1), got {sigma_min}")
+        require_numbers("[0, 1)", sigma_min=sigma_min)
         self.sigma_min = sigma_min
 
     def weights(self, t: Scalar) -> tuple[Scalar, Scalar]:
@@ -179,6 +179,7 @@ class FlowMatching(eqx.Module):
         weights: Float[Array, " batch"],
     ) -> Scalar:
         """The mean over a batch of data, a draw of the base and a time for each, and over the coordinates."""
+        require_key(key, "key")
         base_key, time_key = jax.random.split(key)
         x0 = jax.random.normal(base_key, x1.shape, x1.dtype)
         if self.coupling == "minibatch_ot":

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
-from numpyro_flows.continuous.fields import AbstractField, Time, check_sizes, check_time, time_features
+from numpyro_flows.arguments import require_counts, require_key
+from numpyro_flows.continuous.fields import AbstractField, Time, check_time, time_features
 from numpyro_flows.networks import MLP, draw_normals
 
 
@@ -49,7 +50,8 @@ class PotentialField(AbstractField):
         time: Time = "fourier",
         num_frequencies: int = 3,
     ):
-        check_sizes(self, dim)
+        require_key(key, "key")
+        require_counts(dim=dim)
         self.dim, self.cond_dim = dim, cond_dim
         self.num_frequencies = check_time(time, num_frequencies)
         self.network = MLP(key, dim + (2 * self.num_frequencies or 1) + (cond_dim or 0), 1, hidden)
@@ -99,7 +101,8 @@ class OTFlowField(AbstractField):
     def __init__(
         self, key: PRNGKeyArray, dim: int, *, cond_dim: int | None = None, width: int = 64, rank: int | None = None
     ):
-        check_sizes(self, dim)
+        require_key(key, "key")
+        require_counts(dim=dim)
         self.dim, self.cond_dim = dim, cond_dim
         num = dim + 1 + (cond_dim or 0)
         rank = min(10, num) if rank is None else rank

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, Scalar
 
+from numpyro_flows.arguments import require_key
 from numpyro_flows.bijections.base import AbstractBijection
 from numpyro_flows.bijections.noise import reseeded
 from numpyro_flows.continuous.flow import ContinuousFlow
@@ -60,6 +61,7 @@ def in_training[T](bijection: T, key: PRNGKeyArray) -> T:
         >>> flow.inverse(jax.numpy.array([1.0, 2.0])).tolist()
         [1.0, 2.0]
     """
+    require_key(key, "key")
 
     def coarse(flow: ContinuousFlow) -> AbstractBijection:
         divergence = flow.training.divergence

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
+from numpyro_flows.arguments import described, require_counts, require_key
 from numpyro_flows.diagnostics.tables import compare_methods, compare_sites
 from numpyro_flows.diagnostics.timed_nuts import run_nuts
 from numpyro_flows.posterior import FlowPosterior
@@ -150,7 +151,7 @@ def compare_with_nuts(
         progress_bar: whether to show one.
 
     Raises:
-        TypeError: where `posterior` is not a `FlowPosterior`.
+        TypeError: where `posterior` is not a `FlowPosterior`, `rng_key` no random key, or a number no integer.
         ValueError: for numbers out of their range.
 
     Example:
@@ -164,13 +165,13 @@ def compare_with_nuts(
         ['flow', 'NUTS']
     """
     if not isinstance(posterior, FlowPosterior):
-        raise TypeError(f"posterior expected a FlowPosterior, got {type(posterior).__name__}")
+        raise TypeError(f"posterior expected a FlowPosterior, got {described(posterior)}")
+    require_key(rng_key)
+    require_counts(0, num_warmup=num_warmup)
+    require_counts(4, num_samples=num_samples)
+    require_counts(num_chains=num_chains)
     num_flow_samples = num_chains * num_samples if num_flow_samples is None else num_flow_samples
-    if num_warmup < 0 or num_samples < 4 or num_chains < 1 or num_flow_samples < 100:
-        raise ValueError(
-            "expected num_warmup >= 0, num_samples >= 4, num_chains >= 1 and num_flow_samples >= 100, "
-            f"got {num_warmup}, {num_samples}, {num_chains} and {num_flow_samples}"
-        )
+    require_counts(100, num_flow_samples=num_flow_samples)
     import xarray as xr
 
     from numpyro_flows.export import Layout, attributes

@@ -5,6 +5,7 @@ from typing import Protocol
 import diffrax
 from jaxtyping import PRNGKeyArray
 
+from numpyro_flows.arguments import require_counts, require_key
 from numpyro_flows.bijections import MatrixExponential, Scan
 from numpyro_flows.bijections.matrix_exponential import Gate
 from numpyro_flows.continuous import (
@@ -71,6 +72,8 @@ def ffjord(
         >>> flows.ffjord(jax.random.key(0), 3).shape
         (3,)
     """
+    require_key(key, "key")
+    require_counts(dim=dim)
     if training is None:
         training = Training(divergence=Hutchinson(key) if dim > _MAX_EXACT_DIM else None)
     return ContinuousFlow(

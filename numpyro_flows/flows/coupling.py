@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import ArrayLike, Bool, PRNGKeyArray
 
+from numpyro_flows.arguments import require_counts, require_key
 from numpyro_flows.bijections import (
     AbstractBijection,
     AbstractUnivariate,
@@ -273,10 +274,9 @@ def multiscale(
         >>> flows.multiscale(jax.random.key(0), 12, num_levels=3).shape
         (12,)
     """
-    if num_levels < 1 or dim < 1 or dim % 2 ** (num_levels - 1):
-        raise ValueError(
-            f"multiscale expected num_levels >= 1 and a dim that 2 ** (num_levels - 1) divides, "
-            f"got num_levels={num_levels} and dim={dim}"
-        )
+    require_key(key, "key")
+    require_counts(dim=dim, num_levels=num_levels)
+    if dim % 2 ** (num_levels - 1):
+        raise ValueError(f"dim expected a multiple of 2 ** (num_levels - 1) = {2 ** (num_levels - 1)}, got {dim}")
     keys = jax.random.split(key, num_levels)
     return Multiscale([flow(k, dim // 2**level, cond_dim=cond_dim) for level, k in enumerate(keys)])

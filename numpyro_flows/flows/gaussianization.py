@@ -21,7 +21,7 @@ from numpyro_flows.bijections import (
     masked_autoregressive,
 )
 from numpyro_flows.bijections.mixture_cdf import Kind, MixtureCDF
-from numpyro_flows.flows.stack import require_sizes, stacked
+from numpyro_flows.flows.stack import require_key_and_sizes, stacked
 from numpyro_flows.gaussianization.rbig import RBIG, stack_of
 from numpyro_flows.gaussianization.rotations import nearest_to_identity, random
 
@@ -137,7 +137,7 @@ def _flow(
     rotation: Rotation,
     init: RBIG | None,
 ) -> Chain:
-    require_sizes(dim, num_layers)
+    require_key_and_sizes(key, dim, num_layers)
     if init is None:
         rotations = stack_of([rotation.from_matrix(matrix) for matrix in _mixing(dim, num_layers)])
         params = jnp.zeros((num_layers, dim, univariate.num_params))

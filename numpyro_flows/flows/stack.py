@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Int, PRNGKeyArray
 
+from numpyro_flows.arguments import require_counts, require_key
 from numpyro_flows.bijections import AbstractBijection, Chain, Permutation, Scan
 from numpyro_flows.bijections.autoregressive import checked_adjacency
 
@@ -28,9 +29,10 @@ def stacked(
     """`num_layers` of `layer(key, *arrays)`, each with its own row of the arrays, run one after the other.
 
     Raises:
+        TypeError: where `key` is no random key, or a size no integer.
         ValueError: where `dim` or `num_layers` is below 1.
     """
-    require_sizes(dim, num_layers)
+    require_key_and_sizes(key, dim, num_layers)
     layers = eqx.filter_jit(eqx.filter_vmap(layer))  # compiled: op by op it takes ten times as long
     return Scan(layers(jax.random.split(key, num_layers), *arrays))
 
@@ -53,9 +55,10 @@ def permuted(
     (centred eight schools: certified after 1,200 to 2,800 steps, with random orders after 2,800 to 5,200).
 
     Raises:
+        TypeError: where `key` is no random key, or a size no integer.
         ValueError: where `dim` or `num_layers` is below 1, `order` is none of these, or `adjacency` not `(dim, dim)`.
     """
-    require_sizes(dim, num_layers)
+    require_key_and_sizes(key, dim, num_layers)
     natural, num_others = np.arange(dim), (num_layers - 1) // 2
     rng = np.random.default_rng(0)  # orders are structure, not parameters: the same for every key
     draw = {
@@ -81,7 +84,7 @@ def permuted(
     return stacked(key, dim, num_layers, layer_and_permutation, jnp.asarray(permutations), seen)
 
 
-def require_sizes(dim: int, num_layers: int) -> None:
-    """Raise a ValueError where either is below 1."""
-    if dim < 1 or num_layers < 1:
-        raise ValueError(f"a flow expected dim >= 1 and num_layers >= 1, got dim={dim} and num_layers={num_layers}")
+def require_key_and_sizes(key: PRNGKeyArray, dim: int, num_layers: int) -> None:
+    """What every recipe of layers takes."""
+    require_key(key, "key")
+    require_counts(dim=dim, num_layers=num_layers)

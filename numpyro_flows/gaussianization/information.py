@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
+from numpyro_flows.arguments import require_key
 from numpyro_flows.bijections import AbstractBijection
 from numpyro_flows.gaussianization.entropies import (
     neighbour_distances,
@@ -63,6 +64,7 @@ def entropy(rng_key: PRNGKeyArray, data: ArrayLike) -> Estimate:
         >>> abs(estimate.value) < 4 * estimate.se + 0.03
         True
     """
+    require_key(rng_key)
     samples = checked_samples(data)
     return _estimate(_contributions(rng_key, samples)[0], samples.shape[1])
 
@@ -81,6 +83,7 @@ def total_correlation(rng_key: PRNGKeyArray, data: ArrayLike) -> Estimate:
         >>> bool(abs(estimate.value + 0.5 * np.log(1 - 0.8**2)) < 4 * estimate.se)
         True
     """
+    require_key(rng_key)
     samples = checked_samples(data)
     joint, marginal = _contributions(rng_key, samples)
     return _estimate(marginal.sum(1) - joint, samples.shape[1], *[1] * samples.shape[1])
@@ -96,6 +99,7 @@ def negentropy(rng_key: PRNGKeyArray, data: ArrayLike) -> Estimate:
         >>> bool(abs(estimate.value - 0.5 * np.log(2 * np.pi / np.e)) < 4 * estimate.se)
         True
     """
+    require_key(rng_key)
     samples = checked_samples(data)
     centred = samples - samples.mean(0)
     covariance = centred.T @ centred / len(samples)
@@ -120,6 +124,7 @@ def mutual_information(rng_key: PRNGKeyArray, x: ArrayLike, y: ArrayLike) -> Est
         >>> bool(abs(estimate.value + 0.5 * np.log(1 - 0.8**2)) < 4 * estimate.se)
         True
     """
+    require_key(rng_key)
     x_samples, y_samples = checked_samples(x, "x"), checked_samples(y, "y")
     if len(x_samples) != len(y_samples):
         raise ValueError(f"expected as many rows of x as of y, got {len(x_samples)} and {len(y_samples)}")
@@ -147,6 +152,7 @@ def kl_divergence(rng_key: PRNGKeyArray, x: ArrayLike, y: ArrayLike) -> Estimate
         >>> abs(estimate.value - 0.5) < 4 * estimate.se
         True
     """
+    require_key(rng_key)
     x_samples, y_samples = checked_samples(x, "x"), checked_samples(y, "y")
     if x_samples.shape[1] != y_samples.shape[1]:
         raise ValueError(f"expected x and y of one dimension, got {x_samples.shape[1]} and {y_samples.shape[1]}")

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
+from numpyro_flows.arguments import as_numbers, require_counts, require_key
 from numpyro_flows.bijections import AbstractBijection, Affine, Chain, Householder, Invert, Scan
 from numpyro_flows.gaussianization.entropies import divergences_from_normal
 from numpyro_flows.gaussianization.marginals import Marginal, fit_empirical, fit_mixture, fit_spline
@@ -95,11 +96,11 @@ def fit_rbig(
         >>> fit.bijection.shape
         (2,)
     """
+    require_key(rng_key)
     start = time.perf_counter()
     if marginal not in MARGINALS:
         raise ValueError(f"marginal expected one of {list(MARGINALS)}, got {marginal!r}")
-    if max_layers < 1:
-        raise ValueError(f"fit_rbig expected max_layers >= 1, got {max_layers}")
+    require_counts(max_layers=max_layers)
     samples = checked_samples(data)
     rng = rng_of(rng_key)
     loc, scale = samples.mean(0), samples.std(0)
@@ -124,7 +125,7 @@ def checked_samples(data: ArrayLike, name: str = "data") -> Samples:
         ValueError: where their shape is not `(num, dim)`, there are fewer than `dim + 8` rows, rows are not finite, or
             columns constant.
     """
-    samples = np.asarray(data, dtype=float)
+    samples = as_numbers(data, name)
     if samples.ndim != 2 or samples.shape[1] < 1:
         raise ValueError(f"expected {name} of shape (num, dim), got {samples.shape}")
     num, dim = samples.shape

@@ -199,5 +199,5 @@ def test_wrong_shapes_are_errors(shape, cond_shape, message):
 
 
 def test_no_dimension_is_an_error():
-    with pytest.raises(ValueError, match="ActNorm expected dim >= 1, got 0"):
+    with pytest.raises(ValueError, match="dim expected at least 1, got 0"):
         ActNorm(0)

@@ -161,7 +161,7 @@ def test_a_scanned_stack_is_the_product_of_its_matrices(x64):
 
 @pytest.mark.parametrize("linear", [*TRAINED, lambda key, dim: DCT(dim)])
 def test_no_dimension_is_an_error(linear):
-    with pytest.raises(ValueError, match=r"\w+ expected dim >= 1, got 0"):
+    with pytest.raises(ValueError, match="dim expected at least 1, got 0"):
         linear(KEY, 0)
 
 

@@ -150,5 +150,5 @@ def test_planar_without_a_direction_has_gradients(dtype):
 
 @pytest.mark.parametrize("make", [Planar, Radial])
 def test_errors(make):
-    with pytest.raises(ValueError, match=f"{make.__name__} expected dim >= 1, got 0"):
+    with pytest.raises(ValueError, match="dim expected at least 1, got 0"):
         make(KEY, 0)

@@ -164,7 +164,7 @@ def test_estimated_score_solves_its_equation(x64):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dim": 0}, "Residual expected dim >= 1, got 0"),
+        ({"dim": 0}, "dim expected at least 1, got 0"),
         ({"dim": 2, "max_lipschitz": 1.0}, "Residual expected 0 < max_lipschitz < 1, got 1.0"),
         ({"dim": 2, "max_lipschitz": 0.0}, "Residual expected 0 < max_lipschitz < 1, got 0.0"),
     ],

@@ -168,9 +168,9 @@ def test_flows_of_angles(recipe):
 @pytest.mark.parametrize(
     ("construct", "message"),
     [
-        (lambda: masked_autoregressive(KEY, 0, AffineUnivariate()), r"dim >= 1 and passes of 1 to dim, got dim=0"),
-        (lambda: masked_autoregressive(KEY, 3, AffineUnivariate(), passes=4), r"got dim=3 and passes=4"),
-        (lambda: masked_autoregressive(KEY, 3, AffineUnivariate(), passes=0), r"got dim=3 and passes=0"),
+        (lambda: masked_autoregressive(KEY, 0, AffineUnivariate()), r"dim expected at least 1, got 0"),
+        (lambda: masked_autoregressive(KEY, 3, AffineUnivariate(), passes=4), "passes expected at most dim=3, got 4"),
+        (lambda: masked_autoregressive(KEY, 3, AffineUnivariate(), passes=0), "passes expected at least 1, got 0"),
         (
             lambda: masked_autoregressive(KEY, 3, AffineUnivariate(), adjacency=np.ones((3, 2))),
             r"an adjacency of shape \(3, 3\), got \(3, 2\)",
@@ -182,18 +182,18 @@ def test_flows_of_angles(recipe):
         (lambda: flows.naf(KEY, 3, num_units=0), r"num_units >= 1, got 0"),
         (lambda: flows.bernstein(KEY, 3, degree=0), r"a degree of 1 to 50, got 0"),
         (lambda: flows.bernstein(KEY, 3, bound=-1.0), r"bound > 0, got -1"),
-        (lambda: flows.bnaf(KEY, 3, hidden=()), r"dim >= 1 and hidden layers, got dim=3, hidden=\(\)"),
-        (lambda: flows.sylvester(KEY, 0), r"dim >= 1 and num_layers >= 1, got dim=0"),
-        (lambda: Sylvester(KEY, 0), r"dim >= 1, got 0"),
+        (lambda: flows.bnaf(KEY, 3, hidden=()), "hidden expected at least one width, got none"),
+        (lambda: flows.sylvester(KEY, -1), "dim expected at least 1, got -1"),
+        (lambda: Sylvester(KEY, -2), "dim expected at least 1, got -2"),
         (lambda: flows.tarflow(KEY, 3, block_size=4), r"a block_size of 1 to dim=3, got 4"),
         (lambda: flows.tarflow(KEY, 3, width=9), r"a width that 4 heads divide, got 9"),
         (
             lambda: flows.multiscale(KEY, 6, num_levels=3),
-            r"2 \*\* \(num_levels - 1\) divides, got num_levels=3 and dim=6",
+            r"dim expected a multiple of 2 \*\* \(num_levels - 1\) = 4, got 6",
         ),
-        (lambda: flows.multiscale(KEY, 1), r"got num_levels=2 and dim=1"),
-        (lambda: flows.multiscale(KEY, 4, num_levels=0), r"got num_levels=0 and dim=4"),
-        (lambda: flows.planar(KEY, 2, num_layers=0), r"got dim=2 and num_layers=0"),
+        (lambda: flows.multiscale(KEY, 1), r"\(num_levels - 1\) = 2, got 1"),
+        (lambda: flows.multiscale(KEY, 4, num_levels=0), "num_levels expected at least 1, got 0"),
+        (lambda: flows.planar(KEY, 2, num_layers=0), "num_layers expected at least 1, got 0"),
     ],
 )
 def test_impossible_structures_are_errors(construct, message):

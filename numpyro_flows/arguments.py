@@ -1,0 +1,161 @@
+"""Checks of what users pass: random keys, whole numbers, numbers in an interval, data."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Float
+
+_SHOWN = 5  # names that a message repeats
+_LONGEST = 40  # characters of a value that a message repeats
+
+
+def require_key(key: Any, name: str = "rng_key") -> None:
+    """Make sure that `key` is one random key, of either style; within jit and vmap too.
+
+    Raises:
+        TypeError: where it is anything else, a batch of keys too.
+    """
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if typed and shape == ():
+        return
+    if not typed and dtype == np.uint32 and shape == _shape_of_raw_keys(jax.config.jax_default_prng_impl):
+        return
+    batch = shape if typed else shape[:-1] if dtype == np.uint32 and shape else ()
+    got = f"a batch of keys of shape {batch}: pass one" if batch else f"{described(key)}: pass jax.random.key(0)"
+    raise TypeError(f"{name} expected a JAX random key, got {got}")
+
+
+@cache
+def _shape_of_raw_keys(default_impl: str) -> tuple[int, ...]:
+    """Shape of a `jax.random.PRNGKey` of JAX's default generator."""
+    return jax.eval_shape(lambda: jax.random.PRNGKey(0)).shape
+
+
+def require_counts(least: int = 1, /, **counts: Any) -> None:
+    """Make sure that the named numbers are integers from `least` on.
+
+    Raises:
+        TypeError: where one is no integer; booleans are none, and numbers such as 100.0 neither.
+        ValueError: where one is below `least`.
+    """
+    for name, count in counts.items():
+        if not _is_scalar(count, int, jnp.integer):
+            advice = f": write {int(count)}" if isinstance(count, float) and count.is_integer() else ""
+            raise TypeError(f"{name} expected an integer, got {described(count)}{advice}")
+        if not isinstance(count, Tracer) and count < least:
+            raise ValueError(f"{name} expected at least {least}, got {count}")
+
+
+def require_numbers(interval: str, /, **numbers: Any) -> None:
+    """Make sure that the named numbers are in an interval such as `"(0, 1]"`; infinite ones never are.
+
+    Raises:
+        TypeError: where one is not a real number; booleans are none.
+        ValueError: where one is outside.
+    """
+    low, high = map(float, interval[1:-1].split(","))
+    for name, number in numbers.items():
+        if not _is_scalar(number, int | float, jnp.integer, jnp.floating):
+            raise TypeError(f"{name} expected a number in {interval}, got {described(number)}")
+        above = number > low or (interval[0] == "[" and number == low)
+        below = number < high or (interval[-1] == "]" and number == high)
+        if not (above and below):
+            raise ValueError(f"{name} expected a number in {interval}, got {number}")
+
+
+def _is_scalar(value: Any, python: Any, *kinds: Any) -> bool:
+    """Whether a value is a number of Python, or one of NumPy or JAX, of these kinds; booleans are none."""
+    dtype = getattr(value, "dtype", None)
+    if dtype is not None:
+        return value.shape == () and any(jnp.issubdtype(dtype, kind) for kind in kinds)
+    return isinstance(value, python) and not isinstance(value, bool)
+
+
+def as_numbers(values: Any, name: str) -> Float[np.ndarray, "..."]:
+    """Real numbers in double precision, of an array, a list, a number, a pandas DataFrame or Series.
+
+    What is masked (NumPy) or missing (pandas) becomes NaN.
+
+    Raises:
+        TypeError: where they are no numbers, or not known yet, within jit.
+        ValueError: where a list's rows differ in length.
+    """
+    if isinstance(values, Tracer):
+        raise TypeError(f"{name} expected numbers, got an array that jit, vmap or grad traces: call this outside of it")
+    pandas = sys.modules.get("pandas")  # whoever has such an object has imported it
+    if pandas is not None and isinstance(values, pandas.DataFrame | pandas.Series):
+        return _of_pandas(values, name, pandas)
+    if values is None or isinstance(values, str | bytes | dict | set):
+        raise TypeError(f"{name} expected an array of numbers, got {described(values)}")
+    try:
+        array = values if isinstance(values, np.ma.MaskedArray) else np.asarray(values)
+    except ValueError as error:
+        raise ValueError(f"{name} expected an array, got {described(values)} of parts of different lengths") from error
+    kind = array.dtype
+    if not (jnp.issubdtype(kind, jnp.number) or np.issubdtype(kind, np.bool_)) or jnp.issubdtype(
+        kind, jnp.complexfloating
+    ):
+        got = described(values) if array.ndim == 0 else f"{described(array)}"
+        advice = ": convert it with .astype(float)" if kind.hasobject and array.ndim else ""
+        raise TypeError(f"{name} expected real numbers, got {got}{advice}")
+    array = array.astype(np.float64)
+    return array.filled(np.nan) if isinstance(array, np.ma.MaskedArray) else array
+
+
+def _of_pandas(values: Any, name: str, pandas: Any) -> Float[np.ndarray, "..."]:
+    columns = values.to_frame() if isinstance(values, pandas.Series) else values
+    numeric = pandas.api.types.is_numeric_dtype
+    others = [column for column, dtype in columns.dtypes.items() if not numeric(dtype) or dtype.kind == "c"]
+    if others:
+        shown = ", ".join(map(repr, others[:_SHOWN])) + (", ..." if len(others) > _SHOWN else "")
+        which = "a Series of other values" if columns is not values else f"other values in the columns {shown}"
+        raise TypeError(f"{name} expected real numbers, got {which}: encode them, or leave them out")
+    return values.to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def described(value: Any) -> str:
+    """What a value is, in a few words."""
+    if value is None or isinstance(value, bool | int | float | complex):
+        return repr(value)
+    if isinstance(value, str | bytes):
+        text = repr(value)
+        return f"the string {text if len(text) <= _LONGEST else text[:_LONGEST] + '...'}"
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if shape is not None and dtype is not None:
+        return f"an array of type {dtype} and shape {tuple(shape)}"
+    if isinstance(value, Mapping):
+        return f"a dict of {list(value)[:_SHOWN]}"
+    name = type(value).__name__
+    return f"an {name}" if name[0] in "aeioAEIO" else f"a {name}"
+
+
+def as_widths(hidden: Any) -> tuple[int, ...]:
+    """The widths of hidden layers.
+
+    Raises:
+        TypeError: where they are not a sequence of integers.
+        ValueError: where one is below 1.
+    """
+    if not isinstance(hidden, Sequence | np.ndarray) or isinstance(hidden, str):
+        advice = f": write ({hidden},)" if isinstance(hidden, int) else ""
+        raise TypeError(f"hidden expected a sequence of widths, for example (32, 32), got {described(hidden)}{advice}")
+    for width in hidden:
+        require_counts(**{"each width of hidden": width})
+    return tuple(map(int, hidden))
+
+
+def require_model(model: Any) -> None:
+    """Make sure that a model can be called.
+
+    Raises:
+        TypeError: where it cannot.
+    """
+    if not callable(model):
+        raise TypeError(f"model expected a NumPyro model, passed without calling it, got {described(model)}")
