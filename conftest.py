@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import doctest
+import pathlib
 
 import jax
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 BY_CASE = ("tests/bijections/test_laws.py", "tests/test_recipes.py")  # their last parameter is the name of a case
-FORGET_EVERY = 10  # cases or files
+MOST_MAPS = 30_000  # of the 65,530 memory maps that Linux lets a process have
+MAPS = pathlib.Path("/proc/self/maps")
 
 
 class CaseScheduling(LoadScopeScheduling):
@@ -36,29 +38,29 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if isinstance(item, pytest.DoctestItem) and any(SLOW in example.options for example in item.dtest.examples):
             item.add_marker(pytest.mark.slow)
-    order = {case: number for number, case in enumerate(dict.fromkeys(case_of(item.nodeid) for item in items))}
+    # whole files first, the many small cases last: so workers end at about the same time
+    names = dict.fromkeys(case_of(item.nodeid) for item in items)
+    order = {case: ("::" in case, number) for number, case in enumerate(names)}
     items.sort(key=lambda item: order[case_of(item.nodeid)])
 
 
-cases_begun: list[str] = []
-
-
 @pytest.fixture(autouse=True)
-def forget(request):
+def forget():
     """Compiled functions take memory maps, of which a process may have only so many: all tests' are too many."""
-    case = case_of(request.node.nodeid)
-    if cases_begun[-1:] != [case]:
-        cases_begun.append(case)
-        if len(cases_begun) % FORGET_EVERY == 0:
-            jax.clear_caches()
+    yield
+    if MAPS.exists() and MAPS.read_text().count("\n") > MOST_MAPS:
+        jax.clear_caches()
 
 
 @pytest.fixture(autouse=True)
-def quick_to_compile(request):
+def optimized(request):
     """What a test compiles runs for an instant in nearly all of them: `optimized` marks the others."""
-    jax.config.update("jax_disable_most_optimizations", request.node.get_closest_marker("optimized") is None)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    if request.node.get_closest_marker("optimized") is None:
+        yield
+    else:
+        jax.config.update("jax_disable_most_optimizations", False)
+        yield
+        jax.config.update("jax_disable_most_optimizations", True)
 
 
 def pytest_xdist_make_scheduler(config, log):
@@ -66,6 +68,7 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_configure(config):
+    jax.config.update("jax_disable_most_optimizations", True)  # see `optimized`
     # a second run of the tests takes from here what the first one compiled
     jax.config.update("jax_compilation_cache_dir", str(config.rootpath / ".jax_cache"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

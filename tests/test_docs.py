@@ -23,6 +23,7 @@ def test_the_table_of_the_readme_is_that_of_the_benchmarks():
     assert with_table(README.read_text()) == README.read_text(), "run: python -m benchmarks.readme"
 
 
+@pytest.mark.slow  # `.ci/run` runs the README's example, which calls the same functions
 @pytest.mark.filterwarnings("default")  # of ArviZ and NUTS, for the readers
 def test_the_front_page_leads_to_a_certified_posterior():
     """Its code, block by block, as a reader would copy it."""
