@@ -14,6 +14,7 @@ from numpyro.handlers import seed, substitute, trace, uncondition
 from numpyro.infer import Predictive, init_to_sample, log_likelihood
 
 from numpyro_flows.arguments import require_counts, require_key
+from numpyro_flows.model_run import model_run
 
 if TYPE_CHECKING:
     from numpyro_flows.posterior import FlowPosterior
@@ -67,11 +68,13 @@ def to_datatree(
         observed = list(layout.observed)
         predictive = Predictive(uncondition(model), latent, return_sites=observed)
         try:
-            predictions = predictive(predictive_key, *args, **kwargs)
+            with model_run():
+                predictions = predictive(predictive_key, *args, **kwargs)
             groups["posterior_predictive"] = layout.dataset(_one_chain(predictions), coords)
         except NotImplementedError:  # what NumPyro raises where a distribution has no sampler
             pass
-        likelihood = log_likelihood(seed(model, 0), latent, *args, **kwargs)
+        with model_run():
+            likelihood = log_likelihood(seed(model, 0), latent, *args, **kwargs)
         likelihood = {name: likelihood[name] for name in observed}
         groups["log_likelihood"] = layout.dataset(_one_chain(likelihood), coords)
         groups["observed_data"] = layout.dataset(layout.observed, coords, sample_dims=())
@@ -93,6 +96,7 @@ class Layout(NamedTuple):
     observed: dict[str, Array]
 
     @classmethod
+    @model_run()
     def of(cls, posterior: "FlowPosterior") -> "Layout":
         """The layout of a fitted model."""
         args, kwargs = posterior.args, posterior.kwargs

@@ -62,46 +62,57 @@ class FlowStage:
         `start` is the fit before: the Gaussian, around which the flow is the identity.
 
         Rounds go by the reverse KL, and by the forward KL once the weights are good enough for it. A round that ends
-        worse than it began is undone, and the next one goes at half the rate.
+        worse than it began is undone, and the next one goes at half the rate. Ctrl-C ends the training with a
+        verdict on what was trained by then; a second one gives back the best of those judged before.
         """
+        self._best = start
+        with self.progress:
+            try:
+                self._rounds(gaussian, seed)
+            except KeyboardInterrupt:
+                self.stopped = "interrupted"
+        return self._best._replace(
+            certificate=self._explain(self._best.certificate),
+            losses=np.concatenate([np.zeros(0), *self.losses]),
+            num_skipped=self.num_skipped,
+        )
+
+    def _rounds(self, gaussian: GaussianFit, seed: Seed) -> None:
         recipe = self.recipe
         with self.clock.stage("compilation"):
             self.stages.make.wait()
         arrays = self.stages.make(gaussian.loc, gaussian.scale, seed)
-        with self.progress:
-            best, log_weights = start.certificate, start.log_weights
-            self.ess = f"{best.ess:.1%}"
-            peak, num_steps = recipe.learning_rate, recipe.first_round
-            while not (finished(best, recipe) or self.stopped):
-                left = recipe.num_steps - self.num_steps
-                if left == 0:
-                    self.stopped = f"stopped by its budget of {recipe.num_steps} steps"
-                    break
-                forward = best.ess >= recipe.forward_ess
-                rate = peak * (recipe.forward_rate if forward else 1.0)
-                num_steps = min(num_steps, left)
-                new_arrays = self._round(arrays, num_steps, rate, forward)
-                new, new_log_weights = self._judge(new_arrays)
-                if self._solver_is_too_coarse(new_arrays):
-                    arrays, new_arrays = with_more_steps((arrays, new_arrays))
-                if np.isnan(new.elbo) and np.isnan(best.elbo):
-                    self.stopped = self.stopped or "stopped because the density is not finite where the flow has draws"
-                if _safe(new, recipe) and new.elbo < best.elbo + recipe.least_gain * num_steps / 1000:
-                    self.stopped = self.stopped or "stopped because it gained little"
-                better = new.elbo > best.elbo or new.ess > best.ess or (new.certified and not best.certified)
-                if better or np.isnan(best.elbo):
-                    arrays, best, log_weights = new_arrays, new, new_log_weights
-                else:
-                    peak /= 2
-                num_steps = min(recipe.round_growth * num_steps, recipe.longest_round)
-        return FlowFit(
-            bijection=eqx.combine(arrays, self.stages.static),
-            certificate=self._explain(best),
-            log_weights=log_weights,
-            losses=np.concatenate([np.zeros(0), *self.losses]),
-            num_skipped=self.num_skipped,
-            draw=self.stages.draw,
-        )
+        best = self._best.certificate
+        self.ess = f"{best.ess:.1%}"
+        peak, num_steps = recipe.learning_rate, recipe.first_round
+        while not (finished(best, recipe) or self.stopped):
+            left = recipe.num_steps - self.num_steps
+            if left == 0:
+                self.stopped = f"stopped by its budget of {recipe.num_steps} steps"
+                break
+            forward = best.ess >= recipe.forward_ess
+            rate = peak * (recipe.forward_rate if forward else 1.0)
+            num_steps = min(num_steps, left)
+            new_arrays = self._round(arrays, num_steps, rate, forward)
+            try:
+                new, log_weights = self._judge(new_arrays)
+            except KeyboardInterrupt:
+                self.stopped = "interrupted"
+                new, log_weights = self._judge(new_arrays)  # so that what was trained is not lost
+            if np.isnan(new.elbo) and np.isnan(best.elbo):
+                self.stopped = self.stopped or "stopped because the density is not finite where the flow has draws"
+            if _safe(new, recipe) and new.elbo < best.elbo + recipe.least_gain * num_steps / 1000:
+                self.stopped = self.stopped or "stopped because it gained little"
+            better = new.elbo > best.elbo or new.ess > best.ess or (new.certified and not best.certified)
+            if better or np.isnan(best.elbo):
+                arrays, best = new_arrays, new
+                bijection = eqx.combine(arrays, self.stages.static)
+                self._best = FlowFit(bijection, best, log_weights, draw=self.stages.draw)
+            else:
+                peak /= 2
+            if self._solver_is_too_coarse(new_arrays):
+                arrays = with_more_steps(arrays)
+            num_steps = min(recipe.round_growth * num_steps, recipe.longest_round)
 
     def _explain(self, certificate: Certificate) -> Certificate:
         if certificate.certified:

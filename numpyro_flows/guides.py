@@ -17,6 +17,7 @@ from numpyro_flows import flows
 from numpyro_flows.arguments import described, require_key, require_model, require_numbers
 from numpyro_flows.bijections import AbstractBijection, Affine, Chain, TriangularAffine
 from numpyro_flows.distributions import FlowDistribution
+from numpyro_flows.model_run import model_run
 from numpyro_flows.recipe import RECIPE
 
 _MARGINAL_DRAWS = 10_000  # behind `median` and `quantiles`
@@ -99,7 +100,7 @@ class AutoFlow(AutoContinuous):
 
     def set_up(self, bijection: AbstractBijection, *args: Any, **kwargs: Any) -> None:
         """Run the model once, as a first call would, and take the structure of a `bijection` trained elsewhere."""
-        with numpyro.handlers.seed(rng_seed=0):
+        with model_run(), numpyro.handlers.seed(rng_seed=0):
             self._setup_prototype(*args, **kwargs)
         self._static = eqx.partition(bijection, eqx.is_inexact_array)[1]
 
@@ -108,7 +109,7 @@ class AutoFlow(AutoContinuous):
 
     def get_posterior(self, params: dict[str, Any]) -> FlowDistribution:
         """The guide's distribution of the unconstrained latent vector, of event shape `(latent_dim,)`."""
-        with numpyro.handlers.substitute(data=params):
+        with model_run(), numpyro.handlers.substitute(data=params):
             return self._get_posterior()
 
     def median(self, params: dict[str, Any]) -> dict[str, Array]:

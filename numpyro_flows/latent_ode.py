@@ -1,6 +1,6 @@
 """Latent ODE: irregular series as observations of a path that follows a learned differential equation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from numpyro_flows.distributions import FlowDistribution
 from numpyro_flows.flows import Recipe
 from numpyro_flows.latent_ode_networks import Encoder, LatentField, thinned
 from numpyro_flows.networks import MLP
+from numpyro_flows.precision import full_precision
 from numpyro_flows.series import Series, observe_series
 
 PARAM_NAME = "latent_ode$params"
@@ -298,4 +299,7 @@ def _inverse(flow: AbstractBijection, z0: Array) -> Array:
     return jnp.vectorize(lambda z: flow.inverse_and_log_det(z)[0], signature="(n)->(n)")(z0)
 
 
-_jitted = eqx.filter_jit(lambda function, *args: function(*args))
+@eqx.filter_jit
+@full_precision()
+def _jitted(function: Callable, *args: Any) -> Any:
+    return function(*args)

@@ -14,6 +14,8 @@ from tqdm.auto import tqdm
 from numpyro_flows.arguments import require_counts, require_key, require_numbers
 from numpyro_flows.flows import Recipe
 from numpyro_flows.latent_ode import FLOW, MAX_TRAINING_STEPS, PARAM_NAME, LatentODE
+from numpyro_flows.model_run import model_run
+from numpyro_flows.precision import full_precision
 from numpyro_flows.series import Series, observe_series
 from numpyro_flows.stages import Seed, seed_key, seed_stream
 from numpyro_flows.training import TrainState, cosine_schedule, train_chunk
@@ -197,6 +199,7 @@ def fit_latent_ode(
     )
 
 
+@model_run()
 def negative_elbo(
     params: PyTree,
     latent_ode: LatentODE,
@@ -213,6 +216,7 @@ def negative_elbo(
 
 
 @eqx.filter_jit
+@full_precision()
 def _train(
     state: TrainState, rest: PyTree, series: Series, batch_size: int, seeds: Seed, rates: Array
 ) -> tuple[TrainState, Array, Array]:
@@ -223,6 +227,7 @@ def _train(
 
 
 @eqx.filter_jit
+@full_precision()
 def _score(params: PyTree, rest: PyTree, series: Series, seed: Seed) -> tuple[Array, Array]:
     """The loss where the encoder sees all observations, and the mean solver error."""
     latent_ode = eqx.combine(params, eqx.tree_at(lambda m: m.dropout, rest, 0.0))

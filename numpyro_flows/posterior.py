@@ -268,7 +268,9 @@ class FlowPosterior:
             f"{sum(self.seconds.values()):.1f} s, {sum(self.gradient_evaluations.values()):,} gradient evaluations, "
             f"{self.num_skipped} steps skipped as not finite"
         )
-        return f"{first}\n{figures}\n{work}"
+        free = [f"{num} entries of {name!r}" for name, num in self._target.free_entries.items()]
+        masked = f"\nmasked, so not in the density, and standard normal here: {', '.join(free)}" if free else ""
+        return f"{first}\n{figures}\n{work}{masked}"
 
     def __repr__(self) -> str:
         return f"FlowPosterior({self.verdict()})"

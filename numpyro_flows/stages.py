@@ -22,9 +22,10 @@ from numpyro_flows.continuous.training_form import (
 )
 from numpyro_flows.guides import AutoFlow, affine
 from numpyro_flows.objectives import path_loss, standard_normal_log_prob
+from numpyro_flows.precision import full_precision
 from numpyro_flows.recipe import RECIPE
 from numpyro_flows.sampling import Draws
-from numpyro_flows.target import Target
+from numpyro_flows.target import Fitted
 from numpyro_flows.training import TrainState, train_chunk
 
 Seed = UInt32[np.ndarray, "4"]
@@ -41,7 +42,9 @@ class Ahead:
     """`function`, traced at once for arguments like `args` and compiled in the background until it is called."""
 
     def __init__(self, pool: Executor, function: Callable, *args: Any, options: dict[str, Any] = OPTIMIZATION_LEVEL):
-        self._compiled = pool.submit(jax.jit(function).lower(*args).compile, options)
+        with full_precision():
+            lowered = jax.jit(function).lower(*args)
+        self._compiled = pool.submit(lowered.compile, options)
 
     def __call__(self, *args: Any) -> Any:
         return self._compiled.result()(*args)
@@ -54,7 +57,7 @@ class Ahead:
 class HostDensity:
     """A target's log density and gradient at any number of points, for algorithms in NumPy; it counts the points."""
 
-    def __init__(self, pool: Executor, target: Target):
+    def __init__(self, pool: Executor, target: Fitted):
         self.dtype = np.dtype(jnp.result_type(float))
         self.num_evaluations = 0
         self._evaluate = Ahead(
@@ -93,7 +96,7 @@ class FlowStages(NamedTuple):
 
 
 def compile_flow_stages(
-    pool: Executor, target: Target, guide: AutoFlow, scale: np.ndarray, num_particles: int
+    pool: Executor, target: Fitted, guide: AutoFlow, scale: np.ndarray, num_particles: int
 ) -> FlowStages:
     """Trace the stages one after the other, as Python must, while XLA compiles those traced in other threads."""
     seed = np.zeros(4, np.uint32)
@@ -134,7 +137,7 @@ def compile_flow_stages(
     )
 
 
-def compile_starts(pool: Executor, target: Target, init_loc_fn: Callable) -> Ahead:
+def compile_starts(pool: Executor, target: Fitted, init_loc_fn: Callable) -> Ahead:
     """Seed -> one start by a NumPyro strategy; for its default of uniform ones, which NumPy draws, from the prior."""
     strategy = init_to_sample if init_loc_fn is init_to_uniform else init_loc_fn
 
@@ -149,12 +152,13 @@ Block = tuple[Float[Array, "block dim"], Float[Array, " block"], Float[Array, " 
 
 
 def drawing(
-    target: Target,
+    target: Fitted,
     static: AbstractBijection,
     change: Callable[[AbstractBijection], AbstractBijection] = without_errors,
 ) -> Callable[[PyTree, Seed], Block]:
     """The function that draws a block from the bijection of given arrays, or from what `change` makes of it."""
 
+    @full_precision()
     def draw(arrays: PyTree, seed: Seed) -> Block:
         base = jax.random.normal(seed_key(seed), (RECIPE.block, target.dim))
         x, log_det = jax.vmap(change(eqx.combine(arrays, static)).transform_and_log_det)(base)

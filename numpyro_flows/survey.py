@@ -14,10 +14,14 @@ from numpyro_flows.tails import degrees_of_freedom
 
 
 class Survey(NamedTuple):
-    """The modes that a search found, and the degrees of freedom of the heaviest tail (infinite for an ordinary one)."""
+    """The modes that a search found, and the degrees of freedom of the heaviest tail (infinite for an ordinary one).
+
+    interrupted: whether the search was ended by Ctrl-C.
+    """
 
     modes: list[Mode]
     degrees_of_freedom: float
+    interrupted: bool = False
 
 
 def fit_and_survey(
@@ -25,9 +29,18 @@ def fit_and_survey(
 ) -> tuple[GaussianFit, Draws, Survey]:
     """A Gaussian from `starts`, fresh draws of it, and what a search around it finds.
 
-    Where the search finds most of the posterior elsewhere, the Gaussian is fitted again from there.
+    Where the search finds most of the posterior elsewhere, the Gaussian is fitted again from there. Ctrl-C ends the
+    search; before there is a Gaussian, and a second time, it raises.
     """
     gaussian = fit_gaussian(density, rng, starts)
+    try:
+        return _survey(density, rng, gaussian)
+    except KeyboardInterrupt:
+        draws = draw_gaussian(density, gaussian, rng, RECIPE.certificate_draws)
+        return gaussian, draws, Survey([], np.inf, interrupted=True)
+
+
+def _survey(density: Density, rng: np.random.Generator, gaussian: GaussianFit) -> tuple[GaussianFit, Draws, Survey]:
     while True:
         draws = draw_gaussian(density, gaussian, rng, RECIPE.certificate_draws)
         modes = find_modes(density, gaussian, rng)
@@ -46,7 +59,7 @@ def judge(draws: Draws, survey: Survey) -> Certificate:
     certificate = certify(draws.log_weight, resolution)
     if np.isnan(certificate.elbo):
         return certificate
-    causes = []
+    causes = ["interrupted before the search for other modes and heavy tails was over"] if survey.interrupted else []
     missed = missed_share(survey.modes, draws.x, draws.log_weight)
     if missed > RECIPE.max_missed:
         causes.append(f"dispersed starts disagree: a mode that the fit lacks holds about {missed:.0%} of the posterior")

@@ -12,6 +12,7 @@ from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
 
 from numpyro_flows.bijections import AbstractBijection
+from numpyro_flows.precision import full_precision
 
 
 class _Call(NamedTuple):
@@ -136,6 +137,7 @@ class FlowTransform(Transform):
             raise ValueError(f"FlowTransform expected a shape that ends with {event_shape}, got {shape}")
         return shape[:cut]
 
+    @full_precision()  # a bijection of FlowJAX does not ask for it
     def _batched(self, method: Any, x: Array) -> tuple[Array, Array]:
         """`method` over all batch axes: one `vmap`, or two where each batch element has its own condition."""
         if self.condition is None and self.bijection.cond_shape is not None:

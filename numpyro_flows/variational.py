@@ -3,7 +3,8 @@
 import copy
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ from numpyro.infer.initialization import init_to_uniform
 from numpyro_flows import flows
 from numpyro_flows.arguments import require_counts, require_key, require_model, require_numbers
 from numpyro_flows.bijections import Chain, Permutation
+from numpyro_flows.bijections.partial import Partial
 from numpyro_flows.flow_stage import FlowFit, FlowStage, finished
 from numpyro_flows.gaussian import GaussianFit
 from numpyro_flows.guides import AutoFlow, affine
@@ -109,38 +111,47 @@ class FlowVI:
     def run(self, rng_key: PRNGKeyArray, *args: Any, **kwargs: Any) -> FlowPosterior:
         """Fit the posterior of the model called with `args` and `kwargs`.
 
-        Ctrl-C ends the training and returns what was fitted by then. A result that is not certified says so in a
-        `UserWarning`, in `FlowPosterior.why` and first in its `print_summary()`.
+        Ctrl-C ends the fit and returns the best that there is by then; before there is a Gaussian it raises. A result
+        that is not certified says so in a `UserWarning`, in `FlowPosterior.why` and first in its `print_summary()`.
 
         Raises:
             TypeError: where `rng_key` is not one random key.
-            ValueError: where the model has no latent site, a discrete one, a subsampled plate or NaN in its data, or
-                where its density is not finite at any start.
+            ValueError: where the model has no latent site, a discrete one, a `numpyro.param` site without a given
+                value, a subsampled plate, a site larger than its plates or data that are not finite, or where its
+                density is not finite at any start.
         """
         require_key(rng_key)
         seeds = seed_stream(rng_key)
         rng = np.random.default_rng(next(seeds))
         clock = Clock()
-        with ThreadPoolExecutor() as pool:
+        with clock.stage("tracing"):
+            target = Target(self.model, seed_key(next(seeds)), args, kwargs)
+            fitted = target.fitted
+            guide = self._guide(fitted.dim)
+        with _compilers() as pool:
             with clock.stage("tracing"):
-                target = Target(self.model, seed_key(next(seeds)), args, kwargs)
-                guide = self._guide(target.dim)
-                start = compile_starts(pool, target, guide.init_loc_fn)
-                density = HostDensity(pool, target)
+                start = compile_starts(pool, fitted, guide.init_loc_fn)
+                density = HostDensity(pool, fitted)
             with clock.stage("compilation"):
                 start.wait()
                 density.wait()
             with clock.stage("gaussian"):
-                starts = _starts(start, guide.init_loc_fn, target.dim, seeds, rng)
+                starts = _starts(start, guide.init_loc_fn, fitted.dim, seeds, rng)
                 gaussian, draws, survey = fit_and_survey(density, rng, starts)
                 if not np.isfinite(gaussian.elbo):
-                    target.require_finite(jnp.asarray(starts))
+                    fitted.require_finite(jnp.asarray(starts))
                 fit = _gaussian_fit(gaussian, judge(draws, survey), draws)
-            if not finished(fit.certificate, self.recipe):
-                with clock.stage("tracing"):
-                    stages = compile_flow_stages(pool, target, guide, gaussian.scale, self.recipe.num_particles)
-                flow_stage = FlowStage(self.recipe, stages, survey, seeds, clock, self.progress_bar)
-                fit = flow_stage.run(gaussian, fit, next(seeds))
+            if self.recipe.num_steps > 0 and not (survey.interrupted or finished(fit.certificate, self.recipe)):
+                try:
+                    with clock.stage("tracing"):
+                        stages = compile_flow_stages(pool, fitted, guide, gaussian.scale, self.recipe.num_particles)
+                    flow_stage = FlowStage(self.recipe, stages, survey, seeds, clock, self.progress_bar)
+                    fit = flow_stage.run(gaussian, fit, next(seeds))
+                except KeyboardInterrupt:
+                    fit = _interrupted(fit)
+        if target.free.any():
+            whole = Partial(fit.bijection, np.flatnonzero(~target.free), target.dim)
+            fit = fit._replace(bijection=Chain([whole]), draw=None)
         if not fit.certificate.certified:
             warnings.warn(f"the fit is not certified: {fit.certificate.why}", UserWarning, stacklevel=2)
         return FlowPosterior(
@@ -179,6 +190,23 @@ def _starts(
         return by_strategy
     uniform = rng.uniform(-RECIPE.start_radius, RECIPE.start_radius, (RECIPE.num_starts, dim))
     return np.concatenate([uniform.astype(by_strategy.dtype), by_strategy])
+
+
+@contextmanager
+def _compilers() -> Iterator[Executor]:
+    """Threads to compile in; at the end none is waited for whose function nobody needed."""
+    pool = ThreadPoolExecutor()
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _interrupted(fit: FlowFit) -> FlowFit:
+    certificate = fit.certificate
+    if not certificate.certified:
+        certificate = certificate._replace(why=f"{certificate.why}; interrupted before the flow was trained")
+    return fit._replace(certificate=certificate)
 
 
 def _gaussian_fit(gaussian: GaussianFit, certificate: Certificate, draws: Draws) -> FlowFit:

@@ -11,12 +11,12 @@ PACKAGE = Path(__file__).parents[1] / "numpyro_flows"
 
 # From the bottom up; a module may import from its own layer and those below. Names of folders stand for all inside.
 LAYERS = [
-    ["arguments", "recipe", "picture"],
+    ["arguments", "recipe", "picture", "precision", "model_run"],
     ["bijections", "continuous", "networks"],
     ["flows", "gaussianization"],
     ["transforms", "sites", "serialization", "distributions", "guides", "objectives", "training", "sampling"],
     ["newton", "gaussian", "modes", "tails", "survey"],
-    ["target", "stages", "flow_stage"],
+    ["model_checks", "masked", "target", "stages", "flow_stage"],
     [
         "posterior",
         "export",

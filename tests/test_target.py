@@ -56,9 +56,9 @@ def test_starts_follow_the_strategy():
     assert not np.array_equal(start, target.start(jax.random.key(2), init_to_median(num_samples=200)))
 
 
-def test_param_sites_and_random_models():
+def test_random_models():
     def model():
-        loc = numpyro.param("loc", lambda key: jax.random.normal(key))
+        loc = jax.random.normal(jnp.asarray(numpyro.prng_key()))
         numpyro.sample("x", dist.Normal(loc, 1))
 
     target = Target(model, jax.random.key(0))
@@ -91,7 +91,7 @@ def masked(y):
         (discrete, (), "continuous latent sites, got the discrete 'k'"),
         (nothing, (), "at least one continuous latent site, got none"),
         (local, (), r"plate 'n' subsampled \(10 of 100\)"),
-        (conjugate, (DATA.at[1].set(jnp.nan),), "observed values without NaN, got 1 of 5 at 'y'"),
+        (conjugate, (DATA.at[1].set(jnp.nan),), "observed values that are finite, got 1 of 5 NaN or infinite at 'y'"),
     ],
 )
 def test_unfit_models(model, args, message):

@@ -8,13 +8,16 @@ import jax.numpy as jnp
 from equinox import AbstractVar
 from jaxtyping import Array, ArrayLike, Float, Scalar
 
+from numpyro_flows.precision import full_precision
+
 
 class AbstractBijection(eqx.Module):
     """An invertible map `y = f(x | condition)` of one event, with its log-determinant.
 
-    The public methods check shapes and delegate to `_transform` and `_inverse`, which a subclass writes. Both
-    work on ONE event: batch with `jax.vmap`. The protocol (these methods, `shape` and `cond_shape`) is the one
-    of FlowJAX (Ward, https://github.com/danielward27/flowjax), so that bijections of both libraries mix.
+    The public methods check shapes and delegate, at full precision on every device, to `_transform` and `_inverse`,
+    which a subclass writes. Both work on ONE event: batch with `jax.vmap`. The protocol (these methods, `shape` and
+    `cond_shape`) is the one of FlowJAX (Ward, https://github.com/danielward27/flowjax), so that bijections of both
+    libraries mix.
 
     Attributes:
         shape: shape of `x` and of `y`.
@@ -42,7 +45,8 @@ class AbstractBijection(eqx.Module):
         Raises:
             ValueError: where the shape of `x` or `condition` is not the bijection's, or a needed condition is missing.
         """
-        return self._transform(*checked(self, x, condition))
+        with full_precision():
+            return self._transform(*checked(self, x, condition))
 
     def inverse_and_log_det(self, y: ArrayLike, condition: ArrayLike | None = None) -> tuple[Array, Scalar]:
         """`x = f^-1(y)` and `log |det dx/dy|`: from the target to the base, the direction of scoring.
@@ -50,7 +54,8 @@ class AbstractBijection(eqx.Module):
         Raises:
             ValueError: where the shape of `y` or `condition` is not the bijection's, or a needed condition is missing.
         """
-        return self._inverse(*checked(self, y, condition))
+        with full_precision():
+            return self._inverse(*checked(self, y, condition))
 
     def transform(self, x: ArrayLike, condition: ArrayLike | None = None) -> Array:
         """`y = f(x)` alone."""

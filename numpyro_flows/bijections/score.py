@@ -5,8 +5,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Scalar
 
 from numpyro_flows.bijections.base import AbstractBijection, checked
+from numpyro_flows.precision import full_precision
 
 
+@full_precision()
 def transform_with_score(
     bijection: AbstractBijection,
     x: ArrayLike,

@@ -181,7 +181,7 @@ def compare_with_nuts(
         lambda: posterior.sample_weighted(flow_key, num_flow_samples)
     )
     run = run_nuts(
-        posterior.model,
+        posterior._target.model,
         posterior.args,
         posterior.kwargs,
         rng_key,

@@ -12,6 +12,8 @@ from numpyro.infer import NUTS
 from numpyro.infer.hmc import HMCState
 from tqdm.auto import tqdm
 
+from numpyro_flows.model_run import model_run
+
 _CHUNK = 50  # steps between two updates of the progress bar
 
 
@@ -48,12 +50,14 @@ def run_nuts(
     """The draws of `MCMC(NUTS(model), chain_method="vectorized", ...).run(rng_key, *args, **kwargs)`.
 
     `MCMC` compiles while it runs, so its kernel is called here, by a step compiled ahead. For the same reason as in
-    `MCMC` all chains wait for the one with the longest trajectory.
+    `MCMC` all chains wait for the one with the longest trajectory. Where a runtime check of the model fires, the step
+    counts as divergent, in place of an error.
     """
     kernel = NUTS(model)
     start = time.perf_counter()
     keys = jax.random.split(rng_key, num_chains)
-    state = jax.block_until_ready(kernel.init(keys, num_warmup, None, args, kwargs))  # None: its own first values
+    with model_run():
+        state = jax.block_until_ready(kernel.init(keys, num_warmup, None, args, kwargs))  # None: its own first values
 
     def advance(state: HMCState, num_steps: Array) -> tuple[HMCState, dict[str, Any]]:
         def step(i: Array, carry: tuple) -> tuple:
@@ -63,7 +67,9 @@ def run_nuts(
         buffers = jax.tree.map(lambda leaf: jnp.zeros((_CHUNK, *leaf.shape), leaf.dtype), _record(state))
         return jax.lax.fori_loop(0, num_steps, step, (state, buffers))
 
-    compiled = jax.jit(advance).lower(state, jnp.int32(0)).compile()
+    with model_run():
+        lowered = jax.jit(advance).lower(state, jnp.int32(0))
+    compiled = lowered.compile()
     compile_seconds = time.perf_counter() - start
 
     records, gradient_evaluations, warmup_seconds = [], 0, 0.0

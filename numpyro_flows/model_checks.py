@@ -1,0 +1,181 @@
+"""What a model must be for its posterior to be fitted; each check names the site, what is wrong, and the next step."""
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import numpyro.distributions as dist
+from jax.core import Tracer
+from numpyro.primitives import Messenger
+
+Site = dict[str, Any]
+
+
+class RefuseUnfit(Messenger):
+    """A handler around a model that refuses the sites whose values NumPyro would make up: before it does.
+
+    Raises:
+        ValueError: for a `numpyro.param` site without a given value, or a discrete site that is not observed.
+    """
+
+    def process_message(self, msg: Site) -> None:
+        name = msg.get("name")
+        if msg["type"] == "param" and msg["value"] is None:
+            raise ValueError(
+                f"expected a model whose parameters have priors, got the numpyro.param site {name!r} (flax_module, "
+                "eqx_module and haiku_module make such sites): give it a prior (random_flax_module, "
+                "random_eqx_module), or a fitted value by numpyro.handlers.substitute(model, data={...}), or train "
+                "an AutoFlow and the parameters together by NumPyro's SVI"
+            )
+        if msg["type"] == "sample" and not msg["is_observed"] and _is_discrete(msg["fn"]):
+            raise ValueError(
+                f"expected continuous latent sites, got the discrete {name!r} ({_name(msg['fn'])}): give its data by "
+                "obs=, or marginalise it, for example with dist.MixtureSameFamily"
+            )
+
+
+def check_sites(sites: dict[str, Site]) -> None:
+    """Check the sites of one run of a model.
+
+    Raises:
+        ValueError: for a subsampled plate, a site that is larger than its plates, or observed values not finite.
+    """
+    for name, site in sites.items():
+        if site["type"] == "plate":
+            _check_plate(name, *site["args"])
+        elif site["type"] == "sample" and not _is_factor(site["fn"]):
+            if site["is_observed"]:
+                _check_observed(name, site)
+            _check_shape(name, site)
+
+
+def named_arguments(model: Callable, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a model's call by the names that the model gives them."""
+    try:
+        return dict(inspect.signature(model).bind(*args, **kwargs).arguments)
+    except (TypeError, ValueError):  # a callable without signature
+        return {"args": args, "kwargs": kwargs}
+
+
+def nonfinite_entries(values: dict[str, Any]) -> str:
+    """Which arrays in `values` have entries that are NaN or infinite, in words; empty where none has."""
+    counts = [(path, leaf, _count_nonfinite(leaf)) for path, leaf in jax.tree.leaves_with_path(values)]
+    return ", ".join(f"{bad} of {np.size(leaf)} in {_place(path)}" for path, leaf, bad in counts if bad)
+
+
+def is_masked(distribution: Any) -> bool:
+    """Whether a mask may take elements of a site out of the density."""
+    return any(isinstance(d, dist.MaskedDistribution) and d._mask is not True for d in unwrapped(distribution))
+
+
+def unwrapped(distribution: Any) -> Iterator[Any]:
+    """A distribution and, one in the other, those that it expands, masks or declares independent."""
+    yield distribution
+    while isinstance(distribution, dist.ExpandedDistribution | dist.Independent | dist.MaskedDistribution):
+        distribution = distribution.base_dist
+        yield distribution
+
+
+def _check_plate(name: str, size: int, subsample_size: int | None) -> None:
+    if subsample_size is not None and subsample_size != size:
+        raise ValueError(
+            f"expected the whole data, got plate {name!r} subsampled ({subsample_size} of {size}): "
+            "give all of it, or train an AutoFlow by NumPyro's SVI"
+        )
+
+
+def _check_observed(name: str, site: Site) -> None:
+    bad = 0 if is_masked(site["fn"]) else _count_nonfinite(site["value"])
+    if bad:
+        raise ValueError(
+            f"expected observed values that are finite, got {bad} of {np.size(site['value'])} NaN or infinite at "
+            f"{name!r}: leave them out, or mark them as missing by numpyro.sample(..., obs_mask=...)"
+        )
+
+
+def _check_shape(name: str, site: Site) -> None:
+    """Make sure that broadcasting has not made a site larger than its data, or stretched it beyond its plates."""
+    if site.get("_control_flow_done"):  # a scan has axes of its own
+        return
+    data, own, batch = _data_batch(site), _own_batch(site["fn"]), tuple(site["fn"].batch_shape)
+    try:
+        terms = np.broadcast_shapes(batch, data)
+    except ValueError as error:
+        raise ValueError(
+            f"expected data of {name!r} of shape {site['fn'].shape()}, got shape {np.shape(site['value'])}"
+        ) from error
+    plates = {frame.dim: frame for frame in site["cond_indep_stack"]}
+    beyond = [dim for dim in range(-len(terms), 0) if terms[dim] > 1 and dim not in plates]
+    if not beyond:
+        return
+    inside = ", ".join(f"{frame.name!r} of size {frame.size} in dimension {dim}" for dim, frame in plates.items())
+    if not site["is_observed"]:
+        stretched = any(own[dim] == 1 and frame.size > 1 for dim, frame in plates.items() if -dim <= len(own))
+        if stretched and any(_size(own, dim) > 1 for dim in beyond):
+            raise ValueError(
+                f"expected the site {name!r} to have the shape of its plates ({inside}), got {terms}: its "
+                f"distribution of batch shape {own} was broadcast against them; give it their shape, for example by "
+                "squeeze(-1)"
+            )
+        return
+    if data == () or all(_size(data, dim) == size for dim, size in zip(range(-len(terms), 0), terms)):
+        return  # one number may stand for all
+    advice = "give both the same shape, for example by y.squeeze(-1) or mu.squeeze(-1)"
+    if plates:
+        raise ValueError(
+            f"expected the likelihood {name!r} to have the shape of its plates ({inside}), got {terms}: its "
+            f"distribution of batch shape {own} and its data of shape {np.shape(site['value'])} were broadcast against "
+            f"each other; {advice}"
+        )
+    warnings.warn(
+        f"the likelihood {name!r} has more terms, {terms}, than its data, of shape {np.shape(site['value'])}: they "
+        f"were broadcast against its distribution, of batch shape {batch}; {advice}",
+        UserWarning,
+        stacklevel=2,
+    )
+
+
+def _data_batch(site: Site) -> tuple[int, ...]:
+    shape = np.shape(site["value"])
+    return shape[: max(len(shape) - site["fn"].event_dim, 0)]
+
+
+def _own_batch(distribution: Any) -> tuple[int, ...]:
+    """The batch shape that a distribution had before it was expanded, by its plates for one."""
+    if isinstance(distribution, dist.ExpandedDistribution | dist.MaskedDistribution):
+        return _own_batch(distribution.base_dist)
+    if isinstance(distribution, dist.Independent):
+        shape = _own_batch(distribution.base_dist)
+        return shape[: max(len(shape) - distribution.reinterpreted_batch_ndims, 0)]
+    return tuple(distribution.batch_shape)
+
+
+def _size(shape: tuple[int, ...], dim: int) -> int:
+    return shape[dim] if -dim <= len(shape) else 1
+
+
+def _is_discrete(distribution: Any) -> bool:
+    support = getattr(distribution, "support", None)
+    return support is not None and support.is_discrete
+
+
+def _is_factor(distribution: Any) -> bool:
+    return any(isinstance(d, dist.Unit) for d in unwrapped(distribution))
+
+
+def _name(distribution: Any) -> str:
+    *_, innermost = unwrapped(distribution)
+    return type(innermost).__name__
+
+
+def _count_nonfinite(value: Any) -> int:
+    if isinstance(value, Tracer) or not hasattr(value, "dtype") or not np.issubdtype(value.dtype, np.floating):
+        return int(isinstance(value, float) and not np.isfinite(value))
+    return int((~np.isfinite(np.asarray(value))).sum())
+
+
+def _place(path: Any) -> str:
+    return repr(jax.tree_util.keystr(path, simple=True, separator="."))

@@ -1,0 +1,133 @@
+"""Ctrl-C returns the best that there is by then; it raises where there is nothing."""
+
+import itertools
+import signal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+
+from numpyro_flows import FlowVI
+from numpyro_flows.bijections import Affine
+from numpyro_flows.flow_stage import FlowFit, FlowStage
+from numpyro_flows.gaussian import GaussianFit
+from numpyro_flows.recipe import RECIPE
+from numpyro_flows.sampling import certify
+from numpyro_flows.stages import Clock, FlowStages
+from numpyro_flows.survey import Survey, fit_and_survey, judge
+from numpyro_flows.training import TrainState
+
+UNSEARCHED = "interrupted before the search"
+
+
+class Interrupting:
+    """A function that Ctrl-C interrupts at its `calls`, counted from 0."""
+
+    def __init__(self, function, *calls):
+        self.function = function
+        self.calls = calls
+        self.count = itertools.count()
+
+    def __call__(self, *args):
+        if next(self.count) in self.calls:
+            signal.raise_signal(signal.SIGINT)
+        return self.function(*args)
+
+    def wait(self):
+        """As a function compiled in the background has it."""
+
+
+def density(x):
+    return -0.5 * (x**2).sum(1), -x
+
+
+def num_calls(function, *args):
+    """How often `function` evaluates the density."""
+    counting = Interrupting(density)
+    function(counting, *args)
+    return next(counting.count)
+
+
+def survey(density):
+    return fit_and_survey(density, np.random.default_rng(0), np.ones((4, 2)))
+
+
+def test_in_the_gaussian_stage():
+    """In its search, a Gaussian is there; in Newton's method none; a second Ctrl-C is obeyed."""
+    last = num_calls(survey) - 1
+    gaussian, draws, found = survey(Interrupting(density, last))
+    assert found.interrupted
+    certificate = judge(draws, found)
+    assert not certificate.certified
+    assert certificate.why.startswith(UNSEARCHED)
+    np.testing.assert_allclose(gaussian.scale @ gaussian.scale.T, np.eye(2), atol=0.1)
+    with pytest.raises(KeyboardInterrupt):
+        survey(Interrupting(density, 0))
+    with pytest.raises(KeyboardInterrupt):
+        survey(Interrupting(density, last, last + 1))
+
+
+def train_stage(interrupt_train=(), interrupt_draw=(), interrupt_make=()):
+    """The flow stage on `N(0, 1)` with compiled functions in plain NumPy: each chunk halves the distance of `loc`."""
+    bijection = Affine(jnp.ones(1) * 4.0)
+    arrays, static = eqx.partition(bijection, eqx.is_array)
+
+    def train(state, fixed, seeds, rates, forward):
+        params = eqx.tree_at(lambda b: b.loc, state.params, state.params.loc / 2)
+        return TrainState(params, state.optimizer), np.ones(len(rates)), np.zeros(())
+
+    def draw(arrays, seed):
+        u = np.random.default_rng(seed).standard_normal((RECIPE.block, 1))
+        x = u + np.asarray(arrays.loc)
+        log_p = -0.5 * x[:, 0] ** 2
+        return x, log_p, log_p + 0.5 * u[:, 0] ** 2
+
+    stages = FlowStages(
+        make=Interrupting(lambda loc, scale, seed: arrays, *interrupt_make),
+        train=Interrupting(train, *interrupt_train),
+        draw=Interrupting(draw, *interrupt_draw),
+        draw_coarsely=None,
+        static=static,
+    )
+    seeds = iter(np.random.default_rng(0).integers(2**32, size=(100_000, 4), dtype=np.uint32))
+    stage = FlowStage(RECIPE, stages, Survey([], np.inf), seeds, Clock(), False)
+    log_weights = draw(arrays, next(seeds))[2]
+    start = FlowFit(bijection, certify(log_weights), log_weights)
+    gaussian = GaussianFit(np.full(1, 4.0), np.eye(1), -8.0, None)
+    return stage.run(gaussian, start, next(seeds))
+
+
+BLOCKS = RECIPE.certificate_draws // RECIPE.block  # calls of one verdict
+CHUNKS = RECIPE.first_round // RECIPE.chunk  # of the first round's training
+
+
+@pytest.mark.parametrize(
+    ("where", "loc"),
+    [
+        ({"interrupt_make": [0]}, 4.0),  # nothing trained: the Gaussian
+        ({"interrupt_train": [1]}, 2.0),  # after one chunk
+        ({"interrupt_draw": [3]}, 4.0 / 2**CHUNKS),  # in the first verdict: what was trained is judged all the same
+        ({"interrupt_draw": [3, 4]}, 4.0),  # twice
+    ],
+)
+def test_in_the_flow_stage(where, loc):
+    fit = train_stage(**where)
+    np.testing.assert_allclose(fit.bijection.loc, loc)
+    if not fit.certificate.certified:
+        assert "training was interrupted" in fit.certificate.why
+    assert fit.certificate.elbo == pytest.approx(-(loc**2) / 2, abs=0.2)
+
+
+def test_of_a_whole_fit():
+    """In its search the Gaussian comes back, not certified; while the model is traced there is nothing."""
+
+    def model():
+        numpyro.sample("x", dist.Normal(0, 1))
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        FlowVI(model, progress_bar=False).run(jax.random.key(0))

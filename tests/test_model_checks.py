@@ -1,0 +1,169 @@
+"""Models that cannot be fitted are refused with the site, what is wrong and the next step; others are let through."""
+
+import warnings
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpyro.contrib.control_flow import scan
+from numpyro.contrib.module import eqx_module
+from numpyro.handlers import substitute
+
+from numpyro_flows import FlowVI
+from numpyro_flows.target import Target
+from tests.example_models import DATA, conjugate
+
+N = DATA.size
+COLUMN = DATA[:, None]
+
+
+def with_param():
+    loc = numpyro.param("loc", 1.0)
+    numpyro.sample("x", dist.Normal(loc, 1))
+
+
+def with_module():
+    net = eqx_module("net", eqx.nn.Linear(1, 1, key=jax.random.key(0)))
+    numpyro.sample("x", dist.Normal(net(jnp.ones(1))[0], 1))
+
+
+@pytest.mark.parametrize(("model", "name"), [(with_param, "loc"), (with_module, r"net\$params")])
+def test_parameters_without_prior(model, name):
+    with pytest.raises(ValueError, match=rf"numpyro.param site '{name}' .* prior .*handlers.substitute.*SVI"):
+        Target(model, jax.random.key(0))
+
+
+def test_a_given_parameter_is_data():
+    target = Target(substitute(with_param, data={"loc": 3.0}), jax.random.key(0))
+    assert jax.grad(target.log_density)(jnp.array([3.0])) == 0
+
+
+DISCRETE = [dist.Bernoulli(0.5), dist.Poisson(2.0), dist.Binomial(3, 0.5), dist.Categorical(jnp.ones(2) / 2)]
+DISCRETE += [
+    dist.NegativeBinomial2(2.0, 1.0),
+    dist.Poisson(2.0).expand([3]).to_event(1),
+    dist.Geometric(0.5).mask(False),
+]
+
+
+@pytest.mark.parametrize("key", [jax.random.key(0), jax.random.PRNGKey(0), jax.random.key(0, impl="rbg")])
+@pytest.mark.parametrize("distribution", DISCRETE, ids=lambda d: type(d).__name__)
+def test_discrete_sites(distribution, key):
+    def model():
+        numpyro.sample("x", dist.Normal(0, 1))
+        numpyro.sample("k", distribution)
+
+    with pytest.raises(ValueError, match=r"got the discrete 'k' \(.*give its data by obs=, or marginalise it"):
+        Target(model, key)
+
+
+@pytest.mark.parametrize(
+    ("mean", "y"), [(lambda mu: mu * jnp.ones(N), COLUMN), (lambda mu: mu * jnp.ones((N, 1)), DATA)]
+)
+def test_likelihood_larger_than_its_plate(mean, y):
+    def model(y):
+        mu = numpyro.sample("mu", dist.Normal(0, 1))
+        with numpyro.plate("n", N):
+            numpyro.sample("y", dist.Normal(mean(mu), 1), obs=y)
+
+    with pytest.raises(ValueError, match=r"likelihood 'y' to have .* plates \('n' of size 5 .*got \(5, 5\).*squeeze"):
+        Target(model, jax.random.key(0), (y,))
+
+
+def test_latent_site_larger_than_its_plate():
+    def model():
+        mu = numpyro.sample("mu", dist.Normal(0, 1).expand([N, 1]).to_event(2))
+        with numpyro.plate("n", N):
+            numpyro.sample("theta", dist.Normal(mu, 1))
+
+    with pytest.raises(ValueError, match=r"site 'theta' to have the shape of its plates .*got \(5, 5\)"):
+        Target(model, jax.random.key(0))
+
+
+@pytest.mark.parametrize(("mean", "y"), [(jnp.zeros(N), COLUMN), (jnp.zeros((N, 1)), DATA)])
+def test_likelihood_with_more_terms_than_data(mean, y):
+    def model():
+        mu = numpyro.sample("mu", dist.Normal(0, 1))
+        numpyro.sample("y", dist.Normal(mean + mu, 1), obs=y)
+
+    with pytest.warns(UserWarning, match=r"likelihood 'y' has more terms, \(5, 5\), than its data"):
+        Target(model, jax.random.key(0))
+
+
+def fine_plates():
+    mu = numpyro.sample("mu", dist.Normal(0, 1))
+    with numpyro.plate("column", 4, dim=-2), numpyro.plate("row", 3, dim=-1):
+        numpyro.sample("scalar", dist.Normal(mu, 1))
+        numpyro.sample("by row", dist.Normal(jnp.zeros(3), 1), obs=jnp.zeros(3))  # each column sees the same
+        numpyro.sample("by column", dist.Normal(jnp.zeros((4, 1)), 1), obs=jnp.zeros((4, 1)))
+        numpyro.sample("one number", dist.Normal(mu, 1), obs=0.0)
+        numpyro.sample("vector", dist.Normal(jnp.zeros((4, 1, 2)), 1).to_event(1))
+    with numpyro.plate("alone", 4, dim=-2):
+        numpyro.sample("outer", dist.Normal(jnp.zeros((4, 1)), 1))
+        numpyro.sample("outer y", dist.Normal(mu, 1), obs=jnp.zeros((4, 1)))
+    with numpyro.plate("n", 3):
+        numpyro.sample("left", dist.Normal(0, 1).expand([2, 3]))  # a batch axis of its own, left of the plate's
+        numpyro.sample("left y", dist.Normal(jnp.zeros((2, 3)), 1), obs=jnp.zeros((2, 3)))
+        numpyro.factor("penalty", jnp.zeros(()))
+    with numpyro.plate("first", 4), numpyro.plate("second", 3):
+        numpyro.sample("crossed", dist.Normal(jnp.zeros(4), 1))
+
+
+def fine_without_plates():
+    mu = numpyro.sample("mu", dist.Normal(0, 1))
+    numpyro.sample("many", dist.Normal(mu, 1), obs=DATA)
+    numpyro.sample("zero", dist.Normal(mu + jnp.arange(3.0), 1), obs=0.0)
+    weights = dist.Categorical(jnp.ones(2) / 2)
+    numpyro.sample("mixture", dist.MixtureSameFamily(weights, dist.Normal(mu + jnp.zeros(2), 1)), obs=DATA)
+    numpyro.sample("event", dist.MultivariateNormal(mu * jnp.ones(N), jnp.eye(N)), obs=DATA)
+    numpyro.factor("terms", mu * jnp.ones((3, 1)))
+    with numpyro.handlers.scale(scale=2.0), numpyro.handlers.mask(mask=jnp.ones(N, bool)):
+        numpyro.sample("weighted", dist.Normal(mu, 1), obs=DATA)
+
+
+def fine_scan():
+    def step(carry, y):
+        with numpyro.plate("series", 2):
+            x = numpyro.sample("x", dist.Normal(carry, jnp.ones(1)))
+            numpyro.sample("y", dist.Normal(x, 1), obs=y)
+        return x, None
+
+    scan(step, jnp.zeros(2), jnp.zeros((3, 2)))
+
+
+@pytest.mark.parametrize("model", [fine_plates, fine_without_plates, fine_scan])
+def test_no_false_alarm(model):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Target(model, jax.random.key(0))
+
+
+@pytest.mark.parametrize("value", [jnp.nan, jnp.inf])
+def test_data_that_are_not_finite(value):
+    with pytest.raises(ValueError, match=r"got 1 of 5 NaN or infinite at 'y'.*obs_mask"):
+        Target(conjugate, jax.random.key(0), (np.asarray(DATA.at[1].set(value)),))
+
+
+def test_nowhere_finite_names_the_data():
+    def model(x, y):
+        slope = numpyro.sample("slope", dist.Normal(0, 1))
+        numpyro.sample("y", dist.Normal(slope * x, 1), obs=jnp.log(y))
+
+    target = Target(model, jax.random.key(0), (DATA.at[0].set(jnp.nan), DATA.at[:2].set(0.0)))
+    with pytest.raises(ValueError, match=r"the sites \['y'\].* 2 of 5 in 'y'.*arguments .* 1 of 5 in 'x'"):
+        target.require_finite(jnp.ones((2, 1)))
+
+
+def test_an_infinite_density_is_named():
+    """By the whole fit, and without a warning of NumPy's."""
+
+    def model():
+        x = numpyro.sample("x", dist.Normal(0, 1))
+        numpyro.factor("broken", jnp.where(x > -1e9, jnp.inf, 0.0))
+
+    with pytest.raises(ValueError, match=r"\['broken'\] are \+inf, which no density may be"):
+        FlowVI(model, num_steps=0, progress_bar=False).run(jax.random.key(0))

@@ -1,0 +1,72 @@
+"""What a value passes through is multiplied at full precision on every device, as the traced programs say."""
+
+import jax
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from flowjax.distributions import Normal
+from flowjax.flows import coupling_flow
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+from numpyro_flows import FlowDistribution, FlowTransform, flows
+from numpyro_flows.bijections import transform_with_score
+from numpyro_flows.target import Target
+
+DIM = 3
+
+
+def products(jaxpr):
+    """The precision of every matrix product in a program, those within its loops and calls too."""
+    found = []
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("dot_general", "conv_general_dilated"):
+            found.append(equation.params["precision"])
+        for parameter in jax.tree.leaves(
+            tuple(equation.params.values()), is_leaf=lambda node: isinstance(node, Jaxpr | ClosedJaxpr)
+        ):
+            if isinstance(parameter, ClosedJaxpr):
+                found += products(parameter.jaxpr)
+            elif isinstance(parameter, Jaxpr):
+                found += products(parameter)
+    return found
+
+
+def assert_full(function, *args):
+    found = products(jax.make_jaxpr(function)(*args).jaxpr)
+    assert found, "expected matrix products"
+    full = (jax.lax.Precision.HIGHEST,) * 2
+    assert all(precision == full for precision in found), found
+
+
+RECIPES = [flows.realnvp, flows.nsf_autoregressive, flows.glow, flows.ffjord, flows.bnaf, flows.residual]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.__name__)
+def test_bijections(recipe):
+    bijection = recipe(jax.random.key(0), DIM)
+    x = jnp.ones(DIM)
+    assert_full(lambda x: FlowTransform(bijection)(x), x)
+    assert_full(jax.value_and_grad(lambda x: bijection.transform_and_log_det(x)[1]), x)
+    assert_full(lambda x: transform_with_score(bijection, x, -x), x)
+
+
+def test_distributions_also_of_flowjax():
+    flow = coupling_flow(jax.random.key(0), base_dist=Normal(jnp.zeros(DIM)), nn_depth=1, nn_width=4, flow_layers=1)
+    for bijection in (flow.bijection, flows.realnvp(jax.random.key(0), DIM)):
+        distribution = FlowDistribution(bijection)
+        assert_full(jax.grad(distribution.log_prob), jnp.ones(DIM))
+        assert_full(lambda key, distribution=distribution: distribution.sample(key), jax.random.key(0))
+
+
+def test_models():
+    covariates = jnp.ones((5, DIM))
+
+    def model():
+        slopes = numpyro.sample("slopes", dist.Normal(0, 1).expand([DIM]).to_event(1))
+        mean = numpyro.deterministic("mean", covariates @ slopes)
+        numpyro.sample("y", dist.Normal(mean, 1), obs=jnp.ones(5))
+
+    target = Target(model, jax.random.key(0))
+    assert_full(jax.value_and_grad(target.log_density), jnp.ones(DIM))
+    assert_full(target.constrain, jnp.ones(DIM))

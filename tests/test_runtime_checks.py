@@ -1,0 +1,82 @@
+"""A runtime check of a model that fires at one point makes that point's density NaN, and no other's."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpyro.handlers import seed, substitute
+from numpyro.infer.util import log_density
+
+from numpyro_flows.diagnostics.timed_nuts import run_nuts
+from numpyro_flows.model_run import model_run
+from numpyro_flows.target import Target
+
+POINTS = jnp.array([[0.5], [5.0], [-1.0]])
+
+
+@eqx.filter_jit  # as solvers are: what JAX keeps of it for the user must stay apart
+def checked(x):
+    return eqx.error_if(x, x > 3, "too far out")
+
+
+def model():
+    x = numpyro.sample("x", dist.Normal(0, 1))
+
+    def step(x, _):
+        return checked(x), None
+
+    numpyro.deterministic("checked", jax.lax.scan(step, x, None, length=2)[0])
+    numpyro.factor("twice", dist.Normal(0, 1).log_prob(checked(x)) + 0.0 * jax.lax.scan(step, x, None, length=2)[0])
+
+
+@pytest.fixture(scope="module")
+def target():
+    return Target(model, jax.random.key(0))
+
+
+def test_density_and_gradient(target):
+    value, gradient = jax.jit(jax.vmap(jax.value_and_grad(target.log_density)))(POINTS)
+    expected = -(POINTS[:, 0] ** 2) - np.log(2 * np.pi)
+    np.testing.assert_allclose(value, expected.at[1].set(jnp.nan), rtol=1e-5)
+    np.testing.assert_allclose(gradient[::2], -2 * POINTS[::2], rtol=1e-5)
+    np.testing.assert_allclose(jax.lax.map(target.log_density, POINTS), value, rtol=1e-6)
+    np.testing.assert_allclose(jax.jvp(target.log_density, (POINTS[0],), (jnp.ones(1),))[1], -1.0, rtol=1e-5)
+
+
+def test_sites(target):
+    sites = jax.vmap(target.constrain)(POINTS)
+    np.testing.assert_array_equal(sites["checked"], POINTS[:, 0].at[1].set(jnp.nan))
+    np.testing.assert_array_equal(sites["x"], POINTS[:, 0])
+
+
+def test_the_users_own_calls_still_raise(target):
+    """Also after a fit has traced the same functions, and before it."""
+    jax.vmap(target.log_density)(POINTS)
+    with pytest.raises(RuntimeError, match="too far out"):
+        checked(jnp.array(5.0))
+    with pytest.raises(RuntimeError, match="too far out"):
+        log_density(substitute(seed(model, 0), data={"x": jnp.array(5.0)}), (), {}, {})
+    again = Target(model, jax.random.key(0))
+    assert np.isnan(again.log_density(POINTS[1]))
+
+
+def test_a_run_within_a_run_ends_well():
+    with model_run(), model_run():
+        pass
+    with pytest.raises(RuntimeError, match="too far out"):
+        checked(jnp.array(5.0))
+
+
+def test_nuts_goes_on():
+    """A normal cut at 3: steps beyond it are rejected."""
+
+    def cut():
+        x = numpyro.sample("x", dist.Normal(2.5, 1))
+        numpyro.factor("check", 0.0 * checked(x))
+
+    run = run_nuts(cut, (), {}, jax.random.key(0), num_warmup=50, num_samples=100, num_chains=1, progress_bar=False)
+    assert run.latents["x"].max() < 3
+    assert run.stats["diverging"].any()
