@@ -192,7 +192,7 @@ def test_errors():
         FlowVI(conjugate, num_steps=-1)
     with pytest.raises(ValueError, match=r"learning_rate expected a number in \(0, inf\), got 0.0"):
         FlowVI(conjugate, learning_rate=0.0)
-    with pytest.raises(ValueError, match="observed values without NaN, got 1 of 5 at 'y'"):
+    with pytest.raises(ValueError, match="observed values that are finite, got 1 of 5 NaN or infinite at 'y'"):
         FlowVI(conjugate, progress_bar=False).run(jax.random.key(0), DATA.at[0].set(jnp.nan))
 
     def nowhere():
