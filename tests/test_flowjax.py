@@ -140,8 +140,8 @@ def test_flow_distribution_has_their_density(theirs):
 
 
 def test_what_they_keep_in_a_closure_is_not_saved(theirs, tmp_path):
-    """A file names functions by where they are imported from; FlowJAX's couplings hold one that is made at run time."""
-    with pytest.raises(TypeError, match="cannot be imported"):
+    """A file names functions of a table only; FlowJAX's couplings hold one that is made at run time."""
+    with pytest.raises(TypeError, match="cannot save"):
         FlowDistribution(theirs, condition=CONDITION).save(tmp_path / "flow")
 
 

@@ -14,11 +14,14 @@ LAYERS = [
     ["arguments", "recipe", "picture", "precision", "model_run"],
     ["bijections", "continuous", "networks"],
     ["flows", "gaussianization"],
-    ["transforms", "sites", "serialization", "distributions", "guides", "objectives", "training", "sampling"],
+    ["files", "transforms", "sites", "distributions", "guides", "objectives", "training", "sampling"],
     ["newton", "gaussian", "modes", "tails", "survey"],
-    ["model_checks", "masked", "target", "stages", "flow_stage"],
+    ["model_checks", "masked", "target", "stages", "flow_stage", "fingerprint"],
     [
         "posterior",
+        "priors",
+        "stored",
+        "verdict",
         "export",
         "variational",
         "observations",
@@ -37,7 +40,7 @@ LAYERS = [
         "io",
     ],
 ]
-FIRST_WITH_NUMPYRO = "transforms"
+FIRST_WITH_NUMPYRO = "files"
 
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")  # the contents page
