@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
@@ -13,7 +14,8 @@ from numpyro.distributions.util import sum_rightmost, validate_sample
 
 from numpyro_flows.arguments import require_key
 from numpyro_flows.bijections import AbstractBijection
-from numpyro_flows.serialization import load_tree, save_tree
+from numpyro_flows.files.rules import InFiles
+from numpyro_flows.files.tree import load_tree, save_tree
 from numpyro_flows.sites import Sites
 from numpyro_flows.transforms import FlowTransform
 
@@ -29,7 +31,7 @@ class LogProbParts(NamedTuple):
     log_det: Float[Array, "*batch"]
 
 
-class FlowDistribution(dist.TransformedDistribution):
+class FlowDistribution(dist.TransformedDistribution, InFiles):
     """The distribution of `y = f(x | condition)` for `x ~ base_dist`, with density `p(f^-1(y)) |det dx/dy|`.
 
     To sample from, to score, and to put in `numpyro.sample` as a prior or a likelihood: gradients flow through values,
@@ -63,6 +65,14 @@ class FlowDistribution(dist.TransformedDistribution):
         (5,)
     """
 
+    FILE_KINDS: ClassVar = {
+        "bijection": AbstractBijection,
+        "base_dist": dist.Distribution,
+        "condition": Array | None,
+        "constrain": Transform | None,
+        "fit": tuple | None,
+        "is_vector": bool,
+    }
     fit: Any = None
     pytree_data_fields = ("_single_base",)
     pytree_aux_fields = ("_is_vector",)
@@ -181,33 +191,53 @@ class FlowDistribution(dist.TransformedDistribution):
         return LogProbParts(base, jnp.broadcast_to(log_det, base.shape))
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the distribution to one file: arrays and settings, no code.
+        """Write the distribution to one file: arrays and settings, no code; its `fit` too.
+
+        The file at `path` is whole at every moment: the old one, or the new one.
 
         Raises:
-            TypeError: where the flow holds something that is neither an array, a plain value, a module nor a
-                function that can be imported.
+            TypeError: where the flow holds a function of your own, or anything that is neither an array, a plain value,
+                an Equinox module nor one of NumPyro's distributions, transforms and constraints.
         """
-        tree = {
-            "bijection": self.bijection,
-            "base_dist": self._single_base,
-            "condition": self.condition,
-            "constrain": self.constrain,
-        }
-        save_tree(path, "FlowDistribution", tree)
+        save_tree(path, "FlowDistribution", self)
 
     @classmethod
-    def load(cls, path: str | os.PathLike, *, trusted: tuple[str, ...] = ()) -> "FlowDistribution":
-        """What `save` wrote.
+    def load(cls, path: str | os.PathLike, *, trusted: tuple[type, ...] = ()) -> "FlowDistribution":
+        """Read what `save` wrote. No file can run code: you may load a stranger's.
 
         Args:
             path: the file.
-            trusted: names of packages, beside this library and those it stands on, whose classes and functions the
-                file may name: those of your own that are in the flow.
+            trusted: your own classes, or FlowJAX's, that are in the flow: `trusted=(MyBijection, MyNetwork)`. A file
+                may have no others than those of this library and of NumPyro.
 
         Raises:
-            ValueError: where the file is foreign, truncated or of a newer version, or names other packages.
+            TypeError: where `trusted` is no tuple of classes.
+            ValueError: where anything is wrong with the file: it says what, and where in the flow.
         """
-        return cls(**load_tree(path, "FlowDistribution", trusted=trusted))
+        return load_tree(path, "FlowDistribution", FlowDistribution, trusted=trusted)
+
+    def file_fields(self) -> dict[str, Any]:
+        own = {name: getattr(self, name) for name in ("bijection", "condition", "constrain", "fit")}
+        return own | {"base_dist": self._single_base, "is_vector": self._is_vector}
+
+    @classmethod
+    def from_file_fields(cls, fields: dict[str, Any]) -> "FlowDistribution":
+        names = ("bijection", "base_dist", "condition", "constrain")
+        flow = cls(**{name: fields[name] for name in names})
+        flow.fit, flow._is_vector = fields["fit"], fields["is_vector"]
+        _require_coherent(flow)
+        return flow
+
+
+def _require_coherent(flow: FlowDistribution) -> None:
+    """Score one event abstractly, which computes nothing.
+
+    Raises:
+        Exception: any, where the shapes of the flow's parts do not fit together.
+    """
+    conditional = flow.bijection.cond_shape is not None and flow.condition is None
+    vector = (flow.given(jnp.zeros(flow.bijection.cond_shape)) if conditional else flow).vector
+    jax.eval_shape(vector.log_prob, jax.ShapeDtypeStruct(vector.event_shape, jnp.result_type(float)))
 
 
 def sample_sites(name: str, flow: FlowDistribution, obs: Mapping[str, ArrayLike] | None = None) -> dict[str, Array]:

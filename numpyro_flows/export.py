@@ -85,7 +85,8 @@ def posterior_dataset(
     posterior: "FlowPosterior", draws: Mapping[str, ArrayLike], coords: Coords | None = None
 ) -> xr.Dataset:
     """Draws of sites, each `(num_samples, *site)`, as a Dataset with named dimensions and the certificate."""
-    return Layout.of(posterior).dataset(_one_chain(draws), coords, attributes(posterior))
+    layout = Layout.of(posterior) if posterior.has_model else Layout({}, {}, {})
+    return layout.dataset(_one_chain(draws), coords, attributes(posterior))
 
 
 class Layout(NamedTuple):

@@ -3,8 +3,8 @@
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from functools import cached_property
-from typing import Any, NamedTuple
+from functools import cached_property, partial
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -21,6 +21,7 @@ from numpyro_flows.continuous.training_form import (
     with_training_solver,
     without_errors,
 )
+from numpyro_flows.files.rules import InFiles
 from numpyro_flows.likelihood import Objective, Rows, maximum_likelihood, mean_nll
 from numpyro_flows.recipe import RECIPE
 from numpyro_flows.stages import Ahead, Seed, prototype, seed_key, split
@@ -43,7 +44,7 @@ class Settings(NamedTuple):
     num_restarts: int
 
 
-class SolverCheck:
+class SolverCheck(InFiles):
     """How a continuous flow's solver in training compares with its own, on the validation rows.
 
     gap: mean negative log likelihood by training's solver minus that by the flow's own, in nats; NaN where training
@@ -51,20 +52,32 @@ class SolverCheck:
     num_steps: solver steps of training at the end.
     """
 
-    def __init__(self, bijection: AbstractBijection, rows: Rows, gap: float):
+    FILE_KINDS: ClassVar = {"gap": float, "num_steps": int, "num_evaluations": float}
+
+    def __init__(self, gap: float, num_steps: int, num_evaluations: float | Callable[[], float]):
         self.gap = gap
-        self.num_steps = int(max(np.max(flow.training.num_steps) for flow in continuous_flows(bijection)))
-        self._bijection = bijection
-        self._rows = jax.tree.map(lambda leaf: leaf[:_COUNTED_ROWS], rows)
+        self.num_steps = num_steps
+        self._count = num_evaluations
 
     @cached_property
     def num_evaluations(self) -> float:
-        """Of the field, for the density of one row, on average; counted when it is first asked for."""
-        count = jax.jit(jax.vmap(lambda x, condition: num_evaluations(self._bijection, x, condition)))
-        return float(np.mean(count(self._rows.x, self._rows.condition)))
+        """Of the field, for the density of one row, on average; counted when it is first asked for, or saved."""
+        return self._count() if callable(self._count) else self._count
+
+    @classmethod
+    def of(cls, bijection: AbstractBijection, rows: Rows, gap: float) -> "SolverCheck":
+        """The check of a bijection that was trained to a given gap."""
+        num_steps = int(max(np.max(flow.training.num_steps) for flow in continuous_flows(bijection)))
+        some = jax.tree.map(lambda leaf: leaf[:_COUNTED_ROWS], rows)
+        return cls(gap, num_steps, partial(_mean_evaluations, bijection, some))
 
     def __repr__(self) -> str:
         return f"SolverCheck(gap={self.gap:.3g}, num_steps={self.num_steps})"
+
+
+def _mean_evaluations(bijection: AbstractBijection, rows: Rows) -> float:
+    count = jax.jit(jax.vmap(lambda x, condition: num_evaluations(bijection, x, condition)))
+    return float(np.mean(count(rows.x, rows.condition)))
 
 
 class Trained(NamedTuple):
@@ -200,7 +213,7 @@ def train(
     return Trained(
         bijection=bijection,
         log_prob=best.log_prob,
-        solver=SolverCheck(bijection, validation, float(best.gap)) if continuous_flows(bijection) else None,
+        solver=SolverCheck.of(bijection, validation, float(best.gap)) if continuous_flows(bijection) else None,
         losses=losses.reshape(-1)[: settings.num_steps],
         validation=validations,
         steps=np.minimum(steps * np.arange(len(validations)), settings.num_steps),

@@ -3,7 +3,6 @@
 import copy
 import itertools
 import os
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,17 +13,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
-from numpyro_flows.arguments import described, require_counts, require_key
+from numpyro_flows.arguments import require_counts, require_key
 from numpyro_flows.bijections import AbstractBijection
-from numpyro_flows.density import fit_density
 from numpyro_flows.distributions import FlowDistribution
+from numpyro_flows.files.tree import save_tree
 from numpyro_flows.guides import AutoFlow
 from numpyro_flows.objectives import standard_normal_log_prob
 from numpyro_flows.recipe import RECIPE
 from numpyro_flows.sampling import Certificate, Draws, resample
-from numpyro_flows.serialization import load_tree, save_tree
+from numpyro_flows.sites import Sites
 from numpyro_flows.stages import OPTIMIZATION_LEVEL, Block, Seed, drawing, join, seed_stream
+from numpyro_flows.stored import StoredFit, StoredSites, target_of, without_model
 from numpyro_flows.target import Target
+from numpyro_flows.verdict import verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,6 +55,7 @@ class FlowPosterior:
         num_skipped: steps left out because their loss or gradient was not finite.
         log_weights: log importance weights of the certificate's draws, `(draws,)`.
         model: the model, with `args` and `kwargs` it was fitted with.
+        has_model: whether it has them; a posterior that was loaded without has draws and densities, and no weights.
 
     Example:
         >>> import jax, numpyro, numpyro.distributions as dist  # doctest: +SLOW
@@ -72,7 +74,7 @@ class FlowPosterior:
         args: tuple,
         kwargs: dict[str, Any],
         guide: AutoFlow,
-        target: Target,
+        target: Target | StoredSites,
         bijection: AbstractBijection,
         certificate: Certificate,
         log_weights: Float[np.ndarray, " draws"],
@@ -82,21 +84,18 @@ class FlowPosterior:
         num_skipped: int,
         draw: Callable[[PyTree, Seed], Block] | None = None,
     ):
-        self.model = model
-        self.args = args
-        self.kwargs = kwargs
+        self.model, self.has_model = model, model is not without_model
+        self.args, self.kwargs = args, kwargs
         self.bijection = bijection
         self.certificate = certificate
         self.log_weights = log_weights
-        self.losses = losses
-        self.seconds = seconds
-        self.gradient_evaluations = gradient_evaluations
-        self.num_skipped = num_skipped
-        self._guide = guide
-        self._target = target
+        self.losses, self.num_skipped = losses, num_skipped
+        self.seconds, self.gradient_evaluations = seconds, gradient_evaluations
+        self._guide, self._target = guide, target
         if draw is None:  # the fit has not compiled it yet
             static = eqx.partition(bijection, eqx.is_array)[1]
-            draw = jax.jit(drawing(target, static), compiler_options=OPTIMIZATION_LEVEL)
+            block = drawing(target, static)  # pyright: ignore[reportArgumentType]
+            draw = jax.jit(block, compiler_options=OPTIMIZATION_LEVEL)
         self._draw_block = draw
         self._constrain_block = jax.jit(jax.vmap(target.constrain), compiler_options=OPTIMIZATION_LEVEL)
 
@@ -139,17 +138,20 @@ class FlowPosterior:
         guide.set_up(self.bijection, *self.args, **self.kwargs)
         return guide
 
-    def sample(self, rng_key: PRNGKeyArray, num_samples: int = 1000, *, resample: bool = True) -> dict[str, Array]:
+    def sample(
+        self, rng_key: PRNGKeyArray, num_samples: int = 1000, *, resample: bool | None = None
+    ) -> dict[str, Array]:
         """Draws of all latent and deterministic sites, each of shape `(num_samples, *site)`.
 
         They are independent draws of the flow, four times as many, of which importance resampling keeps
         `num_samples`: so they follow the posterior also where the flow is a little off. With `resample=False` they
-        are the flow's own.
+        are the flow's own, and so they are by default where the posterior was loaded without its model.
 
         Raises:
-            ValueError: where `num_samples` is below 1.
+            ValueError: where `num_samples` is below 1, or `resample` is True and there is no model.
         """
         _check(rng_key, num_samples)
+        resample = self.has_model if resample is None else resample
         draws = self._resampled_draws(rng_key, num_samples) if resample else self._draw(rng_key, num_samples)
         return self._constrain(draws.x)
 
@@ -159,9 +161,10 @@ class FlowPosterior:
         """Draws of the flow with their log weights `log p(x, data) - log q(x)`, which `log_evidence` is the mean of.
 
         Raises:
-            ValueError: where `num_samples` is below 1.
+            ValueError: where `num_samples` is below 1, or there is no model.
         """
         _check(rng_key, num_samples)
+        self._require_model()
         draws = self._draw(rng_key, num_samples)
         return self._constrain(draws.x), np.asarray(draws.log_weight, np.float64)
 
@@ -171,19 +174,10 @@ class FlowPosterior:
         Raises:
             ValueError: where a latent site is missing or has the wrong shape.
         """
-        missing = sorted(self._target.site_shapes.keys() - sites.keys())
-        if missing:
-            raise ValueError(f"expected a value for every latent site, missing {missing}")
-        values = {name: jnp.asarray(sites[name], float) for name in self._target.site_shapes}
-        batch = None
-        for name, shape in self._target.site_shapes.items():
-            cut = values[name].ndim - len(shape)
-            if cut < 0 or values[name].shape[cut:] != shape or batch not in (None, values[name].shape[:cut]):
-                raise ValueError(f"expected {name!r} of shape (*batch, *{shape}), got {values[name].shape}")
-            batch = values[name].shape[:cut]
-        assert batch is not None
-        flat = {name: value.reshape(-1, *self._target.site_shapes[name]) for name, value in values.items()}
-        return self._log_prob(flat).reshape(batch)
+        latents = Sites(self._target.site_shapes)
+        vector = latents.pack({name: jnp.asarray(sites[name], float) for name in latents.shapes if name in sites})
+        flat = latents.unpack(vector.reshape(-1, vector.shape[-1]))
+        return self._log_prob(flat).reshape(vector.shape[:-1])
 
     def as_prior(
         self,
@@ -208,21 +202,9 @@ class FlowPosterior:
         Raises:
             ValueError: where a name is none of a latent site, or a site's support depends on other sites.
         """
-        rng_key = jax.random.key(0) if rng_key is None else rng_key
-        _check(rng_key, num_samples)
-        if not (sites is None or isinstance(sites, Sequence)) or isinstance(sites, str):
-            raise TypeError(f"sites expected a list of names, for example ['mu'], got {described(sites)}")
-        names = list(self._target.site_shapes if sites is None else sites)
-        unknown = sorted(set(names) - self._target.site_shapes.keys())
-        if unknown or not names:
-            raise ValueError(f"sites expected some of {list(self._target.site_shapes)}, got {names}")
-        if not self.certified:
-            warnings.warn(f"the prior comes from a fit that is not certified: {self.why}", UserWarning, stacklevel=2)
-        supports = self._target.supports()
-        draw_key, fit_key = jax.random.split(rng_key)
-        draws = self.sample(draw_key, num_samples)
-        some = {name: draws[name] for name in names}
-        return fit_density(fit_key, some, support={name: supports[name] for name in names}, **options)
+        from numpyro_flows.priors import as_prior
+
+        return as_prior(self, sites, jax.random.key(0) if rng_key is None else rng_key, num_samples, options)
 
     def to_datatree(
         self,
@@ -258,79 +240,68 @@ class FlowPosterior:
 
     def verdict(self) -> str:
         """The certificate in a few lines of text."""
-        c = self.certificate
-        first = "CERTIFIED" if c.certified else f"NOT CERTIFIED: {c.why}"
-        figures = (
-            f"k-hat {c.khat:.2f}, ESS {c.ess:.1%} of {c.num_draws} draws, largest weight {c.max_weight:.2g}, "
-            f"ELBO {c.elbo:.3f}, log evidence {c.log_evidence:.3f} +- {c.log_evidence_se:.3f}"
-        )
-        work = (
-            f"{sum(self.seconds.values()):.1f} s, {sum(self.gradient_evaluations.values()):,} gradient evaluations, "
-            f"{self.num_skipped} steps skipped as not finite"
-        )
-        free = [f"{num} entries of {name!r}" for name, num in self._target.free_entries.items()]
-        masked = f"\nmasked, so not in the density, and standard normal here: {', '.join(free)}" if free else ""
-        return f"{first}\n{figures}\n{work}{masked}"
+        return verdict(self)
 
     def __repr__(self) -> str:
         return f"FlowPosterior({self.verdict()})"
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the fit to one file; the model and its data are not in it."""
-        tree = {
-            "bijection": self.bijection,
-            "certificate": dict(self.certificate._asdict()),
-            "log_weights": self.log_weights,
-            "losses": self.losses,
-            "seconds": self.seconds,
-            "gradient_evaluations": self.gradient_evaluations,
-            "num_skipped": self.num_skipped,
-            "prefix": self._guide.prefix,
-            "shapes": {name: list(shape) for name, shape in self._target.shapes.items()},
-            "probe": np.asarray(self._probe()),
-        }
-        save_tree(path, "FlowPosterior", tree)
+        """Write the fit to one file; the model and its data are not in it, only a fingerprint of the data.
 
-    @classmethod
-    def load(cls, path: str | os.PathLike, model: Callable, *args: Any, **kwargs: Any) -> "FlowPosterior":
-        """What `save` wrote, for the same model with the same arguments.
+        The file at `path` is whole at every moment: the old one, or the new one.
 
         Raises:
-            ValueError: where the model has other latent sites, or its density (so its data) is another.
+            TypeError: where the flow holds a function of your own.
+            ValueError: where the posterior was loaded without its model.
         """
-        tree = load_tree(path, "FlowPosterior")
-        target = Target(model, jax.random.key(0), args, kwargs)
-        shapes = {name: tuple(shape) for name, shape in tree.pop("shapes").items()}
-        if shapes != target.shapes:
-            raise ValueError(f"expected the model that was fitted, with sites {shapes}, got one with {target.shapes}")
-        probe, prefix = tree.pop("probe"), tree.pop("prefix")
-        certificate = Certificate(**tree.pop("certificate"))
-        bijection = tree.pop("bijection")
-        posterior = cls(
-            model=model,
-            args=args,
-            kwargs=kwargs,
-            guide=AutoFlow(model, lambda key, dim: bijection.bijections[0], prefix=prefix),
-            target=target,
-            bijection=bijection,
-            certificate=certificate,
-            **tree,
-        )
-        got = np.asarray(posterior._probe())
-        if not np.allclose(got, probe, rtol=1e-3, atol=1e-2, equal_nan=True):
-            raise ValueError(f"expected the model and data that were fitted, log densities {probe}, got {got}")
+        self._require_model()
+        save_tree(path, "FlowPosterior", StoredFit.of(self))
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike,
+        model: Callable | None = None,
+        *args: Any,
+        trusted: tuple[type, ...] = (),
+        **kwargs: Any,
+    ) -> "FlowPosterior":
+        """Read what `save` wrote, and judge it anew by its weights. No file can run code: you may load a stranger's.
+
+        Without the model you get draws of the latent sites, `log_prob`, `summary` and the certificate. Importance
+        resampling, deterministic sites, predictions and `compare_with_nuts` need the model and its arguments.
+
+        Args:
+            path: the file.
+            model: the model that was fitted.
+            args: the arguments that it was fitted with, and `kwargs`.
+            trusted: your own classes, or FlowJAX's, that are in the flow: `trusted=(MyBijection,)`.
+
+        Raises:
+            TypeError: where `trusted` is no tuple of classes.
+            ValueError: where anything is wrong with the file, the model or its arguments are not those of the fit, or
+                there is no model and a site's support depends on other sites.
+        """
+        fit = StoredFit.read(path, trusted)
+        posterior = _restore(fit, without_model if model is None else model, args, kwargs)
+        if isinstance(posterior._target, Target):
+            fit.require_fitted_to(posterior._target)
         return posterior
 
-    def _probe(self) -> Float[Array, " 3"]:
-        """Log densities at three draws: what a loaded fit must reproduce."""
-        base = jax.random.normal(jax.random.key(0), (3, self._target.dim))
-        return jax.vmap(self._target.log_density)(jax.vmap(self.bijection.transform_and_log_det)(base)[0])
+    def __reduce__(self) -> tuple[Callable, tuple]:
+        """For `pickle` and `copy`: as a file has it, with the model and its arguments; what is compiled is not kept."""
+        return _restore, (StoredFit.of(self), self.model, self.args, self.kwargs)
+
+    def _require_model(self) -> None:
+        if not self.has_model:
+            self.model()  # which says so
 
     def _draw(self, rng_key: PRNGKeyArray, num: int) -> Draws:
         return self._draw_from(seed_stream(rng_key), num)
 
     def _resampled_draws(self, rng_key: PRNGKeyArray, num: int) -> Draws:
         """Draws that importance resampling keeps, with the weights they had before it."""
+        self._require_model()
         fresh_seeds = seed_stream(rng_key)
         draws = self._draw_from(fresh_seeds, _POOL * num)
         index = resample(np.asarray(draws.log_weight), num, np.random.default_rng(next(fresh_seeds)))
@@ -361,3 +332,16 @@ class FlowPosterior:
 def _check(rng_key: PRNGKeyArray, num_samples: int) -> None:
     require_key(rng_key)
     require_counts(num_samples=num_samples)
+
+
+def _restore(fit: StoredFit, model: Callable, args: tuple, kwargs: dict[str, Any]) -> FlowPosterior:
+    flow = fit.bijection.bijections[0]  # pyright: ignore[reportAttributeAccessIssue]
+    return FlowPosterior(
+        model=model,
+        args=args,
+        kwargs=kwargs,
+        guide=AutoFlow(model, lambda key, dim: flow, prefix=fit.prefix),
+        target=target_of(fit, model, args, kwargs),
+        certificate=fit.certificate(),
+        **fit.unchanged(),
+    )

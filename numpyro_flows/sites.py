@@ -1,7 +1,7 @@
 """Several named sites as one vector: how a joint distribution of sites is one event for NumPyro."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +9,10 @@ from jaxtyping import Array, ArrayLike, Float
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform, biject_to
 
+from numpyro_flows.files.rules import InFiles
 
-class Sites(constraints.Constraint):
+
+class Sites(constraints.Constraint, InFiles):
     """Vectors `(..., size)` of the raveled values of named sites, one after the other, each within its own support.
 
     NumPyro's `biject_to` knows it: so a distribution with this support is a latent site like any other.
@@ -23,6 +25,7 @@ class Sites(constraints.Constraint):
         ValueError: where a support is named that no shape belongs to, or is discrete.
     """
 
+    FILE_KINDS: ClassVar = {"shapes": dict[str, tuple[int, ...]], "supports": dict[str, constraints.Constraint]}
     event_dim = 1
 
     def __init__(
@@ -100,8 +103,10 @@ class Sites(constraints.Constraint):
         return self.pack(values)
 
 
-class SitesTransform(Transform):
+class SitesTransform(Transform, InFiles):
     """From real vectors onto the support of `Sites`: every site by NumPyro's own transform to its support."""
+
+    FILE_KINDS: ClassVar = {"sites": Sites}
 
     def __init__(self, sites: Sites):
         self.sites = sites
@@ -135,7 +140,7 @@ class SitesTransform(Transform):
         return (*shape[:-1], self.sites.size)
 
     def inverse_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return (*shape[:-1], sum(int(np.prod(shape)) for shape in self._unconstrained_shapes().values()))
+        return (*shape[:-1], sum(int(np.prod(shape)) for shape in self.unconstrained_shapes().values()))
 
     def tree_flatten(self) -> tuple[Any, Any]:
         return (self.sites,), (("sites",), {})
@@ -146,12 +151,13 @@ class SitesTransform(Transform):
     def _transforms(self) -> dict[str, Transform]:
         return {name: biject_to(self.sites.supports[name]) for name in self.sites.shapes}
 
-    def _unconstrained_shapes(self) -> dict[str, tuple[int, ...]]:
+    def unconstrained_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every site's part of the real vector, by name."""
         return {name: t.inverse_shape(self.sites.shapes[name]) for name, t in self._transforms().items()}
 
     def _parts(self, x: Float[Array, "*batch dim"]) -> list[tuple[str, Transform, Array]]:
         """Every site's transform with its part of the unconstrained vector, in the shape the transform takes."""
-        shapes = self._unconstrained_shapes()
+        shapes = self.unconstrained_shapes()
         ends = np.cumsum([int(np.prod(shape)) for shape in shapes.values()])
         parts = jnp.split(x, ends[:-1], axis=-1)
         return [

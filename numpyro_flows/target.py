@@ -131,7 +131,8 @@ class Target:
             ValueError: where one depends on the values of other sites.
         """
         low, high = (self.sites(jnp.full(self.dim, value)) for value in (-1.0, 1.0))
-        moving = [name for name in self.shapes if low[name]["fn"].support != high[name]["fn"].support]
+        # by `eq`: to `==` of NumPyro two constraints with equal arrays are different ones
+        moving = [name for name in self.shapes if not np.all(low[name]["fn"].support.eq(high[name]["fn"].support))]
         if moving:
             raise ValueError(f"expected supports that do not depend on other sites, got such of {moving}")
         return {name: low[name]["fn"].support for name in self.shapes}

@@ -1,7 +1,7 @@
 """A bijection as a NumPyro transform."""
 
 import weakref
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -12,6 +12,7 @@ from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
 
 from numpyro_flows.bijections import AbstractBijection
+from numpyro_flows.files.rules import InFiles
 from numpyro_flows.precision import full_precision
 
 
@@ -23,7 +24,7 @@ class _Call(NamedTuple):
     log_det: Array
 
 
-class FlowTransform(Transform):
+class FlowTransform(Transform, InFiles):
     """`y = f(x | condition)` as a NumPyro `Transform` on real events of the bijection's shape.
 
     Values may have any batch shape, a condition too: the two broadcast. The log-determinant is computed together with
@@ -49,6 +50,7 @@ class FlowTransform(Transform):
         (7, 5, 3)
     """
 
+    FILE_KINDS: ClassVar = {"bijection": AbstractBijection, "condition": Array | None}
     _last_call: _Call | None = None
 
     def __init__(self, bijection: AbstractBijection, condition: ArrayLike | None = None):

@@ -1,6 +1,6 @@
 """How a continuous flow is solved while it is trained, and what its trajectories may cost."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import diffrax
 import equinox as eqx
@@ -27,9 +27,9 @@ class Energies(NamedTuple):
         0.0
     """
 
-    kinetic: Any = 0.0
-    jacobian: Any = 0.0
-    path_length: Any = 0.0
+    kinetic: float | Array = 0.0
+    jacobian: float | Array = 0.0
+    path_length: float | Array = 0.0
 
 
 _RNODE = Energies(

@@ -1,0 +1,74 @@
+"""Trees of arrays, plain values, modules and NumPyro's distributions to a file and back."""
+
+import os
+from typing import Any
+
+from numpyro_flows.files.atomic import write_whole
+from numpyro_flows.files.container import BrokenFile, pack, unpack
+from numpyro_flows.files.decode import Reader
+from numpyro_flows.files.encode import Writer
+from numpyro_flows.files.rules import BASES, rule_of
+
+
+def save_tree(path: str | os.PathLike, kind: str, tree: Any) -> None:
+    """Write a tree of arrays, plain values, containers, Equinox modules and NumPyro's distributions to `path`.
+
+    The file is whole at every moment, the old one or the new one.
+
+    Args:
+        path: the file.
+        kind: what it is, in a word, which `load_tree` checks.
+        tree: what to write.
+
+    Raises:
+        TypeError: where the tree holds anything else, a function that the table does not have, say.
+    """
+    writer = Writer()
+    structure = writer.encode(tree)
+    write_whole(path, pack(kind, structure, writer.arrays))
+
+
+def load_tree(path: str | os.PathLike, kind: str, expected: Any, *, trusted: tuple[type, ...] = ()) -> Any:
+    """The tree that `save_tree` wrote to `path`.
+
+    Args:
+        path: the file.
+        kind: what it must be.
+        expected: type hint of the tree.
+        trusted: classes beside those of the table that the file may have.
+
+    Raises:
+        TypeError: where `trusted` is no tuple of classes.
+        ValueError: where anything is wrong with the file: it says what, and where in the structure.
+    """
+    classes = _by_name(trusted)
+    with open(path, "rb") as file:
+        data = file.read()
+    try:
+        found, structure, arrays = unpack(data)
+        if found != kind:
+            raise BrokenFile(f"expected a file with a {kind}, got one with a {found}")
+        reader = Reader(arrays, classes)
+        tree = reader.decode(structure, expected)
+        if reader.arrays:
+            raise BrokenFile(f"nothing refers to the arrays {sorted(reader.arrays)}")
+    except BrokenFile as error:
+        raise ValueError(f"expected a whole file saved by numpyro_flows, got {os.fspath(path)!r}: {error}") from error
+    return tree
+
+
+def _by_name(trusted: Any) -> dict[str, type]:
+    """Trusted classes by the name that a file gives them.
+
+    Raises:
+        TypeError: where they are no tuple of classes that files can have.
+    """
+    if not isinstance(trusted, tuple | list):
+        raise TypeError(f"trusted expected a tuple of classes, such as trusted=(MyBijection,), got {trusted!r}")
+    for cls in trusted:
+        if not isinstance(cls, type) or rule_of(cls) is None:
+            raise TypeError(
+                "trusted expected a tuple of classes, each an equinox.Module, a NamedTuple or one of NumPyro's "
+                f"{[base.__name__ for base in BASES[1:]]}, got {cls!r}"
+            )
+    return {f"{cls.__module__}.{cls.__qualname__}": cls for cls in trusted}
