@@ -1,5 +1,6 @@
 """What a value passes through is multiplied at full precision on every device, as the traced programs say."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpyro
@@ -11,6 +12,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from numpyro_flows import FlowDistribution, FlowTransform, flows
 from numpyro_flows.bijections import transform_with_score
+from numpyro_flows.objectives import path_loss
 from numpyro_flows.target import Target
 
 DIM = 3
@@ -57,6 +59,16 @@ def test_distributions_also_of_flowjax():
         distribution = FlowDistribution(bijection)
         assert_full(jax.grad(distribution.log_prob), jnp.ones(DIM))
         assert_full(lambda key, distribution=distribution: distribution.sample(key), jax.random.key(0))
+
+
+def test_a_training_step():
+    bijection = flows.realnvp(jax.random.key(0), DIM)
+    params, static = eqx.partition(bijection, eqx.is_inexact_array)
+
+    def loss(params, base):
+        return path_loss(eqx.combine(params, static), lambda x: -0.5 * jnp.sum(x**2), base)
+
+    assert_full(jax.grad(loss), params, jnp.ones((2, DIM)))
 
 
 def test_models():

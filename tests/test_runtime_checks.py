@@ -12,6 +12,7 @@ from numpyro.infer.util import log_density
 
 from numpyro_flows.diagnostics.timed_nuts import run_nuts
 from numpyro_flows.model_run import model_run
+from numpyro_flows.sampling import certify
 from numpyro_flows.target import Target
 
 POINTS = jnp.array([[0.5], [5.0], [-1.0]])
@@ -68,6 +69,18 @@ def test_a_run_within_a_run_ends_well():
         pass
     with pytest.raises(RuntimeError, match="too far out"):
         checked(jnp.array(5.0))
+
+
+def test_many_such_points_are_counted_and_named(target):
+    """A normal of sd 3 has 16% of its draws beyond 3; as few as a thousandth count as points of density zero."""
+    x = 3.0 * np.random.default_rng(0).standard_normal((2000, 1))
+    log_weights = np.asarray(jax.vmap(target.log_density)(jnp.asarray(x, jnp.float32)), np.float64)
+    num = int((x > 3).sum())
+    assert f"{num} of 2000 log weights are NaN" in certify(log_weights).why
+    assert "runtime check of the model fires" in certify(log_weights).why
+    few = np.where(np.isnan(log_weights), -np.inf, log_weights)
+    few[:2] = np.nan
+    assert "NaN" not in certify(few).why
 
 
 def test_nuts_goes_on():
