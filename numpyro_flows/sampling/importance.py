@@ -77,8 +77,8 @@ def certify(log_weights: Float[np.ndarray, " draws"], resolution: float = 0.0) -
     if not _usable(log_weights):
         bad = int((np.isnan(log_weights) | (log_weights == np.inf)).sum())
         why = (
-            f"{bad} of {n} log weights are NaN or infinite: where the flow has draws, the model's density is broken or a "
-            "runtime check of the model fires (eqx.error_if, or a solver's error)"
+            f"{bad} of {n} log weights are NaN or infinite: where the flow has draws, the model's density is broken or "
+            "a runtime check of the model fires (eqx.error_if, or a solver's error)"
         )
         if bad == 0:
             why = "the model's density is zero at every draw of the flow"
