@@ -20,7 +20,7 @@ class AnomalyScores(NamedTuple):
             anomalies, as those near the mode of a distribution of many dimensions, where no draw of it ever is.
 
     Example:
-        >>> import jax, numpy as np
+        >>> import jax, numpy as np  # doctest: +SLOW
         >>> from numpyro_flows import FlowDistribution, anomaly_scores, flows
         >>> flow = FlowDistribution(flows.realnvp(jax.random.key(0), 2))
         >>> reference = flow.sample(jax.random.key(1), (99,))
@@ -57,7 +57,7 @@ def anomaly_scores(
     Lei, Romano, Sesia 2023, arXiv 2104.08279.
 
     Example:
-        >>> import jax
+        >>> import jax  # doctest: +SLOW
         >>> from numpyro_flows import FlowDistribution, anomaly_scores, flows
         >>> flow = FlowDistribution(flows.realnvp(jax.random.key(0), 2))
         >>> regular = flow.sample(jax.random.key(1), (999,))

@@ -56,7 +56,7 @@ class DensityFit(NamedTuple):
         solver: of a continuous flow, how the solver of training compares with its own; None for others.
 
     Example:
-        >>> import jax
+        >>> import jax  # doctest: +SLOW
         >>> from numpyro_flows import fit_density
         >>> data = jax.random.normal(jax.random.key(0), (500, 2))
         >>> fit_density(jax.random.key(1), data, num_steps=10, progress_bar=False).fit.why
@@ -141,7 +141,7 @@ def fit_density(
     Source: Papamakarios, Nalisnick, Rezende, Mohamed, Lakshminarayanan 2021, arXiv 1912.02762, section 2.3.1.
 
     Example:
-        >>> import jax
+        >>> import jax  # doctest: +SLOW
         >>> from numpyro_flows import fit_density
         >>> data = jax.random.normal(jax.random.key(0), (500, 2)) ** 2
         >>> from numpyro.distributions import constraints

@@ -56,7 +56,7 @@ def plot_trajectories(
         ValueError: where there is not one continuous flow, at the top or in chains, or not one condition.
 
     Example:
-        >>> import jax
+        >>> import jax  # doctest: +SLOW
         >>> from numpyro_flows import flow_plots, flows
         >>> figure = flow_plots.plot_trajectories(flows.ffjord(jax.random.key(0), 2), jax.random.key(1), num_paths=10)
         >>> figure.axes[0].get_xlabel()

@@ -42,7 +42,7 @@ class AutoFlow(AutoContinuous):
         ValueError: where `init_scale` is not positive, or `flow` gives a bijection of the wrong shape.
 
     Example:
-        >>> import jax, numpyro, numpyro.distributions as dist
+        >>> import jax, numpyro, numpyro.distributions as dist  # doctest: +SLOW
         >>> from numpyro.infer import SVI
         >>> from numpyro_flows import AutoFlow, PathELBO
         >>> def model():

@@ -11,6 +11,7 @@ import pytest
 from numpyro.infer import MCMC, NUTS
 
 from numpyro_flows import FlowVI, compare_with_nuts
+from numpyro_flows.diagnostics.tables import compare_methods
 from numpyro_flows.diagnostics.timed_nuts import run_nuts
 
 Y = np.array([1.0, 2.0, 6.0], np.float32)
@@ -70,7 +71,8 @@ def test_differences_are_chance(comparison):
     assert sites["difference_in_sd"].abs().max() < 0.15
     assert sites["wasserstein"].between(0, 0.15).all()
     assert sites["nuts_rhat"].max() < 1.05
-    np.testing.assert_allclose(sites["sd_ratio"], sites["flow_sd"] / sites["nuts_sd"])
+    # two estimates of one sd, of 3,000 draws and of more than 100 effective ones
+    assert sites["sd_ratio"].between(1 - 4.5 / np.sqrt(200), 1 + 4.5 / np.sqrt(200)).all()
 
 
 def test_scalars_that_never_change_have_nothing_to_compare(comparison):
@@ -93,8 +95,14 @@ def test_methods(posterior, comparison):
     assert np.isnan(nuts["khat"])
     for row in (flow, nuts):
         assert min(row["seconds"], row["compile_seconds"]) > 0
-        assert row["ess_per_second"] == pytest.approx(row["min_ess_bulk"] / row["seconds"])
-        assert row["ess_per_second_compiling"] < row["ess_per_second"]
+        assert 0 < row["ess_per_second_compiling"] < row["ess_per_second"]
+
+
+def test_rates_count_seconds_with_compilation_and_without():
+    table = compare_methods({"seconds": 2.0, "compile_seconds": 3.0, "min_ess_bulk": 100.0}, {"draws": 7})
+    assert table.loc["flow", "ess_per_second"] == 50
+    assert table.loc["flow", "ess_per_second_compiling"] == 20
+    assert np.isnan(table.loc["NUTS", "ess_per_second"])
 
 
 def test_datatrees_have_the_same_layout(comparison):
