@@ -129,6 +129,7 @@ def test_plot_writes_an_image(comparison, tmp_path):
     assert set(forest.data.data_vars) == {"mu"}
 
 
+@pytest.mark.slow
 def test_nuts_is_that_of_mcmc(posterior):
     """Not only in law: draw by draw, for as long as rounding allows."""
     settings = {"num_warmup": 0, "num_samples": 5, "num_chains": 2, "progress_bar": False}
