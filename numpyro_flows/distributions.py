@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, ForwardRef, NamedTuple, Union
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +70,7 @@ class FlowDistribution(dist.TransformedDistribution, InFiles):
         "base_dist": dist.Distribution,
         "condition": Array | None,
         "constrain": Transform | None,
-        "fit": tuple | None,
+        "fit": Union[ForwardRef("numpyro_flows.DensityFit"), None],  # noqa: UP007
         "is_vector": bool,
     }
     fit: Any = None
@@ -235,9 +235,15 @@ def _require_coherent(flow: FlowDistribution) -> None:
     Raises:
         Exception: any, where the shapes of the flow's parts do not fit together.
     """
-    conditional = flow.bijection.cond_shape is not None and flow.condition is None
-    vector = (flow.given(jnp.zeros(flow.bijection.cond_shape)) if conditional else flow).vector
-    jax.eval_shape(vector.log_prob, jax.ShapeDtypeStruct(vector.event_shape, jnp.result_type(float)))
+
+    def score(value: Array, condition: Array | None) -> Array:
+        return (flow if condition is None else flow.given(condition)).vector.log_prob(value)
+
+    dtype = jnp.result_type(float)
+    condition = None
+    if flow.bijection.cond_shape is not None and flow.condition is None:
+        condition = jax.ShapeDtypeStruct(flow.bijection.cond_shape, dtype)
+    jax.eval_shape(score, jax.ShapeDtypeStruct(flow.event_shape, dtype), condition)
 
 
 def sample_sites(name: str, flow: FlowDistribution, obs: Mapping[str, ArrayLike] | None = None) -> dict[str, Array]:

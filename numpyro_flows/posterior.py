@@ -3,7 +3,7 @@
 import copy
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -168,7 +168,7 @@ class FlowPosterior:
         draws = self._draw(rng_key, num_samples)
         return self._constrain(draws.x), np.asarray(draws.log_weight, np.float64)
 
-    def log_prob(self, sites: dict[str, ArrayLike]) -> Float[Array, "*batch"]:
+    def log_prob(self, sites: Mapping[str, ArrayLike]) -> Float[Array, "*batch"]:
         """The flow's log density of latent sites' values, each of shape `(*batch, *site)`; others are ignored.
 
         Raises:

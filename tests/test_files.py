@@ -371,6 +371,11 @@ EDITS: dict[str, Callable[[Any], Any]] = {
     "a dict with a key that is a list": put(fields, "condition", {"dict": [[[1], 2]]}),
     "deep nesting": put(fields, "condition", nested(150)),
     "a fit that is a number": put(fields, "fit", 3),
+    "a fit that is a tuple": put(fields, "fit", {"tuple": [1]}),
+    "a fit of another class": put(
+        fields, "fit", module("numpyro_flows.continuous.Energies", kinetic=0.0, jacobian=0.0, path_length=0.0)
+    ),
+    "a condition beyond all memory": put(coupling, "cond_shape", {"tuple": [10**12]}),
     "a flag that is a number": put(fields, "is_vector", 1),
     "a validation that is a list": put(base, "_validate_args", {"list": []}),
     "a transform that is a constraint": put(fields, "constrain", {"object": "numpyro.distributions.constraints.real"}),

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,10 +29,10 @@ KEY = jax.random.key(1)
 
 
 def normal(y, options=None):
-    mu = numpyro.sample("mu", dist.Normal(0.0, 10.0))
+    mu = jnp.asarray(numpyro.sample("mu", dist.Normal(0.0, 10.0)))
     sigma = numpyro.sample("sigma", dist.HalfNormal(1.0).expand([2]).to_event(1))
-    numpyro.deterministic("double", 2 * mu)
-    numpyro.sample("y", dist.Normal(mu, sigma.sum()), obs=y)
+    numpyro.deterministic("double", 2 * jnp.asarray(mu))
+    numpyro.sample("y", dist.Normal(mu, jnp.sum(sigma)), obs=y)
 
 
 def nested(y):
@@ -147,7 +148,7 @@ def test_other_data_and_other_models(path):
     def wider(y):
         mu = numpyro.sample("mu", dist.Normal(0.0, 10.1))
         sigma = numpyro.sample("sigma", dist.HalfNormal(1.0).expand([2]).to_event(1))
-        numpyro.sample("y", dist.Normal(mu, sigma.sum()), obs=y)
+        numpyro.sample("y", dist.Normal(mu, jnp.sum(sigma)), obs=y)
 
     with pytest.raises(ValueError, match="expected the model and data that were fitted, log densities"):
         FlowPosterior.load(path, wider, Y)
@@ -241,7 +242,7 @@ def test_how_a_flow_was_fitted_is_in_its_file(tmp_path):
     score = Score(0.5, 0.1)
     flow.fit = DensityFit(some, some, counts, score, None, {"training": 1.0}, 0, "all steps taken", solver)
     flow.save(tmp_path / "flow")
-    again = FlowDistribution.load(tmp_path / "flow").fit
+    again: Any = FlowDistribution.load(tmp_path / "flow").fit
     assert isinstance(again, DensityFit)
     np.testing.assert_array_equal(again.losses, some)
     assert (again.held_out, again.test, again.why) == (score, None, "all steps taken")
@@ -249,7 +250,7 @@ def test_how_a_flow_was_fitted_is_in_its_file(tmp_path):
 
 
 def test_positive_sites_keep_their_support(path):
-    supports = FlowPosterior.load(path)._target.supports()
+    supports: Any = FlowPosterior.load(path)._target.supports()
     assert supports["mu"] is constraints.real
     assert supports["sigma"].base_constraint is constraints.positive
 

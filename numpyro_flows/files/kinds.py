@@ -18,6 +18,7 @@ from numpyro.distributions.constraints import Constraint
 from numpyro.distributions.transforms import Transform
 
 from numpyro_flows.bijections import AbstractBijection
+from numpyro_flows.files.table import name_of
 
 Number = bool | int | float | jax.Array | np.ndarray
 """What NumPyro's distributions take for parameters."""
@@ -31,6 +32,8 @@ def fits(value: Any, kind: Any) -> bool:
         return True
     if kind is None:
         return value is None
+    if isinstance(kind, typing.ForwardRef):  # the name in the table of a class that is above the one that declares it
+        return name_of(type(value)) == kind.__forward_arg__
     if _is_array_hint(kind):
         return is_array(value) and _has_dtype(value, kind.dtypes)
     origin, args = typing.get_origin(kind), typing.get_args(kind)
