@@ -16,6 +16,7 @@ from numpyro_flows.diagnostics.tables import compare_methods, compare_sites
 from numpyro_flows.diagnostics.timed_nuts import run_nuts
 from numpyro_flows.posterior import FlowPosterior
 from numpyro_flows.sampling import smooth
+from numpyro_flows.target import Target
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -180,8 +181,9 @@ def compare_with_nuts(
     (draws, log_weights), flow_seconds, flow_compiling = _timed(
         lambda: posterior.sample_weighted(flow_key, num_flow_samples)
     )
+    target = posterior._target
     run = run_nuts(
-        posterior._target.model,
+        target.model if isinstance(target, Target) else posterior.model,  # with normals for masked entries
         posterior.args,
         posterior.kwargs,
         rng_key,
