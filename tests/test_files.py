@@ -187,7 +187,7 @@ class Half(AbstractBijection):
 
 
 def test_classes_of_others_are_trusted_one_by_one(tmp_path):
-    flow = FlowDistribution(Chain([Half(jnp.array(0.5), (2,)), Affine(jnp.zeros(2))]))
+    flow = FlowDistribution(Chain([Half(factor=jnp.array(0.5), shape=(2,)), Affine(jnp.zeros(2))]))
     flow.save(tmp_path / "flow")
     with pytest.raises(ValueError, match=r"at bijection.bijections\[0\]: the file has .*Half'.*`trusted=\(Half,\)`"):
         FlowDistribution.load(tmp_path / "flow")

@@ -243,7 +243,7 @@ def test_how_a_flow_was_fitted_is_in_its_file(tmp_path):
     flow.fit = DensityFit(some, some, counts, score, None, {"training": 1.0}, 0, "all steps taken", solver)
     flow.save(tmp_path / "flow")
     again: Any = FlowDistribution.load(tmp_path / "flow").fit
-    assert isinstance(again, DensityFit)
+    assert type(again) is DensityFit
     np.testing.assert_array_equal(again.losses, some)
     assert (again.held_out, again.test, again.why) == (score, None, "all steps taken")
     assert (again.solver.num_steps, again.solver.num_evaluations) == (8, 16.0)
