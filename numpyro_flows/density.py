@@ -22,6 +22,7 @@ from numpyro_flows.fitting import Settings, SolverCheck, train
 from numpyro_flows.flows import Recipe
 from numpyro_flows.likelihood import Rows, flow_matching, log_prob_rows, maximum_likelihood
 from numpyro_flows.observations import Support, observe
+from numpyro_flows.resuming import observe_for
 from numpyro_flows.stages import seed_stream
 from numpyro_flows.whitening import Whitening
 
@@ -73,6 +74,13 @@ class DensityFit(NamedTuple):
     why: str
     solver: SolverCheck | None
 
+    def __eq__(self, other: object) -> bool:
+        """By what they print, as trees compare their structures: of arrays `==` would not be true or false."""
+        return isinstance(other, DensityFit) and repr(self) == repr(other)
+
+    def __hash__(self) -> int:
+        return hash(self.why)
+
 
 def fit_density(
     rng_key: PRNGKeyArray,
@@ -109,10 +117,12 @@ def fit_density(
         rng_key: random key, of either style.
         data: an array `(num, *event)`; a dict of sites, each `(num, *site)`, as NumPyro's `get_samples()` gives it; or
             an ArviZ DataTree, of which the posterior's draws are taken. Of sites the result is a distribution of sites.
-        flow: a recipe `(key, dim, cond_dim=...) -> bijection`; or a distribution fitted before, whose training goes on.
+        flow: a recipe `(key, dim, cond_dim=...) -> bijection`; or a distribution fitted before, whose training goes on,
+            on its own support. Its base must be the standard normal that training is for.
         condition: of each row, `(num, cond_dim)`: the result is the density of the data given it, and is used as
             `flow.given(condition)`.
-        objective: "maximum_likelihood", "flow_matching", or a `FlowMatching` with another path or coupling.
+        objective: "maximum_likelihood", "flow_matching", or a `FlowMatching` with another path or coupling. Pairs of
+            minibatch optimal transport know neither conditions nor weights.
         support: NumPyro constraint of an event; for an array also one for each column; for sites a dict by site. Real
             numbers by default.
         weights: of each row, not negative, such as importance weights; they need not sum to one.
@@ -136,7 +146,9 @@ def fit_density(
     Raises:
         TypeError: where data are not numbers, or `flow` is neither recipe nor distribution.
         ValueError: for data that are not finite (rows by index), outside the support or constant in a coordinate, for
-            too few rows, for weights that are negative or all zero, and numbers out of their range.
+            too few rows, for weights that are negative or all zero, and numbers out of their range; for a distribution
+            on another base, or on other sites, shapes or another support than the data; for a coupling by minibatch
+            optimal transport with a condition or weights.
 
     Source: Papamakarios, Nalisnick, Rezende, Mohamed, Lakshminarayanan 2021, arXiv 1912.02762, section 2.3.1.
 
@@ -152,7 +164,7 @@ def fit_density(
         True
     """
     require_key(rng_key)
-    matching = _checked_matching(objective)
+    matching = _checked_matching(objective, paired=condition is None and weights is None)
     if not callable(flow):
         raise TypeError(f"flow expected a recipe or a FlowDistribution, got {described(flow)}")
     if num_steps is None:
@@ -165,7 +177,10 @@ def fit_density(
     require_numbers("(0, inf)", learning_rate=learning_rate)
     require_numbers("(0, 1)", validation=validation)
     require_numbers("[0, 1)", test=test)
-    observations = observe(data, support, dequantize=dequantize)
+    if isinstance(flow, FlowDistribution):
+        observations = observe_for(flow, data, support, dequantize)
+    else:
+        observations = observe(data, support, dequantize=dequantize)
     num = len(observations.values)
     all_weights, conditions = _checked_weights(weights, observations.values), _checked_condition(condition, num)
     seeds = seed_stream(rng_key)
@@ -248,9 +263,14 @@ def fit_density(
     return fitted
 
 
-def _checked_matching(objective: str | FlowMatching) -> FlowMatching | None:
-    """None for maximum likelihood."""
+def _checked_matching(objective: str | FlowMatching, *, paired: bool) -> FlowMatching | None:
+    """None for maximum likelihood; `paired`: whether rows may be paired with draws of the base by distance alone."""
     if isinstance(objective, FlowMatching):
+        if objective.coupling == "minibatch_ot" and not paired:
+            raise ValueError(
+                "coupling='minibatch_ot' expected neither condition nor weights, which its pairs would ignore: "
+                "use objective='flow_matching', whose pairs are independent"
+            )
         return objective
     if objective not in ("maximum_likelihood", "flow_matching"):
         raise ValueError(

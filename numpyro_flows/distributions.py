@@ -1,7 +1,9 @@
 """A flow as a NumPyro distribution."""
 
+import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any, ClassVar, ForwardRef, NamedTuple, Union
 
 import jax
@@ -9,15 +11,18 @@ import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+from numpyro.distributions.batch_util import promote_batch_shape
 from numpyro.distributions.transforms import Transform
-from numpyro.distributions.util import sum_rightmost, validate_sample
+from numpyro.distributions.util import validate_sample
 
 from numpyro_flows.arguments import require_key
 from numpyro_flows.bijections import AbstractBijection
 from numpyro_flows.files.rules import InFiles
 from numpyro_flows.files.tree import load_tree, save_tree
 from numpyro_flows.sites import Sites
+from numpyro_flows.supports import all_of_events, inside, log_det_of_events, where_events
 from numpyro_flows.transforms import FlowTransform
+from numpyro_flows.trees import Split, leading_shape, over_leading_axis
 
 
 class LogProbParts(NamedTuple):
@@ -37,6 +42,10 @@ class FlowDistribution(dist.TransformedDistribution, InFiles):
     To sample from, to score, and to put in `numpyro.sample` as a prior or a likelihood: gradients flow through values,
     parameters and the condition. `log_prob` is one inverse pass; a density that follows a draw of
     `sample_with_intermediates` needs none.
+
+    Outside its support, at its boundary and at values that are not finite the density is 0. The object is a pytree
+    whose leaves are what is an array when it is made; `jax.vmap` and NumPyro's `scan` put axes in front of them, over
+    which sampling and scoring then map.
 
     Where `constrain` is one of several sites, `sample` gives a dict of them and `log_prob` takes one. To NumPyro such a
     distribution must be one event, the vector of all sites' values, which `vector` is: `sample_sites` makes it sites of
@@ -73,9 +82,6 @@ class FlowDistribution(dist.TransformedDistribution, InFiles):
         "fit": Union[ForwardRef("numpyro_flows.DensityFit"), None],  # noqa: UP007
         "is_vector": bool,
     }
-    fit: Any = None
-    pytree_data_fields = ("_single_base",)
-    pytree_aux_fields = ("_is_vector",)
 
     def __init__(
         self,
@@ -91,10 +97,10 @@ class FlowDistribution(dist.TransformedDistribution, InFiles):
         base = base_dist or dist.Normal(jnp.zeros(event_shape), 1.0).to_event(len(event_shape))
         if base.event_shape != event_shape:
             raise ValueError(f"expected a base distribution with event shape {event_shape}, got {base.event_shape}")
-        self._single_base = base  # before a batch of conditions expands it
-        self._is_vector = False
-        transforms: list[Transform] = [transform] if constrain is None else [transform, constrain]
-        super().__init__(base, transforms, validate_args=validate_args)
+        self._flow, self._around = transform, Split((base, constrain))
+        self._is_vector, self.fit = False, None
+        self._own_batch_shape = self._merged.batch_shape
+        dist.Distribution.__init__(self, self._own_batch_shape, self._merged.event_shape, validate_args=validate_args)
 
     @property
     def bijection(self) -> AbstractBijection:
@@ -106,7 +112,17 @@ class FlowDistribution(dist.TransformedDistribution, InFiles):
 
     @property
     def constrain(self) -> Transform | None:
-        return self.transforms[1] if len(self.transforms) > 1 else None
+        return self._around.tree[1]
+
+    @property
+    def base_dist(self) -> dist.Distribution:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """As NumPyro sees it: where the base is itself a transformed distribution, the base of that."""
+        return self._merged.base_dist
+
+    @property
+    def transforms(self) -> list[Transform]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """As NumPyro sees them: those of the base, the flow, and `constrain` where there is one."""
+        return self._merged.transforms
 
     @property
     def sites(self) -> Sites | None:
@@ -116,13 +132,38 @@ class FlowDistribution(dist.TransformedDistribution, InFiles):
     @property
     def vector(self) -> "FlowDistribution":
         """The same distribution with arrays for events, the vectors of the sites' values, as NumPyro expects them."""
-        vector = FlowDistribution(self.bijection, self._single_base, self.condition, constrain=self.constrain)
-        vector._is_vector = True
-        return vector
+        return self._but(self.condition, is_vector=True)
 
     @property
-    def _flow(self) -> FlowTransform:
-        return self.transforms[0]  # pyright: ignore[reportReturnType]
+    def _single_base(self) -> dist.Distribution:
+        return self._around.tree[0]
+
+    @cached_property
+    def _merged(self) -> dist.TransformedDistribution:
+        base, constrain = self._around.tree
+        transforms: list[Transform] = [self._flow] if constrain is None else [self._flow, constrain]
+        return dist.TransformedDistribution(base, transforms)
+
+    def _but(self, condition: ArrayLike | None, *, is_vector: bool) -> "FlowDistribution":
+        base, constrain = self._around.tree
+        other = FlowDistribution(
+            self.bijection, base, condition, constrain=constrain, validate_args=self._validate_args
+        )
+        other._is_vector, other.fit = is_vector, self.fit
+        return other
+
+    def tree_flatten(self) -> tuple[Any, Any]:
+        aux = (self._own_batch_shape, self._batch_shape, self._event_shape, self._validate_args, self._is_vector)
+        return (self._flow, self._around), (*aux, self.fit)
+
+    @classmethod
+    def tree_unflatten(cls, aux_data: Any, params: Any) -> "FlowDistribution":
+        self = cls.__new__(cls)
+        self._flow, self._around = params
+        self._own_batch_shape, self._batch_shape, self._event_shape, self._validate_args, self._is_vector, self.fit = (
+            aux_data
+        )
+        return self
 
     def given(self, condition: ArrayLike) -> "FlowDistribution":
         """The distribution under another condition, of shape `(*batch, *cond_shape)`.
@@ -132,15 +173,25 @@ class FlowDistribution(dist.TransformedDistribution, InFiles):
         """
         if self.bijection.cond_shape is None:
             raise ValueError("expected a conditional flow, got one without condition")
-        given = FlowDistribution(self.bijection, self._single_base, condition, constrain=self.constrain)
-        given.fit = self.fit
-        return given
+        return self._but(condition, is_vector=self._is_vector)
 
     def sample(self, key: PRNGKeyArray, sample_shape: tuple[int, ...] = ()) -> Any:  # pyright: ignore
         """Draws of shape `(*sample_shape, *batch, *event)`; of several sites a dict of them."""
         require_key(key, "key")
         value = self.sample_with_intermediates(key, sample_shape)[0]
         return value if self.sites is None or self._is_vector else self.sites.unpack(value)
+
+    def sample_with_intermediates(
+        self, key: PRNGKeyArray | None, sample_shape: tuple[int, ...] = ()
+    ) -> tuple[Any, list[Any]]:
+        """Draws, and what every transform met and found, from which `log_prob` has the density for nothing."""
+        if not self._leading_shape:
+            return super().sample_with_intermediates(key, sample_shape)
+        return self._over_leading(
+            lambda one, key: one.sample_with_intermediates(key, sample_shape),
+            jax.random.split(jnp.asarray(key), self._leading_shape[0]),
+            axes=(0, len(sample_shape)),
+        )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.sites is not None and not self._is_vector:
@@ -174,21 +225,64 @@ class FlowDistribution(dist.TransformedDistribution, InFiles):
         return self.sites.pack(value)
 
     def _parts(self, y: Array, intermediates: list[Any] | None) -> LogProbParts:
-        log_det = jnp.zeros(())
-        if self.constrain is not None:
-            x = jnp.asarray(self.constrain.inv(y) if intermediates is None else intermediates[1][0])
-            found = None if intermediates is None else intermediates[1][1]
-            each = jnp.asarray(self.constrain.log_abs_det_jacobian(x, y, found))
-            log_det = -sum_rightmost(each, each.ndim - (x.ndim - len(self.bijection.shape)))
-            y = x
-        if intermediates is None:
-            x, increment = self._flow.inverse_and_log_det(y)
-            log_det = log_det + increment
+        if self._leading_shape:
+            axis = y.ndim - len(self._event_shape) - len(self._own_batch_shape) - len(self._leading_shape)
+            y, axis = jnp.reshape(y, (1,) * max(-axis, 0) + y.shape), max(axis, 0)
+            size = max(self._leading_shape[0], y.shape[axis])
+            y = jnp.broadcast_to(y, (*y.shape[:axis], size, *y.shape[axis + 1 :]))
+            return self._over_leading(lambda one, args: one._parts(*args), (y, intermediates), axes=(axis, axis))
+        return self._parts_of_draw(y, intermediates) if intermediates else self._parts_of_value(y)
+
+    def _parts_of_draw(self, y: Array, intermediates: list[Any]) -> LogProbParts:
+        """By what the transforms found when `y` was drawn, those of the base first."""
+        (base, constrain), real_dim = self._around.tree, len(self._flow.event_shape)
+        of_base = len(intermediates) - (1 if constrain is None else 2)
+        x, increment = intermediates[of_base]
+        log_det = -jnp.asarray(increment)
+        if constrain is not None:
+            log_det = log_det - log_det_of_events(constrain, intermediates[-1][0], y, intermediates[-1][1], real_dim)
+        log_prob = jnp.asarray(base.log_prob(x, intermediates[:of_base]) if of_base else base.log_prob(x))
+        return LogProbParts(log_prob, jnp.broadcast_to(log_det, log_prob.shape))
+
+    def _parts_of_value(self, y: Array) -> LogProbParts:
+        (base, constrain), real_dim = self._around.tree, len(self._flow.event_shape)
+        y = jnp.asarray(y, jnp.result_type(y, float))
+        # values outside give way to a place inside: their own results are not used, but would have gradients of NaN
+        possible = inside(constrain, y, len(self._event_shape), real_dim)
+        place, log_det = jnp.zeros(self._flow.event_shape, y.dtype), jnp.zeros((), y.dtype)
+        if constrain is None:
+            x = where_events(possible, y, place)
         else:
-            x, increment = intermediates[0]
-            log_det = log_det - increment
-        base = jnp.asarray(self.base_dist.log_prob(x))
-        return LogProbParts(base, jnp.broadcast_to(log_det, base.shape))
+            y = where_events(possible, y, jnp.asarray(constrain(place)))
+            x = jnp.asarray(constrain.inv(y))
+            log_det = -log_det_of_events(constrain, x, y, None, real_dim)
+        u, increment = self._flow.inverse_and_log_det(x)
+        if base.support is not None:  # which densities of NumPyro do not check
+            # a flow of NaN has densities of NaN
+            in_base = jnp.asarray(base.support(u)) | ~all_of_events(~jnp.isnan(u), real_dim)
+            u = where_events(in_base, u, jnp.asarray(base.support.feasible_like(u)))
+            possible = possible & in_base
+        log_prob = jnp.where(possible, base.log_prob(u), -jnp.inf)
+        return LogProbParts(log_prob, jnp.broadcast_to(log_det + increment, log_prob.shape))
+
+    @property
+    def _leading_shape(self) -> tuple[int, ...]:
+        return leading_shape(*self._arrays_and_axes)
+
+    @property
+    def _arrays_and_axes(self) -> tuple[tuple[Any, ...], tuple[int, ...]]:
+        flow, around = self._flow.parts, self._around
+        return (*flow.arrays, *around.arrays), (*flow.num_axes, *around.num_axes)
+
+    def _over_leading(self, method: Callable[..., Any], args: Any, axes: tuple[int, int]) -> Any:
+        """`method(self, args)` for every index of the first leading axis; `axes`: where it is in `args` and results."""
+        structure = jax.tree.structure(self)
+        return over_leading_axis(
+            lambda arrays, args: method(jax.tree.unflatten(structure, arrays), args),
+            *self._arrays_and_axes,
+            args,
+            axes,
+        )
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the distribution to one file: arrays and settings, no code; its `fit` too.
@@ -273,3 +367,13 @@ def sample_sites(name: str, flow: FlowDistribution, obs: Mapping[str, ArrayLike]
     value = numpyro.sample(name, flow.vector, obs=None if obs is None else flow.sites.pack(obs))
     sites = flow.sites.unpack(jnp.asarray(value))
     return {site: jnp.asarray(numpyro.deterministic(site, part)) for site, part in sites.items()}
+
+
+def _promote_batch_shape(flow: FlowDistribution) -> FlowDistribution:
+    """After NumPyro's `scan`: the axes in front of the arrays become axes of the batch."""
+    promoted = copy.copy(flow)
+    promoted._batch_shape = (*flow._leading_shape, *flow._own_batch_shape)
+    return promoted
+
+
+promote_batch_shape.register(FlowDistribution, _promote_batch_shape)  # pyright: ignore[reportArgumentType, reportCallIssue]

@@ -55,7 +55,7 @@ def observe(data: Any, support: Support = None, *, dequantize: bool = False) -> 
         ValueError: where a row is not finite or outside the support, a coordinate is constant, rows are no more than
             coordinates, or shapes do not fit.
     """
-    if (sites := _sites_of(data)) is not None:
+    if (sites := sites_of(data)) is not None:
         shapes, values = _stack(sites)
         if not (support is None or isinstance(support, Mapping)):
             raise ValueError(f"support expected a dict by site for a dict of sites, got {support}")
@@ -107,7 +107,7 @@ def _unconstrain_rows(constrain: Transform, values: jax.Array) -> tuple[jax.Arra
 _unconstrain = jax.jit(_unconstrain_rows)
 
 
-def _sites_of(data: Any) -> Mapping[str, ArrayLike] | None:
+def sites_of(data: Any) -> Mapping[str, ArrayLike] | None:
     """The sites of a dict or of a DataTree's posterior, draws along the first axis; None for an array."""
     xarray = sys.modules.get("xarray")  # importing it takes half a second, and whoever has a DataTree has done it
     if xarray is None or not isinstance(data, xarray.DataTree):  # which is a mapping, too

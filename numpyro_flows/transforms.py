@@ -14,6 +14,7 @@ from numpyro.distributions.transforms import Transform
 from numpyro_flows.bijections import AbstractBijection
 from numpyro_flows.files.rules import InFiles
 from numpyro_flows.precision import full_precision
+from numpyro_flows.trees import Split
 
 
 class _Call(NamedTuple):
@@ -29,8 +30,8 @@ class FlowTransform(Transform, InFiles):
 
     Values may have any batch shape, a condition too: the two broadcast. The log-determinant is computed together with
     the value and handed on as NumPyro's `intermediates`; who asks for the one right after the other, as NeuTra does,
-    pays for one pass. Gradients flow through `x`, the bijection's arrays and the condition. The object is a pytree with
-    the bijection's arrays and the condition as leaves.
+    pays for one pass. Gradients flow through `x`, the bijection's arrays and the condition. The object is a pytree: its
+    leaves are the arrays among these.
 
     Args:
         bijection: of this library or of FlowJAX; anything with `shape`, `cond_shape`, `transform_and_log_det` and
@@ -57,16 +58,25 @@ class FlowTransform(Transform, InFiles):
         missing = [name for name in _PROTOCOL if not hasattr(bijection, name)]
         if missing:
             raise TypeError(f"FlowTransform expected a bijection, got {type(bijection).__name__} without {missing}")
-        self.bijection = bijection
-        self.condition = _checked_condition(bijection, condition)
+        self.parts = Split((bijection, _checked_condition(bijection, condition)))
+        self.event_shape = tuple(bijection.shape)
+        self._cond_shape = None if bijection.cond_shape is None else tuple(bijection.cond_shape)
+
+    @property
+    def bijection(self) -> AbstractBijection:
+        return self.parts.tree[0]
+
+    @property
+    def condition(self) -> Array | None:
+        return self.parts.tree[1]
 
     @property
     def domain(self) -> constraints.Constraint:
-        return _real_events(len(self.bijection.shape))
+        return _real_events(len(self.event_shape))
 
     @property
     def codomain(self) -> constraints.Constraint:
-        return _real_events(len(self.bijection.shape))
+        return _real_events(len(self.event_shape))
 
     def __call__(self, x: Float[Array, "*batch_event"]) -> Float[Array, "*batch_event"]:  # pyright: ignore
         y, log_det = self.call_with_intermediates(x)
@@ -95,20 +105,19 @@ class FlowTransform(Transform, InFiles):
         return self.call_with_intermediates(x)[1]
 
     def forward_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return (*jnp.broadcast_shapes(self._batch_shape(shape), self.condition_batch_shape), *self.bijection.shape)
+        return (*jnp.broadcast_shapes(self._batch_shape(shape), self.condition_batch_shape), *self.event_shape)
 
     def inverse_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return self.forward_shape(shape)
 
     def tree_flatten(self) -> tuple[Any, Any]:
-        arrays, static = eqx.partition(self.bijection, eqx.is_array)
-        return (arrays, self.condition), static
+        return (self.parts,), (self.event_shape, self._cond_shape)
 
     @classmethod
     def tree_unflatten(cls, aux_data: Any, params: Any) -> "FlowTransform":
         self = cls.__new__(cls)
-        arrays, self.condition = params
-        self.bijection = eqx.combine(arrays, aux_data)
+        (self.parts,) = params
+        self.event_shape, self._cond_shape = aux_data
         return self
 
     def eq(self, other: object, static: bool = False) -> ArrayLike:
@@ -128,36 +137,35 @@ class FlowTransform(Transform, InFiles):
 
     @property
     def condition_batch_shape(self) -> tuple[int, ...]:
-        if self.condition is None:
-            return ()
-        return self.condition.shape[: self.condition.ndim - len(self.bijection.cond_shape or ())]
+        condition = self.condition
+        return () if condition is None else condition.shape[: condition.ndim - len(self._cond_shape or ())]
 
     def _batch_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        event_shape = tuple(self.bijection.shape)
-        cut = len(shape) - len(event_shape)
-        if cut < 0 or shape[cut:] != event_shape:
-            raise ValueError(f"FlowTransform expected a shape that ends with {event_shape}, got {shape}")
+        cut = len(shape) - len(self.event_shape)
+        if cut < 0 or shape[cut:] != self.event_shape:
+            raise ValueError(f"FlowTransform expected a shape that ends with {self.event_shape}, got {shape}")
         return shape[:cut]
 
     @full_precision()  # a bijection of FlowJAX does not ask for it
     def _batched(self, method: Any, x: Array) -> tuple[Array, Array]:
         """`method` over all batch axes: one `vmap`, or two where each batch element has its own condition."""
-        if self.condition is None and self.bijection.cond_shape is not None:
+        condition = self.condition
+        if condition is None and self._cond_shape is not None:
             raise ValueError(
-                f"the flow expected a condition of shape (..., *{self.bijection.cond_shape}), got None: "
+                f"the flow expected a condition of shape (..., *{self._cond_shape}), got None: "
                 "`FlowDistribution.given(condition)` gives it one"
             )
         x = jnp.asarray(x)
-        batch, event = self._batch_shape(x.shape), tuple(self.bijection.shape)
-        if self.condition is None or self.condition_batch_shape == ():
-            y, log_det = jax.vmap(method, in_axes=(0, None))(x.reshape(-1, *event), self.condition)
+        batch, of_conditions = self._batch_shape(x.shape), self.condition_batch_shape
+        if condition is None or of_conditions == ():
+            y, log_det = jax.vmap(method, in_axes=(0, None))(x.reshape(-1, *self.event_shape), condition)
         else:
-            batch = jnp.broadcast_shapes(batch, self.condition_batch_shape)
-            x = jnp.broadcast_to(x, (*batch, *event)).reshape(-1, *event)
-            cond_shape = self.condition.shape[len(self.condition_batch_shape) :]
-            condition = jnp.broadcast_to(self.condition, (*batch, *cond_shape)).reshape(-1, *cond_shape)
+            batch = jnp.broadcast_shapes(batch, of_conditions)
+            x = jnp.broadcast_to(x, (*batch, *self.event_shape)).reshape(-1, *self.event_shape)
+            cond_shape = condition.shape[len(of_conditions) :]
+            condition = jnp.broadcast_to(condition, (*batch, *cond_shape)).reshape(-1, *cond_shape)
             y, log_det = jax.vmap(method)(x, condition)
-        return y.reshape(*batch, *event), log_det.reshape(batch)
+        return y.reshape(*batch, *self.event_shape), log_det.reshape(batch)
 
 
 _PROTOCOL = ("shape", "cond_shape", "transform_and_log_det", "inverse_and_log_det")

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from equinox import AbstractVar
 from jaxtyping import Array, ArrayLike, Float, Scalar
 
+from numpyro_flows.bijections.sharding import alike
 from numpyro_flows.precision import full_precision
 
 
@@ -80,18 +81,19 @@ def checked(bijection: AbstractBijection, x: ArrayLike, condition: ArrayLike | N
     """
     name = type(bijection).__name__
     x = jnp.asarray(x)
-    dtype = jnp.result_type(x, float, *jax.tree.leaves(eqx.filter(bijection, eqx.is_inexact_array)))
+    arrays = jax.tree.leaves(eqx.filter(bijection, eqx.is_inexact_array))
+    dtype = jnp.result_type(x, float, *arrays)
     if x.shape != bijection.shape:
         raise ValueError(f"{name} expected an event of shape {bijection.shape}, got {x.shape}; batch with jax.vmap")
     if bijection.cond_shape is None:
-        return x.astype(dtype), None
+        return alike(x.astype(dtype), arrays), None
     if condition is None:
         raise ValueError(f"{name} expected a condition of shape {bijection.cond_shape}, got None")
     condition = jnp.asarray(condition)
     if condition.shape != bijection.cond_shape:
         raise ValueError(f"{name} expected a condition of shape {bijection.cond_shape}, got {condition.shape}")
     dtype = jnp.result_type(dtype, condition)
-    return x.astype(dtype), condition.astype(dtype)
+    return alike((x.astype(dtype), condition.astype(dtype)), arrays)
 
 
 def merge_cond_shapes(bijections: "tuple[AbstractBijection, ...]") -> tuple[int, ...] | None:

@@ -42,14 +42,14 @@ class Chain(AbstractBijection):
         self.cond_shape = merge_cond_shapes(self.bijections)
 
     def _transform(self, x: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]:
-        log_det = jnp.zeros((), x.dtype)
+        log_det = jnp.zeros_like(x, shape=())
         for bijection in self.bijections:
             x, increment = bijection.transform_and_log_det(x, condition)
             log_det = log_det + increment
         return x, log_det
 
     def _inverse(self, y: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]:
-        log_det = jnp.zeros((), y.dtype)
+        log_det = jnp.zeros_like(y, shape=())
         for bijection in reversed(self.bijections):
             y, increment = bijection.inverse_and_log_det(y, condition)
             log_det = log_det + increment
@@ -58,7 +58,7 @@ class Chain(AbstractBijection):
     def transform_with_score(
         self, x: Float[Array, "..."], score: Float[Array, "..."], condition: Array | None
     ) -> tuple[Array, Scalar, Array]:
-        log_det = jnp.zeros((), x.dtype)
+        log_det = jnp.zeros_like(x, shape=())
         for bijection in self.bijections:
             x, increment, score = transform_with_score(bijection, x, score, condition)
             log_det = log_det + increment
@@ -94,14 +94,14 @@ class Scan(AbstractBijection):
             x, increment = layer.transform_and_log_det(x, condition)
             return x, log_det + increment
 
-        return self._scan(step, x, jnp.zeros((), x.dtype))
+        return self._scan(step, x, jnp.zeros_like(x, shape=()))
 
     def _inverse(self, y: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]:
         def step(layer, y, log_det):
             y, increment = layer.inverse_and_log_det(y, condition)
             return y, log_det + increment
 
-        return self._scan(step, y, jnp.zeros((), y.dtype), reverse=True)
+        return self._scan(step, y, jnp.zeros_like(y, shape=()), reverse=True)
 
     def transform_with_score(
         self, x: Float[Array, "..."], score: Float[Array, "..."], condition: Array | None
@@ -110,7 +110,7 @@ class Scan(AbstractBijection):
             x, increment, score = transform_with_score(layer, x, score, condition)
             return x, log_det + increment, score
 
-        return self._scan(step, x, jnp.zeros((), x.dtype), score)
+        return self._scan(step, x, jnp.zeros_like(x, shape=()), score)
 
     def _scan[*Carry](self, step: Callable[..., tuple[*Carry]], *carry: *Carry, reverse: bool = False) -> tuple[*Carry]:
         arrays, static = eqx.partition(self.layers, eqx.is_array)

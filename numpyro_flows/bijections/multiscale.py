@@ -47,14 +47,14 @@ class Multiscale(AbstractBijection):
         self.cond_shape = merge_cond_shapes(self.levels)
 
     def _transform(self, x: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
-        log_det = jnp.zeros((), x.dtype)
+        log_det = jnp.zeros_like(x, shape=())
         for k, level in reversed(list(enumerate(self.levels))):
             part, increment = level.transform_and_log_det(x[:: 2**k], condition)
             x, log_det = x.at[:: 2**k].set(part), log_det + increment
         return x, log_det
 
     def _inverse(self, y: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
-        log_det = jnp.zeros((), y.dtype)
+        log_det = jnp.zeros_like(y, shape=())
         for k, level in enumerate(self.levels):
             part, increment = level.inverse_and_log_det(y[:: 2**k], condition)
             y, log_det = y.at[:: 2**k].set(part), log_det + increment
@@ -63,7 +63,7 @@ class Multiscale(AbstractBijection):
     def transform_with_score(
         self, x: Float[Array, " dim"], score: Float[Array, " dim"], condition: Array | None
     ) -> tuple[Array, Scalar, Array]:
-        log_det = jnp.zeros((), x.dtype)
+        log_det = jnp.zeros_like(x, shape=())
         for k, level in reversed(list(enumerate(self.levels))):
             part, increment, part_score = transform_with_score(level, x[:: 2**k], score[:: 2**k], condition)
             x, log_det = x.at[:: 2**k].set(part), log_det + increment

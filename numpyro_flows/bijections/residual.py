@@ -155,8 +155,10 @@ class Residual(AbstractBijection):
             length = jnp.linalg.norm(new - x)
             return new, length, length < enough * last, num + 1
 
-        infinite = jnp.full((), jnp.inf, start.dtype)
-        return jax.lax.while_loop(unfinished, step, (start, infinite, jnp.array(True), jnp.array(0)))[0]
+        infinite = jnp.full_like(start, jnp.inf, shape=())
+        return jax.lax.while_loop(
+            unfinished, step, (start, infinite, jnp.ones_like(start, bool, shape=()), jnp.array(0))
+        )[0]
 
     def _solve(self, matvec: Callable[[Array], Array], right: Array) -> Array:
         """`v` with `(I + J) v = right`, or its transpose, differentiable in both modes."""
@@ -180,7 +182,7 @@ class Residual(AbstractBijection):
             weight = go_on ** -jnp.maximum(k - _NUM_CERTAIN, 0).astype(x.dtype)
             return k, power, value - weight / k * (power @ probe), adjoint + weight * power
 
-        start = jnp.array(0), probe, jnp.zeros((), x.dtype), probe
+        start = jnp.array(0), probe, jnp.zeros_like(x, shape=()), probe
         _, _, value, adjoint = jax.lax.while_loop(lambda state: state[0] < num_terms, term, start)
         # d log_det = tr((I + J)^-1 dJ), of which this is the estimate: its gradient is wanted and not its value
         surrogate = adjoint @ jax.jvp(lambda x: _apply(layers, x), (x,), (probe,))[1]

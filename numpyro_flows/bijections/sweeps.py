@@ -49,4 +49,4 @@ def _sweep(function: Callable[[Vector], Vector], x: Vector, depth: int) -> Vecto
         new = jnp.where(jnp.isfinite(new), new, 0.0)
         return new, jnp.any(jnp.abs(new - x) > _BY_ROUNDING * eps * (0.01 + jnp.abs(new))), num + 1
 
-    return jax.lax.while_loop(moving, step, (x, jnp.ones((), bool), 0))[0]
+    return jax.lax.while_loop(moving, step, (x, jnp.ones_like(x, bool, shape=()), 0))[0]

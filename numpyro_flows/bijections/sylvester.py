@@ -73,7 +73,10 @@ class Sylvester(AbstractAutoregressive):
 class _Ridge(AbstractNumericalUnivariate):
     """`y = x + a tanh(b x + c) + d` for `|a b| < 1`; `params = (a, b, c, d)`."""
 
-    num_params: int = eqx.field(static=True, default=4, init=False)
+    num_params: int = eqx.field(static=True, init=False)
+
+    def __post_init__(self):
+        self.num_params = 4
 
     def transform_and_log_derivative(
         self, x: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]

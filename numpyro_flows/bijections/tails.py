@@ -40,7 +40,10 @@ class SinhArcsinh(AbstractUnivariate):
     """
 
     max_log_power: float = eqx.field(static=True, default=1.1)
-    num_params: int = eqx.field(static=True, default=2, init=False)
+    num_params: int = eqx.field(static=True, init=False)
+
+    def __post_init__(self):
+        self.num_params = 2
 
     def __check_init__(self):
         if not self.max_log_power > 0:
@@ -109,7 +112,10 @@ class TailTransform(AbstractUnivariate):
     """
 
     max_index: float = eqx.field(static=True, default=2.0)
-    num_params: int = eqx.field(static=True, default=2, init=False)
+    num_params: int = eqx.field(static=True, init=False)
+
+    def __post_init__(self):
+        self.num_params = 2
 
     def __check_init__(self):
         if not self.max_index > _START_INDEX:

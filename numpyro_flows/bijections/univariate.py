@@ -81,7 +81,10 @@ class ShiftUnivariate(AbstractUnivariate):
         [4.0, 6.0]
     """
 
-    num_params: int = eqx.field(static=True, default=1, init=False)
+    num_params: int = eqx.field(static=True, init=False)
+
+    def __post_init__(self):
+        self.num_params = 1
 
     def transform_and_log_derivative(
         self, x: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]
@@ -114,7 +117,10 @@ class AffineUnivariate(AbstractUnivariate):
     """
 
     max_log_scale: float = eqx.field(static=True, default=4.0)
-    num_params: int = eqx.field(static=True, default=2, init=False)
+    num_params: int = eqx.field(static=True, init=False)
+
+    def __post_init__(self):
+        self.num_params = 2
 
     def __check_init__(self):
         if not self.max_log_scale > 0:

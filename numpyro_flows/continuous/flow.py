@@ -172,7 +172,7 @@ class ContinuousFlow(AbstractBijection):
             return value, divergence, -vjp((state[2], jnp.ones_like(divergence)))[0]
 
         args = (held.field, condition, held.divergence.probes(x))
-        (_, log_det, score), _ = held.ode(rate, (x, jnp.zeros((), x.dtype), score), self.interval, args)
+        (_, log_det, score), _ = held.ode(rate, (x, jnp.zeros_like(x, shape=()), score), self.interval, args)
         return y, log_det, score
 
     def solve(
@@ -194,7 +194,7 @@ class ContinuousFlow(AbstractBijection):
             speed = jnp.sqrt(squared + jnp.finfo(squared.dtype).tiny)  # of finite slope at rest
             return found.value, found.divergence, Energies(squared, found.squared_norm, speed)
 
-        zero = jnp.zeros((), x.dtype)
+        zero = jnp.zeros_like(x, shape=())
         state = (x, zero, Energies(zero, zero, zero)) if with_energies else (x, zero)
         # parameters go through the arguments, where every adjoint finds them
         return self.ode(rate, state, interval, (self.field, condition, self.divergence.probes(x)), times)

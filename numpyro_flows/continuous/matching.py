@@ -136,10 +136,11 @@ class FlowMatching(eqx.Module):
     Args:
         path: from a draw of the base to a datum.
         coupling: "independent", or "minibatch_ot", whose paths cross less: draws and densities of the flow then take
-            half the evaluations of the field, and training some more time, for assignments.
+            half the evaluations of the field, and training some more time, for assignments. It pairs by distance alone,
+            so it takes neither conditions nor, in `fit_density`, weights.
 
     Raises:
-        ValueError: where `coupling` is unknown.
+        ValueError: where `coupling` is unknown, or in use "minibatch_ot" meets conditions.
 
     Source: Lipman et al. 2023, arXiv 2210.02747; couplings: Tong et al. 2024, arXiv 2302.00482; Pooladian et al. 2023,
         arXiv 2304.14772.
@@ -183,6 +184,8 @@ class FlowMatching(eqx.Module):
         base_key, time_key = jax.random.split(key)
         x0 = jax.random.normal(base_key, x1.shape, x1.dtype)
         if self.coupling == "minibatch_ot":
+            if conditions is not None:
+                raise ValueError("coupling='minibatch_ot' expected no conditions, which its pairs would ignore")
             x0 = _nearest(x0, x1)
         # one in each of as many intervals: less noise than by independent times
         batch = len(x1)
