@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+from numpyro.distributions import constraints
 from numpyro.distributions.batch_util import promote_batch_shape
 from numpyro.distributions.transforms import Transform
-from numpyro.distributions.util import validate_sample
 
 from numpyro_flows.arguments import require_key
 from numpyro_flows.bijections import AbstractBijection
@@ -125,9 +126,15 @@ class FlowDistribution(dist.TransformedDistribution, InFiles):
         return self._merged.transforms
 
     @property
+    def support(self) -> constraints.Constraint:
+        codomain = (self.constrain or self._flow).codomain
+        num_more = len(self._event_shape) - codomain.event_dim
+        return constraints.independent(codomain, num_more) if num_more else codomain
+
+    @property
     def sites(self) -> Sites | None:
         """Names, shapes and supports of the sites; None where an event is an array."""
-        return self.support if isinstance(self.support, Sites) else None
+        return support if isinstance(support := self.support, Sites) else None
 
     @property
     def vector(self) -> "FlowDistribution":
@@ -153,16 +160,14 @@ class FlowDistribution(dist.TransformedDistribution, InFiles):
         return other
 
     def tree_flatten(self) -> tuple[Any, Any]:
-        aux = (self._own_batch_shape, self._batch_shape, self._event_shape, self._validate_args, self._is_vector)
-        return (self._flow, self._around), (*aux, self.fit)
+        return (self._flow, self._around), tuple(getattr(self, name) for name in _STRUCTURE)
 
     @classmethod
     def tree_unflatten(cls, aux_data: Any, params: Any) -> "FlowDistribution":
         self = cls.__new__(cls)
         self._flow, self._around = params
-        self._own_batch_shape, self._batch_shape, self._event_shape, self._validate_args, self._is_vector, self.fit = (
-            aux_data
-        )
+        for name, value in zip(_STRUCTURE, aux_data):
+            setattr(self, name, value)
         return self
 
     def given(self, condition: ArrayLike) -> "FlowDistribution":
@@ -184,7 +189,7 @@ class FlowDistribution(dist.TransformedDistribution, InFiles):
     def sample_with_intermediates(
         self, key: PRNGKeyArray | None, sample_shape: tuple[int, ...] = ()
     ) -> tuple[Any, list[Any]]:
-        """Draws, and what every transform met and found, from which `log_prob` has the density for nothing."""
+        """Draws, and what each transform met and found, from which `log_prob` has their density without a pass."""
         if not self._leading_shape:
             return super().sample_with_intermediates(key, sample_shape)
         return self._over_leading(
@@ -202,7 +207,11 @@ class FlowDistribution(dist.TransformedDistribution, InFiles):
         self, value: ArrayLike | Mapping[str, ArrayLike], intermediates: list[Any] | None = None
     ) -> Float[Array, "*batch"]:
         """Log density, of shape `(*sample, *batch)`, of an array `(*sample, *batch, *event)` or a dict of sites."""
-        return self._log_prob(self._packed(value), intermediates)
+        value = self._packed(value)
+        if self._validate_args and not self._leading_shape and not isinstance(value, Tracer):
+            self._validate_sample(value)  # which warns
+        base, log_det = self._parts(value, intermediates)
+        return base + log_det
 
     def log_prob_parts(self, value: ArrayLike | Mapping[str, ArrayLike]) -> LogProbParts:
         """The two terms of `log_prob`: of the base's density and of the volume.
@@ -211,11 +220,6 @@ class FlowDistribution(dist.TransformedDistribution, InFiles):
         the data to its base.
         """
         return self._parts(self._packed(value), None)
-
-    @validate_sample
-    def _log_prob(self, value: Array, intermediates: list[Any] | None = None) -> Array:
-        base, log_det = self._parts(value, intermediates)
-        return base + log_det
 
     def _packed(self, value: ArrayLike | Mapping[str, ArrayLike]) -> Array:
         if not isinstance(value, Mapping):
@@ -338,6 +342,9 @@ def _require_coherent(flow: FlowDistribution) -> None:
     if flow.bijection.cond_shape is not None and flow.condition is None:
         condition = jax.ShapeDtypeStruct(flow.bijection.cond_shape, dtype)
     jax.eval_shape(score, jax.ShapeDtypeStruct(flow.event_shape, dtype), condition)
+
+
+_STRUCTURE = ("_own_batch_shape", "_batch_shape", "_event_shape", "_validate_args", "_is_vector", "fit")
 
 
 def sample_sites(name: str, flow: FlowDistribution, obs: Mapping[str, ArrayLike] | None = None) -> dict[str, Array]:

@@ -5,8 +5,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
+from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
 from numpyro.distributions.util import sum_rightmost
+
+from numpyro_flows.sites import Sites
 
 
 def inside(constrain: Transform | None, y: Float[Array, "..."], event_dim: int, real_dim: int) -> Bool[Array, "..."]:
@@ -27,7 +30,19 @@ def inside(constrain: Transform | None, y: Float[Array, "..."], event_dim: int, 
     x = jnp.asarray(constrain.inv(y))
     error = jnp.abs(jnp.asarray(constrain(x)) - y)
     back = error <= jnp.sqrt(jnp.finfo(y.dtype).eps) * (1 + jnp.abs(y))
-    return all_of_events(back, event_dim) & all_of_events(jnp.isfinite(x), real_dim)
+    within = all_of_events(back, event_dim) & all_of_events(jnp.isfinite(x), real_dim)
+    return within & _off_faces(constrain.codomain, y, event_dim)
+
+
+def _off_faces(support: constraints.Constraint, y: Array, event_dim: int) -> Bool[Array, "..."]:
+    """Whether no number of a simplex is 0, from which NumPyro's transform comes back as from inside."""
+    if isinstance(support, Sites):
+        checks = [_off_faces(support.supports[k], v, len(support.shapes[k])) for k, v in support.unpack(y).items()]
+        return jnp.stack(checks).all(0)
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    positive = y > 0 if support is constraints.simplex else jnp.ones_like(y, bool)
+    return all_of_events(positive, event_dim)
 
 
 def all_of_events(values: Bool[Array, "..."], event_dim: int) -> Array:

@@ -1,5 +1,6 @@
 """Trees whose arrays are their leaves, as decided once, when they are made."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -36,6 +37,9 @@ class Split[T]:
         self.arrays = tuple(arrays)
         self._structure, self._rest, self.num_axes = aux_data
         return self
+
+    def __deepcopy__(self, memo: Any) -> "Split[T]":
+        return jax.tree.map(lambda leaf: copy.deepcopy(leaf, memo), self)
 
     def __getstate__(self) -> tuple[Any, ...]:
         return jax.tree.unflatten(self._structure, self._rest), self.arrays, self.num_axes  # JAX pickles no structures

@@ -12,7 +12,9 @@ from numpyro.distributions import constraints
 
 from numpyro_flows import FlowDistribution, fit_density, flows
 from numpyro_flows.bijections import Affine, TriangularAffine
+from numpyro_flows.continuous import FlowMatching
 from numpyro_flows.gaussianization import fit_rbig
+from numpyro_flows.observations import observe
 
 SMALL = partial(flows.realnvp, num_layers=2, hidden=(8,))
 
@@ -332,6 +334,54 @@ DATA = np.random.default_rng(0).normal(size=(50, 2))
 def test_errors(data, options, message):
     with pytest.raises(ValueError, match=message):
         fit(jax.random.key(0), data, **options)
+
+
+def fitted(support=None, data=DATA, **options):
+    """A distribution as a fit gives it, without one."""
+    constrain = observe(data, support).constrain
+    return FlowDistribution(Affine(jnp.zeros(2)), constrain=constrain, **options)
+
+
+def test_training_goes_on_with_base_and_support():
+    positive = np.exp(DATA)
+    sites = {"b": positive[:, 0], "a": DATA[:, 0]}
+    short = partial(fit, jax.random.key(0), num_steps=1)
+    more = short(positive, flow=fitted(constraints.positive, positive))
+    assert (more.sample(jax.random.key(0), (20,)) > 0).all()
+    assert -more.log_prob(positive).mean() == pytest.approx(more.fit.held_out.nll, abs=5 * more.fit.held_out.se)
+    of_sites = fitted({"b": constraints.positive}, sites)
+    reordered = short({"a": sites["a"], "b": sites["b"]}, flow=of_sites, support={"b": constraints.positive})
+    assert list(reordered.sites.shapes) == ["b", "a"]
+    assert -reordered.log_prob(sites).mean() == pytest.approx(reordered.fit.held_out.nll, abs=5 * more.fit.held_out.se)
+
+
+@pytest.mark.parametrize(
+    ("data", "flow", "options", "message"),
+    [
+        (DATA, fitted(base_dist=dist.StudentT(3.0, jnp.zeros(2)).to_event(1)), {}, "got one on StudentT"),
+        (DATA, fitted(base_dist=dist.Normal(jnp.ones(2)).to_event(1)), {}, "got one on Normal"),
+        (DATA, fitted(base_dist=fitted()), {}, "got one on FlowDistribution"),
+        (DATA, fitted(constraints.positive, np.exp(DATA)), {}, "values outside it"),
+        (np.exp(DATA), fitted(), {"support": constraints.positive}, "support expected that of the flow"),
+        ({"a": DATA[:, 0], "b": DATA[:, 1]}, fitted(), {}, r"data expected an array, as the flow has, got the sites"),
+        (
+            DATA,
+            fitted(data={"a": DATA[:, 0], "b": DATA[:, 1]}),
+            {},
+            r"expected the sites \['a', 'b'\], .* got an array",
+        ),
+        (np.c_[DATA, DATA**2], fitted(), {}, r"events of shape \(2,\), as the flow has, got \(4,\)"),
+    ],
+)
+def test_nothing_of_a_flow_is_dropped(data, flow, options, message):
+    with pytest.raises(ValueError, match=message):
+        fit(jax.random.key(0), data, flow=flow, **options)
+
+
+@pytest.mark.parametrize("options", [{"condition": DATA}, {"weights": np.ones(50)}])
+def test_optimal_transport_ignores_nothing(options):
+    with pytest.raises(ValueError, match="neither condition nor weights"):
+        fit(jax.random.key(0), DATA, objective=FlowMatching(coupling="minibatch_ot"), **options)
 
 
 def test_wrong_types():
