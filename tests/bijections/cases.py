@@ -20,6 +20,7 @@ from numpyro_flows.bijections import (
     Coupling,
     Elementwise,
     Householder,
+    Invert,
     LULinear,
     MatrixExponential,
     MixtureCDF,
@@ -27,6 +28,7 @@ from numpyro_flows.bijections import (
     Permutation,
     QRLinear,
     RationalQuadraticSpline,
+    Reshape,
     Scan,
     SinhArcsinh,
     TailTransform,
@@ -99,6 +101,7 @@ FLOWS: dict[str, Callable[[], AbstractBijection]] = {
 } | {
     "realnvp of default size 5d": lambda: flows.realnvp(_KEY, 5),
     "nsf_coupling of default size 5d": lambda: flows.nsf_coupling(_KEY, 5),
+    "multiscale 4d conditional": partial(RECIPES["multiscale"], _KEY, 4, cond_dim=COND_DIM),
     "realnvp with tails 3d conditional": lambda: flows.with_tails(flows.realnvp)(_KEY, 3, cond_dim=COND_DIM),
     "realnvp with adjacency 5d": lambda: flows.realnvp(_KEY, 5, adjacency=_CHAIN | _CHAIN.T, **_SMALL),
     "iaf with adjacency 5d conditional": lambda: flows.iaf(_KEY, 5, cond_dim=2, adjacency=_CHAIN, **_SMALL),
@@ -107,6 +110,9 @@ FLOWS: dict[str, Callable[[], AbstractBijection]] = {
     # few, as a numerical inverse within sweeps takes long to compile
     "gaussianization 1d": lambda: flows.gaussianization(_KEY, 1, num_components=4, **_SMALL),
     "gaussianization 2d": lambda: flows.gaussianization(_KEY, 2, num_components=4, **_SMALL),
+    "gaussianization 5d conditional": lambda: flows.gaussianization(
+        _KEY, 5, cond_dim=COND_DIM, num_components=4, **_SMALL
+    ),
     "gaussianization 32d conditional": lambda: flows.gaussianization(_KEY, 32, cond_dim=COND_DIM, **_SMALL),
     "coupling_gaussianization 1d": lambda: flows.coupling_gaussianization(_KEY, 1, num_components=4, **_SMALL),
     "coupling_gaussianization 5d conditional": lambda: flows.coupling_gaussianization(
@@ -127,6 +133,9 @@ CASES: dict[str, Callable[[], AbstractBijection]] = {
     "dct": lambda: DCT(3),
     "elementwise power tails": lambda: Elementwise(3, TailTransform()),
     "chain": lambda: Chain([_triangular(3), Coupling(_KEY, 3, RationalQuadraticSpline(), cond_dim=COND_DIM)]),
+    "twice inverted and reshaped": lambda: Invert(
+        Invert(Reshape(Coupling(_KEY, 4, AffineUnivariate(), cond_dim=COND_DIM), (2, 2)))
+    ),
     "scan": lambda: Scan(eqx.filter_vmap(_layer)(jax.random.split(_KEY, 4))),
     **LAYERS,
     **FLOWS,
@@ -135,6 +144,31 @@ CASES: dict[str, Callable[[], AbstractBijection]] = {
 QUICK_INVERSE = ("maf", "nsf_autoregressive", "bernstein", "tarflow", *GAUSSIANIZATION)
 # inverses without a closed form
 NUMERICAL = ("naf", "bnaf", "planar", "sylvester", "bernstein", "residual", "mixture", *GAUSSIANIZATION)
+
+
+def quick_direction(name: str) -> str:
+    """The direction in closed form, which is differentiated; the Jacobian of the other is the inverse of its."""
+    return "inverse_and_log_det" if name.startswith(QUICK_INVERSE) else "transform_and_log_det"
+
+
+# What the quick suite tries: every layer, every recipe with a condition in double precision, and without in single.
+_WITHOUT_ADJACENCY = [name for name in FLOWS if "adjacency" not in name and "of blocks" not in name]
+QUICK_DOUBLE = [name for name in CASES if name not in FLOWS] + [
+    name for name in _WITHOUT_ADJACENCY if name.endswith(("5d conditional", "4d conditional", "3d conditional"))
+]
+QUICK_SINGLE = [name for name in _WITHOUT_ADJACENCY if name.endswith(" 2d")]
+# their score is that of any bijection, by the inverse, which is numerical here
+_SCORE_BY_INVERSE = ("naf", "bnaf", "sylvester", "nsf_autoregressive", "bernstein", "tarflow", *GAUSSIANIZATION)
+WITH_SCORE = [name for name in QUICK_DOUBLE if not name.startswith(_SCORE_BY_INVERSE)]
+# public, and not among these cases: the file that tests it
+ELSEWHERE = {
+    "CircularSpline": "test_circular.py",
+    "Frozen": "test_arguments.py",
+    "StandardizedCondition": "test_structure.py",
+    "ffjord": "continuous/test_flow.py",
+    "coupling": "nice, realnvp and nsf_coupling are made by it",
+    "autoregressive": "maf, nsf_autoregressive and bernstein are made by it",
+}
 
 
 def perturbed[T](module: T, seed: int = 0, scale: float = 0.05) -> T:

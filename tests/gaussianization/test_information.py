@@ -15,7 +15,6 @@ from benchmarks.flows.zoo import two_moons
 from numpyro_flows.gaussianization import (
     Estimate,
     entropy,
-    information,
     kl_divergence,
     mutual_information,
     negentropy,
@@ -26,20 +25,7 @@ KEY = jax.random.key(0)
 NUM = 2_000
 BIAS = 0.02  # nats
 SEEDS = pytest.mark.parametrize("seed", [0, 1])
-
-
-@pytest.fixture(autouse=True)
-def each_sample_is_fitted_once(monkeypatch):
-    """Several measures of one sample rest on the same fits, which take most of the time."""
-    known, contributions = {}, information._contributions
-
-    def remembered(rng_key, samples):
-        name = samples.tobytes(), samples.shape
-        if name not in known:
-            known[name] = contributions(rng_key, samples)
-        return known[name]
-
-    monkeypatch.setattr(information, "_contributions", remembered)
+# the quick suite has every measure of a uniform square, all of whose fits share what they compile
 
 
 def is_right(estimate: Estimate, exact: float, bias: float = BIAS) -> bool:
@@ -50,6 +36,7 @@ def is_right(estimate: Estimate, exact: float, bias: float = BIAS) -> bool:
 CORRELATED = np.array([[1.0, 0.7, 0.2], [0.7, 1.0, 0.0], [0.2, 0.0, 1.0]])
 
 
+@pytest.mark.slow
 def test_gaussian(x64):
     rng = np.random.default_rng(0)
     scale = np.array([2.0, 0.5, 1.0])
@@ -62,7 +49,7 @@ def test_gaussian(x64):
     assert is_right(mutual_information(KEY, data[:, 1:2], data[:, ::2]), exact)
 
 
-@SEEDS
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_uniform(seed, x64):
     data = np.random.default_rng(seed).uniform(-1.0, 3.0, size=(NUM, 2))
     assert is_right(entropy(KEY, data), 2 * np.log(4.0))
@@ -71,6 +58,7 @@ def test_uniform(seed, x64):
     assert is_right(mutual_information(KEY, data[:, :1], data[:, 1:]), 0.0)
 
 
+@pytest.mark.slow
 @SEEDS
 def test_rotated_uniform(seed, x64):
     """On a square that stands on its corner; the marginals are triangles, of entropy `1/2 + log(half of the base)`."""
@@ -87,6 +75,7 @@ def student_entropy(dim: int, df: float) -> float:
     return -log_norm + whole * (digamma(whole) - digamma(half))
 
 
+@pytest.mark.slow
 @SEEDS
 def test_student(seed, x64):
     """No coordinate is correlated with another, and yet they are not independent."""
@@ -121,6 +110,7 @@ def entropies_along_the_diagonal() -> tuple[float, float]:
     return quadrature(1.0), quadrature(np.sqrt(2)) + across
 
 
+@pytest.mark.slow
 def test_mixture_of_gaussians(x64):
     data = along_the_diagonal(np.random.default_rng(0))
     marginal, joint = entropies_along_the_diagonal()
@@ -128,6 +118,7 @@ def test_mixture_of_gaussians(x64):
     assert is_right(mutual_information(KEY, data[:, :1], data[:, 1:]), 2 * marginal - joint)
 
 
+@pytest.mark.slow
 def test_two_moons(x64):
     data = two_moons(np.random.default_rng(0), 3_000)
     assert abs(total_correlation(KEY, data).value - 0.87) < 0.05
@@ -142,6 +133,7 @@ def test_kl_divergence_of_gaussians(x64):
     assert is_right(kl_divergence(KEY, y, rng.normal(size=(NUM, 2))), 0.0, bias=0.03)
 
 
+@pytest.mark.slow
 def test_kl_divergence_of_a_mixture_from_its_gaussian(x64):
     """Is the negentropy of the mixture, if what it is compared with is the Gaussian of its moments."""
     rng = np.random.default_rng(0)
@@ -151,6 +143,7 @@ def test_kl_divergence_of_a_mixture_from_its_gaussian(x64):
     assert is_right(kl_divergence(KEY, along_the_diagonal(rng), y), exact, bias=0.05)
 
 
+@pytest.mark.slow
 def test_standard_errors_are_the_deviations_of_estimates(x64):
     """Over samples; the deviation of 16 estimates is known within a factor of 1.7, but once in a hundred."""
     estimates = []

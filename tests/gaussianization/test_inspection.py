@@ -32,7 +32,7 @@ def moved(name):
         return made(FLOWS[name], scale=0.05)
 
 
-@pytest.mark.parametrize("name", FLOWS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "realnvp")) for name in FLOWS])
 def test_rows_add_up_to_the_flow(name, x64):
     flow = moved(name)
     table = inspect_layers(flow, DATA)
@@ -50,6 +50,7 @@ def test_statistics_are_those_of_the_samples(x64):
         np.testing.assert_allclose(table.kurtosis[i], kurtosis(x), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_push_and_pull_of_rotation_and_marginals(x64):
     """A rotation leaves the divergence from a Gaussian alone, and the marginal map removes what is in the marginals."""
     rng = np.random.default_rng(0)

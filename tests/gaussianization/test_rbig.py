@@ -46,14 +46,20 @@ def fitted(marginal: str):
         return fit_rbig(KEY, moons()[0], marginal=marginal)
 
 
-@pytest.mark.parametrize("marginal", MARGINALS)
+# one kind in the quick suite: the maps themselves are tested in test_marginals.py
+over_marginals = pytest.mark.parametrize(
+    "marginal", [pytest.param(name, marks=[pytest.mark.slow] * (name != "spline")) for name in MARGINALS]
+)
+
+
+@over_marginals
 def test_two_moons_held_out(marginal, x64):
     _, test, lowest = moons()
     excess = float(nll(fitted(marginal), test).mean()) - lowest
     assert 0 < excess < {"mixture": 0.185, "logistic": 0.25}.get(marginal, 0.3)
 
 
-@pytest.mark.parametrize("marginal", MARGINALS)
+@over_marginals
 def test_both_directions_agree(marginal, x64):
     z = np.random.default_rng(0).normal(size=(100, 2))
     x, log_det = to_data(fitted(marginal).bijection, z)
@@ -62,6 +68,7 @@ def test_both_directions_agree(marginal, x64):
     np.testing.assert_allclose(log_det_back[:100], -log_det, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_drops_are_what_the_log_density_gains(x64):
     """The divergence of the training data falls by the drops, up to what marginal maps leave over."""
     train, _, _ = moons()
@@ -72,6 +79,7 @@ def test_drops_are_what_the_log_density_gains(x64):
     np.testing.assert_allclose(fit.total_correlation_drops.sum(), gained, atol=0.01 * 2 * fit.layers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dim", [1, 3])
 def test_gaussian_data_need_no_depth(dim, x64):
     rng = np.random.default_rng(dim)
@@ -89,6 +97,7 @@ def test_one_coordinate_needs_few_layers(x64):
     assert fit.layers <= 3
 
 
+@pytest.mark.slow
 def test_scales_and_locations_do_not_matter(x64):
     train, test, _ = moons()
     scale, loc = np.array([1e4, 1e-4]), np.array([1e6, -1.0])

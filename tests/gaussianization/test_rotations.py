@@ -50,7 +50,9 @@ def test_most_informative_is_no_worse_than_pca_and_ica():
 
 
 @pytest.mark.parametrize("cls", [Householder, Cayley])
-@pytest.mark.parametrize("dim", [1, 2, 5, 6])
+@pytest.mark.parametrize(
+    "dim", [pytest.param(1, marks=pytest.mark.slow), 2, 5, pytest.param(6, marks=pytest.mark.slow)]
+)
 def test_trainable_rotations_of_a_matrix(cls, dim, x64):
     matrix = nearest_to_identity(random(dim, RNG))
     np.testing.assert_allclose(cls.from_matrix(matrix).matrix(), matrix, atol=1e-12)

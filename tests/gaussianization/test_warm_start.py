@@ -56,13 +56,20 @@ def started(name):
         return gradient_and_values(RECIPES[name](KEY, 2, init=fit()))
 
 
-@pytest.mark.parametrize("name", RECIPES)
+# the quick suite has the recipe that has both kinds of parameters, of the map and of its conditioner
+over_recipes = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * ("coupling" not in name)) for name in RECIPES]
+)
+
+
+@over_recipes
 def test_equals_the_fit_tails_included(name, x64):
     _, values = started(name)
     for got, expected in zip(values, to_base(fit().bijection, points())):
         np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "marginal"), [(flows.gaussianization, "logistic"), (flows.coupling_gaussianization, "spline")]
 )
@@ -72,7 +79,7 @@ def test_equals_a_fit_of_other_marginals(recipe, marginal, x64):
         np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@over_recipes
 def test_all_of_it_can_be_trained(name):
     gradient, _ = started(name)
     leaves = jax.tree_util.tree_leaves_with_path(gradient)
@@ -81,6 +88,7 @@ def test_all_of_it_can_be_trained(name):
     assert not [path for path in untouched if "conditioner" not in path]
 
 
+@pytest.mark.slow
 def test_coupling_with_zero_kernels_is_the_diagonal_flow(x64):
     coupling = made(lambda: flows.coupling_gaussianization(KEY, 3, num_layers=2, hidden=(8,)), scale=0.3)
     inverted, rotation = coupling.bijections[0].layers.bijections
