@@ -113,8 +113,8 @@ class MaskedMLP(eqx.Module):
         given = jnp.eye(num_inputs, dtype=bool)  # what each unit of the layer below depends on
         masks = []
         for width in as_widths(hidden):
-            share = (jnp.arange(width) + 0.5) / width
-            chosen = num_blind + jnp.floor(share * (num_outputs - num_blind)).astype(int)
+            # how far along the outputs that see something, by whole numbers: (i + 1/2) / width of them
+            chosen = num_blind + (2 * jnp.arange(width) + 1) * (num_outputs - num_blind) // (2 * width)
             patterns = adjacency[order[jnp.minimum(chosen, num_outputs - 1)]]
             masks.append(_within(given, patterns))
             given = patterns
@@ -123,11 +123,11 @@ class MaskedMLP(eqx.Module):
         self.masks = tuple(masks)
         mlp = MLP(key, num_inputs + cond_dim, num_outputs * out_size, hidden)
         # a unit of few inputs is not to start weaker than one of many
-        sizes = [jnp.sqrt(mask.shape[0] / jnp.maximum(mask.sum(0), 1)) for mask in masks]
+        sizes = [jnp.sqrt(mask.shape[0] / jnp.maximum(mask.sum(0, dtype=float), 1.0)) for mask in masks]
         self.mlp = eqx.tree_at(lambda m: m.weights, mlp, tuple(w * size[None] for w, size in zip(mlp.weights, sizes)))
 
     def __call__(self, x: Float[Array, " in_size"]) -> Float[Array, " out_size"]:
-        weights = tuple(w * mask for w, mask in zip(self.mlp.weights, self.masks))
+        weights = tuple(jnp.where(mask, w, 0.0) for w, mask in zip(self.mlp.weights, self.masks))
         return eqx.tree_at(lambda m: m.weights, self.mlp, weights)(x)
 
 

@@ -69,7 +69,9 @@ class BlockAutoregressive(AbstractAutoregressive):
         shapes = [shape for m, n in sizes for shape in ((dim * m, dim * n), (dim, m, n), (dim, n))]
         *drawn, condition = draw_normals(key, [*shapes, (cond_dim or 0, dim * hidden[0])])
         self.masks = tuple(jnp.asarray(np.kron(before, np.ones((n, m))).T, bool) for m, n in sizes)
-        self.weights = tuple(w * mask / np.sqrt(dim * m) for w, mask, (m, _) in zip(drawn[0::3], self.masks, sizes))
+        self.weights = tuple(
+            jnp.where(mask, w, 0.0) / np.sqrt(dim * m) for w, mask, (m, _) in zip(drawn[0::3], self.masks, sizes)
+        )
         self.log_blocks = tuple(_SPREAD * w - np.log(m) for w, (m, _) in zip(drawn[1::3], sizes))
         # biases of the hidden units tell them apart; none behind the last layer
         self.biases = (*drawn[2::3][:-1], jnp.zeros((dim, 1)))
@@ -97,7 +99,7 @@ class BlockAutoregressive(AbstractAutoregressive):
             if i > 0:
                 slope = slope * _activation_slope(a)
                 a = _activation(a)
-            offset = (a.ravel() @ (weight * mask)).reshape(dim, -1) + bias
+            offset = (a.ravel() @ jnp.where(mask, weight, 0.0)).reshape(dim, -1) + bias
             if i == 0 and condition is not None:
                 offset = offset + (condition @ self.condition_weight).reshape(dim, -1)
             block = jnp.exp(log_block)

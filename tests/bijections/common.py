@@ -7,8 +7,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tests.bijections.cases import perturbed
+
+# for tests that compile for seconds: the quick suite has them in double precision
+single_is_slow = pytest.mark.parametrize(
+    "dtype", [pytest.param("float32", marks=pytest.mark.slow), "float64"], indirect=True
+)
 
 
 def made[T](construct: Callable[[], T], scale: float = 0.0) -> T:

@@ -9,6 +9,7 @@ from numpyro_flows import flows
 from tests.bijections.cases import perturbed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dim", "grid_size"), [(1, 16001), (2, 401)])
 @pytest.mark.parametrize("recipe", [flows.realnvp, flows.nsf_coupling])
 def test_density_integrates_to_one(recipe, dim, grid_size):

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from numpyro_flows.bijections import residual, transform_with_score
+from numpyro_flows.bijections import transform_with_score
 from numpyro_flows.bijections.residual import Residual, spectral_norm_bound
-from tests.bijections.common import drawn
+from tests.bijections.common import drawn, single_is_slow
 
 KEY = jax.random.PRNGKey(0)
-NUM_SEEDS = 20_000
+NUM_SEEDS = 5_000
 
 
 def strong(scale: float = 0.3, **options) -> Residual:
@@ -61,26 +61,34 @@ def both_ways(bijection, x, condition):
 
     jacobian, y = jax.vmap(jax.jacfwd(forward, has_aux=True))(x)
     back = jax.vmap(bijection.inverse, (0, None))(y, condition)
-    return jacobian, y, back, bijection._layers(condition)
+    return jacobian, y, back
 
 
+@single_is_slow
 @pytest.mark.parametrize("scale", [3.0, 1e6])
 def test_contracts_whatever_the_parameters(scale, dtype):
     bijection = drawn(lambda: Residual(KEY, 3, cond_dim=2, hidden=(16, 16), max_lipschitz=0.8), scale)
     rng = np.random.default_rng(0)
     x, condition = rng.normal(size=(30, 3)).astype(dtype), rng.normal(size=2).astype(dtype)
-    jacobian, y, back, layers = both_ways(bijection, x, condition)
+    jacobian, y, back = both_ways(bijection, x, condition)
     assert np.linalg.norm(np.float64(jacobian) - np.eye(3), 2, axis=(-2, -1)).max() <= 0.8 * (1 + 1e-5)
-    size = 1 + np.abs(y).max() + max(np.abs(leaf).max() for leaf in jax.tree.leaves(layers))
+    biases = max(np.abs(leaf).max() for leaf in bijection.network.biases)
+    size = 1 + np.abs(y).max() + biases + scale * np.abs(condition).max()  # the condition has become a bias
     np.testing.assert_allclose(back, x, rtol=0, atol=64 * np.finfo(dtype).eps * size / 0.2)
 
 
-def test_small_weights_are_left_as_they_are():
+def test_small_weights_are_left_as_they_are(x64):
+    """By NumPy: a perceptron of the SiLU over the largest slope that it has, 1.1."""
     bijection = drawn(lambda: Residual(KEY, 3, hidden=(16, 16)), scale=0.01)
-    layers = eqx.filter_jit(lambda bijection: bijection._layers(None))(bijection)
-    for (weight, bias), own_weight, own_bias in zip(layers, bijection.network.weights, bijection.network.biases):
-        np.testing.assert_array_equal(weight, own_weight)
-        np.testing.assert_array_equal(bias, own_bias)
+    x = np.array([0.5, -1.0, 2.0])
+    *hidden, (weight, bias) = zip(map(np.asarray, bijection.network.weights), map(np.asarray, bijection.network.biases))
+    value = x
+    for w, b in hidden:
+        inner = value @ w + b
+        value = inner / (1 + np.exp(-inner)) / 1.1
+    got = eqx.filter_jit(lambda bijection: bijection.transform(x))(bijection)
+    np.testing.assert_allclose(got, x + value @ weight + bias, rtol=1e-14)
+    assert np.abs(got - x).max() > 1e-3
 
 
 def test_large_weights_are_not_divided_by_more_than_needed(x64):
@@ -90,19 +98,24 @@ def test_large_weights_are_not_divided_by_more_than_needed(x64):
     assert 0.999 * 0.8 / 3 ** (2 / 64) <= norm <= 0.8
 
 
-def test_an_inverse_that_does_not_converge_is_an_error(monkeypatch):
-    bijection = strong()
-    monkeypatch.setattr(residual, "_MAX_STEPS", 3)
+def test_an_inverse_that_does_not_converge_is_an_error(x64):
+    """Near x = 0, where `g` is as steep as it may be: a step takes off 2e-4 of what is wrong."""
+    bijection = drawn(lambda: Residual(KEY, 1, hidden=(1,), max_lipschitz=1 - 1e-5), 1.0)
+    steepest = jnp.full(1, 2.4)  # of the SiLU
+    weights = jnp.full((1, 1), 2.0), jnp.full((1, 1), -2.0)  # of the largest norm allowed, after their division
+    at_zero = 2.4 / (1 + np.exp(-2.4)) / 1.1 * (1 - 0.5e-5)
+    new = (*weights, steepest, jnp.full(1, at_zero + 0.01))
+    bijection = eqx.tree_at(lambda b: (*b.network.weights, *b.network.biases), bijection, new)
     inverse = eqx.filter_jit(bijection.inverse_and_log_det)
     with pytest.raises(RuntimeError, match="the inverse of Residual did not converge: max_lipschitz is too near to 1"):
-        inverse(np.ones(3))
-    x, log_det = inverse(np.full(3, np.nan))
+        inverse(np.full(1, 0.01))
+    x, log_det = inverse(np.full(1, np.nan))
     assert np.isnan(x).all()
     assert np.isnan(log_det)
 
 
-def test_log_det_estimate_and_its_gradients_are_unbiased(monkeypatch):
-    monkeypatch.setattr(residual, "_NUM_CERTAIN", 2)  # so that the roulette has weight
+def test_log_det_estimate_and_its_gradients_are_unbiased():
+    """At a contraction of 0.9, of which the series has much left where the roulette begins."""
     x, way = np.array([0.5, -1.0, 0.3], "float32"), np.array([1.0, 2.0, -1.0], "float32")
 
     @eqx.filter_jit
@@ -120,14 +133,15 @@ def test_log_det_estimate_and_its_gradients_are_unbiased(monkeypatch):
         return jnp.stack([value, jnp.cos(jnp.arange(float(slope.size))) @ slope, slope_x @ way, forward])
 
     seeds = np.random.default_rng(1).integers(2**32, size=(NUM_SEEDS, 2), dtype="uint32")
-    draws = np.float64(numbers(strong(max_lipschitz=0.7, exact_dim=2), seeds))
-    exact = np.float64(numbers(strong(max_lipschitz=0.7), seeds[:1])[0])
+    draws = np.float64(numbers(strong(exact_dim=2), seeds))
+    exact = np.float64(numbers(strong(), seeds[:1])[0])
     errors = draws.std(0) / np.sqrt(NUM_SEEDS)
     assert (np.abs(draws.mean(0) - exact) <= 4 * errors).all()
-    assert (errors < 0.01 * np.abs(exact)).all()  # the law says something
+    assert (errors < 0.03 * np.abs(exact)).all()  # the law says something
     np.testing.assert_allclose(draws[:, 2], draws[:, 3], rtol=1e-3, atol=1e-3)
 
 
+@single_is_slow
 def test_noise_of_the_estimate_is_that_of_the_event_and_the_layer(dtype):
     bijection = strong(exact_dim=2)
     x = np.array([0.5, -1.0, 0.3], dtype)

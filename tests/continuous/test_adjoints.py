@@ -29,7 +29,10 @@ def ways(args):
         yield tuple(way if i == j else jax.tree.map(jnp.zeros_like, other) for j, other in enumerate(args))
 
 
-@pytest.mark.parametrize("name", CASES)
+QUICK = ("direct", "forward mode")  # the others take long to compile
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in QUICK)) for n in CASES])
 def test_gradients(name, x64):
     adjoint, options, direction = CASES[name]
     field = trained_field("mlp with time beside", cond_dim=COND_DIM)

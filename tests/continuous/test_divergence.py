@@ -1,5 +1,7 @@
 """Estimates of the divergence: unbiased, of the variance that the formulas say, and a function of event and seed."""
 
+import itertools
+
 import diffrax
 import equinox as eqx
 import jax
@@ -46,7 +48,12 @@ def matrix_of_rank(rank: int):
     return rng.normal(size=(SIZE, rank)) @ rng.normal(size=(rank, SIZE))
 
 
-@pytest.mark.parametrize("name", ESTIMATES)
+over_estimates = pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in ("rademacher", "hutch++"))) for n in ESTIMATES]
+)
+
+
+@over_estimates
 def test_they_are_unbiased(name, x64):
     matrix = np.random.default_rng(0).normal(size=(SIZE, SIZE))
     divergence, squared_norm = estimates(ESTIMATES[name](), linear_field(matrix))
@@ -54,10 +61,19 @@ def test_they_are_unbiased(name, x64):
     assert within(squared_norm, (matrix**2).sum())
 
 
-@pytest.mark.parametrize("num_probes", [1, 6])
-@pytest.mark.parametrize("matrix", [symmetric_matrix(), matrix_of_rank(SIZE)], ids=["symmetric", "any"])
-@pytest.mark.parametrize("distribution", ["rademacher", "gaussian"])
-def test_their_variance_is_that_of_the_formulas(distribution, matrix, num_probes, x64):
+MATRICES = {"symmetric": symmetric_matrix, "any": lambda: matrix_of_rank(SIZE)}
+QUICK = (("rademacher", "symmetric", 1), ("gaussian", "any", 6))
+
+
+@pytest.mark.parametrize(
+    ("distribution", "kind", "num_probes"),
+    [
+        pytest.param(*case, marks=[pytest.mark.slow] * (case not in QUICK))
+        for case in itertools.product(("rademacher", "gaussian"), MATRICES, (1, 6))
+    ],
+)
+def test_their_variance_is_that_of_the_formulas(distribution, kind, num_probes, x64):
+    matrix = MATRICES[kind]()
     a = (matrix + matrix.T) / 2
     diagonal = (np.diagonal(a) ** 2).sum() if distribution == "rademacher" else 0.0
     expected = 2 * ((a**2).sum() - diagonal) / num_probes
@@ -89,8 +105,9 @@ def test_hutch_plus_plus_varies_less_where_few_directions_carry_most(x64):
     assert 10 * small.var() < large.var()
 
 
-@pytest.mark.parametrize("make", [Exact, *ESTIMATES.values()], ids=["exact", *ESTIMATES])
-def test_the_velocity_is_the_field(make, x64):
+@over_estimates
+def test_the_velocity_is_the_field(name, x64):
+    make = ESTIMATES[name]
     divergence, field, t, x = make(), trained_field(), jnp.asarray(0.3), jnp.asarray(X)
     found, expected = eqx.filter_jit(lambda x: (divergence(field, t, x, None, divergence.probes(x)), field(t, x)))(x)
     np.testing.assert_allclose(found.value, expected, rtol=1e-14)
@@ -155,7 +172,7 @@ def exact():
     return eqx.filter_jit(lambda field, y: value_and_slopes(by_hand, field, y))(trained_field(), np.float32(X))
 
 
-@pytest.mark.parametrize("name", ["rademacher", "hutch++"])
+@pytest.mark.parametrize("name", ["rademacher", pytest.param("hutch++", marks=pytest.mark.slow)])
 def test_log_densities_and_their_gradients_are_unbiased(name, exact):
     divergence, y = ESTIMATES[name](), jnp.asarray(X, "float32")
 
@@ -184,6 +201,7 @@ def test_training_draws_probes_anew_for_each_key():
     assert len(np.unique(values)) == 4
 
 
+@pytest.mark.slow
 def test_probes_are_fixed_along_a_trajectory(x64):
     """So the estimate of a constant divergence is constant, and the log-determinant rises evenly."""
     matrix = np.random.default_rng(0).normal(size=(DIM, DIM))

@@ -28,7 +28,9 @@ CLOSED_FORMS = {
 }
 
 
-@pytest.mark.parametrize(("cond_dim", "precision"), [(None, "float64"), (COND_DIM, "float32")])
+@pytest.mark.parametrize(
+    ("cond_dim", "precision"), [pytest.param(None, "float64", marks=pytest.mark.slow), (COND_DIM, "float32")]
+)
 @pytest.mark.parametrize("name", FIELDS)
 def test_they_start_at_zero(name, cond_dim, precision):
     with jax.enable_x64(precision == "float64"):
@@ -56,7 +58,10 @@ def test_they_depend_on_time_place_and_condition(name, x64):
         assert np.abs(slope).max() > 1e-3
 
 
-@pytest.mark.parametrize("name", FIELDS)
+@pytest.mark.parametrize(
+    "name",
+    ["mlp", "ot-flow", *(pytest.param(n, marks=pytest.mark.slow) for n in ("mlp with time beside", "potential"))],
+)
 def test_all_parameters_learn(name):
     """What is zero at the start holds others back, but after two steps of gradient descent no array is stuck."""
 
@@ -104,7 +109,7 @@ def jacobian_of_field(field, x, condition):
     return jax.jacfwd(lambda x: field(0.3, x, condition))(x)
 
 
-@pytest.mark.parametrize("cond_dim", [None, COND_DIM])
+@pytest.mark.parametrize("cond_dim", [pytest.param(None, marks=pytest.mark.slow), COND_DIM])
 @pytest.mark.parametrize("name", ["potential", "ot-flow"])
 def test_potential_fields_do_not_rotate(name, cond_dim, x64):
     """Their Jacobian is symmetric, that of a free field is not."""

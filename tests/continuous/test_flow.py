@@ -57,8 +57,20 @@ def differentiable_flow(cond_dim: int | None = None) -> ContinuousFlow:
     return ContinuousFlow(field, adjoint=diffrax.ForwardMode(), stepsize_controller=adaptive(TIGHT))
 
 
-@pytest.mark.parametrize("key_style", [jax.random.PRNGKey, jax.random.key], ids=["raw", "typed"])
-def test_it_starts_as_the_identity(key_style, dtype):
+# single precision compiles all of it once more
+over_precisions = pytest.mark.parametrize("precision", [pytest.param("float32", marks=pytest.mark.slow), "float64"])
+
+
+@over_precisions
+@pytest.mark.parametrize(
+    "key_style", [pytest.param(jax.random.PRNGKey, marks=pytest.mark.slow), jax.random.key], ids=["raw", "typed"]
+)
+def test_it_starts_as_the_identity(key_style, precision):
+    with jax.enable_x64(precision == "float64"):
+        check_the_start(key_style, np.dtype(precision))
+
+
+def check_the_start(key_style, dtype):
     flow = solved_to(1e-4, flows.ffjord(key_style(0), DIM, field=FIELDS["mlp"]))
     points = jnp.asarray(POINTS)
     y, log_det, back, log_det_back = there_and_back(flow, points)
@@ -68,7 +80,14 @@ def test_it_starts_as_the_identity(key_style, dtype):
     np.testing.assert_array_equal([log_det, log_det_back], 0)
 
 
-@pytest.mark.parametrize(("tolerance", "precision"), [(1e-3, "float32"), (1e-5, "float32"), (1e-7, "float64")])
+@pytest.mark.parametrize(
+    ("tolerance", "precision"),
+    [
+        pytest.param(1e-3, "float32", marks=pytest.mark.slow),
+        pytest.param(1e-5, "float32", marks=pytest.mark.slow),
+        (1e-7, "float64"),
+    ],
+)
 def test_forward_and_back_is_the_identity_within_the_tolerance(tolerance, precision):
     """Ten times the tolerance asked for, whatever the size of the state."""
     with jax.enable_x64(precision == "float64"):
@@ -80,6 +99,7 @@ def test_forward_and_back_is_the_identity_within_the_tolerance(tolerance, precis
         assert np.abs(log_det + log_det_back).max() <= 10 * tolerance
 
 
+@pytest.mark.slow
 def test_a_tighter_tolerance_is_nearer_to_the_truth(x64):
     matrix = np.array([[0.3, -2.0, 0.0], [2.0, -0.1, 0.5], [0.0, 0.4, 0.2]])
     exact = POINTS @ expm(matrix).T
@@ -92,6 +112,7 @@ def test_a_tighter_tolerance_is_nearer_to_the_truth(x64):
     assert errors[2] < 1e-3 * errors[0]
 
 
+@pytest.mark.slow
 def test_the_interval_may_run_either_way(x64):
     """From 2 to 0, and back from 0 to 2."""
     matrix = np.random.default_rng(0).normal(size=(DIM, DIM))
@@ -164,11 +185,13 @@ def by_scipy(field, start, interval):
     return np.stack(ends)[:, :-1], np.stack(ends)[:, -1]
 
 
-def test_both_ways_are_those_of_scipy(dtype):
+@over_precisions
+def test_both_ways_are_those_of_scipy(precision):
     """The same weights, an independent field, Jacobian and solver: to 1e-4 in single precision, 1e-8 in double."""
-    tolerance, agree = {"float32": (1e-6, 1e-4), "float64": (1e-10, 1e-8)}[dtype.name]
-    flow, points = solved_to(tolerance, ContinuousFlow(trained_field())), jnp.asarray(POINTS)
-    y, log_det, back, log_det_back = there_and_back(flow, points)
+    tolerance, agree = {"float32": (1e-6, 1e-4), "float64": (1e-10, 1e-8)}[precision]
+    with jax.enable_x64(precision == "float64"):
+        flow, points = solved_to(tolerance, ContinuousFlow(trained_field())), jnp.asarray(POINTS)
+        y, log_det, back, log_det_back = there_and_back(flow, points)
     for found, start, interval in (((y, log_det), points, (0.0, 1.0)), ((back, log_det_back), y, (1.0, 0.0))):
         for got, expected in zip(found, by_scipy(flow.field, start, interval)):
             np.testing.assert_allclose(got, expected, atol=agree)
@@ -195,6 +218,7 @@ def test_scores(x64):
     assert np.abs(score + X).max() > 0.05
 
 
+@pytest.mark.slow
 def test_gradients_of_a_score_s_loss_go_through_the_events(x64):
     """As the path-derivative gradient needs it: `y` has the gradient of a plain transform, the score none."""
     x = jnp.asarray(X)
@@ -212,6 +236,7 @@ def test_gradients_of_a_score_s_loss_go_through_the_events(x64):
     np.testing.assert_array_equal(score, 0)
 
 
+@pytest.mark.slow
 def test_events_of_other_shapes():
     """Images, by `Reshape`: of a flow that only stretches, a Gaussian of known deviations."""
     rates = np.linspace(-0.5, 0.5, 6)

@@ -2,6 +2,7 @@
 
 import io
 
+import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ PLOTS = [flow_plots.plot_trajectories, flow_plots.plot_density_path, flow_plots.
 
 def linear() -> FlowDistribution:
     """What `fit_density` makes, around a flow that stretches by `exp(0.5 t)` and `exp(-0.25 t)`."""
-    flow = ContinuousFlow(linear_field(np.diag(SPREAD)))
+    flow = ContinuousFlow(linear_field(np.diag(SPREAD)), **(COARSE | {"solver": diffrax.Heun(), "num_steps": 32}))
     return FlowDistribution(Chain([flow, Frozen(Affine(jnp.asarray(LOC), jnp.asarray(SCALE)))]))
 
 
@@ -50,6 +51,7 @@ def test_trajectories_are_those_of_the_flow(tmp_path):
     assert shown.std() > 0.01
 
 
+@pytest.mark.slow
 def test_of_one_coordinate_trajectories_are_over_time():
     flow = ContinuousFlow(linear_field([[1.0]]), **COARSE)
     figure = flow_plots.plot_trajectories(flow, KEY, num_paths=5, num_times=11)
@@ -90,6 +92,7 @@ def conditional() -> FlowDistribution:
     return FlowDistribution(StandardizedCondition(inner, jnp.ones(1), 2 * jnp.ones(1)))
 
 
+@pytest.mark.slow
 def test_paths_of_a_conditional_flow_end_at_its_draws():
     flow, condition = conditional(), jnp.full(1, 3.0)
     figure = flow_plots.plot_trajectories(flow, KEY, condition=condition, num_paths=5, num_times=3)

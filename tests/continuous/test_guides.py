@@ -49,6 +49,7 @@ def posterior():
     return FlowVI(banana, AutoFlow(banana, flow), num_particles=64, target_ess=0.9, progress_bar=False).run(KEY)
 
 
+@pytest.mark.slow
 def test_a_certified_fit(posterior):
     assert posterior.certified
     assert posterior.ess >= 0.9
@@ -60,6 +61,7 @@ def test_a_certified_fit(posterior):
     assert abs(residual.std() - 1) < 4.5 / np.sqrt(2 * 4000)
 
 
+@pytest.mark.slow
 def test_solver_steps_are_raised_in_training(posterior):
     """Where the ELBO by training's solver and by the flow's own are apart, as in two steps of Euler."""
     (flow,) = continuous_flows(posterior.bijection)
@@ -77,9 +79,10 @@ def test_estimated_densities_are_not_certified(divergence, certified):
     stage = FlowStage(RECIPE, stages, Survey([], np.inf), seeds, Clock(), False)
     certificate, _ = stage._judge(None)
     assert certificate.certified == certified
-    assert certificate.why.startswith("" if certified else "log densities are random estimates, by Hutchinson's")
+    assert ("log densities are random estimates, by Hutchinson's" in certificate.why) == (not certified)
 
 
+@pytest.mark.slow
 def test_svi():
     """By path gradients, which go through the flow in both directions."""
     svi = SVI(banana, AutoFlow(banana, quick), numpyro.optim.Adam(3e-2), PathELBO(8))
