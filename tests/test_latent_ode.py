@@ -88,6 +88,7 @@ def test_path_is_the_solution_of_the_field(x64):
     np.testing.assert_allclose(found[0], z0[0], rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_solver_error_falls_with_the_steps(x64):
     times, values = waves()
     errors = [
@@ -119,6 +120,7 @@ def test_elbo_of_model_and_guide(x64):
     assert abs(ours - loss) < 4 * np.sqrt(2) * standard_error
 
 
+@pytest.mark.slow
 def test_minibatches_estimate_the_loss_of_all(x64):
     times, values = waves()
     latent_ode = perturbed(small(jax.random.key(0), 2, flow=None))
@@ -152,6 +154,7 @@ def test_gradient_against_differences(x64):
     np.testing.assert_allclose((ahead - behind) / (2 * step), slope, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.optimized
 def test_svi_trains_it_with_minibatches():
     times, values = waves(num=20)
@@ -181,6 +184,7 @@ def fit_waves(key, **options):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.optimized
 @pytest.mark.parametrize("make_key", [jax.random.key, jax.random.PRNGKey], ids=["typed", "legacy"])
 def test_a_fit_is_better_than_the_mean(make_key):

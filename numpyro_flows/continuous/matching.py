@@ -146,7 +146,7 @@ class FlowMatching(eqx.Module):
         arXiv 2304.14772.
 
     Example:
-        >>> import jax
+        >>> import jax  # doctest: +SLOW
         >>> from numpyro_flows import fit_density, flows
         >>> from numpyro_flows.continuous import FlowMatching
         >>> data = jax.random.normal(jax.random.key(0), (500, 2)) ** 3

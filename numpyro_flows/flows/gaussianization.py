@@ -64,7 +64,7 @@ def gaussianization(
     Source: Meng, Song, Song, Ermon 2020, arXiv 2003.01941.
 
     Example:
-        >>> import jax
+        >>> import jax  # doctest: +SLOW
         >>> from numpyro_flows import flows
         >>> from numpyro_flows.gaussianization import fit_rbig
         >>> data = jax.random.exponential(jax.random.key(0), (500, 2))

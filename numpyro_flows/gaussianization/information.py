@@ -29,7 +29,7 @@ class Estimate(NamedTuple):
     """A number of nats and its standard error.
 
     Example:
-        >>> import jax, numpy as np
+        >>> import jax, numpy as np  # doctest: +SLOW
         >>> from numpyro_flows.gaussianization import entropy
         >>> estimate = entropy(jax.random.key(0), np.random.default_rng(0).uniform(size=(2_000, 2)))
         >>> 0.0 < estimate.se < 0.1
@@ -59,7 +59,7 @@ def entropy(rng_key: PRNGKeyArray, data: ArrayLike) -> Estimate:
     Source: Laparra, Camps-Valls, Malo 2011, IEEE TNN 22(4); Ao, Li 2022, AAAI 36.
 
     Example:
-        >>> data = np.random.default_rng(0).uniform(size=(2_000, 2))
+        >>> data = np.random.default_rng(0).uniform(size=(2_000, 2))  # doctest: +SLOW
         >>> estimate = entropy(jax.random.key(0), data)
         >>> abs(estimate.value) < 4 * estimate.se + 0.03
         True
@@ -77,7 +77,7 @@ def total_correlation(rng_key: PRNGKeyArray, data: ArrayLike) -> Estimate:
     the entropies of the same points by the same maps, whose errors largely cancel. Args and errors: see `entropy`.
 
     Example:
-        >>> rng = np.random.default_rng(0)
+        >>> rng = np.random.default_rng(0)  # doctest: +SLOW
         >>> x = rng.normal(size=(2_000, 2)) @ np.array([[1.0, 0.8], [0.0, 0.6]])
         >>> estimate = total_correlation(jax.random.key(0), x)
         >>> bool(abs(estimate.value + 0.5 * np.log(1 - 0.8**2)) < 4 * estimate.se)
@@ -93,7 +93,7 @@ def negentropy(rng_key: PRNGKeyArray, data: ArrayLike) -> Estimate:
     """`J(X) = h(G) - h(X)`, `G` the Gaussian of the same covariance. Args and errors: see `entropy`.
 
     Example:
-        >>> import jax, numpy as np
+        >>> import jax, numpy as np  # doctest: +SLOW
         >>> from numpyro_flows.gaussianization import negentropy
         >>> estimate = negentropy(jax.random.key(0), np.random.default_rng(0).exponential(size=(2_000, 1)))
         >>> bool(abs(estimate.value - 0.5 * np.log(2 * np.pi / np.e)) < 4 * estimate.se)
@@ -117,7 +117,7 @@ def mutual_information(rng_key: PRNGKeyArray, x: ArrayLike, y: ArrayLike) -> Est
         ValueError: as `entropy`, and where the numbers of rows differ.
 
     Example:
-        >>> import jax, numpy as np
+        >>> import jax, numpy as np  # doctest: +SLOW
         >>> from numpyro_flows.gaussianization import mutual_information
         >>> x, noise = np.random.default_rng(0).normal(size=(2, 2_000, 1))
         >>> estimate = mutual_information(jax.random.key(0), x, 0.8 * x + 0.6 * noise)
@@ -145,7 +145,7 @@ def kl_divergence(rng_key: PRNGKeyArray, x: ArrayLike, y: ArrayLike) -> Estimate
         ValueError: as `entropy`, and where the dimensions differ.
 
     Example:
-        >>> import jax, numpy as np
+        >>> import jax, numpy as np  # doctest: +SLOW
         >>> from numpyro_flows.gaussianization import kl_divergence
         >>> x, y = np.random.default_rng(0).normal(size=(2, 2_000, 1))
         >>> estimate = kl_divergence(jax.random.key(0), x, y + 1.0)

@@ -128,7 +128,7 @@ def inspect_layers(flow: Any, data: ArrayLike, condition: ArrayLike | None = Non
         ValueError: where data have another shape, or are fewer than 16.
 
     Example:
-        >>> from numpyro_flows import flows
+        >>> from numpyro_flows import flows  # doctest: +SLOW
         >>> data = jax.random.normal(jax.random.key(0), (500, 2))
         >>> table = inspect_layers(flows.gaussianization(jax.random.key(1), 2, num_layers=2), data)
         >>> table.parts

@@ -39,7 +39,7 @@ def fit_mixture(data: Samples, num_components: int = 8, kind: Kind = "normal") -
     Source: Dempster, Laird, Rubin 1977, JRSS B 39(1); for mixtures of scales 1980, Multivariate Analysis V.
 
     Example:
-        >>> data = np.random.default_rng(0).standard_exponential((1_000, 1))
+        >>> data = np.random.default_rng(0).standard_exponential((1_000, 1))  # doctest: +SLOW
         >>> z, _ = eqx.filter_vmap(fit_mixture(data).transform_and_log_det)(jnp.asarray(data))
         >>> abs(float(z.mean())) < 0.05, abs(float(z.std()) - 1) < 0.05
         (True, True)

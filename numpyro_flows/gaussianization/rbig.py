@@ -88,7 +88,7 @@ def fit_rbig(
     Source: Laparra, Camps-Valls, Malo 2011, IEEE Transactions on Neural Networks 22(4), arXiv 1602.00229.
 
     Example:
-        >>> rng = np.random.default_rng(0)
+        >>> rng = np.random.default_rng(0)  # doctest: +SLOW
         >>> x = rng.normal(size=(1_000, 1))
         >>> fit = fit_rbig(jax.random.key(0), np.concatenate([x, x**2 + 0.5 * rng.normal(size=x.shape)], axis=1))
         >>> fit.layers > 1

@@ -156,7 +156,7 @@ def by_maximum_likelihood(data, **options):
 @pytest.mark.parametrize(
     ("fit", "share"),
     [
-        (by_fit_density, 0.9),  # the others tell when to stop
+        pytest.param(by_fit_density, 0.9, marks=pytest.mark.slow),  # the others tell when to stop
         (partial(by_maximum_likelihood, gate="tanh", time=0.3), 1.0),
     ],
     ids=["fit_density", "gated"],

@@ -69,7 +69,9 @@ def test_a_flow_of_a_file_has_the_same_density(tmp_path):
     np.testing.assert_array_equal(log_prob(FlowDistribution.load(tmp_path / "flow"), y), log_prob(flow, y))
 
 
-@pytest.mark.parametrize("key_style", [jax.random.PRNGKey, jax.random.key], ids=["raw", "typed"])
+@pytest.mark.parametrize(
+    "key_style", [pytest.param(jax.random.PRNGKey, marks=pytest.mark.slow), jax.random.key], ids=["raw", "typed"]
+)
 def test_a_matrix_exponential(key_style, tmp_path):
     make = partial(flows.matrix_exponential, dim=3, num_layers=2, cond_dim=1, gate="tanh")
     flow = eqx.filter_jit(lambda key: perturbed(make(key)))(key_style(0))
