@@ -71,6 +71,6 @@ class Bernstein(AbstractNumericalUnivariate):
 def _basis(t: Float[Array, "*shape"], degree: int) -> Float[Array, "*shape terms"]:
     shape = (*t.shape, degree + 1)
     k = np.broadcast_to(np.arange(degree + 1), shape)
-    coefficients, k = jnp.asarray(comb(degree, k), t.dtype), jnp.asarray(k, "int32")
+    coefficients = jnp.asarray(comb(degree, k), t.dtype)
     t = jnp.broadcast_to(t[..., None], shape)
-    return coefficients * jax.lax.pow(t, k) * jax.lax.pow(1 - t, degree - k)
+    return coefficients * t**k * (1 - t) ** (degree - k)

@@ -1,3 +1,11 @@
 """What the tests of bijections share."""
 
-from tests.strict import strict_promotion as strict_promotion
+import jax
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def strict_rank_promotion():
+    """An axis that broadcasting adds silently is an error; not for all tests, because NumPyro needs such axes."""
+    with jax.numpy_rank_promotion("raise"):
+        yield
