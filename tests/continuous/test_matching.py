@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import multivariate_normal
 
 from benchmarks.flows.zoo import standardised
-from numpyro_flows import FlowDistribution, fit_density, flows
+from numpyro_flows import FlowDistribution, fit_density, fitting, flows
 from numpyro_flows.bijections import Chain
 from numpyro_flows.continuous import (
     ConditionalOT,
@@ -148,15 +148,27 @@ def test_likelihood_goes_on_with_the_same_rows_held_out_and_more_solver_steps(ma
     assert abs(flow.fit.solver.gap) < 0.02
 
 
-def test_a_solver_that_stays_too_coarse_is_told():
-    """A turn so quick that as many steps as there may be, 256, lengthen it by some nats."""
-    training = Training(num_steps=256, solver=diffrax.Euler(), penalties=Energies())
+def test_a_solver_that_stays_too_coarse_is_told(monkeypatch):
+    monkeypatch.setattr(fitting, "with_more_steps", lambda fixed: fixed)
+    training = Training(num_steps=1, solver=diffrax.Euler(), penalties=Energies())
     options = COARSE | {"solver": diffrax.Heun(), "training": training}
-    turning = FlowDistribution(ContinuousFlow(linear_field([[0.0, -20.0], [20.0, 0.0]]), **options))
-    with pytest.warns(UserWarning, match="the solver of training, of 256 steps, is too coarse"):
+    turning = FlowDistribution(ContinuousFlow(linear_field([[0.0, -2.0], [2.0, 0.0]]), **options))
+    with pytest.warns(UserWarning, match="the solver of training, of 1 steps, is too coarse"):
         flow = fit(TRAIN, flow=turning, num_steps=1, learning_rate=1e-8)
     assert abs(flow.fit.solver.gap) > 0.02
     assert flow.fit.solver.num_evaluations == 16  # of the flow's own eight steps of Heun
+
+
+def test_of_several_restarts_each_keeps_its_last_parameters_unless_they_are_worse():
+    """Beyond chance: the first is not, the second is."""
+    luck = np.random.default_rng(0).normal(size=100)
+    scores = np.stack([luck - luck.mean() + 0.01, np.full(100, 0.01)])
+    params = np.arange(6.0).reshape(2, 3)
+    best = fitting._Best(params, np.zeros(2), scores, np.zeros(2))
+    last = fitting._Best(-params, np.full(2, 0.01), np.zeros((2, 100)), np.ones(2))
+    kept = fitting._last_unless_worse(best, last)
+    np.testing.assert_array_equal(kept.params, [-params[0], params[1]])
+    np.testing.assert_array_equal(kept.gap, [1.0, 0.0])
 
 
 def test_an_estimated_density_says_so():
