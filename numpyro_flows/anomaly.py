@@ -1,12 +1,14 @@
 """Anomaly scores: how far a row is from what a density calls usual, with p-values."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
+from numpyro_flows.arguments import as_numbers, described, require_finite_rows
 from numpyro_flows.distributions import FlowDistribution
+from numpyro_flows.observations import sites_of
 
 
 class AnomalyScores(NamedTuple):
@@ -51,7 +53,9 @@ def anomaly_scores(
         reference: regular rows that the flow was not trained on; rows that it was trained on make p-values too small.
 
     Raises:
-        ValueError: where there are no reference rows, or rows have another shape than the flow's events.
+        TypeError: where `flow` is not a `FlowDistribution`, or rows are no numbers.
+        ValueError: where there is no row, fewer than two reference rows, a row that is not finite, or one of another
+            shape than the flow's events.
 
     Source: typicality: Nalisnick, Matsukawa, Teh, Lakshminarayanan 2019, arXiv 1906.02994; p-values: Bates, Candes,
     Lei, Romano, Sesia 2023, arXiv 2104.08279.
@@ -65,7 +69,9 @@ def anomaly_scores(
         >>> [bool(p < 0.01) for p in scores.p_density]
         [False, True]
     """
-    log_prob, usual = (_log_prob(flow, rows) for rows in (data, reference))
+    if not isinstance(flow, FlowDistribution):
+        raise TypeError(f"flow expected a FlowDistribution, got {described(flow)}")
+    log_prob, usual = _log_prob(flow, data, "data"), _log_prob(flow, reference, "reference", least=2)
     mean, deviation = usual.mean(), usual.std()
     typicality, reference_typicality = (np.abs(values - mean) / deviation for values in (log_prob, usual))
     return AnomalyScores(
@@ -76,13 +82,17 @@ def anomaly_scores(
     )
 
 
-def _log_prob(flow: FlowDistribution, rows: ArrayLike | Mapping[str, ArrayLike]) -> Float[np.ndarray, " num"]:
-    first = next(iter(rows.values())) if isinstance(rows, Mapping) else rows
-    if np.shape(first)[:1] == (0,):
-        raise ValueError("expected at least one row of data and of reference, got none")
-    log_prob = np.asarray(flow.log_prob(rows), np.float64)
+def _log_prob(flow: FlowDistribution, rows: Any, name: str, *, least: int = 1) -> Float[np.ndarray, " num"]:
+    sites = sites_of(rows)
+    parts = {name: rows} if sites is None else {f"site {site!r} of {name}": value for site, value in sites.items()}
+    arrays = [as_numbers(value, part) for part, value in parts.items()]
+    for part, array in zip(parts, arrays):
+        if array.ndim == 0 or len(array) < least:
+            raise ValueError(f"{part} expected at least {least} rows, got an array of shape {array.shape}")
+        require_finite_rows(part, array)
+    log_prob = np.asarray(flow.log_prob(arrays[0] if sites is None else dict(zip(sites, arrays))), np.float64)
     if log_prob.ndim != 1:
-        raise ValueError(f"expected rows of shape (num, *{flow.event_shape}), got scores of shape {log_prob.shape}")
+        raise ValueError(f"{name} expected rows of shape (num, *{flow.event_shape}), got {arrays[0].shape}")
     return log_prob
 
 

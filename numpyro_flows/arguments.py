@@ -1,7 +1,7 @@
 """Checks of what users pass: random keys, whole numbers, numbers in an interval, data."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from functools import cache
 from typing import Any
 
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 _SHOWN = 5  # names that a message repeats
 _LONGEST = 40  # characters of a value that a message repeats
@@ -89,27 +89,36 @@ def as_numbers(values: Any, name: str) -> Float[np.ndarray, "..."]:
     """
     if isinstance(values, Tracer):
         raise TypeError(f"{name} expected numbers, got an array that jit, vmap or grad traces: call this outside of it")
+    return _read(values, name).astype(np.float64)
+
+
+def as_array(values: Any, name: str) -> Array:
+    """Real numbers as an array of JAX, within jit too; else as `as_numbers`, but in their own precision."""
+    if isinstance(values, jax.Array | int | float):
+        return jnp.asarray(values)
+    return jnp.asarray(_read(values, name))
+
+
+def _read(values: Any, name: str) -> np.ndarray:
     pandas = sys.modules.get("pandas")  # whoever has such an object has imported it
     if pandas is not None and isinstance(values, pandas.DataFrame | pandas.Series):
         return _of_pandas(values, name, pandas)
-    if values is None or isinstance(values, str | bytes | dict | set):
+    if values is None or isinstance(values, str | bytes | Mapping | Set):
         raise TypeError(f"{name} expected an array of numbers, got {described(values)}")
+    if isinstance(values, np.ma.MaskedArray):
+        values = np.ma.filled(values.astype(np.float64), np.nan)
     try:
-        array = values if isinstance(values, np.ma.MaskedArray) else np.asarray(values)
+        array = np.asarray(values)
     except ValueError as error:
         raise ValueError(f"{name} expected an array, got {described(values)} of parts of different lengths") from error
-    kind = array.dtype
-    if not (jnp.issubdtype(kind, jnp.number) or np.issubdtype(kind, np.bool_)) or jnp.issubdtype(
-        kind, jnp.complexfloating
-    ):
-        got = described(values) if array.ndim == 0 else f"{described(array)}"
-        advice = ": convert it with .astype(float)" if kind.hasobject and array.ndim else ""
+    if not any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.integer, jnp.floating, np.bool_)):
+        got = described(array if array.ndim else values)
+        advice = ": convert it with .astype(float)" if array.dtype.hasobject and array.ndim else ""
         raise TypeError(f"{name} expected real numbers, got {got}{advice}")
-    array = array.astype(np.float64)
-    return array.filled(np.nan) if isinstance(array, np.ma.MaskedArray) else array
+    return array
 
 
-def _of_pandas(values: Any, name: str, pandas: Any) -> Float[np.ndarray, "..."]:
+def _of_pandas(values: Any, name: str, pandas: Any) -> np.ndarray:
     columns = values.to_frame() if isinstance(values, pandas.Series) else values
     numeric = pandas.api.types.is_numeric_dtype
     others = [column for column, dtype in columns.dtypes.items() if not numeric(dtype) or dtype.kind == "c"]
@@ -118,6 +127,34 @@ def _of_pandas(values: Any, name: str, pandas: Any) -> Float[np.ndarray, "..."]:
         which = "a Series of other values" if columns is not values else f"other values in the columns {shown}"
         raise TypeError(f"{name} expected real numbers, got {which}: encode them, or leave them out")
     return values.to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def require_finite_rows(name: str, values: Float[np.ndarray, "num *event"]) -> None:
+    """Make sure that there is no NaN and nothing infinite.
+
+    Raises:
+        ValueError: where there is, with the numbers of the rows.
+    """
+    bad = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(1))
+    if bad.size:
+        shown = ", ".join(map(str, bad[:_SHOWN])) + (", ..." if bad.size > _SHOWN else "")
+        raise ValueError(
+            f"{name} expected finite values, got NaN or infinite ones in {bad.size} of {len(values)} rows: {shown}"
+        )
+
+
+def require_shape_of_sample(sample_shape: Any) -> None:
+    """Make sure that the shape of a sample is a tuple of integers from 0 on.
+
+    Raises:
+        TypeError: where it is not a tuple of integers.
+        ValueError: where one is negative.
+    """
+    if not isinstance(sample_shape, tuple):
+        advice = f": write ({sample_shape},)" if isinstance(sample_shape, int) else ""
+        raise TypeError(f"sample_shape expected a tuple of integers, got {described(sample_shape)}{advice}")
+    for size in sample_shape:
+        require_counts(0, **{"each size of sample_shape": size})
 
 
 def described(value: Any) -> str:

@@ -9,7 +9,14 @@ import numpy as np
 from jaxtyping import ArrayLike, Float, Int, PRNGKeyArray
 
 from numpyro_flows import flows
-from numpyro_flows.arguments import as_numbers, described, require_counts, require_key, require_numbers
+from numpyro_flows.arguments import (
+    as_numbers,
+    described,
+    require_counts,
+    require_finite_rows,
+    require_key,
+    require_numbers,
+)
 from numpyro_flows.bijections import (
     AbstractBijection,
     ActNorm,
@@ -336,8 +343,7 @@ def _checked_condition(condition: ArrayLike | None, num: int) -> Float[np.ndarra
         return None
     array = as_numbers(condition, "condition")
     if array.ndim != 2 or len(array) != num:
-        raise ValueError(f"condition expected the shape (num, cond_dim) with num={num}, got {array.shape}")
-    bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
-    if bad.size:
-        raise ValueError(f"condition expected finite values, got others in rows {bad[:5].tolist()}")
+        advice = ": write condition[:, None]" if array.shape == (num,) else ""
+        raise ValueError(f"condition expected the shape (num, cond_dim) with num={num}, got {array.shape}{advice}")
+    require_finite_rows("condition", array)
     return array

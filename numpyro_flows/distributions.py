@@ -16,7 +16,7 @@ from numpyro.distributions import constraints
 from numpyro.distributions.batch_util import promote_batch_shape
 from numpyro.distributions.transforms import Transform
 
-from numpyro_flows.arguments import require_key
+from numpyro_flows.arguments import as_array, described, require_key, require_shape_of_sample
 from numpyro_flows.bijections import AbstractBijection
 from numpyro_flows.files.rules import InFiles
 from numpyro_flows.files.tree import load_tree, save_tree
@@ -95,6 +95,11 @@ class FlowDistribution(dist.TransformedDistribution, InFiles):
     ):
         transform = FlowTransform(bijection, condition)
         event_shape = tuple(bijection.shape)
+        if not (base_dist is None or isinstance(base_dist, dist.Distribution)):
+            raise TypeError(f"base_dist expected a NumPyro distribution, got {described(base_dist)}")
+        if not (constrain is None or isinstance(constrain, Transform)):
+            got = described(constrain)
+            raise TypeError(f"constrain expected a NumPyro transform, for example biject_to(constraint), got {got}")
         base = base_dist or dist.Normal(jnp.zeros(event_shape), 1.0).to_event(len(event_shape))
         if base.event_shape != event_shape:
             raise ValueError(f"expected a base distribution with event shape {event_shape}, got {base.event_shape}")
@@ -183,6 +188,7 @@ class FlowDistribution(dist.TransformedDistribution, InFiles):
     def sample(self, key: PRNGKeyArray, sample_shape: tuple[int, ...] = ()) -> Any:  # pyright: ignore
         """Draws of shape `(*sample_shape, *batch, *event)`; of several sites a dict of them."""
         require_key(key, "key")
+        require_shape_of_sample(sample_shape)
         value = self.sample_with_intermediates(key, sample_shape)[0]
         return value if self.sites is None or self._is_vector else self.sites.unpack(value)
 
@@ -223,7 +229,7 @@ class FlowDistribution(dist.TransformedDistribution, InFiles):
 
     def _packed(self, value: ArrayLike | Mapping[str, ArrayLike]) -> Array:
         if not isinstance(value, Mapping):
-            return jnp.asarray(value)
+            return as_array(value, "value")
         if self.sites is None:
             raise ValueError(f"expected an array of shape (..., *{self.event_shape}), got a dict of {list(value)}")
         return self.sites.pack(value)
@@ -369,6 +375,8 @@ def sample_sites(name: str, flow: FlowDistribution, obs: Mapping[str, ArrayLike]
         ...     sites = sample_sites("prior", prior)
         ...     numpyro.sample("y", dist.Normal(sites["mu"] + sites["b"].sum(), 1.0), obs=0.3)
     """
+    if not isinstance(flow, FlowDistribution):
+        raise TypeError(f"flow expected a FlowDistribution of several sites, got {described(flow)}")
     if flow.sites is None:
         raise ValueError(f"expected a flow of several sites, got one of event shape {flow.event_shape}")
     value = numpyro.sample(name, flow.vector, obs=None if obs is None else flow.sites.pack(obs))

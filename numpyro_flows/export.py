@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, PRNGKeyArray
 from numpyro.handlers import seed, substitute, trace, uncondition
 from numpyro.infer import Predictive, init_to_sample, log_likelihood
 
-from numpyro_flows.arguments import require_counts, require_key
+from numpyro_flows.arguments import described, require_counts, require_key
 from numpyro_flows.model_run import model_run
 
 if TYPE_CHECKING:
@@ -39,7 +39,9 @@ def to_datatree(
     name (NumPyro's `scope`) becomes a `.`, because a DataTree's own names are separated by it.
 
     Raises:
-        ValueError: where `num_samples` is below 1.
+        TypeError: where `rng_key` is no random key, `num_samples` no integer, or `coords` not a dict of arrays.
+        ValueError: where `num_samples` is below 1, or `coords` are of dimensions that the model does not have, or of
+            another length.
 
     Example:
         >>> import jax, numpyro, numpyro.distributions as dist  # doctest: +SLOW
@@ -53,10 +55,11 @@ def to_datatree(
     """
     require_key(rng_key)
     require_counts(num_samples=num_samples)
+    layout = Layout.of(posterior)
+    layout.require_known(coords)
     draw_key, predictive_key = rng_key, jax.random.fold_in(rng_key, 1)
     draws = posterior._resampled_draws(draw_key, num_samples)
     sites = posterior._constrain(draws.x)
-    layout = Layout.of(posterior)
     stats = {"log_weight": draws.log_weight, "lp": draws.log_density}
     groups = {
         "posterior": layout.dataset(_one_chain(sites), coords, attributes(posterior)),
@@ -116,6 +119,19 @@ class Layout(NamedTuple):
 
         values = jax.jit(observed)()  # within jit: op by op, a model takes seconds
         return cls(infer_dims(posterior.model, args, kwargs), sizes, values)
+
+    def require_known(self, coords: Any) -> None:
+        """Make sure that coordinates are of the model's dimensions, one label for each element."""
+        if not (coords is None or isinstance(coords, Mapping)):
+            raise TypeError(f"coords expected a dict of labels by dimension, got {described(coords)}")
+        known = sorted({dim for dims in self.dims.values() for dim in dims} | self.sizes.keys())
+        for dim, labels in (coords or {}).items():
+            if dim not in known:
+                raise ValueError(f"coords expected dimensions of the model, {known}, got {dim!r}")
+            if np.ndim(labels) != 1:
+                raise TypeError(f"coords expected a list of labels of {dim!r}, got {described(labels)}")
+            if len(labels) != self.sizes.get(dim, len(labels)):
+                raise ValueError(f"coords expected {self.sizes[dim]} labels of {dim!r}, got {len(labels)}")
 
     def dataset(
         self,

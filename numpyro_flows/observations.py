@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +12,7 @@ from jaxtyping import ArrayLike, Float
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import ComposeTransform, ReshapeTransform, Transform, biject_to
 
-from numpyro_flows.arguments import as_numbers
+from numpyro_flows.arguments import as_numbers, described, require_finite_rows
 from numpyro_flows.sites import Sites
 
 Support = constraints.Constraint | Sequence[constraints.Constraint] | Mapping[str, constraints.Constraint] | None
@@ -59,6 +59,7 @@ def observe(data: Any, support: Support = None, *, dequantize: bool = False) -> 
         shapes, values = _stack(sites)
         if not (support is None or isinstance(support, Mapping)):
             raise ValueError(f"support expected a dict by site for a dict of sites, got {support}")
+        _require_constraints((support or {}).values())
         inside: constraints.Constraint = Sites(shapes, support)
         labels = [name for name, shape in shapes.items() for _ in range(int(np.prod(shape)))]
     else:
@@ -69,7 +70,9 @@ def observe(data: Any, support: Support = None, *, dequantize: bool = False) -> 
             raise ValueError(f"support expected a constraint for an array of data, got a dict of {sorted(support)}")
         inside = _one_support(support, values.shape[1:])
         labels = [str(i) for i in range(int(np.prod(values.shape[1:])))]
-    _require(np.isfinite(values).reshape(len(values), -1).all(1), "finite values", "NaN or infinite ones")
+    if 0 in values.shape:
+        raise ValueError(f"data expected rows and coordinates, got an array of shape {values.shape}")
+    require_finite_rows("data", values)
     whole = np.all(values == np.round(values))
     if dequantize and not whole:
         raise ValueError("dequantize expected whole numbers, got others: leave it out")
@@ -88,7 +91,7 @@ def observe(data: Any, support: Support = None, *, dequantize: bool = False) -> 
     x = observations.unconstrained(checked)[0]
     _require(np.isfinite(x).all(1), f"data within {inside}", "values on its boundary")
     if len(x) <= x.shape[1]:
-        raise ValueError(f"expected more rows than coordinates, got {len(x)} rows of {x.shape[1]}")
+        raise ValueError(f"data expected more rows than coordinates, got {len(x)} rows of {x.shape[1]}")
     if not dequantize:
         if (np.ptp(x, axis=0) == 0).any():  # the values tell which; of a matrix some may be constant by its support
             constant = np.ptp(values.reshape(len(values), -1), axis=0) == 0
@@ -108,13 +111,17 @@ _unconstrain = jax.jit(_unconstrain_rows)
 
 
 def sites_of(data: Any) -> Mapping[str, ArrayLike] | None:
-    """The sites of a dict or of a DataTree's posterior, draws along the first axis; None for an array."""
+    """The sites of a dict, a Dataset or a DataTree's posterior, draws along the first axis; None for an array."""
     xarray = sys.modules.get("xarray")  # importing it takes half a second, and whoever has a DataTree has done it
-    if xarray is None or not isinstance(data, xarray.DataTree):  # which is a mapping, too
+    if xarray is None or not isinstance(data, xarray.DataTree | xarray.Dataset):  # which are mappings, too
         return data if isinstance(data, Mapping) else None
-    if "posterior" not in data.children:
-        raise ValueError(f"expected a DataTree with a posterior, got groups {list(data.children)}")
-    posterior = data["posterior"].to_dataset().stack(draws=("chain", "draw")).transpose("draws", ...)
+    if isinstance(data, xarray.DataTree):
+        if "posterior" not in data.children and not data.data_vars:
+            raise ValueError(f"data expected a DataTree with a posterior, got groups {list(data.children)}")
+        data = (data["posterior"] if "posterior" in data.children else data).to_dataset()
+    if not {"chain", "draw"} <= set(data.dims):
+        raise ValueError(f"data expected draws along the dimensions chain and draw, got {list(data.dims)}")
+    posterior = data.stack(draws=("chain", "draw")).transpose("draws", ...)
     return {str(name): variable.values for name, variable in posterior.data_vars.items()}
 
 
@@ -134,10 +141,18 @@ def _one_support(support: Any, event_shape: tuple[int, ...]) -> constraints.Cons
         return constraints.real
     if isinstance(support, constraints.Constraint):
         return support
-    supports = list(support)
+    supports: list[Any] = list(support) if isinstance(support, Sequence) and not isinstance(support, str) else [support]
+    _require_constraints(supports)
     if len(event_shape) != 1 or len(supports) != event_shape[0]:
         raise ValueError(f"support expected a constraint for each column of {event_shape}, got {len(supports)}")
     return constraints.cat(supports, -1)
+
+
+def _require_constraints(supports: Iterable[Any]) -> None:
+    for support in supports:
+        if not isinstance(support, constraints.Constraint):
+            got = described(support)
+            raise TypeError(f"support expected NumPyro constraints, for example constraints.positive, got {got}")
 
 
 def _constrain(support: constraints.Constraint, event_shape: tuple[int, ...]) -> Transform | None:

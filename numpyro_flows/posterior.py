@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
-from numpyro_flows.arguments import require_counts, require_key
+from numpyro_flows.arguments import as_array, described, require_counts, require_key
 from numpyro_flows.bijections import AbstractBijection
 from numpyro_flows.distributions import FlowDistribution
 from numpyro_flows.files.tree import save_tree
@@ -174,8 +174,11 @@ class FlowPosterior:
         Raises:
             ValueError: where a latent site is missing or has the wrong shape.
         """
+        if not hasattr(sites, "keys"):
+            raise TypeError(f"sites expected a dict of sites' values, got {described(sites)}")
         latents = Sites(self._target.site_shapes)
-        vector = latents.pack({name: jnp.asarray(sites[name], float) for name in latents.shapes if name in sites})
+        values = {name: as_array(sites[name], f"site {name!r}") for name in latents.shapes if name in sites}
+        vector = latents.pack({name: value.astype(float) for name, value in values.items()})
         flat = latents.unpack(vector.reshape(-1, vector.shape[-1]))
         return self._log_prob(flat).reshape(vector.shape[:-1])
 

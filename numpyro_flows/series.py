@@ -8,6 +8,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float
 
+from numpyro_flows.arguments import as_numbers
+
 _SHOWN = 5  # series that a message names
 
 
@@ -87,9 +89,7 @@ def _require(good: Bool[np.ndarray, " num"], message: str) -> None:
 
 
 def _numbers(values: ArrayLike, name: str) -> Any:
-    array = _array(values)
-    if not (jnp.issubdtype(array.dtype, jnp.integer) or jnp.issubdtype(array.dtype, jnp.floating)):
-        raise TypeError(f"{name} expected real numbers, got an array of {array.dtype}")
+    array = values if isinstance(values, Tracer) else as_numbers(values, name)
     return array.astype(jnp.result_type(float))
 
 

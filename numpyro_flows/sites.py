@@ -9,6 +9,7 @@ from jaxtyping import Array, ArrayLike, Float
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform, biject_to
 
+from numpyro_flows.arguments import as_array
 from numpyro_flows.files.rules import InFiles
 
 
@@ -63,7 +64,7 @@ class Sites(constraints.Constraint, InFiles):
             raise ValueError(f"expected a value for each of {list(self.shapes)}, missing {missing}")
         parts, batch = [], None
         for name, shape in self.shapes.items():
-            value = jnp.asarray(values[name])
+            value = as_array(values[name], f"site {name!r}")
             cut = value.ndim - len(shape)
             if cut < 0 or value.shape[cut:] != shape or batch not in (None, value.shape[:cut]):
                 expected = ("*batch",) if batch is None else batch

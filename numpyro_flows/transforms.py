@@ -11,6 +11,7 @@ from jaxtyping import Array, ArrayLike, Float
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
 
+from numpyro_flows.arguments import as_array
 from numpyro_flows.bijections import AbstractBijection
 from numpyro_flows.files.rules import InFiles
 from numpyro_flows.precision import full_precision
@@ -155,7 +156,7 @@ class FlowTransform(Transform, InFiles):
                 f"the flow expected a condition of shape (..., *{self._cond_shape}), got None: "
                 "`FlowDistribution.given(condition)` gives it one"
             )
-        x = jnp.asarray(x)
+        x = as_array(x, "value")
         batch, of_conditions = self._batch_shape(x.shape), self.condition_batch_shape
         if condition is None or of_conditions == ():
             y, log_det = jax.vmap(method, in_axes=(0, None))(x.reshape(-1, *self.event_shape), condition)
@@ -178,7 +179,7 @@ def _real_events(num_dims: int) -> constraints.Constraint:
 def _checked_condition(bijection: AbstractBijection, condition: ArrayLike | None) -> Array | None:
     if bijection.cond_shape is None or condition is None:
         return None  # a condition that nothing uses is ignored, as bijections do
-    condition = jnp.asarray(condition)
+    condition = as_array(condition, "condition")
     cut = condition.ndim - len(bijection.cond_shape)
     if cut < 0 or condition.shape[cut:] != tuple(bijection.cond_shape):
         raise ValueError(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from equinox import AbstractVar
 from jaxtyping import Array, ArrayLike, Float, Scalar
 
+from numpyro_flows.arguments import as_array
 from numpyro_flows.bijections.sharding import alike
 from numpyro_flows.precision import full_precision
 
@@ -80,7 +81,7 @@ def checked(bijection: AbstractBijection, x: ArrayLike, condition: ArrayLike | N
         ValueError: as the methods of `AbstractBijection`.
     """
     name = type(bijection).__name__
-    x = jnp.asarray(x)
+    x = as_array(x, name)
     arrays = jax.tree.leaves(eqx.filter(bijection, eqx.is_inexact_array))
     dtype = jnp.result_type(x, float, *arrays)
     if x.shape != bijection.shape:
@@ -89,7 +90,7 @@ def checked(bijection: AbstractBijection, x: ArrayLike, condition: ArrayLike | N
         return alike(x.astype(dtype), arrays), None
     if condition is None:
         raise ValueError(f"{name} expected a condition of shape {bijection.cond_shape}, got None")
-    condition = jnp.asarray(condition)
+    condition = as_array(condition, "condition")
     if condition.shape != bijection.cond_shape:
         raise ValueError(f"{name} expected a condition of shape {bijection.cond_shape}, got {condition.shape}")
     dtype = jnp.result_type(dtype, condition)

@@ -177,6 +177,8 @@ def compare_with_nuts(
 
     from numpyro_flows.export import Layout, attributes
 
+    layout = Layout.of(posterior)
+    layout.require_known(coords)
     flow_key, resample_key = jax.random.split(jax.random.fold_in(rng_key, 1))
     (draws, log_weights), flow_seconds, flow_compiling = _timed(
         lambda: posterior.sample_weighted(flow_key, num_flow_samples)
@@ -194,7 +196,6 @@ def compare_with_nuts(
     )
     nuts_draws, nuts_seconds, nuts_compiling = _timed(lambda: _constrain(posterior, run.latents))
 
-    layout = Layout.of(posterior)
     flow = layout.dataset({name: value[None] for name, value in draws.items()}, coords)
     nuts = layout.dataset(nuts_draws, coords)
     sites = compare_sites(flow, np.exp(smooth(log_weights)[0]), nuts)

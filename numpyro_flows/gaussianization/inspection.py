@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from numpyro_flows.arguments import as_numbers, described, require_finite_rows
 from numpyro_flows.bijections import Chain, Frozen, Invert, Scan
 from numpyro_flows.gaussianization.entropies import neighbour_entropy, spacing_entropies
 
@@ -125,7 +126,9 @@ def inspect_layers(flow: Any, data: ArrayLike, condition: ArrayLike | None = Non
         condition: one for all, or one for each event; by default the flow's own.
 
     Raises:
-        ValueError: where data have another shape, or are fewer than 16.
+        TypeError: where `flow` has no bijection, or data are no numbers.
+        ValueError: where data have another shape, are fewer than 16 or not finite, or the condition is missing or of
+            another shape.
 
     Example:
         >>> from numpyro_flows import flows  # doctest: +SLOW
@@ -134,14 +137,23 @@ def inspect_layers(flow: Any, data: ArrayLike, condition: ArrayLike | None = Non
         >>> table.parts
         ['data', 'Affine', 'Householder', 'Elementwise', 'Householder', 'Elementwise']
     """
-    bijection = flow if hasattr(flow, "inverse_and_log_det") else flow.bijection
+    bijection = flow if hasattr(flow, "inverse_and_log_det") else getattr(flow, "bijection", None)
+    if bijection is None:
+        raise TypeError(f"flow expected a bijection or a FlowDistribution, got {described(flow)}")
     given = getattr(flow, "condition", None) if condition is None else condition
-    x = jnp.asarray(data, float)
+    x = jnp.asarray(as_numbers(data, "data"), float)
     if x.shape[1:] != tuple(bijection.shape) or x.ndim == 0 or len(x) < 16:
         raise ValueError(f"expected data of shape (num, *{bijection.shape}) with num >= 16, got {x.shape}")
+    require_finite_rows("data", np.asarray(x))
     of_each = None
+    if given is None and bijection.cond_shape is not None:
+        raise ValueError(f"condition expected an array of shape (..., *{bijection.cond_shape}), got None")
     if given is not None and bijection.cond_shape is not None:
-        of_each = jnp.broadcast_to(jnp.asarray(given, float), (len(x), *bijection.cond_shape))
+        of_each = jnp.asarray(as_numbers(given, "condition"), float)
+        expected = (len(x), *bijection.cond_shape)
+        if of_each.shape not in (expected, expected[1:]):
+            raise ValueError(f"condition expected the shape {expected[1:]} or {expected}, got {of_each.shape}")
+        of_each = jnp.broadcast_to(of_each, expected)
     layers, parts, samples, log_dets = [0], ["data"], [x], [np.zeros(len(x))]
     for number, layer in enumerate(_layers(bijection, to_base=True), start=1):
         for part, to_base in layer:

@@ -98,7 +98,7 @@ def fit_rbig(
     """
     require_key(rng_key)
     start = time.perf_counter()
-    if marginal not in MARGINALS:
+    if marginal not in list(MARGINALS):
         raise ValueError(f"marginal expected one of {list(MARGINALS)}, got {marginal!r}")
     require_counts(max_layers=max_layers)
     samples = checked_samples(data)
@@ -127,7 +127,8 @@ def checked_samples(data: ArrayLike, name: str = "data") -> Samples:
     """
     samples = as_numbers(data, name)
     if samples.ndim != 2 or samples.shape[1] < 1:
-        raise ValueError(f"expected {name} of shape (num, dim), got {samples.shape}")
+        advice = f": write {name}[:, None]" if samples.ndim == 1 else ""
+        raise ValueError(f"expected {name} of shape (num, dim), got {samples.shape}{advice}")
     num, dim = samples.shape
     if num < dim + 8:
         raise ValueError(f"expected {name} of at least dim + 8 = {dim + 8} rows, got {num}")
