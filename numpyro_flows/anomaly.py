@@ -71,7 +71,8 @@ def anomaly_scores(
     """
     if not isinstance(flow, FlowDistribution):
         raise TypeError(f"flow expected a FlowDistribution, got {described(flow)}")
-    log_prob, usual = _log_prob(flow, data, "data"), _log_prob(flow, reference, "reference", least=2)
+    parts = _checked(data, "data", least=1), _checked(reference, "reference", least=2)
+    log_prob, usual = (_log_prob(flow, rows) for rows in parts)
     mean, deviation = usual.mean(), usual.std()
     typicality, reference_typicality = (np.abs(values - mean) / deviation for values in (log_prob, usual))
     return AnomalyScores(
@@ -82,7 +83,7 @@ def anomaly_scores(
     )
 
 
-def _log_prob(flow: FlowDistribution, rows: Any, name: str, *, least: int = 1) -> Float[np.ndarray, " num"]:
+def _checked(rows: Any, name: str, *, least: int) -> np.ndarray | dict[str, np.ndarray]:
     sites = sites_of(rows)
     parts = {name: rows} if sites is None else {f"site {site!r} of {name}": value for site, value in sites.items()}
     arrays = [as_numbers(value, part) for part, value in parts.items()]
@@ -90,9 +91,13 @@ def _log_prob(flow: FlowDistribution, rows: Any, name: str, *, least: int = 1) -
         if array.ndim == 0 or len(array) < least:
             raise ValueError(f"{part} expected at least {least} rows, got an array of shape {array.shape}")
         require_finite_rows(part, array)
-    log_prob = np.asarray(flow.log_prob(arrays[0] if sites is None else dict(zip(sites, arrays))), np.float64)
+    return arrays[0] if sites is None else dict(zip(sites, arrays))
+
+
+def _log_prob(flow: FlowDistribution, rows: np.ndarray | dict[str, np.ndarray]) -> Float[np.ndarray, " num"]:
+    log_prob = np.asarray(flow.log_prob(rows), np.float64)
     if log_prob.ndim != 1:
-        raise ValueError(f"{name} expected rows of shape (num, *{flow.event_shape}), got {arrays[0].shape}")
+        raise ValueError(f"expected rows of shape (num, *{flow.event_shape}), got scores of shape {log_prob.shape}")
     return log_prob
 
 

@@ -1,5 +1,6 @@
 """Data for density estimation: an array, a dict of sites or a DataTree, checked, and as unconstrained vectors."""
 
+import math
 import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -133,7 +134,9 @@ def _stack(sites: Mapping[str, ArrayLike]) -> tuple[dict[str, tuple[int, ...]], 
     if None in lengths.values() or len(set(lengths.values())) > 1:
         raise ValueError(f"data expected sites with the same number of rows, got {lengths}")
     shapes = {name: array.shape[1:] for name, array in arrays.items()}
-    return shapes, np.concatenate([array.reshape(len(array), -1) for array in arrays.values()], axis=1)
+    return shapes, np.concatenate(
+        [array.reshape(len(array), math.prod(array.shape[1:])) for array in arrays.values()], axis=1
+    )
 
 
 def _one_support(support: Any, event_shape: tuple[int, ...]) -> constraints.Constraint:

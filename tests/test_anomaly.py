@@ -35,7 +35,7 @@ def test_the_mode_is_no_typical_row(flow):
 
 
 def test_errors(flow):
-    with pytest.raises(ValueError, match="at least one row"):
+    with pytest.raises(ValueError, match="reference expected at least 2 rows"):
         anomaly_scores(flow, jnp.zeros((1, DIM)), jnp.zeros((0, DIM)))
     with pytest.raises(ValueError, match="expected rows of shape"):
         anomaly_scores(flow, jnp.zeros(DIM), jnp.zeros((3, DIM)))

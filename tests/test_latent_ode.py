@@ -242,7 +242,7 @@ def _changed(array, index, value):
 
 TIMES, VALUES = waves()
 BAD_SERIES = {
-    "strings": ((TIMES.astype(str), VALUES), TypeError, "times expected real numbers, got an array of <U"),
+    "strings": ((TIMES.astype(str), VALUES), TypeError, "times expected real numbers, got an array of type <U"),
     "two axes": ((TIMES, VALUES[..., 0]), ValueError, r"values expected the shape \(num, length, .*\), got \(6, 5\)"),
     "no series": ((TIMES[:0], VALUES[:0]), ValueError, "at least one series, time and coordinate"),
     "other times": ((TIMES[:, :3], VALUES), ValueError, r"times expected the shape \(6, 5\) of values, got \(6, 3\)"),
