@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false, reportCallIssue=false
 """What careless callers are told: one sentence about the object that they passed."""
 
 import inspect
