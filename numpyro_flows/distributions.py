@@ -4,11 +4,10 @@ import copy
 import os
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any, ClassVar, ForwardRef, NamedTuple, Union
+from typing import Any, ClassVar, ForwardRef, Union
 
 import jax
 import jax.numpy as jnp
-import numpyro
 import numpyro.distributions as dist
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
@@ -20,21 +19,10 @@ from numpyro_flows.arguments import as_array, described, require_key, require_sh
 from numpyro_flows.bijections import AbstractBijection
 from numpyro_flows.files.rules import InFiles
 from numpyro_flows.files.tree import load_tree, save_tree
+from numpyro_flows.scoring import LogProbParts, parts_of_draw, parts_of_value
 from numpyro_flows.sites import Sites
-from numpyro_flows.supports import all_of_events, inside, log_det_of_events, where_events
 from numpyro_flows.transforms import FlowTransform
 from numpyro_flows.trees import Split, leading_shape, over_leading_axis
-
-
-class LogProbParts(NamedTuple):
-    """What a log density is made of: `log_prob = base + log_det`, each of the batch's shape, in nats.
-
-    base: log density of the base distribution at `x = f^-1(y)`.
-    log_det: `log |det dx/dy|`.
-    """
-
-    base: Float[Array, "*batch"]
-    log_det: Float[Array, "*batch"]
 
 
 class FlowDistribution(dist.TransformedDistribution, InFiles):
@@ -241,39 +229,10 @@ class FlowDistribution(dist.TransformedDistribution, InFiles):
             size = max(self._leading_shape[0], y.shape[axis])
             y = jnp.broadcast_to(y, (*y.shape[:axis], size, *y.shape[axis + 1 :]))
             return self._over_leading(lambda one, args: one._parts(*args), (y, intermediates), axes=(axis, axis))
-        return self._parts_of_draw(y, intermediates) if intermediates else self._parts_of_value(y)
-
-    def _parts_of_draw(self, y: Array, intermediates: list[Any]) -> LogProbParts:
-        """By what the transforms found when `y` was drawn, those of the base first."""
-        (base, constrain), real_dim = self._around.tree, len(self._flow.event_shape)
-        of_base = len(intermediates) - (1 if constrain is None else 2)
-        x, increment = intermediates[of_base]
-        log_det = -jnp.asarray(increment)
-        if constrain is not None:
-            log_det = log_det - log_det_of_events(constrain, intermediates[-1][0], y, intermediates[-1][1], real_dim)
-        log_prob = jnp.asarray(base.log_prob(x, intermediates[:of_base]) if of_base else base.log_prob(x))
-        return LogProbParts(log_prob, jnp.broadcast_to(log_det, log_prob.shape))
-
-    def _parts_of_value(self, y: Array) -> LogProbParts:
-        (base, constrain), real_dim = self._around.tree, len(self._flow.event_shape)
-        y = jnp.asarray(y, jnp.result_type(y, float))
-        # values outside give way to a place inside: their own results are not used, but would have gradients of NaN
-        possible = inside(constrain, y, len(self._event_shape), real_dim)
-        place, log_det = jnp.zeros(self._flow.event_shape, y.dtype), jnp.zeros((), y.dtype)
-        if constrain is None:
-            x = where_events(possible, y, place)
-        else:
-            y = where_events(possible, y, jnp.asarray(constrain(place)))
-            x = jnp.asarray(constrain.inv(y))
-            log_det = -log_det_of_events(constrain, x, y, None, real_dim)
-        u, increment = self._flow.inverse_and_log_det(x)
-        if base.support is not None:  # which densities of NumPyro do not check
-            # a flow of NaN has densities of NaN
-            in_base = jnp.asarray(base.support(u)) | ~all_of_events(~jnp.isnan(u), real_dim)
-            u = where_events(in_base, u, jnp.asarray(base.support.feasible_like(u)))
-            possible = possible & in_base
-        log_prob = jnp.where(possible, base.log_prob(u), -jnp.inf)
-        return LogProbParts(log_prob, jnp.broadcast_to(log_det + increment, log_prob.shape))
+        base, constrain = self._around.tree
+        if intermediates:
+            return parts_of_draw(base, self._flow, constrain, y, intermediates)
+        return parts_of_value(base, self._flow, constrain, y, len(self._event_shape))
 
     @property
     def _leading_shape(self) -> tuple[int, ...]:
@@ -351,37 +310,6 @@ def _require_coherent(flow: FlowDistribution) -> None:
 
 
 _STRUCTURE = ("_own_batch_shape", "_batch_shape", "_event_shape", "_validate_args", "_is_vector", "fit")
-
-
-def sample_sites(name: str, flow: FlowDistribution, obs: Mapping[str, ArrayLike] | None = None) -> dict[str, Array]:
-    """Sample the sites of a flow in a NumPyro model: one joint latent `name`, and every site as a deterministic one.
-
-    Args:
-        name: of the joint site, whose value is the vector of all of them.
-        flow: a distribution of several sites, as `FlowPosterior.as_prior` and `fit_density` of a dict give it.
-        obs: values of all sites where they are observed.
-
-    Raises:
-        ValueError: where the flow is not one of several sites.
-
-    Example:
-        >>> import jax, numpyro  # doctest: +SLOW
-        >>> import numpyro.distributions as dist
-        >>> from numpyro_flows import fit_density, flows, sample_sites
-        >>> mu, b = jax.random.normal(jax.random.key(0), (200,)), jax.random.normal(jax.random.key(1), (200, 2))
-        >>> draws = {"mu": mu, "b": b}
-        >>> prior = fit_density(jax.random.key(2), draws, num_steps=50, progress_bar=False)
-        >>> def model():
-        ...     sites = sample_sites("prior", prior)
-        ...     numpyro.sample("y", dist.Normal(sites["mu"] + sites["b"].sum(), 1.0), obs=0.3)
-    """
-    if not isinstance(flow, FlowDistribution):
-        raise TypeError(f"flow expected a FlowDistribution of several sites, got {described(flow)}")
-    if flow.sites is None:
-        raise ValueError(f"expected a flow of several sites, got one of event shape {flow.event_shape}")
-    value = numpyro.sample(name, flow.vector, obs=None if obs is None else flow.sites.pack(obs))
-    sites = flow.sites.unpack(jnp.asarray(value))
-    return {site: jnp.asarray(numpyro.deterministic(site, part)) for site, part in sites.items()}
 
 
 def _promote_batch_shape(flow: FlowDistribution) -> FlowDistribution:
