@@ -5,7 +5,9 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from jax.core import Tracer
@@ -17,23 +19,52 @@ Site = dict[str, Any]
 class RefuseUnfit(Messenger):
     """A handler around a model that refuses the sites whose values NumPyro would make up: before it does.
 
+    Attributes:
+        parameters: the values that NumPyro made up for `numpyro.param` sites, which `require_priors` looks at.
+
     Raises:
-        ValueError: for a `numpyro.param` site without a given value, or a discrete site that is not observed.
+        ValueError: for a discrete site that is not observed.
     """
+
+    def __init__(self, fn: Callable | None = None):
+        super().__init__(fn)
+        self.parameters: dict[str, Any] = {}
 
     def process_message(self, msg: Site) -> None:
         name = msg.get("name")
         if msg["type"] == "param" and msg["value"] is None:
+            self.parameters[msg["name"]] = None
+        if msg["type"] == "sample" and not msg["is_observed"] and _is_discrete(msg["fn"]):
+            raise ValueError(
+                f"expected continuous latent sites, got the discrete {name!r} ({_name(msg['fn'])}): give its data by "
+                "obs=, or marginalise it, for example with dist.MixtureSameFamily"
+            )
+
+    def postprocess_message(self, msg: Site) -> None:
+        if msg["type"] == "param" and msg["name"] in self.parameters:
+            self.parameters[msg["name"]] = jax.tree.map(_abstract, msg["value"])
+
+
+def require_priors(density: Callable[[dict[str, Any]], Any], parameters: dict[str, Any]) -> None:
+    """Make sure that a density does not depend on parameters, as where `random_eqx_module` puts samples in their place.
+
+    Args:
+        density: of the parameters' values by name, to be traced.
+        parameters: these values, with shapes in place of arrays.
+
+    Raises:
+        ValueError: where it computes anything with one.
+    """
+    shapes, rest = eqx.partition(parameters, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
+    jaxpr = jax.make_jaxpr(lambda arrays: density(eqx.combine(arrays, rest)))(shapes).jaxpr
+    used = {id(variable) for equation in jaxpr.eqns for variable in equation.invars}
+    for name, variables in jax.tree.unflatten(jax.tree.structure(shapes), jaxpr.invars).items():
+        if any(id(variable) in used for variable in jax.tree.leaves(variables)):
             raise ValueError(
                 f"expected a model whose parameters have priors, got the numpyro.param site {name!r} (flax_module, "
                 "eqx_module and haiku_module make such sites): give it a prior (random_flax_module, "
                 "random_eqx_module), or a fitted value by numpyro.handlers.substitute(model, data={...}), or train "
                 "an AutoFlow and the parameters together by NumPyro's SVI"
-            )
-        if msg["type"] == "sample" and not msg["is_observed"] and _is_discrete(msg["fn"]):
-            raise ValueError(
-                f"expected continuous latent sites, got the discrete {name!r} ({_name(msg['fn'])}): give its data by "
-                "obs=, or marginalise it, for example with dist.MixtureSameFamily"
             )
 
 
@@ -77,6 +108,11 @@ def unwrapped(distribution: Any) -> Iterator[Any]:
     while isinstance(distribution, dist.ExpandedDistribution | dist.Independent | dist.MaskedDistribution):
         distribution = distribution.base_dist
         yield distribution
+
+
+def _abstract(leaf: Any) -> Any:
+    is_array = eqx.is_array_like(leaf)
+    return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) if is_array else leaf
 
 
 def _check_plate(name: str, size: int, subsample_size: int | None) -> None:

@@ -15,7 +15,14 @@ from numpyro.infer.initialization import init_to_uniform
 from numpyro.infer.util import constrain_fn, potential_energy, unconstrain_fn
 
 from numpyro_flows.masked import Reduced, find_free, free_coordinates, with_normals
-from numpyro_flows.model_checks import RefuseUnfit, check_sites, is_masked, named_arguments, nonfinite_entries
+from numpyro_flows.model_checks import (
+    RefuseUnfit,
+    check_sites,
+    is_masked,
+    named_arguments,
+    nonfinite_entries,
+    require_priors,
+)
 from numpyro_flows.model_run import model_run
 
 
@@ -39,8 +46,8 @@ class Target:
         free_entries: their number by site.
 
     Raises:
-        ValueError: where the model has no latent site, a discrete one, a `numpyro.param` site without a given value, a
-            subsampled plate, a site larger than its plates, or observed values that are not finite.
+        ValueError: where the model has no latent site, a discrete one, a `numpyro.param` site without prior or given
+            value, a subsampled plate, a site larger than its plates, or observed values that are not finite.
     """
 
     def __init__(self, model: Callable, rng_key: PRNGKeyArray, args: tuple = (), kwargs: dict[str, Any] | None = None):
@@ -50,9 +57,10 @@ class Target:
         self._model = seed(model, rng_key)
         self._densities: dict[Any, Callable] = {}
         masked: list[str] = []
+        unfit = RefuseUnfit()
 
         def shapes() -> tuple[dict[str, Array], dict[str, Array]]:
-            with RefuseUnfit():
+            with unfit:
                 sites = self._trace(self._model, init_to_uniform)
             check_sites(sites)
             latents = {name: site for name, site in sites.items() if _is_latent(site)}
@@ -65,6 +73,9 @@ class Target:
         self.dim = sum(self._sizes)
         if self.dim == 0:
             raise ValueError("the model expected at least one continuous latent site, got none")
+        if unfit.parameters:
+            with model_run():
+                require_priors(self._density_of_parameters, unfit.parameters)
         free = find_free(self, masked) if masked else {}
         self.free: Bool[np.ndarray, " dim"] = np.zeros(self.dim, bool)
         self.free_entries = {name: int(entries.sum()) for name, (entries, _) in free.items()}
@@ -177,6 +188,10 @@ class Target:
 
     def _log_density(self, x: Float[Array, " dim"]) -> Scalar:
         return jnp.asarray(-potential_energy(self._model, self.args, self.kwargs, self.unravel(x)))
+
+    def _density_of_parameters(self, parameters: dict[str, Any]) -> Scalar:
+        model = substitute(self._model, data=parameters)
+        return -jnp.asarray(potential_energy(model, self.args, self.kwargs, self.unravel(jnp.zeros(self.dim))))
 
     def _trace(self, model: Callable, init_loc_fn: Callable) -> dict[str, dict[str, Any]]:
         return trace(substitute(model, substitute_fn=init_loc_fn)).get_trace(*self.args, **self.kwargs)

@@ -10,7 +10,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from numpyro.contrib.control_flow import scan
-from numpyro.contrib.module import eqx_module
+from numpyro.contrib.module import eqx_module, random_eqx_module
 from numpyro.handlers import substitute
 
 from numpyro_flows import FlowVI
@@ -35,6 +35,27 @@ def with_module():
 def test_parameters_without_prior(model, name):
     with pytest.raises(ValueError, match=rf"numpyro.param site '{name}' .* prior .*handlers.substitute.*SVI"):
         Target(model, jax.random.key(0))
+
+
+def with_priors(*names):
+    def model():
+        linear = eqx.nn.Linear(1, 1, key=jax.random.key(0))
+        net = random_eqx_module("net", linear, prior={name: dist.Normal(0, 2) for name in names})
+        numpyro.sample("x", dist.Normal(net(jnp.ones(1))[0], 1))
+
+    return model
+
+
+def test_parameters_with_priors_are_latent_sites():
+    target = Target(with_priors("weight", "bias"), jax.random.key(0))
+    assert set(target.shapes) == {"net/weight", "net/bias", "x"}
+    expected = dist.Normal(0, 2).log_prob(jnp.array([0.0, 0.0])).sum() + dist.Normal(0, 1).log_prob(0.0)
+    np.testing.assert_allclose(target.log_density(jnp.zeros(3)), expected, rtol=1e-5)
+
+
+def test_a_parameter_whose_prior_is_forgotten():
+    with pytest.raises(ValueError, match=r"numpyro.param site 'net\$params'"):
+        Target(with_priors("weight"), jax.random.key(0))
 
 
 def test_a_given_parameter_is_data():
