@@ -164,6 +164,10 @@ def described(value: Any) -> str:
     if isinstance(value, str | bytes):
         text = repr(value)
         return f"the string {text if len(text) <= _LONGEST else text[:_LONGEST] + '...'}"
+    if type(value).__module__.partition(".")[0] == "pandas":
+        return f"a pandas {type(value).__name__}"
+    if isinstance(value, np.ma.MaskedArray):
+        return f"a masked array of type {value.dtype} and shape {value.shape}"
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if shape is not None and dtype is not None:
         return f"an array of type {dtype} and shape {tuple(shape)}"
@@ -171,6 +175,24 @@ def described(value: Any) -> str:
         return f"a dict of {list(value)[:_SHOWN]}"
     name = type(value).__name__
     return f"an {name}" if name[0] in "aeioAEIO" else f"a {name}"
+
+
+def as_array_advice(value: Any, name: str) -> str:
+    """How to make an array of numbers of `value`, which a user knows as `name`; empty where `value` is one."""
+    if hasattr(value, "to_numpy"):
+        return f"pass {name}.to_numpy()"
+    if isinstance(value, list | tuple):
+        return f"pass jnp.asarray({name})"
+    if isinstance(value, np.ma.MaskedArray):
+        return f"pass {name}.filled(0.0), and tell its missing entries by numpyro.sample(..., obs_mask=~{name}.mask)"
+    if isinstance(value, Mapping):
+        return "pass one of its arrays"
+    kind = getattr(getattr(value, "dtype", None), "kind", "s" if isinstance(value, str | bytes) else "")
+    return {
+        "O": f"pass {name}.astype(float)",
+        "c": "pass real numbers",
+        **dict.fromkeys("sUSMm", "pass numbers that encode it"),
+    }.get(kind, "")
 
 
 def as_widths(hidden: Any) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 import inspect
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import equinox as eqx
@@ -12,6 +13,8 @@ import numpy as np
 import numpyro.distributions as dist
 from jax.core import Tracer
 from numpyro.primitives import Messenger
+
+from numpyro_flows.arguments import as_array_advice, described
 
 Site = dict[str, Any]
 
@@ -83,12 +86,42 @@ def check_sites(sites: dict[str, Site]) -> None:
             _check_shape(name, site)
 
 
+@contextmanager
+def naming_arguments(model: Callable, args: tuple, kwargs: dict[str, Any]) -> Iterator[None]:
+    """Where a model stops with an error of types or shapes, name the arguments that may be its cause.
+
+    Raises:
+        TypeError: for arguments that are not arrays, such as lists and pandas objects, with the model's own error.
+        ValueError: for arguments that are empty, or whose shapes do not fit together.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, AssertionError) as error:
+        arguments = _bound(model, args, kwargs)
+        if arguments is None:
+            raise
+        leaves = [(_place(path), leaf) for path, leaf in jax.tree.leaves_with_path(arguments, is_leaf=_is_argument)]
+        failed = f"the model then stopped with {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        for name, leaf in leaves:
+            if isinstance(error, TypeError) and (advice := as_array_advice(leaf, name.strip("'"))):
+                raise TypeError(
+                    f"the model expected arrays of numbers, got the argument {name} as {described(leaf)}: {advice}; "
+                    f"{failed}"
+                ) from error
+            if isinstance(error, AssertionError) and np.shape(leaf) and np.size(leaf) == 0:
+                raise ValueError(f"the model expected data, got the empty argument {name}; {failed}") from error
+        if isinstance(error, ValueError) and "broadcast" in str(error):
+            shapes = ", ".join(f"{name} {np.shape(leaf)}" for name, leaf in leaves if hasattr(leaf, "shape"))
+            raise ValueError(
+                f"the model expected arguments whose shapes fit together and its plates, got {shapes}; {failed}"
+            ) from error
+        raise
+
+
 def named_arguments(model: Callable, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a model's call by the names that the model gives them."""
-    try:
-        return dict(inspect.signature(model).bind(*args, **kwargs).arguments)
-    except (TypeError, ValueError):  # a callable without signature
-        return {"args": args, "kwargs": kwargs}
+    arguments = _bound(model, args, kwargs)
+    return {"args": args, "kwargs": kwargs} if arguments is None else arguments
 
 
 def nonfinite_entries(values: dict[str, Any]) -> str:
@@ -115,6 +148,18 @@ def _abstract(leaf: Any) -> Any:
     return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) if is_array else leaf
 
 
+def _bound(model: Callable, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any] | None:
+    """Arguments by name; None where they do not fit the signature, or there is none."""
+    try:
+        return dict(inspect.signature(model).bind(*args, **kwargs).arguments)
+    except (TypeError, ValueError):
+        return None
+
+
+def _is_argument(value: Any) -> bool:
+    return not isinstance(value, dict | tuple)
+
+
 def _check_plate(name: str, size: int, subsample_size: int | None) -> None:
     if subsample_size is not None and subsample_size != size:
         raise ValueError(
@@ -124,12 +169,25 @@ def _check_plate(name: str, size: int, subsample_size: int | None) -> None:
 
 
 def _check_observed(name: str, site: Site) -> None:
+    advice = as_array_advice(site["value"], name)
+    if advice and not _scores(site):
+        raise TypeError(
+            f"expected an array of numbers as the data of {name!r}, got {described(site['value'])}: {advice}"
+        )
     bad = 0 if is_masked(site["fn"]) else _count_nonfinite(site["value"])
     if bad:
         raise ValueError(
             f"expected observed values that are finite, got {bad} of {np.size(site['value'])} NaN or infinite at "
             f"{name!r}: leave them out, or mark them as missing by numpyro.sample(..., obs_mask=...)"
         )
+
+
+def _scores(site: Site) -> bool:
+    """Whether a distribution takes its data as they are, as some of a user's own take lists."""
+    try:
+        return jnp.isrealobj(site["fn"].log_prob(site["value"]))
+    except Exception:  # whatever a distribution makes of them
+        return False
 
 
 def _check_shape(name: str, site: Site) -> None:
@@ -208,7 +266,8 @@ def _name(distribution: Any) -> str:
 
 
 def _count_nonfinite(value: Any) -> int:
-    if isinstance(value, Tracer) or not hasattr(value, "dtype") or not np.issubdtype(value.dtype, np.floating):
+    dtype = getattr(value, "dtype", None)
+    if isinstance(value, Tracer) or not isinstance(dtype, np.dtype) or not np.issubdtype(dtype, np.floating):
         return int(isinstance(value, float) and not np.isfinite(value))
     return int((~np.isfinite(np.asarray(value))).sum())
 

@@ -20,6 +20,7 @@ from numpyro_flows.model_checks import (
     check_sites,
     is_masked,
     named_arguments,
+    naming_arguments,
     nonfinite_entries,
     require_priors,
 )
@@ -60,7 +61,7 @@ class Target:
         unfit = RefuseUnfit()
 
         def shapes() -> tuple[dict[str, Array], dict[str, Array]]:
-            with unfit:
+            with naming_arguments(model, args, self.kwargs), unfit:
                 sites = self._trace(self._model, init_to_uniform)
             check_sites(sites)
             latents = {name: site for name, site in sites.items() if _is_latent(site)}

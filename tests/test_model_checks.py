@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false
 """Models that cannot be fitted are refused with the site, what is wrong and the next step; others are let through."""
 
 import warnings
@@ -8,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+import pandas as pd
 import pytest
 from numpyro.contrib.control_flow import scan
 from numpyro.contrib.module import eqx_module, random_eqx_module
 from numpyro.handlers import substitute
+from scipy.stats import norm
 
-from numpyro_flows import FlowVI
+from numpyro_flows import FlowDistribution, FlowVI, bijections
 from numpyro_flows.target import Target
 from tests.example_models import DATA, conjugate
 
@@ -188,3 +191,82 @@ def test_an_infinite_density_is_named():
 
     with pytest.raises(ValueError, match=r"\['broken'\] are \+inf, which no density may be"):
         FlowVI(model, num_steps=0, progress_bar=False).run(jax.random.key(0))
+
+
+NUMBERS = [0.5, 1.0, 1.5]
+NO_ARRAYS = {
+    r"a list: pass jnp.asarray\([xy]\)": NUMBERS,
+    r"a pandas Series: pass [xy].to_numpy\(\)": pd.Series(NUMBERS),
+    r"a pandas DataFrame: pass [xy].to_numpy\(\)": pd.DataFrame({"a": NUMBERS}),
+    r"an array of type object .*: pass [xy].astype\(float\)": np.array(NUMBERS, object),
+    "the string 'data.csv': pass numbers": "data.csv",
+    "an array of type <U1 .*: pass numbers": np.array(["a", "b", "c"]),
+}
+
+
+def regression(x, y=None):
+    slope = numpyro.sample("slope", dist.Normal(0, 1))
+    with numpyro.plate("people", 3):
+        numpyro.sample("y", dist.Normal(slope * x, 1), obs=y)
+
+
+@pytest.mark.parametrize(("message", "bad"), NO_ARRAYS.items(), ids=range(len(NO_ARRAYS)))
+def test_data_that_are_no_arrays(message, bad):
+    with pytest.raises(TypeError, match="^expected an array of numbers as the data of 'y', got " + message):
+        Target(regression, jax.random.key(0), (np.ones(3), bad))
+    with pytest.raises(
+        TypeError, match="^the model expected arrays .* the argument 'x' as " + message + ".*; the model"
+    ):
+        Target(regression, jax.random.key(0), (bad, np.ones(3)))
+
+
+MASKED = np.ma.array(NUMBERS, mask=[False, True, False])
+MISFITS = {
+    "masked data": (np.ones(3), MASKED, TypeError, r"got a masked array .*y.filled\(0.0\), .* obs_mask=~y.mask"),
+    "complex data": (np.ones(3), np.ones(3) * 1j, TypeError, "data of 'y', got an array of type complex.* pass real"),
+    "a dict": (np.ones(3), {"a": np.ones(3)}, TypeError, r"data of 'y', got a dict of \['a'\]: pass one of its arrays"),
+    "too few data": (np.ones(3), np.ones(2), ValueError, r"data of 'y' of shape \(3,\), got shape \(2,\)"),
+    "no data": (np.ones(3), np.ones(0), ValueError, r"data of 'y' of shape \(3,\), got shape \(0,\)"),
+    "too few inputs": (np.ones(2), np.ones(3), ValueError, r"fit together and its plates, got 'x' \(2,\), 'y' \(3,\)"),
+}
+
+
+@pytest.mark.parametrize(("x", "y", "error", "message"), MISFITS.values(), ids=MISFITS)
+def test_arguments_that_do_not_fit(x, y, error, message):
+    with pytest.raises(error, match=message):
+        Target(regression, jax.random.key(0), (x, y))
+
+
+def test_a_plate_of_no_rows():
+    def model(y):
+        with numpyro.plate("people", len(y)):
+            numpyro.sample("y", dist.Normal(numpyro.sample("mean", dist.Normal(0, 1)), 1), obs=y)
+
+    with pytest.raises(ValueError, match=r"^the model expected data, got the empty argument 'y'"):
+        Target(model, jax.random.key(0), (np.ones(0),))
+
+
+def test_lists_that_a_model_takes():
+    flow = FlowDistribution(bijections.Affine(jnp.zeros(1)))
+
+    def model(x, y):
+        slope = numpyro.sample("slope", dist.Normal(0, 1))
+        numpyro.sample("y", dist.Normal(slope * jnp.asarray(x), 1), obs=jnp.asarray(y))
+        numpyro.sample("z", flow, obs=pd.DataFrame({"a": y}))  # whose density takes tables
+
+    target = Target(model, jax.random.key(0), (NUMBERS, NUMBERS))
+    found = jax.jit(target.log_density)(jnp.array([0.3]))
+    y = np.array(NUMBERS)
+    expected = norm.logpdf(0.3) + norm.logpdf(y, 0.3 * y).sum() + norm.logpdf(y).sum()
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_an_error_that_no_argument_explains_is_the_models_own():
+    def model(y, link="logit"):
+        numpyro.sample("x", dist.Normal(0, 1))
+        raise KeyError("own")
+
+    with pytest.raises(KeyError, match="own"):
+        Target(model, jax.random.key(0), (NUMBERS,))
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'y'"):
+        Target(model, jax.random.key(0))
