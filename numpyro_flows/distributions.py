@@ -293,20 +293,27 @@ class FlowDistribution(dist.TransformedDistribution, InFiles):
 
 
 def _require_coherent(flow: FlowDistribution) -> None:
-    """Score one event abstractly, which computes nothing.
+    """Draw and score one event abstractly, which computes nothing.
 
     Raises:
         Exception: any, where the shapes of the flow's parts do not fit together.
     """
 
-    def score(value: Array, condition: Array | None) -> Array:
-        return (flow if condition is None else flow.given(condition)).vector.log_prob(value)
+    def draw_and_score(value: Array, condition: Array | None) -> tuple[Array, Array]:
+        told = (flow if condition is None else flow.given(condition)).vector
+        try:
+            value_drawn = told.sample(jax.random.key(0))
+        except NotImplementedError:  # as of an improper base
+            value_drawn = jnp.zeros(told.shape())
+        return value_drawn, told.log_prob(value)
 
     dtype = jnp.result_type(float)
     condition = None
     if flow.bijection.cond_shape is not None and flow.condition is None:
         condition = jax.ShapeDtypeStruct(flow.bijection.cond_shape, dtype)
-    jax.eval_shape(score, jax.ShapeDtypeStruct(flow.event_shape, dtype), condition)
+    drawn, scored = jax.eval_shape(draw_and_score, jax.ShapeDtypeStruct(flow.event_shape, dtype), condition)
+    if (drawn.shape, scored.shape) != (flow.shape(), flow.batch_shape):
+        raise ValueError(f"expected draws of shape {flow.shape()}, got {drawn.shape} with densities of {scored.shape}")
 
 
 _STRUCTURE = ("_own_batch_shape", "_batch_shape", "_event_shape", "_validate_args", "_is_vector", "fit")

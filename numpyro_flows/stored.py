@@ -121,7 +121,11 @@ class StoredFit(NamedTuple):
             raise ValueError("expected a log density for each point")
         if self.sites is not None and StoredSites(self.sites, {}).shapes != self.shapes:
             raise ValueError(f"expected sites with the unconstrained shapes {self.shapes}, got {self.sites}")
-        jax.eval_shape(bijection.transform_and_log_det, jax.ShapeDtypeStruct((dim,), jnp.result_type(float)))
+        event = jax.ShapeDtypeStruct((dim,), jnp.result_type(float))
+        for method in (bijection.transform_and_log_det, bijection.inverse_and_log_det):
+            value, log_det = jax.eval_shape(method, event)
+            if value.shape != (dim,) or log_det.shape != ():
+                raise ValueError(f"expected a bijection to vectors of shape {(dim,)}, got {value.shape}")
 
     def require_fitted_to(self, target: Target) -> None:
         """Make sure that a model and its arguments are those of the fit.

@@ -16,7 +16,7 @@ from numpyro.distributions import constraints
 from numpyro_flows import FlowDistribution, FlowPosterior
 from numpyro_flows.bijections import Affine, Chain, Permutation
 from numpyro_flows.density import DensityFit, Score
-from numpyro_flows.files.container import pack, unpack
+from numpyro_flows.files.container import checksum_of, pack, unpack
 from numpyro_flows.files.tree import save_tree
 from numpyro_flows.fingerprint import fingerprint
 from numpyro_flows.fitting import SolverCheck
@@ -225,6 +225,21 @@ def test_crafted_posteriors(path):
         except ValueError:
             pass
     assert not loaded
+
+
+def test_arrays_of_other_shapes_than_the_flow_says(path, tmp_path):
+    flow = tmp_path / "flow"
+    FlowDistribution(Affine(jnp.zeros(3))).save(flow)
+    for file, load in ((path, FlowPosterior.load), (flow, FlowDistribution.load)):
+        kind, structure, arrays = unpack(file.read_bytes())
+        bijection = structure["fields"]["bijection"]
+        parts = bijection["fields"].get("bijections", {"tuple": [bijection]})["tuple"]
+        loc = parts[-1]["fields"]["loc"]
+        arrays[loc["array"]] = np.ones((2, 3), np.float32)
+        loc["checksum"] = checksum_of(arrays[loc["array"]])
+        file.write_bytes(pack(kind, structure, arrays))
+        with pytest.raises(ValueError, match="shape"):
+            load(file)
 
 
 def test_pickle(posterior):
