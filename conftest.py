@@ -4,6 +4,7 @@ import doctest
 import pathlib
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 from xdist.scheduler import LoadScopeScheduling
@@ -61,6 +62,15 @@ def optimized(request):
         jax.config.update("jax_disable_most_optimizations", False)
         yield
         jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture(autouse=True)
+def unchecked(request):
+    """`--jaxtyping-packages=numpyro_flows.bijections,beartype.beartype` checks types of every call; `unchecked` not."""
+    unchecked = request.node.get_closest_marker("unchecked") is not None
+    jaxtyping.config.update("jaxtyping_disable", unchecked)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def pytest_xdist_make_scheduler(config, log):

@@ -92,7 +92,8 @@ class FlowDistribution(dist.TransformedDistribution, InFiles):
         if base.event_shape != event_shape:
             raise ValueError(f"expected a base distribution with event shape {event_shape}, got {base.event_shape}")
         self._flow, self._around = transform, Split((base, constrain))
-        self._is_vector, self.fit = False, None
+        self._is_vector = False
+        self.fit: Any = None  # or a DensityFit, whose file is above this one
         self._own_batch_shape = self._merged.batch_shape
         dist.Distribution.__init__(self, self._own_batch_shape, self._merged.event_shape, validate_args=validate_args)
 

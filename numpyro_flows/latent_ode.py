@@ -24,6 +24,8 @@ from numpyro_flows.networks import MLP
 from numpyro_flows.precision import full_precision
 from numpyro_flows.series import Series, observe_series
 
+Times = ArrayLike | Sequence[float]
+
 PARAM_NAME = "latent_ode$params"
 MAX_TRAINING_STEPS = 256
 FLOW: Recipe = partial(flows.nsf_coupling, num_layers=2, hidden=(32,))
@@ -192,7 +194,7 @@ class LatentODE(eqx.Module):
         return jnp.asarray(z0) if self.flow is None else _jitted(_inverse, self.flow, jnp.asarray(z0))
 
     def predict(
-        self, times: ArrayLike, values: ArrayLike, mask: ArrayLike | None = None, *, at: ArrayLike | None = None
+        self, times: ArrayLike, values: ArrayLike, mask: ArrayLike | None = None, *, at: Times | None = None
     ) -> Float[Array, "num at obs_dim"]:
         """The path from the mean of `q(z0 | series)`, without noise.
 
@@ -210,15 +212,13 @@ class LatentODE(eqx.Module):
         z0 = jnp.asarray(self.encode(times, values, mask).mean)
         return self.follow(z0, self.observe(times, values, mask).times if at is None else at)
 
-    def sample(
-        self, rng_key: PRNGKeyArray, num_samples: int, at: Float[ArrayLike, " at"]
-    ) -> Float[Array, "num_samples at obs_dim"]:
+    def sample(self, rng_key: PRNGKeyArray, num_samples: int, at: Times) -> Float[Array, "num_samples at obs_dim"]:
         """New series from the prior, without noise, at sorted times."""
         require_key(rng_key)
         require_counts(num_samples=num_samples)
         return self.follow(self.prior.sample(rng_key, (num_samples,)), at)
 
-    def follow(self, z0: ArrayLike, at: ArrayLike) -> Float[Array, "num at obs_dim"]:
+    def follow(self, z0: ArrayLike, at: Times) -> Float[Array, "num at obs_dim"]:
         """What is observed, but for noise, on the paths from `z0` `(num, latent_dim)`; `at` as in `predict`."""
         z0, times = jnp.asarray(z0), np.asarray(at)
         if z0.ndim != 2 or z0.shape[1] != self.latent_dim:

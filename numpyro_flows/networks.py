@@ -220,7 +220,7 @@ class CausalTransformer(eqx.Module):
 class _TransformerBlock(eqx.Module):
     """Causal self-attention, then a perceptron on every token, each added to what it reads."""
 
-    matrices: Float[Array, "4 width width"]  # for queries, keys, values and output
+    matrices: Float[Array, "*blocks 4 width width"]  # for queries, keys, values and output; stacked for the scan
     mlp: MLP
     num_heads: int = eqx.field(static=True)
 

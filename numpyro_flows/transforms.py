@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
 
@@ -79,13 +79,13 @@ class FlowTransform(Transform, InFiles):
     def codomain(self) -> constraints.Constraint:
         return _real_events(len(self.event_shape))
 
-    def __call__(self, x: Float[Array, "*batch_event"]) -> Float[Array, "*batch_event"]:  # pyright: ignore
+    def __call__(self, x: Array) -> Array:  # pyright: ignore
         y, log_det = self.call_with_intermediates(x)
         if isinstance(x, jax.Array):
             self._last_call = _Call(weakref.ref(x), weakref.ref(y, self._forget), log_det)
         return y
 
-    def _inverse(self, y: Float[Array, "*batch_event"]) -> Float[Array, "*batch_event"]:  # pyright: ignore
+    def _inverse(self, y: Array) -> Array:  # pyright: ignore
         return self.inverse_and_log_det(y)[0]
 
     def call_with_intermediates(self, x: Array) -> tuple[Array, Array]:  # pyright: ignore

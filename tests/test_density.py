@@ -1,6 +1,7 @@
 import io
 import sys
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -94,7 +95,7 @@ def test_the_report_is_the_distribution_s_own_score():
 def test_bounded_supports(support, make, grid, x64):
     flow = fit(jax.random.key(0), make(np.random.default_rng(0)), support=support)
     assert np.all(support(flow.sample(jax.random.key(1), (5000,))))
-    x = np.linspace(*grid, 200_001)[:, None]
+    x = np.linspace(grid[0], grid[1], 200_001)[:, None]
     assert np.trapezoid(np.exp(flow.log_prob(x)), x[:, 0]) == pytest.approx(1.0, abs=1e-3)
     checking = FlowDistribution(flow.bijection, constrain=flow.constrain, validate_args=True)
     with pytest.warns(UserWarning, match="Out-of-support"):
@@ -152,7 +153,7 @@ SUPPORTS = {"tau": constraints.positive}
 
 
 def test_sites_come_back_as_sites(draws):
-    flow = fit(jax.random.key(0), as_datatree(draws), support=SUPPORTS)
+    flow: Any = fit(jax.random.key(0), as_datatree(draws), support=SUPPORTS)
     again = flow.sample(jax.random.key(1), (50,))
     assert {name: value.shape for name, value in again.items()} == {"mu": (50,), "tau": (50,), "theta": (50, 2)}
     assert (again["tau"] > 0).all()
@@ -336,7 +337,7 @@ def test_errors(data, options, message):
         fit(jax.random.key(0), data, **options)
 
 
-def fitted(support=None, data=DATA, **options):
+def fitted(support=None, data: Any = DATA, **options):
     """A distribution as a fit gives it, without one."""
     constrain = observe(data, support).constrain
     return FlowDistribution(Affine(jnp.zeros(2)), constrain=constrain, **options)
@@ -350,7 +351,7 @@ def test_training_goes_on_with_base_and_support():
     assert (more.sample(jax.random.key(0), (20,)) > 0).all()
     assert -more.log_prob(positive).mean() == pytest.approx(more.fit.held_out.nll, abs=5 * more.fit.held_out.se)
     of_sites = fitted({"b": constraints.positive}, sites)
-    reordered = short({"a": sites["a"], "b": sites["b"]}, flow=of_sites, support={"b": constraints.positive})
+    reordered: Any = short({"a": sites["a"], "b": sites["b"]}, flow=of_sites, support={"b": constraints.positive})
     assert list(reordered.sites.shapes) == ["b", "a"]
     assert -reordered.log_prob(sites).mean() == pytest.approx(reordered.fit.held_out.nll, abs=5 * more.fit.held_out.se)
 
@@ -386,7 +387,7 @@ def test_optimal_transport_ignores_nothing(options):
 
 def test_wrong_types():
     with pytest.raises(TypeError, match="flow expected a recipe"):
-        fit(jax.random.key(0), DATA, flow=3)
+        fit(jax.random.key(0), DATA, flow=3)  # pyright: ignore[reportArgumentType]
     with pytest.raises(TypeError, match="expected real numbers"):
         fit(jax.random.key(0), np.array([["a", "b"]]))
 

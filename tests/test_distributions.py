@@ -86,6 +86,7 @@ def test_as_a_prior_and_under_jit_and_vmap(flow):
     assert trace["x"]["value"].shape == (3, 2)
 
 
+@pytest.mark.unchecked
 def test_a_flowjax_bijection_plugs_in():
     theirs = coupling_flow(jax.random.key(0), base_dist=Normal(jnp.zeros(2)), flow_layers=2)
     q = FlowDistribution(theirs.bijection)

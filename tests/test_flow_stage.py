@@ -67,7 +67,7 @@ class Scripted:
         self.num_drawn += 1
         return np.zeros((RECIPE.block, 1)), log_weight, log_weight
 
-    def run(self, start: np.ndarray) -> FlowFit:
+    def run(self, start: np.ndarray) -> Any:
         arrays, static = eqx.partition(Affine(jnp.zeros(1)), eqx.is_array)
         stages = FlowStages(
             make=Script(lambda *args: arrays),

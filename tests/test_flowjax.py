@@ -1,5 +1,7 @@
 """A FlowJAX bijection stands wherever one of ours does, and one of ours in FlowJAX's distributions."""
 
+from typing import Any
+
 import equinox as eqx
 import flowjax.bijections as fb
 import jax
@@ -29,11 +31,13 @@ from numpyro_flows.bijections import (
 )
 from tests.bijections.cases import perturbed
 
+pytestmark = pytest.mark.unchecked  # types name our own class of bijections
+
 DIM, COND_DIM = 3, 2
 X, CONDITION = jnp.array([0.5, -1.0, 2.0]), jnp.array([0.3, -0.7])
 
 
-def coupling_of_flowjax(key, dim=DIM, cond_dim=None):
+def coupling_of_flowjax(key, dim=DIM, cond_dim=None) -> Any:  # it has the methods of our bijections, not the class
     flow = coupling_flow(key, base_dist=Normal(jnp.zeros(dim)), cond_dim=cond_dim, flow_layers=2, nn_width=16)
     return flow.bijection
 
@@ -181,11 +185,12 @@ def test_guide_by_svi(recipe, loss):
 
 def test_guide_trains_no_more_than_flowjax_does():
     """What they hold fixed stays, and Adam moves all else."""
-    theirs = fb.Chain([paramax.non_trainable(fb.Affine(jnp.zeros(2), jnp.full(2, 2.0))), fb.Affine(jnp.zeros(2))])
+    theirs: Any = fb.Chain([paramax.non_trainable(fb.Affine(jnp.zeros(2), jnp.full(2, 2.0))), fb.Affine(jnp.zeros(2))])
     guide = AutoFlow(correlated, lambda key, dim: theirs)
     svi = SVI(correlated, guide, numpyro.optim.Adam(1e-2), PathELBO(num_particles=16))
     params = svi.run(jax.random.key(0), 20, progress_bar=False).params
-    fixed, trained = guide.get_posterior(params).bijection.bijections[0].bijections
+    trained_flow: Any = guide.get_posterior(params).bijection
+    fixed, trained = trained_flow.bijections[0].bijections
     assert eqx.tree_equal(fixed, theirs.bijections[0])
     assert (paramax.unwrap(trained).loc != 0).all()
 
@@ -217,7 +222,7 @@ OURS = {
 )
 @pytest.mark.parametrize("cond_dim", [pytest.param(None, marks=pytest.mark.slow), COND_DIM])
 def test_ours_in_their_distribution(name, cond_dim):
-    ours = perturbed(OURS[name](jax.random.key(0), cond_dim=cond_dim), scale=0.1)
+    ours: Any = perturbed(OURS[name](jax.random.key(0), cond_dim=cond_dim), scale=0.1)
     condition = None if cond_dim is None else jnp.stack([CONDITION, -CONDITION])
     theirs, expected = Transformed(StandardNormal((DIM,)), ours), FlowDistribution(ours, condition=condition)
     draws, log_prob = eqx.filter_jit(theirs.sample_and_log_prob)(jax.random.key(1), (5,), condition)
@@ -229,8 +234,8 @@ def test_ours_in_their_distribution(name, cond_dim):
 
 
 def test_ours_in_their_compositions(theirs):
-    ours = perturbed(OURS["coupling"](jax.random.key(0)), scale=0.1)
-    affine = fb.Affine(jnp.ones(DIM), jnp.full(DIM, 2.0))
+    ours: Any = perturbed(OURS["coupling"](jax.random.key(0)), scale=0.1)
+    affine: Any = fb.Affine(jnp.ones(DIM), jnp.full(DIM, 2.0))
     bijection = fb.Invert(fb.Chain([affine, ours, theirs]))
     expected = Invert(Chain([affine, ours, theirs]))
     for got, wanted in zip(bijection.transform_and_log_det(X, CONDITION), expected.transform_and_log_det(X, CONDITION)):
@@ -243,7 +248,7 @@ def test_ours_in_their_compositions(theirs):
 def test_ours_by_their_training(name):
     """The loss falls, floating arrays move but for those in a `Frozen`, and all others stay what they are."""
     frozen = Frozen(perturbed(ActNorm(DIM)))
-    before = Chain([OURS[name](jax.random.key(0)), frozen])
+    before: Any = Chain([OURS[name](jax.random.key(0)), frozen])
     data = jax.random.gamma(jax.random.key(1), 2.0, (1000, DIM)) - 2.0
     flow = Transformed(StandardNormal((DIM,)), before)
     trained, losses = fit_to_data(

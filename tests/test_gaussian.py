@@ -4,13 +4,19 @@ import numpy as np
 import pytest
 
 from numpyro_flows.gaussian import draw_gaussian, fit_gaussian
+from numpyro_flows.newton import Density
 from numpyro_flows.recipe import RECIPE
 from numpyro_flows.sampling import certify
 
 
-def on_host(log_density):
+def on_host(log_density) -> Density:
     evaluate = jax.jit(jax.vmap(jax.value_and_grad(log_density)))
-    return lambda x: tuple(map(np.asarray, evaluate(x)))
+
+    def density(x):
+        values, gradients = evaluate(x)
+        return np.asarray(values), np.asarray(gradients)
+
+    return density
 
 
 def fit(log_density, starts, seed=0):

@@ -1,6 +1,7 @@
 """AutoFlow where NumPyro's own guides go."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ from tests.example_models import conjugate, conjugate_posterior, eight_schools
 TINY = partial(flows.realnvp, num_layers=2, hidden=(8,))
 
 
-def fit(model, guide, loss, num_steps, *args, rate=5e-3, **kwargs):
+def fit(model, guide, loss, num_steps, *args, rate: Any = 5e-3, **kwargs):
     svi = SVI(model, guide, numpyro.optim.ClippedAdam(rate), loss)
     return svi.run(jax.random.key(0), num_steps, *args, progress_bar=False, **kwargs)
 
@@ -126,7 +127,8 @@ def test_one_latent_dimension():
 
 def test_init_loc_fn_is_honoured():
     values = {"mu": jnp.array(3.0), "tau": jnp.array(2.0), "z": jnp.linspace(-1, 1, 8)}
-    guide = AutoFlow(eight_schools, TINY, init_loc_fn=init_to_value(values=values), init_scale=1e-3)
+    at_values: Any = init_to_value(values=values)
+    guide = AutoFlow(eight_schools, TINY, init_loc_fn=at_values, init_scale=1e-3)
     svi = SVI(eight_schools, guide, numpyro.optim.Adam(1e-3), Trace_ELBO())
     params = svi.get_params(svi.init(jax.random.key(0)))
     median = guide.median(params)
@@ -144,7 +146,7 @@ def test_plates_and_subsampled_data():
     def model():
         slope = numpyro.sample("slope", dist.Normal(0, 5))
         with numpyro.plate("groups", 2):
-            offset = numpyro.sample("offset", dist.Normal(0, 5))
+            offset = jnp.asarray(numpyro.sample("offset", dist.Normal(0, 5)))
         with numpyro.plate("n", 500, subsample_size=100) as index:
             numpyro.sample("y", dist.Normal(offset.sum() + slope * x[index], 0.3), obs=y[index])
 
@@ -173,10 +175,11 @@ def test_constrained_and_multivariate_sites():
     assert abs(draws["weights"][:, 0].mean() - 0.2) < 0.1 * sd
 
 
+@pytest.mark.unchecked
 @pytest.mark.slow
 @pytest.mark.optimized
 def test_a_flowjax_flow_as_guide():
-    def theirs(key, dim):
+    def theirs(key, dim) -> Any:
         return coupling_flow(key, base_dist=Normal(jnp.zeros(dim)), flow_layers=2, nn_width=16).bijection
 
     guide = AutoFlow(eight_schools, theirs)

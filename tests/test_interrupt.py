@@ -2,6 +2,7 @@
 
 import itertools
 import signal
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -71,7 +72,7 @@ def test_in_the_gaussian_stage():
         survey(Interrupting(density, last, last + 1))
 
 
-def train_stage(interrupt_train=(), interrupt_draw=(), interrupt_make=()):
+def train_stage(interrupt_train=(), interrupt_draw=(), interrupt_make=()) -> Any:
     """The flow stage on `N(0, 1)` with compiled functions in plain NumPy: each chunk halves the distance of `loc`."""
     bijection = Affine(jnp.ones(1) * 4.0)
     arrays, static = eqx.partition(bijection, eqx.is_array)
@@ -87,9 +88,9 @@ def train_stage(interrupt_train=(), interrupt_draw=(), interrupt_make=()):
         return x, log_p, log_p + 0.5 * u[:, 0] ** 2
 
     stages = FlowStages(
-        make=Interrupting(lambda loc, scale, seed: arrays, *interrupt_make),
-        train=Interrupting(train, *interrupt_train),
-        draw=Interrupting(draw, *interrupt_draw),
+        make=Interrupting(lambda loc, scale, seed: arrays, *interrupt_make),  # pyright: ignore[reportArgumentType]
+        train=Interrupting(train, *interrupt_train),  # pyright: ignore[reportArgumentType]
+        draw=Interrupting(draw, *interrupt_draw),  # pyright: ignore[reportArgumentType]
         draw_coarsely=None,
         static=static,
     )
@@ -97,7 +98,7 @@ def train_stage(interrupt_train=(), interrupt_draw=(), interrupt_make=()):
     stage = FlowStage(RECIPE, stages, Survey([], np.inf), seeds, Clock(), False)
     log_weights = draw(arrays, next(seeds))[2]
     start = FlowFit(bijection, certify(log_weights), log_weights)
-    gaussian = GaussianFit(np.full(1, 4.0), np.eye(1), -8.0, None)
+    gaussian = GaussianFit(np.full(1, 4.0), np.eye(1), -8.0, None)  # pyright: ignore[reportArgumentType]
     return stage.run(gaussian, start, next(seeds))
 
 

@@ -1,6 +1,7 @@
 """The latent ODE as NumPyro's model and guide, its path against SciPy, and its training."""
 
 from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -300,8 +301,9 @@ def test_bad_latent_odes(options, message):
 
 @pytest.mark.parametrize("name", ["num_steps", "batch_size", "learning_rate", "validation"])
 def test_bad_numbers_of_a_fit(name):
+    options: dict[str, Any] = {name: 0}
     with pytest.raises(ValueError, match=f"{name} expected .*, got 0"):
-        fit_small(jax.random.key(0), TIMES, VALUES, **{name: 0})
+        fit_small(jax.random.key(0), TIMES, VALUES, **options)
 
 
 def test_data_that_cannot_be_fitted():

@@ -2,6 +2,7 @@
 """Models that cannot be fitted are refused with the site, what is wrong and the next step; others are let through."""
 
 import warnings
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -30,7 +31,7 @@ def with_param():
 
 
 def with_module():
-    net = eqx_module("net", eqx.nn.Linear(1, 1, key=jax.random.key(0)))
+    net: Any = eqx_module("net", eqx.nn.Linear(1, 1, key=jax.random.key(0)))
     numpyro.sample("x", dist.Normal(net(jnp.ones(1))[0], 1))
 
 
@@ -62,7 +63,7 @@ def test_a_parameter_whose_prior_is_forgotten():
 
 
 def test_a_given_parameter_is_data():
-    target = Target(substitute(with_param, data={"loc": 3.0}), jax.random.key(0))
+    target = Target(substitute(with_param, data={"loc": jnp.array(3.0)}), jax.random.key(0))
     assert jax.grad(target.log_density)(jnp.array([3.0])) == 0
 
 
@@ -70,7 +71,7 @@ DISCRETE = [dist.Bernoulli(0.5), dist.Poisson(2.0), dist.Binomial(3, 0.5), dist.
 DISCRETE += [
     dist.NegativeBinomial2(2.0, 1.0),
     dist.Poisson(2.0).expand([3]).to_event(1),
-    dist.Geometric(0.5).mask(False),
+    dist.Geometric(0.5).mask(jnp.array(False)),
 ]
 
 
@@ -186,7 +187,7 @@ def test_an_infinite_density_is_named():
     """By the whole fit, and without a warning of NumPy's."""
 
     def model():
-        x = numpyro.sample("x", dist.Normal(0, 1))
+        x = jnp.asarray(numpyro.sample("x", dist.Normal(0, 1)))
         numpyro.factor("broken", jnp.where(x > -1e9, jnp.inf, 0.0))
 
     with pytest.raises(ValueError, match=r"\['broken'\] are \+inf, which no density may be"):

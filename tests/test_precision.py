@@ -8,7 +8,7 @@ import numpyro.distributions as dist
 import pytest
 from flowjax.distributions import Normal
 from flowjax.flows import coupling_flow
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import ClosedJaxpr, Jaxpr  # pyright: ignore[reportPrivateImportUsage]
 
 from numpyro_flows import FlowDistribution, FlowTransform, flows
 from numpyro_flows.bijections import transform_with_score
@@ -53,6 +53,7 @@ def test_bijections(recipe):
     assert_full(lambda x: transform_with_score(bijection, x, -x), x)
 
 
+@pytest.mark.unchecked
 def test_distributions_also_of_flowjax():
     flow = coupling_flow(jax.random.key(0), base_dist=Normal(jnp.zeros(DIM)), nn_depth=1, nn_width=4, flow_layers=1)
     for bijection in (flow.bijection, flows.realnvp(jax.random.key(0), DIM)):

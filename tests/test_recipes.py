@@ -76,7 +76,7 @@ def log_prob(bijection, x):
 @over_recipes
 def test_two_moons(name):
     """Better than the best Gaussian of the points that it is tested on."""
-    gaussian = multivariate_normal(TEST.mean(0), np.cov(TEST.T)).logpdf(TEST)
+    gaussian = multivariate_normal(TEST.mean(0), np.cov(TEST.T).tolist()).logpdf(TEST)
     gain = np.float64(log_prob(fitted(name), TEST)) - gaussian
     assert gain.mean() > 10 * gain.std() / np.sqrt(gain.size)
 

@@ -261,7 +261,8 @@ def test_how_a_flow_was_fitted_is_in_its_file(tmp_path):
     assert type(again) is DensityFit
     np.testing.assert_array_equal(again.losses, some)
     assert (again.held_out, again.test, again.why) == (score, None, "all steps taken")
-    assert (again.solver.num_steps, again.solver.num_evaluations) == (8, 16.0)
+    again_solver: Any = again.solver
+    assert (again_solver.num_steps, again_solver.num_evaluations) == (8, 16.0)
 
 
 def test_positive_sites_keep_their_support(path):

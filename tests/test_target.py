@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +27,7 @@ def test_agrees_with_numpyro():
 
 
 def model_of_many_supports():
-    scale = numpyro.sample("scale", dist.HalfNormal(1.0))
+    scale = jnp.asarray(numpyro.sample("scale", dist.HalfNormal(1.0)))
     numpyro.sample("inside", dist.Uniform(0.0, 1.0 + scale))  # the support depends on another site
     numpyro.sample("weights", dist.Dirichlet(jnp.ones(3)))
     numpyro.sample("flat", dist.ImproperUniform(dist.constraints.positive, (), (2,)))
@@ -50,10 +52,11 @@ def test_round_trip_and_jacobian(x64):
 
 def test_starts_follow_the_strategy():
     target = Target(eight_schools, jax.random.key(0))
-    start = target.start(jax.random.key(1), init_to_median(num_samples=200))
+    at_median: Any = init_to_median(num_samples=200)
+    start = target.start(jax.random.key(1), at_median)
     sites = target.constrain(start)
     assert abs(sites["mu"]) < 4.5 * 1.25 * 5 / np.sqrt(200)  # the standard error of a median
-    assert not np.array_equal(start, target.start(jax.random.key(2), init_to_median(num_samples=200)))
+    assert not np.array_equal(start, target.start(jax.random.key(2), at_median))
 
 
 def test_random_models():

@@ -35,7 +35,7 @@ def run(number):
         assert list(target.shapes) == names
         assert list(jax.eval_shape(target.constrain, jnp.zeros(target.dim))) == names
         assert list(target.supports()) == names
-    return float(target.log_density(jnp.full(target.dim, number, float)))
+    return float(target.log_density(jnp.full(target.dim, number, float)))  # pyright: ignore[reportPossiblyUnboundVariable]
 
 
 def test_each_thread_sees_its_own_sites(frequent_switches):

@@ -1,3 +1,5 @@
+from typing import Any
+
 import equinox as eqx
 import flowjax.bijections as fb
 import jax
@@ -76,7 +78,7 @@ def test_it_is_a_pytree(conditional):
     again = jax.tree.unflatten(structure, leaves)
     assert again == transform
     assert again != FlowTransform(conditional, jnp.zeros(2))
-    calls = jax.jit(lambda t, x: t(x))
+    calls: Any = jax.jit(lambda t, x: t(x))
     np.testing.assert_allclose(calls(transform, jnp.ones(3)), transform(jnp.ones(3)), rtol=1e-6)
     calls(jax.tree.map(lambda a: a, transform), jnp.ones(3))
     assert calls._cache_size() == 1
@@ -92,16 +94,20 @@ def test_numpyro_finds_the_constraint(plain):
     assert composed.log_prob(x).shape == (7,)
 
 
+@pytest.mark.unchecked
 def test_a_flowjax_bijection_plugs_in():
     x = jnp.array([[1.0, 2.0], [0.5, -1.0]])
-    theirs = FlowTransform(fb.TriangularAffine(jnp.ones(2), jnp.array([[2.0, 0.0], [1.0, 3.0]])))
+    affine: Any = fb.TriangularAffine(jnp.ones(2), jnp.array([[2.0, 0.0], [1.0, 3.0]]))
+    theirs = FlowTransform(affine)
     ours = FlowTransform(TriangularAffine(jnp.ones(2), jnp.array([[2.0, 0.0], [1.0, 3.0]])))
     for a, b in zip(theirs.call_with_intermediates(x), ours.call_with_intermediates(x)):
         np.testing.assert_allclose(a, b, rtol=1e-5)
 
 
+@pytest.mark.unchecked
 def test_scalar_events():
-    transform = FlowTransform(fb.Affine(1.0, 2.0))
+    affine: Any = fb.Affine(1.0, 2.0)
+    transform = FlowTransform(affine)
     assert transform.domain == constraints.real
     np.testing.assert_allclose(transform(jnp.arange(3.0)), [1.0, 3.0, 5.0])
 

@@ -3,6 +3,7 @@
 import copy
 import pickle
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -40,16 +41,16 @@ class Shift(AbstractBijection):
     shape = (3,)
     cond_shape = (2,)
 
-    def _transform(self, x, condition):
+    def _transform(self, x, condition: Any):
         return x + self.factor * self.function(self.weight @ condition), jnp.zeros_like(x, shape=())
 
-    def _inverse(self, y, condition):
+    def _inverse(self, y, condition: Any):
         return y - self.factor * self.function(self.weight @ condition), jnp.zeros_like(y, shape=())
 
 
 @pytest.fixture(scope="module")
 def conditional():
-    return Chain([Shift(jnp.arange(6.0).reshape(3, 2) / 10), Affine(jnp.ones(3), 2.0)])
+    return Chain([Shift(jnp.arange(6.0).reshape(3, 2) / 10), Affine(jnp.ones(3), 2.0)])  # pyright: ignore[reportCallIssue]
 
 
 def reported(flow: FlowDistribution) -> FlowDistribution:
@@ -132,7 +133,7 @@ def test_copies(tree, copied):
 
 def test_copies_share_functions():
     """A copy of a function of JAX's would be another one, and make another structure."""
-    flow = FlowDistribution(Shift(jnp.ones((3, 2)), jax.nn.relu), condition=CONDITION)
+    flow = FlowDistribution(Shift(jnp.ones((3, 2)), jax.nn.relu), condition=CONDITION)  # pyright: ignore[reportCallIssue]
     again = copy.deepcopy(flow)
     assert jax.tree.structure(again) == jax.tree.structure(flow)
     assert again.condition is not flow.condition
@@ -143,7 +144,9 @@ def test_a_report_goes_along(conditional):
     assert jax.tree.map(lambda leaf: leaf, flow).fit is FIT
     assert flow.given(-CONDITION).fit is FIT
     assert flow.vector.fit is FIT
-    for wrapped in (flow.expand([4]), flow.expand([4]).to_event(1).base_dist, flow.mask(False)):
+    many: Any = flow.expand([4])
+    wrappers: list[Any] = [many, many.to_event(1).base_dist, flow.mask(jnp.array(False))]
+    for wrapped in wrappers:
         assert wrapped.base_dist.fit is FIT
     other = reported(FlowDistribution(conditional, condition=CONDITION))
     other.fit = FIT._replace(seconds={"training": 0.6})
@@ -155,9 +158,9 @@ def model_of_a_scan(flow, plate: bool, length: int = 4):
         condition = jnp.stack([carry, -carry])
         if plate:
             with numpyro.plate("n", 5):
-                x = numpyro.sample("x", flow(condition))
+                x = jnp.asarray(numpyro.sample("x", flow(condition)))
             return carry + 0.1 * x.mean(), None
-        x = numpyro.sample("x", flow(condition))
+        x = jnp.asarray(numpyro.sample("x", flow(condition)))
         return carry + 0.1 * x.mean(), None
 
     return lambda: scan(step, jnp.array(0.5), None, length=length)
@@ -221,7 +224,7 @@ def test_shards():
     """Draws, conditions or parameters that differ by device, of a flow whose layers are scanned."""
     mesh = jax.make_mesh((1,), ("device",), axis_types=(jax.sharding.AxisType.Auto,))
     here, everywhere = PartitionSpec("device"), PartitionSpec()
-    layers = eqx.filter_vmap(lambda loc: Chain([Shift(jnp.ones((3, 2))), Affine(loc)]))(jnp.ones((4, 3)))
+    layers = eqx.filter_vmap(lambda loc: Chain([Shift(jnp.ones((3, 2))), Affine(loc)]))(jnp.ones((4, 3)))  # pyright: ignore[reportCallIssue]
     arrays, static = eqx.partition(Scan(layers), eqx.is_array)
 
     def log_prob(arrays, condition, x):

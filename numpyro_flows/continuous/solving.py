@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, ArrayLike, Int, PyTree
 
 _LEAST_SINGLE = 1e-6  # error of a step that single precision can still tell from rounding
 _SHORTEST_STEP = 1e-6  # of the adaptive controller, as a share of the unit of time: below it single precision has none
@@ -93,7 +93,7 @@ class ODESolver(eqx.Module):
         ends = jax.tree.map(lambda leaf: jnp.where(usable & solved, leaf, jnp.nan), ends)
         return ends, solution.stats["num_steps"]
 
-    def evaluations(self, num_steps: Int[Array, "..."]) -> Int[Array, "..."]:
+    def evaluations(self, num_steps: Int[ArrayLike, "..."]) -> Int[Array, "..."]:
         """How often the field is evaluated in so many steps."""
         tableau = getattr(self.solver, "tableau", None)
         if tableau is None:

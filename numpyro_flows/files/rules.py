@@ -2,7 +2,7 @@
 
 import dataclasses
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -66,7 +66,7 @@ class InFiles:
         return cls(**fields)
 
 
-def _hints(cls: Any, names: typing.Iterable[str]) -> dict[str, Any]:
+def _hints(cls: Any, names: Iterable[str]) -> dict[str, Any]:
     try:
         hints = typing.get_type_hints(cls)
     except (NameError, TypeError, AttributeError):  # a user's own, which names what is imported for type checking only

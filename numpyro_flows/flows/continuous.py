@@ -1,6 +1,6 @@
 """Continuous flows as recipes: solutions of a differential equation, by a solver or in closed form."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import diffrax
 from jaxtyping import PRNGKeyArray
@@ -21,6 +21,7 @@ from numpyro_flows.flows.stack import stacked
 _MAX_EXACT_DIM = 32  # coordinates above which training estimates the divergence
 
 
+@runtime_checkable
 class FieldRecipe(Protocol):
     """`field(key, dim, cond_dim=...)`, such as `MLPField`, or `functools.partial` of it with other options."""
 

@@ -5,7 +5,7 @@ mode that gives the Jacobian, the gradient of the log-determinant and those alon
 score; every law reads from it.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -29,9 +29,9 @@ class Pass(NamedTuple):
     x: np.ndarray
     y: np.ndarray
     log_det: np.ndarray
-    jacobian: np.ndarray | None = None
-    log_det_gradient: np.ndarray | None = None
-    gradients: tuple | None = None  # of the loss, along parameters, events and conditions
+    jacobian: Any = None  # or an array, as the next one
+    log_det_gradient: Any = None
+    gradients: Any = None  # or a tuple: of the loss, along parameters, events and conditions
 
     @property
     def weights(self) -> np.ndarray:

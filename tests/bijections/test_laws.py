@@ -145,7 +145,7 @@ def gradients(broken: Broken, case: Case) -> None:
         ends = []
         for sign in (1, -1):
             moved = jax.tree.unflatten(structure, [leaf + sign * step for leaf, step in zip(leaves, way)])
-            ends.append(evaluate(*args[:i], eqx.combine(moved, rest), *args[i + 1 :]))
+            ends.append(evaluate(*args[:i], eqx.combine(moved, rest), *args[i + 1 :]))  # pyright: ignore[reportCallIssue]
         for direction, here, up, down in zip(DIRECTIONS, at, *ends):
             if here.gradients is not None:
                 gradient = flat(here.gradients[i])
@@ -168,7 +168,7 @@ def densities(broken: Broken, case: Case) -> None:
 
 
 def scores(broken: Broken, case: Case, there: Pass, exact: Rounding) -> None:
-    *_, (y, log_det, score) = case.evaluate(case.trained, case.x, case.x, case.condition)
+    *_, (y, log_det, score) = case.evaluate(case.trained, case.x, case.x, case.condition)  # pyright: ignore[reportGeneralTypeIssues]
     y, score = y.reshape(there.y.shape), score.reshape(there.y.shape)
     right = -there.x - exact.log_det_gradient
     transposed = np.swapaxes(exact.jacobian[MODERATE], -1, -2)

@@ -1,5 +1,7 @@
 """Which coordinates the levels of a `Multiscale` act on, and what it makes of them."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -80,7 +82,8 @@ def test_the_second_level_leaves_half_of_the_coordinates():
         below, both_below = first.inverse(x), Multiscale([first, second]).inverse(x, CONDITION)
         return [alone.transform(x, CONDITION), alone.inverse(x, CONDITION)], below, both_below
 
-    of_second, below, got = outputs(*multiscale().levels[:2], x)
+    first, second, *_ = multiscale().levels
+    of_second, below, got = outputs(first, second, x)
     for y in np.asarray(of_second):
         np.testing.assert_array_equal(y[1::2], x[1::2])
         assert (np.abs(y[::2] - x[::2]) > 1e-3).all()
@@ -92,7 +95,8 @@ def test_the_second_level_leaves_half_of_the_coordinates():
 
 def test_levels_of_the_identity_are_the_identity():
     bijection = Multiscale([Affine(jnp.zeros(dim)) for dim in (DIM, 4, 2, 1)])
-    for method in (bijection.transform_and_log_det, bijection.inverse_and_log_det):
+    methods: list[Any] = [bijection.transform_and_log_det, bijection.inverse_and_log_det]
+    for method in methods:
         y, log_det = eqx.filter_jit(method)(X)
         np.testing.assert_array_equal(y, np.float32(X))
         assert log_det == 0

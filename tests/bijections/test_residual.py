@@ -133,7 +133,7 @@ def test_log_det_estimate_and_its_gradients_are_unbiased():
         return jnp.stack([value, jnp.cos(jnp.arange(float(slope.size))) @ slope, slope_x @ way, forward])
 
     seeds = np.random.default_rng(1).integers(2**32, size=(NUM_SEEDS, 2), dtype="uint32")
-    draws = np.float64(numbers(strong(exact_dim=2), seeds))
+    draws = np.asarray(numbers(strong(exact_dim=2), seeds), np.float64)
     exact = np.float64(numbers(strong(), seeds[:1])[0])
     errors = draws.std(0) / np.sqrt(NUM_SEEDS)
     assert (np.abs(draws.mean(0) - exact) <= 4 * errors).all()

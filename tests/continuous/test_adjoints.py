@@ -1,5 +1,7 @@
 """Gradients are finite differences: along parameters, events and conditions, for every adjoint."""
 
+from typing import Any
+
 import diffrax
 import equinox as eqx
 import jax
@@ -36,7 +38,7 @@ QUICK = ("direct", "forward mode")  # the others take long to compile
 def test_gradients(name, x64):
     adjoint, options, direction = CASES[name]
     field = trained_field("mlp with time beside", cond_dim=COND_DIM)
-    options = options or {"stepsize_controller": adaptive(TOLERANCE)}
+    options: dict[str, Any] = options or {"stepsize_controller": adaptive(TOLERANCE)}
     flow = ContinuousFlow(field, adjoint=adjoint, max_steps=256, **options)
     params, static = eqx.partition(flow, eqx.is_inexact_array)
     args = params, jnp.asarray(X), jnp.asarray(CONDITION)

@@ -215,7 +215,7 @@ def test_probes_are_fixed_along_a_trajectory(x64):
     ("make", "message"),
     [
         (lambda: Hutchinson(KEY, num_probes=0), "num_probes expected at least 1, got 0"),
-        (lambda: Hutchinson(KEY, distribution="uniform"), "distribution expected one of .*, got 'uniform'"),
+        (lambda: Hutchinson(KEY, distribution="uniform"), "distribution expected one of .*, got 'uniform'"),  # pyright: ignore[reportArgumentType]
         (lambda: HutchPlusPlus(KEY, num_probes=4), "num_probes expected a positive multiple of 3, got 4"),
         (lambda: HutchPlusPlus(KEY, num_probes=-3), "num_probes expected at least 1, got -3"),
         (lambda: HutchPlusPlus(KEY, num_probes=12).probes(jnp.ones(3)), r"at most 3 \* 3 .*, got 12"),

@@ -1,6 +1,7 @@
 """Pictures run for what `fit_density` makes, say what their axes are, and show what they say."""
 
 import io
+from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -46,7 +47,8 @@ def test_trajectories_are_those_of_the_flow(tmp_path):
     assert len(lines.get_segments()) == 20 * 10
     figure.savefig(tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 10_000
-    shown = plt.imread(io.BytesIO(figure._repr_png_()))  # by a notebook
+    notebook: Any = figure
+    shown = plt.imread(io.BytesIO(notebook._repr_png_()))
     assert shown.shape[1] == round(150 * figure.get_figwidth())
     assert shown.std() > 0.01
 
@@ -70,7 +72,9 @@ def test_densities_are_those_at_their_times():
         deviation = SCALE * np.exp(share * SPREAD)
         standard = (points - LOC) / deviation
         expected = np.exp(-0.5 * (standard**2).sum(1)) / (2 * np.pi * deviation.prod())
-        np.testing.assert_allclose(np.ravel(mesh.get_array()), expected, rtol=0, atol=1e-4 * expected.max())
+        np.testing.assert_allclose(
+            np.ravel(np.asarray(mesh.get_array(), float)), expected, rtol=0, atol=1e-4 * expected.max()
+        )
         assert 1e-2 < mesh.norm.vmax / expected.max() <= 100
 
 
@@ -79,10 +83,12 @@ def test_divergences_and_log_determinants_along_the_way():
     assert texts(figure) == ["divergence\n(nats per unit of time)", "time", "log-determinant\n(nats)"]
     upper, lower = figure.axes
     for line in upper.lines[:6]:
-        np.testing.assert_allclose(line.get_ydata(), SPREAD.sum(), rtol=1e-5)
-        np.testing.assert_allclose(line.get_xdata(), np.linspace(0, 1, 11), rtol=1e-6)
+        np.testing.assert_allclose(np.asarray(line.get_ydata(), float), SPREAD.sum(), rtol=1e-5)
+        np.testing.assert_allclose(np.asarray(line.get_xdata(), float), np.linspace(0, 1, 11), rtol=1e-6)
     for line in lower.lines[:6]:
-        np.testing.assert_allclose(line.get_ydata(), SPREAD.sum() * np.linspace(0, 1, 11), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            np.asarray(line.get_ydata(), float), SPREAD.sum() * np.linspace(0, 1, 11), rtol=1e-5, atol=1e-6
+        )
 
 
 def conditional() -> FlowDistribution:
@@ -97,7 +103,7 @@ def test_paths_of_a_conditional_flow_end_at_its_draws():
     flow, condition = conditional(), jnp.full(1, 3.0)
     figure = flow_plots.plot_trajectories(flow, KEY, condition=condition, num_paths=5, num_times=3)
     expected = eqx.filter_jit(lambda: flow.given(condition).sample(KEY, (5,)))()
-    np.testing.assert_allclose(figure.axes[0].collections[-1].get_offsets(), expected, rtol=1e-4)
+    np.testing.assert_allclose(np.asarray(figure.axes[0].collections[-1].get_offsets()), expected, rtol=1e-4)
     # a condition may as well come with the distribution
     np.testing.assert_array_equal(flow_plots._parts(flow.given(condition), None).condition, (condition - 1) / 2)
 

@@ -74,7 +74,7 @@ def test_estimated_densities_are_not_certified(divergence, certified):
     static = ContinuousFlow(LinearField(2), divergence=divergence)
     block = np.random.default_rng(0).normal(size=(RECIPE.block, 2)), np.zeros(RECIPE.block), np.zeros(RECIPE.block)
     draw = Mock(return_value=block)
-    stages = FlowStages(make=None, train=None, draw=draw, draw_coarsely=None, static=static)
+    stages = FlowStages(make=None, train=None, draw=draw, draw_coarsely=None, static=static)  # pyright: ignore[reportArgumentType]
     seeds = itertools.repeat(np.zeros(4, np.uint32))
     stage = FlowStage(RECIPE, stages, Survey([], np.inf), seeds, Clock(), False)
     certificate, _ = stage._judge(None)

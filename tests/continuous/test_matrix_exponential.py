@@ -127,7 +127,7 @@ def tilted_gaussian() -> tuple[np.ndarray, np.ndarray, float]:
 def expected_nll(flow: FlowDistribution) -> float:
     """Of a linear map of a standard normal, under the tilted Gaussian: exact, by the map's inverse at three points."""
     mean, covariance, _ = tilted_gaussian()
-    points = np.float32([[0, 0], [1, 0], [0, 1]])
+    points = np.array([[0, 0], [1, 0], [0, 1]], np.float32)
     inverses = eqx.filter_jit(lambda points: jax.vmap(flow.bijection.inverse_and_log_det)(points))
     images, (log_det, *_) = inverses(points)
     offset, *ends = np.asarray(images, float)

@@ -1,6 +1,7 @@
 """Continuous flows to a file and back, with whatever solver, controller, adjoint and estimator they have."""
 
 from functools import partial
+from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -48,9 +49,9 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_file(name, tmp_path):
     """The same structure, which holds all settings, and the same arrays."""
-    flow = FlowDistribution(eqx.filter_jit(lambda key: flows.ffjord(key, 3, **CASES[name]))(KEY))
+    flow: Any = FlowDistribution(eqx.filter_jit(lambda key: flows.ffjord(key, 3, **CASES[name]))(KEY))
     flow.save(tmp_path / "flow")
-    again = FlowDistribution.load(tmp_path / "flow")
+    again: Any = FlowDistribution.load(tmp_path / "flow")
     assert jax.tree.structure(again.bijection) == jax.tree.structure(flow.bijection)
     for a, b in zip(jax.tree.leaves(again.bijection), jax.tree.leaves(flow.bijection)):
         np.testing.assert_array_equal(a, b)
@@ -76,7 +77,7 @@ def test_a_matrix_exponential(key_style, tmp_path):
     make = partial(flows.matrix_exponential, dim=3, num_layers=2, cond_dim=1, gate="tanh")
     flow = eqx.filter_jit(lambda key: perturbed(make(key)))(key_style(0))
     FlowDistribution(flow, condition=jnp.ones(1)).save(tmp_path / "flow")
-    again = FlowDistribution.load(tmp_path / "flow")
+    again: Any = FlowDistribution.load(tmp_path / "flow")
     y = jnp.asarray(X, "float32")
     expected = log_prob(FlowDistribution(flow, condition=jnp.ones(1)), y)
     np.testing.assert_array_equal(log_prob(again, y), expected)

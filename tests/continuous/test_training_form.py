@@ -1,5 +1,7 @@
 """What training makes of a flow: energies and their weights, coarse solvers, new probes; and what it leaves alone."""
 
+from typing import Any
+
 import diffrax
 import equinox as eqx
 import jax
@@ -45,7 +47,7 @@ def test_energies_are_integrals_along_the_trajectory(x64):
         return np.linalg.norm((homogeneous @ place(t))[:DIM])
 
     kinetic = quad(lambda t: speed(t) ** 2, 0, 1, epsabs=1e-12)[0]
-    expected = Energies(kinetic, (MATRIX**2).sum(), quad(speed, 0, 1, epsabs=1e-12)[0])
+    expected: Any = Energies(kinetic, (MATRIX**2).sum(), quad(speed, 0, 1, epsabs=1e-12)[0])
     for start, interval in ((X, (0.0, 1.0)), (place(1.0)[:DIM], (1.0, 0.0))):
         np.testing.assert_allclose(energies(flow, jnp.asarray(start), interval), expected, rtol=1e-8)
 
@@ -129,9 +131,13 @@ def test_training_has_its_own_solver_and_divergence():
     assert eqx.tree_equal(coarse.field, flow.field)
 
 
+def seeds_of(flows: list[Any]) -> np.ndarray:
+    return np.concatenate([np.reshape(flow.divergence.noise.seed, (-1, 2)) for flow in flows])
+
+
 def test_flows_within_other_bijections_are_found():
     """In chains, frozen, inverted and stacked, where every layer has its own."""
-    weights = np.float32(0.3 * np.random.default_rng(0).normal(size=(3, DIM, DIM)))
+    weights = (0.3 * np.random.default_rng(0).normal(size=(3, DIM, DIM))).astype(np.float32)
 
     def layer(weight, key):
         training = Training(num_steps=32, penalties=Energies())
@@ -143,8 +149,7 @@ def test_flows_within_other_bijections_are_found():
     assert len(continuous_flows(whole)) == 2
     flows = continuous_flows(coarse)
     assert [type(flow.ode.stepsize_controller).__name__ for flow in flows] == 2 * ["ConstantStepSize"]
-    seeds = np.concatenate([np.reshape(flow.divergence.noise.seed, (-1, 2)) for flow in flows])
-    old = np.concatenate([np.reshape(flow.divergence.noise.seed, (-1, 2)) for flow in continuous_flows(whole)])
+    seeds, old = seeds_of(flows), seeds_of(continuous_flows(whole))
     assert seeds.shape == old.shape == (3, 2)
     assert len({tuple(seed) for seed in (*seeds, *old)}) == 6
     x = jnp.asarray(X, "float32")

@@ -1,6 +1,7 @@
 """The greedy fit: good on data it has not seen, as deep as the data need, and clear about what it cannot take."""
 
 from functools import cache
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -41,7 +42,7 @@ def moons():
 
 
 @cache
-def fitted(marginal: str):
+def fitted(marginal: Any):
     with jax.enable_x64(True):
         return fit_rbig(KEY, moons()[0], marginal=marginal)
 

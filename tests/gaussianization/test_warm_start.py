@@ -1,6 +1,7 @@
 """Trainable flows that start as a greedy fit, out to the tails, and learn from there."""
 
 from functools import cache, partial
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -24,7 +25,7 @@ RECIPES = {
 
 
 @cache
-def fit(marginal: str = "mixture", max_layers: int = 3):
+def fit(marginal: Any = "mixture", max_layers: int = 3):
     with jax.enable_x64(True):
         return fit_rbig(KEY, two_moons(np.random.default_rng(0), 1_000), marginal=marginal, max_layers=max_layers)
 
@@ -90,7 +91,7 @@ def test_all_of_it_can_be_trained(name):
 
 @pytest.mark.slow
 def test_coupling_with_zero_kernels_is_the_diagonal_flow(x64):
-    coupling = made(lambda: flows.coupling_gaussianization(KEY, 3, num_layers=2, hidden=(8,)), scale=0.3)
+    coupling: Any = made(lambda: flows.coupling_gaussianization(KEY, 3, num_layers=2, hidden=(8,)), scale=0.3)
     inverted, rotation = coupling.bijections[0].layers.bijections
     network = inverted.bijection.conditioner.mlp
     silent = eqx.tree_at(lambda m: m.weights[-1], network, jnp.zeros_like(network.weights[-1]))
@@ -115,11 +116,11 @@ def test_cold_start_mixes_coordinates(rotation, x64):
 
     @jax.jit
     def rotations(key):
-        flow = flows.gaussianization(key, 4, num_layers=5, rotation=rotation)
+        flow: Any = flows.gaussianization(key, 4, num_layers=5, rotation=rotation)
         return eqx.filter_vmap(lambda r: r.matrix())(flow.bijections[0].layers.bijections[1])
 
     matrices = np.asarray(rotations(KEY))
-    np.testing.assert_allclose(np.linalg.multi_dot(matrices[::-1]), np.eye(4), atol=1e-9)
+    np.testing.assert_allclose(np.linalg.multi_dot([*matrices[::-1]]), np.eye(4), atol=1e-9)
     off_diagonal = np.abs(matrices[:, ~np.eye(4, dtype=bool)])
     assert (off_diagonal.max(1) > 0.1).all()
 
