@@ -1,5 +1,6 @@
 """Checks of what users pass: random keys, whole numbers, numbers in an interval, data."""
 
+import math
 import sys
 from collections.abc import Mapping, Sequence, Set
 from functools import cache
@@ -51,6 +52,42 @@ def require_counts(least: int = 1, /, **counts: Any) -> None:
             raise TypeError(f"{name} expected an integer, got {described(count)}{advice}")
         if not isinstance(count, Tracer) and count < least:
             raise ValueError(f"{name} expected at least {least}, got {count}")
+
+
+def require_cond_dim(cond_dim: Any) -> None:
+    """Make sure that the length of a condition is an integer, or None where there is no condition.
+
+    Raises:
+        TypeError: where it is neither.
+        ValueError: where it is negative.
+    """
+    if isinstance(cond_dim, tuple):
+        raise TypeError(f"cond_dim expected an integer or None, got {cond_dim}: write cond_dim={math.prod(cond_dim)}")
+    if cond_dim is not None:
+        require_counts(0, cond_dim=cond_dim)
+
+
+def require_instance(kind: type | tuple[type, ...], example: str, /, **objects: Any) -> None:
+    """Make sure that the named objects are of a kind, of which `example` is one in code.
+
+    Raises:
+        TypeError: where one is not.
+    """
+    for name, value in objects.items():
+        if not isinstance(value, kind):
+            got = f"the class {value.__name__}" if isinstance(value, type) else described(value)
+            raise TypeError(f"{name} expected an object such as {example}, got {got}")
+
+
+def require_callable(example: str, /, **functions: Any) -> None:
+    """Make sure that the named objects are functions, of which `example` is one in code.
+
+    Raises:
+        TypeError: where one cannot be called.
+    """
+    for name, value in functions.items():
+        if not callable(value):
+            raise TypeError(f"{name} expected a function such as {example}, got {described(value)}")
 
 
 def require_numbers(interval: str, /, **numbers: Any) -> None:
@@ -216,5 +253,5 @@ def require_model(model: Any) -> None:
     Raises:
         TypeError: where it cannot.
     """
-    if not callable(model):
+    if not callable(model) or hasattr(model, "log_prob"):  # NumPyro's distributions can be called
         raise TypeError(f"model expected a NumPyro model, passed without calling it, got {described(model)}")

@@ -29,7 +29,7 @@ from numpyro_flows.fitting import Settings, SolverCheck, train
 from numpyro_flows.flows import Recipe
 from numpyro_flows.likelihood import Rows, flow_matching, log_prob_rows, maximum_likelihood
 from numpyro_flows.observations import Support, observe
-from numpyro_flows.resuming import observe_for
+from numpyro_flows.resuming import observe_for, require_condition_of
 from numpyro_flows.stages import seed_stream
 from numpyro_flows.whitening import Whitening
 
@@ -190,6 +190,8 @@ def fit_density(
         observations = observe(data, support, dequantize=dequantize)
     num = len(observations.values)
     all_weights, conditions = _checked_weights(weights, observations.values), _checked_condition(condition, num)
+    if isinstance(flow, FlowDistribution):
+        require_condition_of(flow, conditions)
     seeds = seed_stream(rng_key)
     rng = np.random.default_rng(next(seeds))
     train_index, held_index, test_index = _split(rng, num, validation, test)

@@ -14,7 +14,7 @@ from numpyro.infer.autoguide import AutoContinuous
 from numpyro.infer.initialization import init_to_uniform
 
 from numpyro_flows import flows
-from numpyro_flows.arguments import described, require_key, require_model, require_numbers
+from numpyro_flows.arguments import described, require_callable, require_key, require_model, require_numbers
 from numpyro_flows.bijections import AbstractBijection, Affine, Chain, TriangularAffine
 from numpyro_flows.distributions import FlowDistribution
 from numpyro_flows.model_run import model_run
@@ -65,6 +65,7 @@ class AutoFlow(AutoContinuous):
         require_model(model)
         if not callable(flow):
             raise TypeError(f"flow expected a recipe, for example flows.realnvp, got {described(flow)}")
+        require_callable("init_to_uniform", init_loc_fn=init_loc_fn)
         require_numbers("(0, inf)", init_scale=init_scale)
         self.flow = flow
         self.init_scale = init_scale

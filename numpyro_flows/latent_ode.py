@@ -14,7 +14,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, Scalar
 
 from numpyro_flows import flows
-from numpyro_flows.arguments import require_counts, require_key, require_numbers
+from numpyro_flows.arguments import described, require_counts, require_key, require_numbers
 from numpyro_flows.bijections import AbstractBijection
 from numpyro_flows.continuous.solving import ODESolver, adaptive
 from numpyro_flows.distributions import FlowDistribution
@@ -108,7 +108,7 @@ class LatentODE(eqx.Module):
         require_key(rng_key)
         require_counts(obs_dim=obs_dim, latent_dim=latent_dim, width=width, num_steps=num_steps)
         require_numbers("[0, 1)", dropout=dropout)
-        self.window, self.latent_dim, self.dropout = _checked_window(window), latent_dim, float(dropout)
+        self.window, self.latent_dim, self.dropout = checked_window(window), latent_dim, float(dropout)
         self.center = _numbers("center", center, obs_dim, 0.0)
         self.spread = _numbers("spread", spread, obs_dim, 1.0)
         if not min(self.spread) > 0:
@@ -162,7 +162,7 @@ class LatentODE(eqx.Module):
                 and series without a value. Where SVI's step is compiled by the caller, only shapes can be checked.
         """
         series, latent_ode = self.observe(times, values, mask), self._registered()
-        with numpyro.plate("series", len(series.times), subsample_size=batch_size) as rows:
+        with _plate(series, batch_size) as rows:
             times, values, mask = (jnp.asarray(leaf)[rows] for leaf in series)
             z0 = jnp.asarray(numpyro.sample("z0", latent_ode.prior))
             mean = latent_ode.decode(latent_ode.path(z0, times, in_training=True))
@@ -174,7 +174,7 @@ class LatentODE(eqx.Module):
     ) -> None:
         """NumPyro guide of `model`, with its arguments: `z0 ~ q(z0 | series)`."""
         series, latent_ode = self.observe(times, values, mask), self._registered()
-        with numpyro.plate("series", len(series.times), subsample_size=batch_size) as rows:
+        with _plate(series, batch_size) as rows:
             times, values, mask = (jnp.asarray(leaf)[rows] for leaf in series)
             if self.dropout:
                 key = numpyro.prng_key()
@@ -281,7 +281,23 @@ class LatentODE(eqx.Module):
         return (jnp.asarray(times) - start) / (end - start)
 
 
-def _checked_window(window: tuple[float, float]) -> tuple[float, float]:
+def _plate(series: Series, batch_size: int | None) -> numpyro.plate:
+    if batch_size is not None:
+        require_counts(batch_size=batch_size)
+        if batch_size > len(series.times):
+            raise ValueError(f"batch_size expected at most the {len(series.times)} series, got {batch_size}")
+    return numpyro.plate("series", len(series.times), subsample_size=batch_size)
+
+
+def checked_window(window: tuple[float, float]) -> tuple[float, float]:
+    """Start and end of a window of time.
+
+    Raises:
+        TypeError: where there are not two.
+        ValueError: where they are not finite, or the second not later.
+    """
+    if not isinstance(window, Sequence | np.ndarray) or len(window) != 2:
+        raise TypeError(f"window expected two times, for example (0.0, 1.0), got {described(window)}")
     start, end = map(float, window)
     if not 0 < end - start < np.inf:
         raise ValueError(f"window expected two finite times, the later one second, got {window}")

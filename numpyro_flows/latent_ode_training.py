@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from numpyro_flows.arguments import require_counts, require_key, require_numbers
 from numpyro_flows.flows import Recipe
-from numpyro_flows.latent_ode import FLOW, MAX_TRAINING_STEPS, PARAM_NAME, LatentODE
+from numpyro_flows.latent_ode import FLOW, MAX_TRAINING_STEPS, PARAM_NAME, LatentODE, checked_window
 from numpyro_flows.model_run import model_run
 from numpyro_flows.precision import full_precision
 from numpyro_flows.series import Series, observe_series
@@ -122,7 +122,8 @@ def fit_latent_ode(
     require_counts(num_steps=num_steps, batch_size=batch_size)
     require_numbers("(0, inf)", learning_rate=learning_rate)
     require_numbers("(0, 1)", validation=validation)
-    series = observe_series(times, values, mask, obs_dim=None, start=None if window is None else float(window[0]))
+    start_time = None if window is None else checked_window(window)[0]
+    series = observe_series(times, values, mask, obs_dim=None, start=start_time)
     num = len(series.times)
     if num < 2:
         raise ValueError(f"expected at least 2 series, one of them to choose by, got {num}")

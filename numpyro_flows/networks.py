@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 
-from numpyro_flows.arguments import as_widths
+from numpyro_flows.arguments import as_widths, require_cond_dim, require_counts
 
 
 def draw_normals(key: PRNGKeyArray, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
@@ -70,6 +70,7 @@ class Parameters(eqx.Module):
     network: MLP
 
     def __init__(self, key: PRNGKeyArray, start: Float[Array, " size"], cond_dim: int | None, hidden: Sequence[int]):
+        require_cond_dim(cond_dim)
         network = MLP(key, cond_dim or 0, start.size, hidden if cond_dim else ())
         self.network = eqx.tree_at(lambda mlp: mlp.biases[-1], network, start)
 
@@ -190,6 +191,8 @@ class CausalTransformer(eqx.Module):
         num_blocks: int,
         cond_dim: int = 0,
     ):
+        require_cond_dim(cond_dim)
+        require_counts(block_size=block_size, width=width, num_heads=num_heads, num_blocks=num_blocks)
         if width % num_heads:
             raise ValueError(f"CausalTransformer expected a width that {num_heads} heads divide, got {width}")
         num_tokens = -(-dim // block_size)

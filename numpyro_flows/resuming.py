@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import numpyro.distributions as dist
+from jaxtyping import Float
 
 from numpyro_flows.distributions import FlowDistribution
 from numpyro_flows.observations import Observations, Support, observe, sites_of
@@ -42,3 +43,16 @@ def observe_for(flow: FlowDistribution, data: Any, support: Support, dequantize:
     if support is not None and observed.constrain != flow.constrain:
         raise ValueError(f"support expected that of the flow, {flow.support}, got {support}: leave it out")
     return observed._replace(constrain=flow.constrain)
+
+
+def require_condition_of(flow: FlowDistribution, conditions: Float[np.ndarray, "num cond_dim"] | None) -> None:
+    """Make sure that there are conditions where the flow has one, of its shape, and none where it has none.
+
+    Raises:
+        ValueError: where not.
+    """
+    shape, got = flow.bijection.cond_shape, None if conditions is None else conditions.shape[1:]
+    if shape is None and got is not None:
+        raise ValueError("condition expected None, as the flow has no condition, got one: give a recipe as flow")
+    if shape is not None and got != tuple(shape):
+        raise ValueError(f"condition expected rows of shape {tuple(shape)}, as the flow has, got {got}")

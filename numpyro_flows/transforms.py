@@ -147,6 +147,17 @@ class FlowTransform(Transform, InFiles):
             raise ValueError(f"FlowTransform expected a shape that ends with {self.event_shape}, got {shape}")
         return shape[:cut]
 
+    def _broadcast(self, batch: tuple[int, ...]) -> tuple[int, ...]:
+        """A batch of values by that of the conditions."""
+        try:
+            return jnp.broadcast_shapes(batch, self.condition_batch_shape)
+        except ValueError as error:
+            raise ValueError(
+                f"expected values whose batch shape fits to the condition's, {self.condition_batch_shape}, got "
+                f"{batch}: "
+                "each value needs one condition; for all pairs write values[:, None]"
+            ) from error
+
     @full_precision()  # a bijection of FlowJAX does not ask for it
     def _batched(self, method: Any, x: Array) -> tuple[Array, Array]:
         """`method` over all batch axes: one `vmap`, or two where each batch element has its own condition."""
@@ -161,7 +172,7 @@ class FlowTransform(Transform, InFiles):
         if condition is None or of_conditions == ():
             y, log_det = jax.vmap(method, in_axes=(0, None))(x.reshape(-1, *self.event_shape), condition)
         else:
-            batch = jnp.broadcast_shapes(batch, of_conditions)
+            batch = self._broadcast(batch)
             x = jnp.broadcast_to(x, (*batch, *self.event_shape)).reshape(-1, *self.event_shape)
             cond_shape = condition.shape[len(of_conditions) :]
             condition = jnp.broadcast_to(condition, (*batch, *cond_shape)).reshape(-1, *cond_shape)

@@ -3,9 +3,10 @@
 
 import inspect
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,6 +42,11 @@ TIMES = np.sort(np.random.default_rng(0).uniform(size=(6, 5)))
 def model(y=None):
     with numpyro.plate("people", 3):
         numpyro.sample("y", dist.Normal(numpyro.sample("mu", dist.Normal(0.0, 1.0)), 1.0), obs=y)
+
+
+@cache
+def latent_ode():
+    return eqx.filter_eval_shape(lambda: LatentODE(KEY, 1, flow=None))  # shapes are enough to be refused
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +91,7 @@ TAKE_A_KEY: dict[str, Callable[[Any], Any]] = {
     "fit_density": lambda key: fit_density(key, DATA),
     "fit_latent_ode": lambda key: fit_latent_ode(key, TIMES, TIMES[..., None]),
     "LatentODE": lambda key: LatentODE(key, 1),
-    "LatentODE.sample": lambda key: LatentODE(KEY, 1, flow=None, width=2).sample(key, 3, [0.5]),
+    "LatentODE.sample": lambda key: latent_ode().sample(key, 3, [0.5]),
     "FlowVI.run": lambda key: FlowVI(model).run(key),
     "plot_trajectories": lambda key: flow_plots.plot_trajectories(continuous.ContinuousFlow(FIELD), key),
     "plot_density_path": lambda key: flow_plots.plot_density_path(continuous.ContinuousFlow(FIELD), key),
@@ -192,6 +198,52 @@ def test_draws_of_arviz_are_data():
             observe(bad)
 
 
+RECIPES_WITH_CONDITION = {name: recipe for name, recipe in RECIPES.items() if name != "matrix_exponential"}
+
+
+@pytest.mark.parametrize("recipe", RECIPES_WITH_CONDITION.values(), ids=RECIPES_WITH_CONDITION)
+def test_lengths_of_conditions(recipe):
+    for bad, message in {1.5: "an integer, got 1.5", (1,): r"an integer or None, got \(1,\): write cond_dim=1"}.items():
+        with pytest.raises(TypeError, match=f"^cond_dim expected {message}"):
+            recipe(KEY, cond_dim=bad)
+    with pytest.raises(ValueError, match=r"^cond_dim expected at least 0, got -1"):
+        recipe(KEY, cond_dim=-1)
+
+
+COUNTS = {
+    "num_bins": flows.nsf_coupling,
+    "num_units": flows.naf,
+    "degree": flows.bernstein,
+    "num_components": flows.gaussianization,
+    **dict.fromkeys(("num_heads", "num_blocks", "width", "block_size"), flows.tarflow),
+}
+
+
+@pytest.mark.parametrize(("name", "recipe"), COUNTS.items(), ids=COUNTS)
+def test_counts_of_recipes(name, recipe):
+    for bad in (2.5, 2.0, "2", None if name != "block_size" else True):
+        with pytest.raises(TypeError, match=f"{name} expected an integer, got "):
+            recipe(KEY, 2, **{name: bad})
+    with pytest.raises(ValueError, match=r"expected .*, got 0"):
+        recipe(KEY, 2, **{name: 0})
+
+
+PARTS = {
+    "univariate": (flows.coupling, flows.autoregressive),
+    "rotation": (flows.gaussianization, flows.coupling_gaussianization),
+    "linear": (flows.glow,),
+    "flow": (flows.multiscale,),
+    **dict.fromkeys(("field", "divergence", "solver", "stepsize_controller", "adjoint", "training"), (flows.ffjord,)),
+}
+
+
+@pytest.mark.parametrize(("name", "recipes"), PARTS.items(), ids=PARTS)
+def test_parts_of_recipes_by_name(name, recipes):
+    for recipe in recipes:
+        with pytest.raises(TypeError, match=f"^{name} expected .*, got the string 'best'"):
+            recipe(KEY, 2, **{name: "best"})
+
+
 CARELESS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "no rows": (lambda: fit_density(KEY, DATA[:0]), ValueError, r"rows and coordinates, .* of shape \(0, 2\)"),
     "no columns": (lambda: fit_density(KEY, DATA[:, :0]), ValueError, r"rows and coordinates, .* \(50, 0\)"),
@@ -243,6 +295,40 @@ CARELESS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "flow and data swapped": (lambda: anomaly_scores(DATA, FLOW, DATA), TypeError, "flow expected a FlowDistribution"),
     "no reference": (lambda: anomaly_scores(FLOW, DATA, DATA[:0]), ValueError, "reference expected at least 2 rows"),
     "NaN to score": (lambda: anomaly_scores(FLOW, DATA * np.nan, DATA), ValueError, "data expected finite values"),
+    "a class as univariate": (
+        lambda: flows.coupling(KEY, 2, univariate=bijections.AffineUnivariate),
+        TypeError,
+        r"univariate expected an object such as bijections.AffineUnivariate\(\), got the class AffineUnivariate",
+    ),
+    "a path by name": (lambda: continuous.FlowMatching("ot"), TypeError, "path expected an object such as .* 'ot'"),
+    "a distribution as model": (lambda: FlowVI(dist.Normal(0, 1)), TypeError, "model expected a NumPyro model"),
+    "a number as start": (lambda: AutoFlow(model, init_loc_fn=3), TypeError, "init_loc_fn expected .*, got 3"),
+    "a condition of a flow that has none": (
+        lambda: fit_density(KEY, DATA, flow=FLOW, condition=DATA[:, :1]),
+        ValueError,
+        "condition expected None, as the flow has no condition",
+    ),
+    "a condition of another length": (
+        lambda: fit_density(KEY, DATA, flow=CONDITIONAL, condition=DATA),
+        ValueError,
+        r"condition expected rows of shape \(1,\), as the flow has, got \(2,\)",
+    ),
+    "no condition of a flow that has one": (
+        lambda: fit_density(KEY, DATA, flow=CONDITIONAL),
+        ValueError,
+        r"condition expected rows of shape \(1,\), as the flow has, got None",
+    ),
+    "more data than conditions": (
+        lambda: CONDITIONAL.given(DATA[:3, :1]).log_prob(DATA),
+        ValueError,
+        r"batch shape fits to the condition's, \(3,\), got \(50,\)",
+    ),
+    "a length as window": (lambda: LatentODE(KEY, 1, window=3.0), TypeError, "window expected two times, .* got 3.0"),
+    "a length as window of a fit": (
+        lambda: fit_latent_ode(KEY, TIMES, TIMES[..., None], window=3.0),
+        TypeError,
+        "window expected two times",
+    ),
     "columns as vectors": (
         lambda: gaussianization.mutual_information(KEY, DATA[:, 0], DATA[:, 1]),
         ValueError,
@@ -299,5 +385,6 @@ def test_careless_calls_of_a_posterior(posterior, call, error, message):
         call(posterior)
 
 
+@pytest.mark.slow  # ArviZ takes 10 s to import
 def test_keywords_of_a_summary_go_to_arviz(posterior):
     assert "ess_bulk" in posterior.summary(kind="all", round_to=2)

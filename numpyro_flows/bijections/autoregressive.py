@@ -10,7 +10,7 @@ import numpy as np
 from equinox import AbstractVar
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, Scalar
 
-from numpyro_flows.arguments import require_counts, require_key
+from numpyro_flows.arguments import require_cond_dim, require_counts, require_instance, require_key
 from numpyro_flows.bijections.base import AbstractBijection
 from numpyro_flows.bijections.sweeps import fixed_point, solve_triangular_by_sweeps
 from numpyro_flows.bijections.univariate import AbstractUnivariate
@@ -140,6 +140,8 @@ def masked_autoregressive(
     require_key(key, "key")
     passes = dim if passes is None else passes
     require_counts(dim=dim, passes=passes)
+    require_cond_dim(cond_dim)
+    require_instance(AbstractUnivariate, "bijections.AffineUnivariate()", univariate=univariate)
     if passes > dim:
         raise ValueError(f"passes expected at most dim={dim}, got {passes}")
     group = np.arange(dim) * passes // dim

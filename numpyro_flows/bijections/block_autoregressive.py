@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from numpyro_flows.arguments import as_widths, require_counts, require_key
+from numpyro_flows.arguments import as_widths, require_cond_dim, require_counts, require_key
 from numpyro_flows.bijections.autoregressive import AbstractAutoregressive
 from numpyro_flows.bijections.univariate import AbstractNumericalUnivariate, AbstractUnivariate
 from numpyro_flows.networks import draw_normals
@@ -62,6 +62,7 @@ class BlockAutoregressive(AbstractAutoregressive):
     def __init__(self, key: PRNGKeyArray, dim: int, *, cond_dim: int | None = None, hidden: Sequence[int] = (8, 8)):
         require_key(key, "key")
         require_counts(dim=dim)
+        require_cond_dim(cond_dim)
         if not (hidden := as_widths(hidden)):
             raise ValueError("hidden expected at least one width, got none")
         sizes = list(itertools.pairwise([1, *hidden, 1]))

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from numpyro_flows.arguments import require_counts
 from numpyro_flows.bijections.spline import spline_forward, spline_inverse
 from numpyro_flows.bijections.univariate import AbstractUnivariate
 
@@ -44,6 +45,7 @@ class CircularSpline(AbstractUnivariate):
     periodic: ClassVar[bool] = True
 
     def __post_init__(self):
+        require_counts(0, num_bins=self.num_bins)
         if not 1 <= self.num_bins <= 999:
             raise ValueError(f"CircularSpline expected 1 to 999 bins, got {self.num_bins}")
         self.num_params = 3 * self.num_bins + 1

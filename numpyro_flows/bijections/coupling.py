@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, Scalar
 
-from numpyro_flows.arguments import require_counts, require_key
+from numpyro_flows.arguments import require_cond_dim, require_counts, require_instance, require_key
 from numpyro_flows.bijections.autoregressive import checked_adjacency
 from numpyro_flows.bijections.base import AbstractBijection
 from numpyro_flows.bijections.univariate import AbstractUnivariate
@@ -58,6 +58,8 @@ class Coupling(AbstractBijection):
     ):
         require_key(key, "key")
         require_counts(dim=dim)
+        require_cond_dim(cond_dim)
+        require_instance(AbstractUnivariate, "bijections.AffineUnivariate()", univariate=univariate)
         split = dim // 2
         self.univariate = univariate
         copies = 2 if univariate.periodic else 1  # an angle is seen as its cosine and its sine

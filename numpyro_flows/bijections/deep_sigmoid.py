@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from numpyro_flows.arguments import require_counts
 from numpyro_flows.bijections.univariate import AbstractNumericalUnivariate
 
 
@@ -41,6 +42,7 @@ class DeepSigmoid(AbstractNumericalUnivariate):
     num_params: int = eqx.field(static=True, init=False)
 
     def __post_init__(self):
+        require_counts(0, num_units=self.num_units)
         if self.num_units < 1:
             raise ValueError(f"DeepSigmoid expected num_units >= 1, got {self.num_units}")
         if not self.max_log_slope > 0:

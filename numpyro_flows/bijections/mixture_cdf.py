@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 from scipy.special import ndtri
 
+from numpyro_flows.arguments import require_counts
 from numpyro_flows.bijections.normal_tail import normal_tail, normal_tail_inverse
 from numpyro_flows.bijections.root import invert_increasing, root_of_increasing
 from numpyro_flows.bijections.univariate import AbstractUnivariate
@@ -59,6 +60,7 @@ class MixtureCDF(AbstractUnivariate):
     num_params: int = eqx.field(static=True, init=False)
 
     def __post_init__(self):
+        require_counts(0, num_components=self.num_components)
         if self.num_components < 1:
             raise ValueError(f"MixtureCDF expected num_components >= 1, got {self.num_components}")
         if self.kind not in ("normal", "logistic"):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
-from numpyro_flows.arguments import require_counts, require_key
+from numpyro_flows.arguments import require_cond_dim, require_counts, require_key
 from numpyro_flows.bijections.base import AbstractBijection
 from numpyro_flows.bijections.noise import EventNoise
 from numpyro_flows.networks import MLP
@@ -78,6 +78,7 @@ class Residual(AbstractBijection):
     ):
         require_key(key, "key")
         require_counts(dim=dim)
+        require_cond_dim(cond_dim)
         if not 0 < max_lipschitz < 1:
             raise ValueError(f"Residual expected 0 < max_lipschitz < 1, got {max_lipschitz}")
         noise_key, key = jax.random.split(key)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from numpyro_flows.arguments import require_counts
 from numpyro_flows.bijections.univariate import AbstractUnivariate
 
 MAX_LOG_SIZE = 4.0  # bound on the log of a bin's size, in units of the geometric mean
@@ -48,6 +49,7 @@ class RationalQuadraticSpline(AbstractUnivariate):
     num_params: int = eqx.field(static=True, init=False)
 
     def __post_init__(self):
+        require_counts(0, num_bins=self.num_bins)
         if not 1 <= self.num_bins <= 999:
             raise ValueError(f"RationalQuadraticSpline expected 1 to 999 bins, got {self.num_bins}")
         if not self.bound > 0:

@@ -10,7 +10,7 @@ import numpy as np
 from equinox import AbstractVar
 from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
-from numpyro_flows.arguments import as_widths, require_counts, require_key
+from numpyro_flows.arguments import as_widths, require_cond_dim, require_counts, require_key
 from numpyro_flows.networks import MLP
 
 Time = Literal["fourier", "concatenated"]
@@ -92,6 +92,7 @@ class MLPField(AbstractField):
     ):
         require_key(key, "key")
         require_counts(dim=dim)
+        require_cond_dim(cond_dim)
         hidden = as_widths(hidden)
         self.dim, self.cond_dim, self.hidden = dim, cond_dim, hidden
         self.num_frequencies = check_time(time, num_frequencies)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, Scalar
 
+from numpyro_flows.arguments import require_instance
 from numpyro_flows.bijections.base import AbstractBijection, checked
 from numpyro_flows.bijections.compose import held_fixed
 from numpyro_flows.continuous.divergence import AbstractDivergence, Exact, Probes, Velocity
@@ -110,6 +111,8 @@ class ContinuousFlow(AbstractBijection):
             num_steps=num_steps,
         )
         self.training = Training() if training is None else training
+        require_instance(AbstractDivergence, "continuous.Exact()", divergence=self.divergence)
+        require_instance(Training, "continuous.Training()", training=self.training)
         self.interval = (start, end)
         self.shape = (field.dim,)
         self.cond_shape = None if field.cond_dim is None else (field.cond_dim,)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 from scipy.optimize import linear_sum_assignment
 
-from numpyro_flows.arguments import require_key, require_numbers
+from numpyro_flows.arguments import require_instance, require_key, require_numbers
 from numpyro_flows.continuous.flow import ContinuousFlow
 
 Coupling = Literal["independent", "minibatch_ot"]
@@ -169,6 +169,7 @@ class FlowMatching(eqx.Module):
         if coupling not in ("independent", "minibatch_ot"):
             raise ValueError(f"coupling expected 'independent' or 'minibatch_ot', got {coupling!r}")
         self.path = ConditionalOT() if path is None else path
+        require_instance(AbstractPath, "continuous.ConditionalOT()", path=self.path)
         self.coupling = coupling
 
     def __call__(

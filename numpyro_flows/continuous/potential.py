@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
-from numpyro_flows.arguments import require_counts, require_key
+from numpyro_flows.arguments import require_cond_dim, require_counts, require_key
 from numpyro_flows.continuous.fields import AbstractField, Time, check_time, time_features
 from numpyro_flows.networks import MLP, draw_normals
 
@@ -52,6 +52,7 @@ class PotentialField(AbstractField):
     ):
         require_key(key, "key")
         require_counts(dim=dim)
+        require_cond_dim(cond_dim)
         self.dim, self.cond_dim = dim, cond_dim
         self.num_frequencies = check_time(time, num_frequencies)
         self.network = MLP(key, dim + (2 * self.num_frequencies or 1) + (cond_dim or 0), 1, hidden)
@@ -103,6 +104,7 @@ class OTFlowField(AbstractField):
     ):
         require_key(key, "key")
         require_counts(dim=dim)
+        require_cond_dim(cond_dim)
         self.dim, self.cond_dim = dim, cond_dim
         num = dim + 1 + (cond_dim or 0)
         rank = min(10, num) if rank is None else rank

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Int, PyTree
 
+from numpyro_flows.arguments import require_instance
+
 _LEAST_SINGLE = 1e-6  # error of a step that single precision can still tell from rounding
 _SHORTEST_STEP = 1e-6  # of the adaptive controller, as a share of the unit of time: below it single precision has none
 Rate = Callable[[Any, PyTree, PyTree], PyTree]
@@ -48,6 +50,11 @@ class ODESolver(eqx.Module):
         num_steps: int | Int[Array, "..."] | None = None,
         raises: bool = True,
     ):
+        require_instance(diffrax.AbstractSolver, "diffrax.Tsit5()", solver=solver)
+        require_instance(
+            diffrax.AbstractStepSizeController, "diffrax.PIDController(...)", stepsize_controller=stepsize_controller
+        )
+        require_instance(diffrax.AbstractAdjoint, "diffrax.RecursiveCheckpointAdjoint()", adjoint=adjoint)
         is_constant = isinstance(stepsize_controller, diffrax.ConstantStepSize)
         if is_constant != (num_steps is not None):
             raise ValueError(

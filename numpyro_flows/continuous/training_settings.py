@@ -7,6 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
+from numpyro_flows.arguments import require_counts, require_instance
 from numpyro_flows.continuous.divergence import AbstractDivergence
 
 MAX_TRAINING_STEPS = 256
@@ -72,9 +73,11 @@ class Training(eqx.Module):
         divergence: AbstractDivergence | None = None,
         penalties: Energies = _RNODE,
     ):
+        require_counts(0, num_steps=num_steps)
         if not 1 <= num_steps <= MAX_TRAINING_STEPS:
             raise ValueError(f"num_steps expected from 1 to {MAX_TRAINING_STEPS}, got {num_steps}")
         self.num_steps = jnp.asarray(num_steps, "int32")
         self.solver = diffrax.Bosh3() if solver is None else solver
+        require_instance(diffrax.AbstractSolver, "diffrax.Bosh3()", solver=self.solver)
         self.divergence = divergence
         self.penalties = Energies(*map(float, penalties))

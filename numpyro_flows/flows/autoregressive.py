@@ -5,6 +5,7 @@ from typing import Literal
 
 from jaxtyping import ArrayLike, Bool, PRNGKeyArray
 
+from numpyro_flows.arguments import require_counts, require_key
 from numpyro_flows.bijections import (
     AbstractBijection,
     AbstractUnivariate,
@@ -377,9 +378,12 @@ def tarflow(
         >>> flows.tarflow(jax.random.key(0), 6, block_size=2).shape
         (6,)
     """
+    require_key(key, "key")
     univariate = AffineUnivariate(max_log_scale)
+    require_counts(dim=dim)
     size = -(-dim // 16) if block_size is None else block_size
-    if not 1 <= size <= max(dim, 1):
+    require_counts(0, block_size=size)
+    if not 1 <= size <= dim:
         raise ValueError(f"tarflow expected a block_size of 1 to dim={dim}, got {block_size}")
 
     def layer(key: PRNGKeyArray, _: ArrayLike | None) -> AbstractBijection:

@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 import diffrax
 from jaxtyping import PRNGKeyArray
 
-from numpyro_flows.arguments import require_counts, require_key
+from numpyro_flows.arguments import require_callable, require_counts, require_key
 from numpyro_flows.bijections import MatrixExponential, Scan
 from numpyro_flows.bijections.matrix_exponential import Gate
 from numpyro_flows.continuous import (
@@ -75,6 +75,7 @@ def ffjord(
     """
     require_key(key, "key")
     require_counts(dim=dim)
+    require_callable("continuous.MLPField", field=field)
     if training is None:
         training = Training(divergence=Hutchinson(key) if dim > _MAX_EXACT_DIM else None)
     return ContinuousFlow(

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import ArrayLike, Bool, PRNGKeyArray
 
-from numpyro_flows.arguments import require_counts, require_key
+from numpyro_flows.arguments import require_callable, require_counts, require_key
 from numpyro_flows.bijections import (
     AbstractBijection,
     AbstractUnivariate,
@@ -234,6 +234,7 @@ def glow(
         >>> data = jax.random.normal(jax.random.key(1), (100, 3))
         >>> flow = bijections.initialize_from_data(flow, 5.0 + 2.0 * data)
     """
+    require_callable("bijections.LULinear", linear=linear)
     univariate = AffineUnivariate(max_log_scale)
 
     def layer(key: PRNGKeyArray, _: ArrayLike | None) -> AbstractBijection:
@@ -276,6 +277,7 @@ def multiscale(
     """
     require_key(key, "key")
     require_counts(dim=dim, num_levels=num_levels)
+    require_callable("flows.realnvp", flow=flow)
     if dim % 2 ** (num_levels - 1):
         raise ValueError(f"dim expected a multiple of 2 ** (num_levels - 1) = {2 ** (num_levels - 1)}, got {dim}")
     keys = jax.random.split(key, num_levels)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from numpyro_flows.arguments import require_callable
 from numpyro_flows.bijections import (
     AbstractBijection,
     AbstractUnivariate,
@@ -138,6 +139,7 @@ def _flow(
     init: RBIG | None,
 ) -> Chain:
     require_key_and_sizes(key, dim, num_layers)
+    require_callable("bijections.Householder", rotation=rotation)
     if init is None:
         rotations = stack_of([rotation.from_matrix(matrix) for matrix in _mixing(dim, num_layers)])
         params = jnp.zeros((num_layers, dim, univariate.num_params))
