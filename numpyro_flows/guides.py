@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
 from jax.core import eval_context
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 from numpyro.infer.autoguide import AutoContinuous
 from numpyro.infer.initialization import init_to_uniform
@@ -73,8 +74,13 @@ class AutoFlow(AutoContinuous):
 
     @property
     def param_name(self) -> str:
-        """Name of the one parameter site, which holds every trained array."""
+        """Name of the one parameter site: the vector of all trained arrays, as `parameters` gives it."""
         return f"{self.prefix}_flow$params"
+
+    @staticmethod
+    def parameters(bijection: AbstractBijection) -> Float[Array, " size"]:
+        """All trained arrays of a bijection as one vector, as NumPyro's tools take a parameter (`SteinVI` for one)."""
+        return ravel_pytree(eqx.filter(bijection, eqx.is_inexact_array))[0]
 
     def make_bijection(self, rng_key: PRNGKeyArray, loc: ArrayLike, scale: ArrayLike) -> Chain:
         """The untrained map from `N(0, I)` to the unconstrained sites: the flow, then `loc + scale x`.
@@ -103,7 +109,7 @@ class AutoFlow(AutoContinuous):
         """Run the model once, as a first call would, and take the structure of a `bijection` trained elsewhere."""
         with model_run(), numpyro.handlers.seed(rng_seed=0):
             self._setup_prototype(*args, **kwargs)
-        self._static = eqx.partition(bijection, eqx.is_inexact_array)[1]
+        self._untrained = bijection
 
     def get_base_dist(self) -> dist.Distribution:
         return dist.Normal(jnp.zeros(self.latent_dim), 1.0).to_event(1)
@@ -133,16 +139,17 @@ class AutoFlow(AutoContinuous):
         # Concrete even where SVI.init is traced: integer arrays of a flow (masks, orders) outlive that trace.
         with eval_context():
             loc = jnp.zeros(self.latent_dim, jnp.result_type(float))
-            bijection = self.make_bijection(jax.random.key(0), loc, self.initial_scale(self.latent_dim))
-        self._static = eqx.partition(bijection, eqx.is_inexact_array)[1]
+            self._untrained = self.make_bijection(jax.random.key(0), loc, self.initial_scale(self.latent_dim))
 
-    def _init_params(self, rng_key: PRNGKeyArray) -> AbstractBijection:
-        bijection = self.make_bijection(rng_key, self._init_latent, self.initial_scale(self.latent_dim))
-        return eqx.filter(bijection, eqx.is_inexact_array)
+    def _init_params(self, rng_key: PRNGKeyArray) -> Float[Array, " size"]:
+        scale = self.initial_scale(self.latent_dim)
+        return self.parameters(self.make_bijection(rng_key, self._init_latent, scale))
 
     def _get_posterior(self) -> FlowDistribution:
         params = numpyro.param(self.param_name, self._init_params)
-        return FlowDistribution(eqx.combine(params, self._static), self.get_base_dist())
+        untrained, static = eqx.partition(self._untrained, eqx.is_inexact_array)
+        trained = ravel_pytree(untrained)[1](params)
+        return FlowDistribution(eqx.combine(trained, static), self.get_base_dist())
 
     def _unpack_and_constrain(self, latent_sample: Float[Array, "*sample dim"], params: dict[str, Any]) -> Any:
         # NumPyro's own maps draw by draw; all draws at once are faster by an order of magnitude

@@ -129,7 +129,7 @@ class FlowPosterior:
 
     @property
     def params(self) -> dict[str, Any]:
-        return {self._guide.param_name: eqx.filter(self.bijection, eqx.is_inexact_array)}
+        return {self._guide.param_name: self._guide.parameters(self.bijection)}
 
     @cached_property
     def guide(self) -> AutoFlow:
