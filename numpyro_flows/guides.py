@@ -146,7 +146,7 @@ class AutoFlow(AutoContinuous):
         return self.parameters(self.make_bijection(rng_key, self._init_latent, scale))
 
     def _get_posterior(self) -> FlowDistribution:
-        params = numpyro.param(self.param_name, self._init_params)
+        params = jnp.asarray(numpyro.param(self.param_name, self._init_params))
         untrained, static = eqx.partition(self._untrained, eqx.is_inexact_array)
         trained = ravel_pytree(untrained)[1](params)
         return FlowDistribution(eqx.combine(trained, static), self.get_base_dist())
