@@ -33,7 +33,10 @@ class Free(NamedTuple):
 
 
 def find_free(target: "Target", masked: list[str]) -> dict[str, Free]:
-    """The free entries of the sites `masked`, where there are any: false in the mask, and without influence."""
+    """The free entries of the sites `masked`, where there are any: false in the mask, and without influence.
+
+    A mask that depends on latent sites frees none: an entry that it takes out here, it leaves in elsewhere.
+    """
 
     def probe(x: Float[Array, " dim"]) -> Any:
         gradients = [target.unravel(jax.grad(f)(x)) for f in (target.log_density, target.log_det)]
@@ -47,7 +50,7 @@ def find_free(target: "Target", masked: list[str]) -> dict[str, Free]:
         flat = _entries(gradient == 0, kept.shape)
         with_jacobian = _entries(np.isclose(gradient, jacobian, rtol=1e-5), kept.shape) & ~flat
         entries = ~kept[0] & (flat | with_jacobian)
-        if entries.any():
+        if entries.any() and _is_fixed(lambda x, name=name: _kept(target.sites(x)[name]["fn"]), x):
             found[name] = Free(entries, entries & with_jacobian)
     return found
 
@@ -118,6 +121,15 @@ def _kept(distribution: Any) -> Bool[Array, "*batch"]:
             mask = jnp.broadcast_to(d._mask, d.batch_shape)
             kept &= mask.reshape((*d.batch_shape, *[1] * d.event_dim))
     return kept.reshape((*distribution.batch_shape, -1)).any(-1)
+
+
+def _is_fixed(function: Callable[[Array], Array], points: Float[Array, "points dim"]) -> bool:
+    """Whether a function does not depend on its argument, which JAX tells from its program: it then gets no axis."""
+    try:
+        jax.eval_shape(jax.vmap(function, out_axes=None), points)
+    except ValueError:  # "vmap has mapped output but out_axes is None"
+        return False
+    return True
 
 
 def _entries(of_coordinates: Bool[np.ndarray, "probes *shape"], shape: tuple[int, ...]) -> Bool[np.ndarray, "*batch"]:

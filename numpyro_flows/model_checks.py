@@ -38,9 +38,14 @@ class RefuseUnfit(Messenger):
         if msg["type"] == "param" and msg["value"] is None:
             self.parameters[msg["name"]] = None
         if msg["type"] == "sample" and not msg["is_observed"] and _is_discrete(msg["fn"]):
+            advice = "give its data by obs=, or marginalise it, for example with dist.MixtureSameFamily"
+            if str(name).endswith("_unobserved"):  # what NumPyro makes of obs_mask
+                advice = (
+                    "where obs_mask made it of missing discrete data, use numpyro.handlers.mask(mask=observed) around "
+                    "the site in its place, with any numbers for the missing ones in obs="
+                )
             raise ValueError(
-                f"expected continuous latent sites, got the discrete {name!r} ({_name(msg['fn'])}): give its data by "
-                "obs=, or marginalise it, for example with dist.MixtureSameFamily"
+                f"expected continuous latent sites, got the discrete {name!r} ({_name(msg['fn'])}): {advice}"
             )
 
     def postprocess_message(self, msg: Site) -> None:

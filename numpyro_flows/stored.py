@@ -200,9 +200,12 @@ def target_of(fit: StoredFit, model: Callable, args: tuple, kwargs: dict[str, An
     """The model as a density, or what stands for it.
 
     Raises:
-        ValueError: where the model has other latent sites, or none is given and the sites' supports are unknown.
+        ValueError: where the model has other latent sites. Without one: where arguments are given all the same, or the
+            sites' supports are unknown.
     """
     if model is without_model:
+        if args or kwargs:
+            raise ValueError("model expected the model of these arguments, got None: give both or neither")
         if fit.sites is None:
             raise ValueError(
                 "expected latent sites whose supports do not depend on each other to load a fit without its model, got "

@@ -124,7 +124,16 @@ def missing_uniform():
     numpyro.sample("x", dist.Uniform(0, 1).expand([2]).mask(jnp.array([True, True])))
 
 
-@pytest.mark.parametrize("model", [masked_prior_in_a_likelihood, flat_but_not_masked, missing_uniform])
+def masked_by_a_latent_site():
+    """What the mask takes out near the origin, it leaves in elsewhere."""
+    x = numpyro.sample("x", dist.Normal(0, 1))
+    with numpyro.handlers.mask(mask=x > 2):
+        numpyro.sample("z", dist.Normal(0, 1))
+
+
+@pytest.mark.parametrize(
+    "model", [masked_prior_in_a_likelihood, masked_by_a_latent_site, flat_but_not_masked, missing_uniform]
+)
 def test_what_is_no_missing_value_stays(model):
     assert not Target(model, jax.random.key(0)).free.any()
 

@@ -86,6 +86,15 @@ def test_discrete_sites(distribution, key):
         Target(model, key)
 
 
+def test_missing_discrete_data():
+    def model():
+        rate = numpyro.sample("rate", dist.Gamma(2, 1))
+        numpyro.sample("y", dist.Poisson(rate).expand([3]), obs=jnp.array([1, 0, 4]), obs_mask=jnp.arange(3) > 0)
+
+    with pytest.raises(ValueError, match=r"discrete 'y_unobserved' .*numpyro.handlers.mask\(mask=observed\)"):
+        Target(model, jax.random.key(0))
+
+
 @pytest.mark.parametrize(
     ("mean", "y"), [(lambda mu: mu * jnp.ones(N), COLUMN), (lambda mu: mu * jnp.ones((N, 1)), DATA)]
 )

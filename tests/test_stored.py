@@ -120,6 +120,11 @@ def test_what_needs_the_model_says_so(name, path):
         NEED_MODEL[name](FlowPosterior.load(path))
 
 
+def test_arguments_without_their_model(path):
+    with pytest.raises(ValueError, match="model expected the model of these arguments, got None"):
+        FlowPosterior.load(path, None, Y)
+
+
 def test_supports_that_depend_on_other_sites_need_the_model(tmp_path):
     posterior_of(nested, Y).save(tmp_path / "fit")
     assert FlowPosterior.load(tmp_path / "fit", nested, Y).sample(KEY, 5).keys() == {"top", "below"}
