@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
 from jax.core import eval_context
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 from numpyro.infer.autoguide import AutoContinuous
 from numpyro.infer.initialization import init_to_uniform
@@ -74,13 +73,13 @@ class AutoFlow(AutoContinuous):
 
     @property
     def param_name(self) -> str:
-        """Name of the one parameter site: the vector of all trained arrays, as `parameters` gives it."""
+        """Name of the one parameter site: the list of all trained arrays, as `parameters` gives it."""
         return f"{self.prefix}_flow$params"
 
     @staticmethod
-    def parameters(bijection: AbstractBijection) -> Float[Array, " size"]:
-        """All trained arrays of a bijection as one vector, as NumPyro's tools take a parameter (`SteinVI` for one)."""
-        return ravel_pytree(eqx.filter(bijection, eqx.is_inexact_array))[0]
+    def parameters(bijection: AbstractBijection) -> list[Array]:
+        """All trained arrays of a bijection: a list, the one container that all of NumPyro takes (`SteinVI` too)."""
+        return jax.tree.leaves(eqx.filter(bijection, eqx.is_inexact_array))
 
     def make_bijection(self, rng_key: PRNGKeyArray, loc: ArrayLike, scale: ArrayLike) -> Chain:
         """The untrained map from `N(0, I)` to the unconstrained sites: the flow, then `loc + scale x`.
@@ -141,14 +140,14 @@ class AutoFlow(AutoContinuous):
             loc = jnp.zeros(self.latent_dim, jnp.result_type(float))
             self._untrained = self.make_bijection(jax.random.key(0), loc, self.initial_scale(self.latent_dim))
 
-    def _init_params(self, rng_key: PRNGKeyArray) -> Float[Array, " size"]:
+    def _init_params(self, rng_key: PRNGKeyArray) -> list[Array]:
         scale = self.initial_scale(self.latent_dim)
         return self.parameters(self.make_bijection(rng_key, self._init_latent, scale))
 
     def _get_posterior(self) -> FlowDistribution:
         params = jnp.asarray(numpyro.param(self.param_name, self._init_params))
         untrained, static = eqx.partition(self._untrained, eqx.is_inexact_array)
-        trained = ravel_pytree(untrained)[1](params)
+        trained = jax.tree.unflatten(jax.tree.structure(untrained), params)
         return FlowDistribution(eqx.combine(trained, static), self.get_base_dist())
 
     def _unpack_and_constrain(self, latent_sample: Float[Array, "*sample dim"], params: dict[str, Any]) -> Any:

@@ -126,7 +126,7 @@ def missing_uniform():
 
 def masked_by_a_latent_site():
     """What the mask takes out near the origin, it leaves in elsewhere."""
-    x = numpyro.sample("x", dist.Normal(0, 1))
+    x = jnp.asarray(numpyro.sample("x", dist.Normal(0, 1)))
     with numpyro.handlers.mask(mask=x > 2):
         numpyro.sample("z", dist.Normal(0, 1))
 
