@@ -116,7 +116,7 @@ def test_arviz_reads_it(tree):
 
 def test_coordinates(posterior):
     names = ["north", "east", "south"]
-    tree = to_datatree(posterior, jax.random.key(1), 10, coords={"school": names, "unused": [1]})
+    tree = to_datatree(posterior, jax.random.key(1), 10, coords={"school": names})
     for group in ("posterior", "posterior_predictive", "log_likelihood", "observed_data"):
         assert tree[group]["school"].to_numpy().tolist() == names
 

@@ -244,6 +244,7 @@ def test_ours_in_their_compositions(theirs):
     np.testing.assert_allclose(merged.log_prob(X), FlowDistribution(Chain([ours, affine])).log_prob(X), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "coupling")) for n in OURS])
 def test_ours_by_their_training(name):
     """The loss falls, floating arrays move but for those in a `Frozen`, and all others stay what they are."""

@@ -71,6 +71,7 @@ def test_no_mode(x64):
     assert -3.0 < elbo + 2.5 - np.log(3.0) < 0.0
 
 
+@pytest.mark.slow
 def test_no_mode_in_many_dimensions(x64):
     """A centred hierarchical model with 60 groups: its density has no bound, and a full Gaussian gets lost at once."""
     y = np.random.default_rng(0).normal(1.0, 0.5, size=(60, 8))

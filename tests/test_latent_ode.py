@@ -50,6 +50,7 @@ def eps(dtype) -> float:
     return float(np.finfo(dtype).eps)
 
 
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)], indirect=True)
 def test_masked_entries_change_nothing(dtype):
     times, values = waves()
     latent_ode = perturbed(small(jax.random.key(0), 2, flow=None))
@@ -99,6 +100,7 @@ def test_solver_error_falls_with_the_steps(x64):
     assert errors[0] > 4 * errors[1] > 4 * errors[2]  # of third order, but for the tolerance of the other
 
 
+@pytest.mark.slow
 def test_elbo_of_model_and_guide(x64):
     times, values = waves()
     mask = np.arange(5) < np.array([5, 4, 3, 5, 2, 1])[:, None]
@@ -137,6 +139,7 @@ def test_minibatches_estimate_the_loss_of_all(x64):
     assert abs(some.mean() - full.mean()) < 4 * standard_error
 
 
+@pytest.mark.slow
 def test_gradient_against_differences(x64):
     times, values = waves(num=3)
     latent_ode = perturbed(small(jax.random.key(0), 2))
@@ -205,6 +208,7 @@ def test_a_fit_is_better_than_the_mean(make_key):
     assert fit.latent_ode.to_base(z0).shape == (20, 2)
 
 
+@pytest.mark.slow
 def test_a_fit_of_one_key_repeats():
     fits = [fit_waves(jax.random.key(key), num_steps=3) for key in (0, 0, 1)]
     np.testing.assert_array_equal(fits[0].losses, fits[1].losses)
@@ -212,6 +216,7 @@ def test_a_fit_of_one_key_repeats():
     assert len(fits[0].losses) == 3
 
 
+@pytest.mark.slow
 def test_interrupting_returns_what_was_fitted(monkeypatch):
     train, calls = latent_ode_training._train, []
 

@@ -25,7 +25,7 @@ def loss_and_gradient(elbo, guide, key):
     return jax.value_and_grad(lambda p: elbo.loss(key, p, model, guide))(params)
 
 
-@pytest.mark.parametrize("make", [AutoNormal, AutoMultivariateNormal, AutoFlow])
+@pytest.mark.parametrize("make", [AutoNormal, pytest.param(AutoMultivariateNormal, marks=pytest.mark.slow), AutoFlow])
 def test_value_and_expected_gradient_are_those_of_the_elbo(make):
     key = jax.random.key(1)
     if make is AutoNormal:  # not one continuous latent vector: refused, not wrong

@@ -41,7 +41,8 @@ def assert_full(function, *args):
     assert all(precision == full for precision in found), found
 
 
-RECIPES = [flows.realnvp, flows.nsf_autoregressive, flows.glow, flows.ffjord, flows.bnaf, flows.residual]
+RECIPES = [flows.realnvp, flows.nsf_autoregressive, flows.glow, flows.bnaf]
+RECIPES += [pytest.param(recipe, marks=pytest.mark.slow) for recipe in (flows.ffjord, flows.residual)]
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.__name__)

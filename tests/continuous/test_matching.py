@@ -149,6 +149,7 @@ def test_likelihood_goes_on_with_the_same_rows_held_out_and_more_solver_steps(ma
     assert abs(flow.fit.solver.gap) < 0.02
 
 
+@pytest.mark.slow
 def test_a_solver_that_stays_too_coarse_is_told(monkeypatch):
     monkeypatch.setattr(fitting, "with_more_steps", lambda fixed: fixed)
     training = Training(num_steps=1, solver=diffrax.Euler(), penalties=Energies())
