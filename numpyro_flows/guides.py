@@ -145,7 +145,7 @@ class AutoFlow(AutoContinuous):
         return self.parameters(self.make_bijection(rng_key, self._init_latent, scale))
 
     def _get_posterior(self) -> FlowDistribution:
-        params = jnp.asarray(numpyro.param(self.param_name, self._init_params))
+        params: Any = numpyro.param(self.param_name, self._init_params)
         untrained, static = eqx.partition(self._untrained, eqx.is_inexact_array)
         trained = jax.tree.unflatten(jax.tree.structure(untrained), params)
         return FlowDistribution(eqx.combine(trained, static), self.get_base_dist())
