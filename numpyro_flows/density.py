@@ -17,11 +17,7 @@ from numpyro_flows.arguments import (
     require_key,
     require_numbers,
 )
-from numpyro_flows.bijections import (
-    AbstractBijection,
-    ActNorm,
-    initialize_from_data,
-)
+from numpyro_flows.bijections import AbstractBijection, ActNorm, initialize_from_data
 from numpyro_flows.bijections.noise import estimates
 from numpyro_flows.continuous import FlowMatching
 from numpyro_flows.distributions import FlowDistribution

@@ -143,11 +143,10 @@ SUPPORTS = {
 }
 
 
-@pytest.mark.parametrize("name", SINGLE)
+# `dependent` stands for supports that depend on parameters: no distribution has it once they are known
+@pytest.mark.parametrize("name", [name for name in SINGLE if name != "dependent"])
 def test_constraints_without_parameters_come_back_as_the_same_object(name, tmp_path):
     constraint = getattr(constraints, name)
-    if constraint is constraints.dependent:
-        pytest.skip("no distribution has it: it stands for what depends on parameters")
     assert round_trip(constraint, tmp_path) is constraint
 
 
@@ -403,22 +402,25 @@ def armed(monkeypatch, tmp_path):
     watching[0] = False
 
 
+def refusal(path):
+    """What `load` says of a file that it refuses."""
+    try:
+        FlowDistribution.load(path)
+    except ValueError as error:
+        return str(error)
+    return "loaded"
+
+
 def test_crafted_structures(small, tmp_path, armed):
     assert len(EDITS) >= 60
-    path, loaded, messages = tmp_path / "flow", [], set()
+    path = tmp_path / "flow"
     for name, edit in EDITS.items():
         kind, structure, arrays = unpack(small)
         changed = edit(structure)
         whole = structure if not (isinstance(changed, dict) and ("class" in changed or "list" in changed)) else changed
         whole = None if changed == "nothing" else whole
         path.write_bytes(pack(kind, whole, arrays))
-        try:
-            FlowDistribution.load(path)
-            loaded.append(name)
-        except ValueError as error:
-            messages.add(str(error)[:45])
-    assert not loaded
-    assert messages == {"expected a whole file saved by numpyro_flows,"}
+        assert refusal(path).startswith("expected a whole file saved by numpyro_flows,"), name
     assert not armed
 
 
@@ -480,16 +482,10 @@ HEADERS: dict[str, Callable[[bytes], bytes]] = {
 
 
 def test_crafted_containers(small, tmp_path):
-    path, loaded, messages = tmp_path / "flow", [], set()
+    path = tmp_path / "flow"
     for name, edit in HEADERS.items():
         path.write_bytes(edit(small))
-        try:
-            FlowDistribution.load(path)
-            loaded.append(name)
-        except ValueError as error:
-            messages.add(str(error)[:45])
-    assert not loaded
-    assert messages == {"expected a whole file saved by numpyro_flows,"}
+        assert refusal(path).startswith("expected a whole file saved by numpyro_flows,"), name
 
 
 def test_files_of_another_kind_or_version_say_so(small, tmp_path):

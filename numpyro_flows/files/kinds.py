@@ -32,7 +32,7 @@ def fits(value: Any, kind: Any) -> bool:
         return True
     if kind is None:
         return value is None
-    if isinstance(kind, typing.ForwardRef):  # the name in the table of a class that is above the one that declares it
+    if isinstance(kind, typing.ForwardRef):  # a class by its name in the table, where importing it would point up
         return name_of(type(value)) == kind.__forward_arg__
     if _is_array_hint(kind):
         return is_array(value) and _has_dtype(value, kind.dtypes)

@@ -68,7 +68,7 @@ def test_equality():
 
 
 def test_made_under_vmap():
-    """Twice mapped: one transform a location, each equal to the one that is made of it alone."""
+    """Two nested `vmap`s over locations make the transforms that a loop over the locations makes."""
     locs = jnp.arange(12.0).reshape(2, 3, 2)
 
     def of(loc):
