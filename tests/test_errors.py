@@ -34,6 +34,8 @@ from numpyro_flows import (
 )
 from numpyro_flows.observations import observe
 
+pytestmark = pytest.mark.unchecked  # the messages are ours, which arguments of wrong types reach
+
 KEY = jax.random.key(0)
 DATA = np.random.default_rng(0).normal(size=(50, 2))
 TIMES = np.sort(np.random.default_rng(0).uniform(size=(6, 5)))

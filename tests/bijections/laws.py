@@ -1,8 +1,8 @@
-"""One compiled function a case, which computes all that the laws speak of, and the errors that rounding allows.
+"""What a case computes for all the laws, and the errors that rounding allows.
 
-Compiling is nearly all the work of these tests. So a function has both directions of a bijection, one pass of reverse
-mode that gives the Jacobian, the gradient of the log-determinant and those along parameters and conditions, and the
-score; every law reads from it.
+Compiling is nearly all the work of these tests. So one function has all that the laws need of a direction: its values
+and one pass of reverse mode, which gives the Jacobian, the gradient of the log-determinant and those along parameters
+and conditions. It is differentiated in one direction, or both.
 """
 
 from typing import Any, NamedTuple
@@ -34,41 +34,44 @@ class Pass(NamedTuple):
     gradients: Any = None  # or a tuple: of the loss, along parameters, events and conditions
 
     @property
-    def weights(self) -> np.ndarray:
-        """The loss is the sum of all values and log-determinants with these weights."""
-        return np.append(np.cos(np.arange(self.y.shape[-1])), 1.0)
-
-    @property
     def loss(self) -> float:
-        return float((np.column_stack([self.y, self.log_det]) @ self.weights).sum())
+        outputs = np.column_stack([self.y, self.log_det])
+        return float((outputs @ weights(outputs.shape[-1])).sum())
 
 
 @eqx.filter_jit
-def compiled(params, static, starts, condition, differentiated: tuple[str, ...], with_score: bool):
-    """Both directions, each from its own starts; and the score of a standard normal under the first."""
+def compiled(direction: str, differentiated: bool, params, static, x, condition):
+    """Values and log-determinants as one array; and, where the direction is differentiated, the slopes of each."""
 
-    def outputs(direction):
-        def one(params, x, condition):
-            y, log_det = getattr(eqx.combine(params, static), direction)(x.reshape(static.shape), condition)
-            return jnp.append(y.ravel(), log_det)
+    def one(params, x, condition):
+        y, log_det = getattr(eqx.combine(params, static), direction)(x.reshape(static.shape), condition)
+        return jnp.append(y.ravel(), log_det)
 
-        return jax.vmap(one, in_axes=(None, 0, 0))
+    outputs = jax.vmap(one, in_axes=(None, 0, 0))
+    if not differentiated:
+        return outputs(params, x, condition), None
+    # one pass backwards over as many copies of the events as there are outputs, of which each asks for another
+    num, size = len(x), x.shape[-1] + 1
+    x, condition = jax.tree.map(lambda events: jnp.tile(events, (size, 1)), (x, condition))
+    values, pull = jax.vjp(outputs, params, x, condition)
+    along_params, *slopes = pull(jnp.repeat(jnp.diag(weights(size)).astype(x.dtype), num, axis=0))
+    return values[:num], (along_params, *jax.tree.map(lambda slope: slope.reshape(size, num, -1), slopes))
 
-    passes = []
-    for direction, x in zip(DIRECTIONS, starts):
-        if direction in differentiated:
-            values, pull = jax.vjp(outputs(direction), params, x, condition)
-            num, size = values.shape
-            one_output = jnp.eye(size, dtype=x.dtype)[:, None, :]
-            passes.append((values, jax.vmap(pull)(jnp.broadcast_to(one_output, (size, num, size)))))
-        else:
-            passes.append((outputs(direction)(params, x, condition), None))
+
+def weights(size: int) -> np.ndarray:
+    """The loss is the sum of all values and log-determinants with these weights."""
+    return 1.0 + 0.5 * np.cos(np.arange(size))
+
+
+@eqx.filter_jit
+def compiled_score(params, static, x, condition):
+    """`(y, log_det, score)` of a standard normal."""
 
     def score(x, condition):
         x = x.reshape(static.shape)
         return transform_with_score(eqx.combine(params, static), x, -x, condition)
 
-    return passes, jax.vmap(score)(starts[0], condition) if with_score else None
+    return jax.vmap(score)(x, condition)
 
 
 def as_pass(x, values, slopes) -> Pass:
@@ -77,16 +80,16 @@ def as_pass(x, values, slopes) -> Pass:
     if slopes is None:
         return Pass(x, y, log_det)
     along_params, along_x, along_condition = slopes
-    one = Pass(x, y, log_det, np.swapaxes(along_x[:-1], 0, 1), along_x[-1])
-    of_loss = jax.tree.map(lambda slope: np.tensordot(one.weights, slope, 1), (along_params, along_x, along_condition))
-    return one._replace(gradients=of_loss)
+    of_loss = (along_params, along_x.sum(0), None if along_condition is None else along_condition.sum(0))
+    along_x = np.swapaxes(along_x / weights(len(along_x))[:, None, None], 0, 1)
+    return Pass(x, y, log_det, along_x[:, :-1], along_x[:, -1], of_loss)
 
 
 class Case:
     """A bijection of the table in one precision, and which of its directions are differentiated."""
 
-    def __init__(self, name: str, dtype: np.dtype, *, every_gradient: bool, with_score: bool):
-        self.name, self.dtype, self.with_score = name, dtype, with_score
+    def __init__(self, name: str, dtype: np.dtype, *, every_gradient: bool):
+        self.name, self.dtype = name, dtype
         self.differentiated = DIRECTIONS if every_gradient else (quick_direction(name),)
         self.start = self._cast(made(CASES[name]))
         self.trained = self._moved(self.start, 0.05)
@@ -117,23 +120,28 @@ class Case:
             bijection,
         )
 
-    def evaluate(self, bijection, to_transform, to_invert, condition) -> tuple[Pass, Pass, tuple | None]:
-        """The transformed and the inverted, and `(y, log_det, score)`; in double precision as returned."""
-        bijection, condition = self._cast((bijection, condition))
-        starts = self._cast((to_transform, to_invert))
-        params, static = eqx.partition(bijection, eqx.is_inexact_array_like)
-        found = compiled(params, static, starts, condition, self.differentiated, self.with_score)
+    def evaluate(self, direction: str, bijection, x, condition) -> Pass:
+        """The values of one direction, and its slopes where it is differentiated; in double precision as returned."""
+        x = self._cast(x)
+        values, slopes = self._run(compiled, direction, direction in self.differentiated, bijection, x, condition)
+        return as_pass(np.asarray(x, DOUBLE), values, slopes)
+
+    def score(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`(y, log_det, score)` at the events, trained."""
+        return self._run(compiled_score, self.trained, self.x, self.condition)
+
+    def _run(self, function, *args):
+        *first, bijection, x, condition = args
+        bijection, x, condition = self._cast((bijection, x, condition))
+        found = function(*first, *eqx.partition(bijection, eqx.is_inexact_array_like), x, condition)
         assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {self.dtype}
-        passes, score = jax.tree.map(lambda leaf: np.asarray(leaf, DOUBLE), found)
-        transformed, inverted = (as_pass(np.asarray(x, DOUBLE), *p) for x, p in zip(starts, passes))
-        return transformed, inverted, score
+        return jax.tree.map(lambda leaf: np.asarray(leaf, DOUBLE), found)
 
     def ways(self):
         """`(direction, there, back, rounding)` from the events through each direction and back, trained."""
-        out, home, _ = self.evaluate(self.trained, self.x, self.x, self.condition)
-        back_out, back_home, _ = self.evaluate(self.trained, home.y, out.y, self.condition)
-        # the way that starts with the transform goes back by the inverse
-        for direction, there, back in ((DIRECTIONS[0], out, back_home), (DIRECTIONS[1], home, back_out)):
+        for direction, opposite in (DIRECTIONS, DIRECTIONS[::-1]):
+            there = self.evaluate(direction, self.trained, self.x, self.condition)
+            back = self.evaluate(opposite, self.trained, there.y, self.condition)
             if there.jacobian is not None:
                 exact = Rounding(there, there.jacobian, there.log_det_gradient, self.dtype)
             else:
