@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from functools import cache
 from typing import Any
 
@@ -39,19 +39,20 @@ def _shape_of_raw_keys(default_impl: str) -> tuple[int, ...]:
     return jax.eval_shape(lambda: jax.random.PRNGKey(0)).shape
 
 
-def require_counts(least: int = 1, /, **counts: Any) -> None:
-    """Make sure that the named numbers are integers from `least` on.
+def require_counts(least: int = 1, most: int | None = None, /, **counts: Any) -> None:
+    """Make sure that the named numbers are integers from `least` on, up to `most` where that is given.
 
     Raises:
         TypeError: where one is no integer; booleans are none, and numbers such as 100.0 neither.
-        ValueError: where one is below `least`.
+        ValueError: where one is below `least` or above `most`.
     """
+    expected = f"at least {least}" if most is None else f"from {least} to {most}"
     for name, count in counts.items():
         if not _is_scalar(count, int, jnp.integer):
             advice = f": write {int(count)}" if isinstance(count, float) and count.is_integer() else ""
             raise TypeError(f"{name} expected an integer, got {described(count)}{advice}")
-        if not isinstance(count, Tracer) and count < least:
-            raise ValueError(f"{name} expected at least {least}, got {count}")
+        if not isinstance(count, Tracer) and (count < least or (most is not None and count > most)):
+            raise ValueError(f"{name} expected {expected}, got {count}")
 
 
 def require_cond_dim(cond_dim: Any) -> None:
@@ -98,13 +99,54 @@ def require_numbers(interval: str, /, **numbers: Any) -> None:
         ValueError: where one is outside.
     """
     low, high = map(float, interval[1:-1].split(","))
+    expected = "a finite number" if interval == "(-inf, inf)" else f"a number in {interval}"
     for name, number in numbers.items():
         if not _is_scalar(number, int | float, jnp.integer, jnp.floating):
-            raise TypeError(f"{name} expected a number in {interval}, got {described(number)}")
+            raise TypeError(f"{name} expected {expected}, got {described(number)}")
         above = number > low or (interval[0] == "[" and number == low)
         below = number < high or (interval[-1] == "]" and number == high)
         if not (above and below):
-            raise ValueError(f"{name} expected a number in {interval}, got {number}")
+            raise ValueError(f"{name} expected {expected}, got {number}")
+
+
+def require_choice(choices: Iterable[str], /, **strings: Any) -> None:
+    """Make sure that the named strings are among the choices.
+
+    Raises:
+        ValueError: where one is another string, or none.
+    """
+    choices = list(choices)
+    for name, value in strings.items():
+        if not isinstance(value, str) or value not in choices:
+            got = repr(value) if isinstance(value, str) else described(value)
+            raise ValueError(f"{name} expected one of {choices}, got {got}")
+
+
+def require_flags(**flags: Any) -> None:
+    """Make sure that the named values are True or False.
+
+    Raises:
+        TypeError: where one is anything else.
+    """
+    for name, value in flags.items():
+        if not isinstance(value, bool | np.bool_):
+            raise TypeError(f"{name} expected True or False, got {described(value)}")
+
+
+def require_two_times(**intervals: Any) -> None:
+    """Make sure that the named intervals are two different finite times each.
+
+    Raises:
+        TypeError: where one is not two numbers.
+        ValueError: where they are equal or not finite.
+    """
+    for name, times in intervals.items():
+        if not isinstance(times, Sequence | np.ndarray) or isinstance(times, str) or len(times) != 2:
+            raise TypeError(f"{name} expected two times, for example (0.0, 1.0), got {described(times)}")
+        require_numbers("(-inf, inf)", **{f"each time of {name}": times[0]})
+        require_numbers("(-inf, inf)", **{f"each time of {name}": times[1]})
+        if times[0] == times[1]:
+            raise ValueError(f"{name} expected two different times, got {times}")
 
 
 def _is_scalar(value: Any, python: Any, *kinds: Any) -> bool:

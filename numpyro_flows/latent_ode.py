@@ -14,7 +14,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, Scalar
 
 from numpyro_flows import flows
-from numpyro_flows.arguments import described, require_counts, require_key, require_numbers
+from numpyro_flows.arguments import require_counts, require_key, require_numbers, require_two_times
 from numpyro_flows.bijections import AbstractBijection
 from numpyro_flows.continuous.solving import ODESolver, adaptive
 from numpyro_flows.distributions import FlowDistribution
@@ -296,12 +296,10 @@ def checked_window(window: tuple[float, float]) -> tuple[float, float]:
         TypeError: where there are not two.
         ValueError: where they are not finite, or the second not later.
     """
-    if not isinstance(window, Sequence | np.ndarray) or len(window) != 2:
-        raise TypeError(f"window expected two times, for example (0.0, 1.0), got {described(window)}")
-    start, end = map(float, window)
-    if not 0 < end - start < np.inf:
+    require_two_times(window=window)
+    if not window[0] < window[1]:
         raise ValueError(f"window expected two finite times, the later one second, got {window}")
-    return start, end
+    return float(window[0]), float(window[1])
 
 
 def _numbers(name: str, values: Sequence[float] | None, length: int, default: float) -> tuple[float, ...]:

@@ -71,6 +71,7 @@ class Parameters(eqx.Module):
 
     def __init__(self, key: PRNGKeyArray, start: Float[Array, " size"], cond_dim: int | None, hidden: Sequence[int]):
         require_cond_dim(cond_dim)
+        hidden = as_widths(hidden)
         network = MLP(key, cond_dim or 0, start.size, hidden if cond_dim else ())
         self.network = eqx.tree_at(lambda mlp: mlp.biases[-1], network, start)
 

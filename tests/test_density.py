@@ -1,4 +1,3 @@
-import io
 import sys
 from functools import partial
 from typing import Any
@@ -16,6 +15,7 @@ from numpyro_flows.bijections import Affine, TriangularAffine
 from numpyro_flows.continuous import FlowMatching
 from numpyro_flows.gaussianization import fit_rbig
 from numpyro_flows.observations import observe
+from tests.terminal import CtrlC
 
 SMALL = partial(flows.realnvp, num_layers=2, hidden=(8,))
 
@@ -250,20 +250,8 @@ def test_training_ends_early_and_keeps_the_best():
     assert flow.fit.validation[-1] > flow.fit.validation.min()
 
 
-class CtrlC(io.StringIO):
-    """A terminal at which somebody presses Ctrl-C when the progress bar first shows a score."""
-
-    pressed = False
-
-    def write(self, text):
-        if "nll=" in text and not self.pressed:
-            self.pressed = True
-            raise KeyboardInterrupt
-        return super().write(text)
-
-
 def test_an_interrupted_training_returns_what_was_fitted(monkeypatch):
-    monkeypatch.setattr(sys, "stderr", CtrlC())
+    monkeypatch.setattr(sys, "stderr", CtrlC("nll="))
     data, _ = normal_data(500)
     flow = fit(jax.random.key(0), data, num_steps=1000, progress_bar=True)
     assert flow.fit.why == "interrupted"

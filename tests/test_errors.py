@@ -200,52 +200,6 @@ def test_draws_of_arviz_are_data():
             observe(bad)
 
 
-RECIPES_WITH_CONDITION = {name: recipe for name, recipe in RECIPES.items() if name != "matrix_exponential"}
-
-
-@pytest.mark.parametrize("recipe", RECIPES_WITH_CONDITION.values(), ids=RECIPES_WITH_CONDITION)
-def test_lengths_of_conditions(recipe):
-    for bad, message in {1.5: "an integer, got 1.5", (1,): r"an integer or None, got \(1,\): write cond_dim=1"}.items():
-        with pytest.raises(TypeError, match=f"^cond_dim expected {message}"):
-            recipe(KEY, cond_dim=bad)
-    with pytest.raises(ValueError, match=r"^cond_dim expected at least 0, got -1"):
-        recipe(KEY, cond_dim=-1)
-
-
-COUNTS = {
-    "num_bins": flows.nsf_coupling,
-    "num_units": flows.naf,
-    "degree": flows.bernstein,
-    "num_components": flows.gaussianization,
-    **dict.fromkeys(("num_heads", "num_blocks", "width", "block_size"), flows.tarflow),
-}
-
-
-@pytest.mark.parametrize(("name", "recipe"), COUNTS.items(), ids=COUNTS)
-def test_counts_of_recipes(name, recipe):
-    for bad in (2.5, 2.0, "2", None if name != "block_size" else True):
-        with pytest.raises(TypeError, match=f"{name} expected an integer, got "):
-            recipe(KEY, 2, **{name: bad})
-    with pytest.raises(ValueError, match=r"expected .*, got 0"):
-        recipe(KEY, 2, **{name: 0})
-
-
-PARTS = {
-    "univariate": (flows.coupling, flows.autoregressive),
-    "rotation": (flows.gaussianization, flows.coupling_gaussianization),
-    "linear": (flows.glow,),
-    "flow": (flows.multiscale,),
-    **dict.fromkeys(("field", "divergence", "solver", "stepsize_controller", "adjoint", "training"), (flows.ffjord,)),
-}
-
-
-@pytest.mark.parametrize(("name", "recipes"), PARTS.items(), ids=PARTS)
-def test_parts_of_recipes_by_name(name, recipes):
-    for recipe in recipes:
-        with pytest.raises(TypeError, match=f"^{name} expected .*, got the string 'best'"):
-            recipe(KEY, 2, **{name: "best"})
-
-
 CARELESS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "no rows": (lambda: fit_density(KEY, DATA[:0]), ValueError, r"rows and coordinates, .* of shape \(0, 2\)"),
     "no columns": (lambda: fit_density(KEY, DATA[:, :0]), ValueError, r"rows and coordinates, .* \(50, 0\)"),

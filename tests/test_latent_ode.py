@@ -1,5 +1,6 @@
 """The latent ODE as NumPyro's model and guide, its path against SciPy, and its training."""
 
+import sys
 from functools import partial
 from typing import Any
 
@@ -14,11 +15,12 @@ from numpyro.infer.util import log_density
 from numpyro.optim import Adam
 from scipy.integrate import solve_ivp
 
-from numpyro_flows import LatentODE, fit_latent_ode, flows, latent_ode_training
+from numpyro_flows import LatentODE, fit_latent_ode, flows
 from numpyro_flows.latent_ode import PARAM_NAME
 from numpyro_flows.latent_ode_networks import thinned
 from numpyro_flows.latent_ode_training import negative_elbo
 from numpyro_flows.series import Series
+from tests.terminal import CtrlC
 
 realnvp = partial(flows.realnvp, num_layers=2)
 small = partial(LatentODE, latent_dim=2, width=8, flow=realnvp, dropout=0.0, window=(1.0, 3.0))
@@ -184,7 +186,14 @@ WAVES = waves(num=80, length=12)  # one set of shapes, one compilation
 def fit_waves(key, **options):
     times, values = (array[:60] for array in WAVES)
     return fit_latent_ode(
-        key, times, values, window=(1.0, 3.0), latent_dim=2, flow=None, width=16, progress_bar=False, **options
+        key,
+        times,
+        values,
+        window=(1.0, 3.0),
+        latent_dim=2,
+        flow=None,
+        width=16,
+        **({"progress_bar": False} | options),
     )
 
 
@@ -218,16 +227,8 @@ def test_a_fit_of_one_key_repeats():
 
 @pytest.mark.slow
 def test_interrupting_returns_what_was_fitted(monkeypatch):
-    train, calls = latent_ode_training._train, []
-
-    def interrupted(*args):
-        calls.append(1)
-        if len(calls) > 1:
-            raise KeyboardInterrupt
-        return train(*args)
-
-    monkeypatch.setattr(latent_ode_training, "_train", interrupted)
-    fit = fit_waves(jax.random.key(0), num_steps=300)
+    monkeypatch.setattr(sys, "stderr", CtrlC("loss="))
+    fit = fit_waves(jax.random.key(0), num_steps=300, progress_bar=True)
     assert fit.why == "interrupted"
     assert len(fit.losses) == 100
     assert np.isfinite(fit.latent_ode.predict(*WAVES)).all()

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from equinox import AbstractVar
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, Scalar
 
-from numpyro_flows.arguments import require_cond_dim, require_counts, require_instance, require_key
+from numpyro_flows.arguments import as_numbers, require_cond_dim, require_counts, require_instance, require_key
 from numpyro_flows.bijections.base import AbstractBijection
 from numpyro_flows.bijections.sweeps import fixed_point, solve_triangular_by_sweeps
 from numpyro_flows.bijections.univariate import AbstractUnivariate
@@ -91,6 +92,9 @@ class Autoregressive(AbstractAutoregressive):
         cond_dim: int | None = None,
         depth: int,
     ):
+        require_counts(dim=dim, depth=depth)
+        require_cond_dim(cond_dim)
+        require_instance(AbstractUnivariate, "bijections.AffineUnivariate()", univariate=univariate)
         self.univariate = univariate
         self.conditioner = conditioner
         self.depth = depth
@@ -158,9 +162,12 @@ def checked_adjacency(adjacency: ArrayLike, dim: int) -> Bool[Array, "dim dim"]:
     """`adjacency` as a boolean matrix.
 
     Raises:
-        ValueError: where its shape is not `(dim, dim)`.
+        TypeError: where it is no array of numbers.
+        ValueError: where its shape is not `(dim, dim)`, or a number neither 0 nor 1.
     """
-    adjacency = jnp.asarray(adjacency, bool)
-    if adjacency.shape != (dim, dim):
-        raise ValueError(f"expected an adjacency of shape {(dim, dim)}, got {adjacency.shape}")
-    return adjacency
+    matrix = adjacency if isinstance(adjacency, Tracer) else as_numbers(adjacency, "adjacency")
+    if matrix.shape != (dim, dim):
+        raise ValueError(f"adjacency expected the shape {(dim, dim)}, got {matrix.shape}")
+    if isinstance(matrix, np.ndarray) and not np.isin(matrix, (0, 1)).all():
+        raise ValueError("adjacency expected True and False, or 1 and 0, got other numbers")
+    return jnp.asarray(matrix, bool)

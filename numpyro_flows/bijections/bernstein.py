@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy.special import comb
 
-from numpyro_flows.arguments import require_counts
+from numpyro_flows.arguments import require_counts, require_numbers
 from numpyro_flows.bijections.univariate import AbstractNumericalUnivariate
 
 _MIN_STEP = 1e-3  # least difference of two coefficients, as a share of that of the identity
@@ -47,11 +47,8 @@ class Bernstein(AbstractNumericalUnivariate):
     num_params: int = eqx.field(static=True, init=False)
 
     def __post_init__(self):
-        require_counts(0, degree=self.degree)
-        if not 1 <= self.degree <= 50:
-            raise ValueError(f"Bernstein expected a degree of 1 to 50, got {self.degree}")
-        if not self.bound > 0:
-            raise ValueError(f"Bernstein expected bound > 0, got {self.bound}")
+        require_counts(1, 50, degree=self.degree)
+        require_numbers("(0, inf)", bound=self.bound)
         self.num_params = self.degree + 1
 
     def transform_and_log_derivative(

@@ -45,9 +45,7 @@ class CircularSpline(AbstractUnivariate):
     periodic: ClassVar[bool] = True
 
     def __post_init__(self):
-        require_counts(0, num_bins=self.num_bins)
-        if not 1 <= self.num_bins <= 999:
-            raise ValueError(f"CircularSpline expected 1 to 999 bins, got {self.num_bins}")
+        require_counts(1, 999, num_bins=self.num_bins)
         self.num_params = 3 * self.num_bins + 1
 
     def transform_and_log_derivative(

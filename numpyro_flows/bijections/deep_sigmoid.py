@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from numpyro_flows.arguments import require_counts
+from numpyro_flows.arguments import require_counts, require_numbers
 from numpyro_flows.bijections.univariate import AbstractNumericalUnivariate
 
 
@@ -42,11 +42,8 @@ class DeepSigmoid(AbstractNumericalUnivariate):
     num_params: int = eqx.field(static=True, init=False)
 
     def __post_init__(self):
-        require_counts(0, num_units=self.num_units)
-        if self.num_units < 1:
-            raise ValueError(f"DeepSigmoid expected num_units >= 1, got {self.num_units}")
-        if not self.max_log_slope > 0:
-            raise ValueError(f"DeepSigmoid expected max_log_slope > 0, got {self.max_log_slope}")
+        require_counts(num_units=self.num_units)
+        require_numbers("(0, inf)", max_log_slope=self.max_log_slope)
         self.num_params = 3 * self.num_units
 
     def transform_and_log_derivative(

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar
 
+from numpyro_flows.arguments import require_counts, require_instance
 from numpyro_flows.bijections.base import AbstractBijection
 from numpyro_flows.bijections.univariate import AbstractUnivariate
 
@@ -28,6 +29,8 @@ class Elementwise(AbstractBijection):
     cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(self, dim: int, univariate: AbstractUnivariate):
+        require_counts(dim=dim)
+        require_instance(AbstractUnivariate, "bijections.SinhArcsinh()", univariate=univariate)
         self.univariate = univariate
         self.params = jnp.zeros((dim, univariate.num_params))
         self.shape = (dim,)

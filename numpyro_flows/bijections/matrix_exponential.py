@@ -1,14 +1,13 @@
 """Linear differential equations, solved in closed form by the exponential of a matrix."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
-from numpyro_flows.arguments import require_counts, require_key
+from numpyro_flows.arguments import require_choice, require_cond_dim, require_counts, require_key, require_numbers
 from numpyro_flows.bijections.base import AbstractBijection
 
 Gate = Literal["linear", "tanh"]
@@ -65,12 +64,11 @@ class MatrixExponential(AbstractBijection):
     ):
         require_key(key, "key")
         require_counts(dim=dim)
+        require_cond_dim(cond_dim)
         if cond_dim not in (None, 1):
             raise ValueError(f"cond_dim expected None or, of a condition that is the time, 1, got {cond_dim}")
-        if not np.isfinite(time):
-            raise ValueError(f"time expected a finite number, got {time}")
-        if gate not in ("linear", "tanh"):
-            raise ValueError(f"gate expected 'linear' or 'tanh', got {gate!r}")
+        require_numbers("(-inf, inf)", time=time)
+        require_choice(get_args(Gate), gate=gate)
         self.weight = jnp.zeros((dim, dim))
         self.bias = jnp.zeros(dim) if bias else None
         self.rate = jnp.ones(()) if gate == "tanh" else None

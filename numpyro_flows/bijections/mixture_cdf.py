@@ -1,7 +1,7 @@
 """The distribution function of a mixture, to a normal score, as a univariate map."""
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import equinox as eqx
 import jax
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 from scipy.special import ndtri
 
-from numpyro_flows.arguments import require_counts
+from numpyro_flows.arguments import require_choice, require_counts
 from numpyro_flows.bijections.normal_tail import normal_tail, normal_tail_inverse
 from numpyro_flows.bijections.root import invert_increasing, root_of_increasing
 from numpyro_flows.bijections.univariate import AbstractUnivariate
@@ -60,11 +60,8 @@ class MixtureCDF(AbstractUnivariate):
     num_params: int = eqx.field(static=True, init=False)
 
     def __post_init__(self):
-        require_counts(0, num_components=self.num_components)
-        if self.num_components < 1:
-            raise ValueError(f"MixtureCDF expected num_components >= 1, got {self.num_components}")
-        if self.kind not in ("normal", "logistic"):
-            raise ValueError(f"MixtureCDF expected kind 'normal' or 'logistic', got {self.kind!r}")
+        require_counts(num_components=self.num_components)
+        require_choice(get_args(Kind), kind=self.kind)
         self.num_params = 3 * self.num_components
 
     def transform_and_log_derivative(

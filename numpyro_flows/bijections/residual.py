@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
-from numpyro_flows.arguments import require_cond_dim, require_counts, require_key
+from numpyro_flows.arguments import require_cond_dim, require_counts, require_key, require_numbers
 from numpyro_flows.bijections.base import AbstractBijection
 from numpyro_flows.bijections.noise import EventNoise
 from numpyro_flows.networks import MLP
@@ -79,8 +79,8 @@ class Residual(AbstractBijection):
         require_key(key, "key")
         require_counts(dim=dim)
         require_cond_dim(cond_dim)
-        if not 0 < max_lipschitz < 1:
-            raise ValueError(f"Residual expected 0 < max_lipschitz < 1, got {max_lipschitz}")
+        require_numbers("(0, 1)", max_lipschitz=max_lipschitz)
+        require_counts(0, exact_dim=exact_dim)
         noise_key, key = jax.random.split(key)
         self.network = MLP(key, dim + (cond_dim or 0), dim, hidden)
         self.noise = EventNoise(noise_key)

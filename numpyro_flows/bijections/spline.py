@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from numpyro_flows.arguments import require_counts
+from numpyro_flows.arguments import require_counts, require_numbers
 from numpyro_flows.bijections.univariate import AbstractUnivariate
 
 MAX_LOG_SIZE = 4.0  # bound on the log of a bin's size, in units of the geometric mean
@@ -49,11 +49,8 @@ class RationalQuadraticSpline(AbstractUnivariate):
     num_params: int = eqx.field(static=True, init=False)
 
     def __post_init__(self):
-        require_counts(0, num_bins=self.num_bins)
-        if not 1 <= self.num_bins <= 999:
-            raise ValueError(f"RationalQuadraticSpline expected 1 to 999 bins, got {self.num_bins}")
-        if not self.bound > 0:
-            raise ValueError(f"RationalQuadraticSpline expected bound > 0, got {self.bound}")
+        require_counts(1, 999, num_bins=self.num_bins)
+        require_numbers("(0, inf)", bound=self.bound)
         self.num_params = 3 * self.num_bins - 1
 
     def transform_and_log_derivative(

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from numpyro_flows.arguments import require_numbers
 from numpyro_flows.bijections.univariate import AbstractUnivariate
 
 _MIN_INDEX, _START_INDEX = 1e-3, 0.1  # of a tail
@@ -46,8 +47,7 @@ class SinhArcsinh(AbstractUnivariate):
         self.num_params = 2
 
     def __check_init__(self):
-        if not self.max_log_power > 0:
-            raise ValueError(f"SinhArcsinh expected max_log_power > 0, got {self.max_log_power}")
+        require_numbers("(0, inf)", max_log_power=self.max_log_power)
 
     def transform_and_log_derivative(
         self, x: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]
@@ -118,8 +118,7 @@ class TailTransform(AbstractUnivariate):
         self.num_params = 2
 
     def __check_init__(self):
-        if not self.max_index > _START_INDEX:
-            raise ValueError(f"TailTransform expected max_index > {_START_INDEX}, got {self.max_index}")
+        require_numbers(f"({_START_INDEX}, inf)", max_index=self.max_index)
 
     def transform_and_log_derivative(
         self, x: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from equinox import AbstractVar
 from jaxtyping import Array, Float
 
+from numpyro_flows.arguments import require_numbers
 from numpyro_flows.bijections.root import invert_increasing, root_of_increasing
 
 
@@ -123,8 +124,7 @@ class AffineUnivariate(AbstractUnivariate):
         self.num_params = 2
 
     def __check_init__(self):
-        if not self.max_log_scale > 0:
-            raise ValueError(f"AffineUnivariate expected max_log_scale > 0, got {self.max_log_scale}")
+        require_numbers("(0, inf)", max_log_scale=self.max_log_scale)
 
     def transform_and_log_derivative(
         self, x: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
-from numpyro_flows.arguments import require_counts
+from numpyro_flows.arguments import require_choice, require_counts
 from numpyro_flows.bijections.noise import EventNoise
 from numpyro_flows.continuous.fields import AbstractField
 
@@ -131,8 +131,7 @@ class Hutchinson(AbstractDivergence):
         distribution: Literal["rademacher", "gaussian"] = "rademacher",
     ):
         require_counts(num_probes=num_probes)
-        if distribution not in _DRAW:
-            raise ValueError(f"distribution expected one of {list(_DRAW)}, got {distribution!r}")
+        require_choice(_DRAW, distribution=distribution)
         self.noise = EventNoise(key)
         self.num_probes, self.distribution = num_probes, distribution
 

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import numpy as np
 from equinox import AbstractVar
 from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
-from numpyro_flows.arguments import as_widths, require_cond_dim, require_counts, require_key
+from numpyro_flows.arguments import as_widths, require_choice, require_cond_dim, require_counts, require_key
 from numpyro_flows.networks import MLP
 
 Time = Literal["fourier", "concatenated"]
@@ -157,7 +157,6 @@ def time_features(t: Scalar, num_frequencies: int) -> Float[Array, " features"]:
 
 def check_time(time: str, num_frequencies: int) -> int:
     """The number of frequencies that `time_features` takes; a ValueError for another `time`, or none of them."""
-    if time not in ("fourier", "concatenated"):
-        raise ValueError(f"time expected 'fourier' or 'concatenated', got {time!r}")
+    require_choice(get_args(Time), time=time)
     require_counts(num_frequencies=num_frequencies)
     return num_frequencies if time == "fourier" else 0

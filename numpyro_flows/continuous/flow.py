@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, Scalar
 
-from numpyro_flows.arguments import require_instance
+from numpyro_flows.arguments import require_instance, require_two_times
 from numpyro_flows.bijections.base import AbstractBijection, checked
 from numpyro_flows.bijections.compose import held_fixed
 from numpyro_flows.continuous.divergence import AbstractDivergence, Exact, Probes, Velocity
@@ -98,9 +98,8 @@ class ContinuousFlow(AbstractBijection):
         num_steps: int | None = None,
         training: Training | None = None,
     ):
-        start, end = map(float, interval)
-        if not abs(end - start) > 0 or abs(end - start) == float("inf"):
-            raise ValueError(f"interval expected two different finite times, got {interval}")
+        require_two_times(interval=interval)
+        require_instance(AbstractField, "continuous.MLPField(key, dim)", field=field)
         self.field = field
         self.divergence = Exact() if divergence is None else divergence
         self.ode = ODESolver(
@@ -113,7 +112,7 @@ class ContinuousFlow(AbstractBijection):
         self.training = Training() if training is None else training
         require_instance(AbstractDivergence, "continuous.Exact()", divergence=self.divergence)
         require_instance(Training, "continuous.Training()", training=self.training)
-        self.interval = (start, end)
+        self.interval = (float(interval[0]), float(interval[1]))
         self.shape = (field.dim,)
         self.cond_shape = None if field.cond_dim is None else (field.cond_dim,)
 

@@ -1,7 +1,7 @@
 """Flow matching: a vector field by regression on the velocities of given paths, without solving anything."""
 
 from abc import abstractmethod
-from typing import Literal
+from typing import Literal, get_args
 
 import equinox as eqx
 import jax
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 from scipy.optimize import linear_sum_assignment
 
-from numpyro_flows.arguments import require_instance, require_key, require_numbers
+from numpyro_flows.arguments import require_choice, require_instance, require_key, require_numbers
 from numpyro_flows.continuous.flow import ContinuousFlow
 
 Coupling = Literal["independent", "minibatch_ot"]
@@ -166,8 +166,7 @@ class FlowMatching(eqx.Module):
     coupling: str = eqx.field(static=True)
 
     def __init__(self, path: AbstractPath | None = None, coupling: Coupling = "independent"):
-        if coupling not in ("independent", "minibatch_ot"):
-            raise ValueError(f"coupling expected 'independent' or 'minibatch_ot', got {coupling!r}")
+        require_choice(get_args(Coupling), coupling=coupling)
         self.path = ConditionalOT() if path is None else path
         require_instance(AbstractPath, "continuous.ConditionalOT()", path=self.path)
         self.coupling = coupling

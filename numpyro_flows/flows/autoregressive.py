@@ -1,11 +1,11 @@
 """Autoregressive flows: one direction fast, the other by sweeps."""
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
 
 from jaxtyping import ArrayLike, Bool, PRNGKeyArray
 
-from numpyro_flows.arguments import require_counts, require_key
+from numpyro_flows.arguments import require_choice, require_counts, require_key
 from numpyro_flows.bijections import (
     AbstractBijection,
     AbstractUnivariate,
@@ -78,7 +78,7 @@ def autoregressive(
             adjacency=adjacency,
         )
 
-    return _directed(permuted(key, dim, num_layers, layer, order=order, adjacency=adjacency), fast)
+    return _directed(fast, lambda: permuted(key, dim, num_layers, layer, order=order, adjacency=adjacency))
 
 
 def maf(
@@ -339,7 +339,7 @@ def bnaf(
     def layer(key: PRNGKeyArray, _: ArrayLike | None) -> AbstractBijection:
         return BlockAutoregressive(key, dim, cond_dim=cond_dim, hidden=hidden)
 
-    return _directed(permuted(key, dim, num_layers, layer, order=order), fast)
+    return _directed(fast, lambda: permuted(key, dim, num_layers, layer, order=order))
 
 
 def tarflow(
@@ -382,9 +382,7 @@ def tarflow(
     univariate = AffineUnivariate(max_log_scale)
     require_counts(dim=dim)
     size = -(-dim // 16) if block_size is None else block_size
-    require_counts(0, block_size=size)
-    if not 1 <= size <= dim:
-        raise ValueError(f"tarflow expected a block_size of 1 to dim={dim}, got {block_size}")
+    require_counts(1, dim, block_size=size)
 
     def layer(key: PRNGKeyArray, _: ArrayLike | None) -> AbstractBijection:
         conditioner = CausalTransformer(
@@ -399,10 +397,9 @@ def tarflow(
         )
         return Autoregressive(conditioner, univariate, dim, cond_dim=cond_dim, depth=-(-dim // size))
 
-    return _directed(permuted(key, dim, num_layers, layer, order=order), fast)
+    return _directed(fast, lambda: permuted(key, dim, num_layers, layer, order=order))
 
 
-def _directed(flow: AbstractBijection, fast: Fast) -> AbstractBijection:
-    if fast not in ("density", "sampling"):
-        raise ValueError(f"fast expected 'density' or 'sampling', got {fast!r}")
-    return flow if fast == "sampling" else Invert(flow)
+def _directed(fast: Fast, make: Callable[[], AbstractBijection]) -> AbstractBijection:
+    require_choice(get_args(Fast), fast=fast)
+    return make() if fast == "sampling" else Invert(make())

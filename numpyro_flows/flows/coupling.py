@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import ArrayLike, Bool, PRNGKeyArray
 
-from numpyro_flows.arguments import require_callable, require_counts, require_key
+from numpyro_flows.arguments import require_callable, require_counts, require_flags, require_key
 from numpyro_flows.bijections import (
     AbstractBijection,
     AbstractUnivariate,
@@ -197,6 +197,7 @@ def nsf_coupling(
 
 def spline(num_bins: int, bound: float, circular: bool) -> AbstractUnivariate:
     """The univariate map of a spline flow, on the line or on the circle."""
+    require_flags(circular=circular)
     return CircularSpline(num_bins) if circular else RationalQuadraticSpline(num_bins, bound)
 
 

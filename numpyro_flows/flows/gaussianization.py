@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from numpyro_flows.arguments import require_callable
+from numpyro_flows.arguments import as_widths, described, require_counts, require_instance
 from numpyro_flows.bijections import (
     AbstractBijection,
     AbstractUnivariate,
@@ -74,6 +74,7 @@ def gaussianization(
         >>> bool(abs(flow.inverse(data[0]) - fit.bijection.inverse(data[0])).max() < 1e-5)
         True
     """
+    hidden = as_widths(hidden)
 
     def marginal(key: PRNGKeyArray, univariate: AbstractUnivariate, params: Array) -> AbstractBijection:
         if cond_dim is None:
@@ -121,6 +122,7 @@ def coupling_gaussianization(
         >>> flows.coupling_gaussianization(jax.random.key(0), 3, num_layers=2).shape
         (3,)
     """
+    require_counts(passes=passes)
 
     def marginal(key: PRNGKeyArray, univariate: AbstractUnivariate, params: Array) -> AbstractBijection:
         layer = masked_autoregressive(key, dim, univariate, cond_dim=cond_dim, hidden=hidden, passes=min(passes, dim))
@@ -139,7 +141,8 @@ def _flow(
     init: RBIG | None,
 ) -> Chain:
     require_key_and_sizes(key, dim, num_layers)
-    require_callable("bijections.Householder", rotation=rotation)
+    if rotation not in (Householder, Cayley):
+        raise TypeError(f"rotation expected bijections.Householder or bijections.Cayley, got {described(rotation)}")
     if init is None:
         rotations = stack_of([rotation.from_matrix(matrix) for matrix in _mixing(dim, num_layers)])
         params = jnp.zeros((num_layers, dim, univariate.num_params))
@@ -159,6 +162,7 @@ def _flow(
 
 def _parts(init: RBIG, dim: int) -> tuple[AbstractUnivariate, Float[Array, "layers dim n"], Householder, Affine]:
     """What a fit is made of."""
+    require_instance(RBIG, "gaussianization.fit_rbig(rng_key, data)", init=init)
     if init.bijection.shape != (dim,):
         raise ValueError(f"init expected a fit of {dim} coordinates, got one of {init.bijection.shape[0]}")
     layers, affine = init.bijection.bijections

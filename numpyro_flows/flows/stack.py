@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Int, PRNGKeyArray
 
-from numpyro_flows.arguments import require_counts, require_key
+from numpyro_flows.arguments import require_choice, require_counts, require_key
 from numpyro_flows.bijections import AbstractBijection, Chain, Permutation, Scan
 from numpyro_flows.bijections.autoregressive import checked_adjacency
 
@@ -66,8 +66,7 @@ def permuted(
         "alternating": lambda: natural,
         "nearby": lambda: np.argsort(natural + _DISORDER * dim * rng.uniform(-1.0, 1.0, dim)),
     }
-    if order not in draw:
-        raise ValueError(f"order expected one of {list(draw)}, got {order!r}")
+    require_choice(draw, order=order)
     there = [natural, *(draw[order]() for _ in range(num_others))]
     orders = [o for pair in there for o in (pair, pair[::-1])][:num_layers]
     permutations = np.stack([np.argsort(now)[after] for now, after in itertools.pairwise([*orders, natural])])

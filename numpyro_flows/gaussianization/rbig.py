@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from numpyro_flows.arguments import as_numbers, require_counts, require_key
+from numpyro_flows.arguments import as_numbers, require_choice, require_counts, require_key
 from numpyro_flows.bijections import AbstractBijection, Affine, Chain, Householder, Invert, Scan
 from numpyro_flows.gaussianization.entropies import divergences_from_normal
 from numpyro_flows.gaussianization.marginals import Marginal, fit_empirical, fit_mixture, fit_spline
@@ -98,8 +98,7 @@ def fit_rbig(
     """
     require_key(rng_key)
     start = time.perf_counter()
-    if marginal not in list(MARGINALS):
-        raise ValueError(f"marginal expected one of {list(MARGINALS)}, got {marginal!r}")
+    require_choice(MARGINALS, marginal=marginal)
     require_counts(max_layers=max_layers)
     samples = checked_samples(data)
     rng = rng_of(rng_key)

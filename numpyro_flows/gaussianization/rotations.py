@@ -5,6 +5,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
+from numpyro_flows.arguments import require_choice
 from numpyro_flows.gaussianization.entropies import divergences_from_normal
 
 Samples = Float[np.ndarray, "num dim"]
@@ -107,8 +108,7 @@ def find_rotation(kind: Kind, data: Samples, rng: np.random.Generator) -> Matrix
         "ica": lambda: ica(data, rng),
         "random": lambda: random(data.shape[1], rng),
     }
-    if kind not in finders:
-        raise ValueError(f"rotation expected one of {list(finders)}, got {kind!r}")
+    require_choice(finders, rotation=kind)
     return nearest_to_identity(finders[kind]())
 
 

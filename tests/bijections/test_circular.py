@@ -116,5 +116,5 @@ def test_extreme_parameters(dtype):
 
 @pytest.mark.parametrize("num_bins", [0, 1000])
 def test_errors(num_bins):
-    with pytest.raises(ValueError, match=f"CircularSpline expected 1 to 999 bins, got {num_bins}"):
+    with pytest.raises(ValueError, match=f"num_bins expected from 1 to 999, got {num_bins}"):
         CircularSpline(num_bins)

@@ -147,8 +147,8 @@ def test_params_of_a_mixture_are_exact(x64):
 @pytest.mark.parametrize(
     ("construct", "message"),
     [
-        (lambda: MixtureCDF(0), "num_components >= 1, got 0"),
-        (lambda: MixtureCDF(2, "cauchy"), "kind 'normal' or 'logistic', got 'cauchy'"),  # pyright: ignore[reportArgumentType]
+        (lambda: MixtureCDF(0), "num_components expected at least 1, got 0"),
+        (lambda: MixtureCDF(2, "cauchy"), r"kind expected one of \['normal', 'logistic'\], got 'cauchy'"),  # pyright: ignore[reportArgumentType]
         (lambda: MixtureCDF(3).params_of(np.ones(2), np.ones(2), np.ones(2)), r"3 components, got \(2,\)"),
         (lambda: MixtureCDF(1).params_of(np.zeros(1), np.ones(1), np.ones(1)), "got weights from 0"),
         (lambda: MixtureCDF(1).params_of(np.ones(1), np.ones(1), np.full(1, 1e-4)), "scales of 0.0001 to"),

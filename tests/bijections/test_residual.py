@@ -179,8 +179,8 @@ def test_estimated_score_solves_its_equation(x64):
     ("options", "message"),
     [
         ({"dim": 0}, "dim expected at least 1, got 0"),
-        ({"dim": 2, "max_lipschitz": 1.0}, "Residual expected 0 < max_lipschitz < 1, got 1.0"),
-        ({"dim": 2, "max_lipschitz": 0.0}, "Residual expected 0 < max_lipschitz < 1, got 0.0"),
+        ({"dim": 2, "max_lipschitz": 1.0}, r"max_lipschitz expected a number in \(0, 1\), got 1.0"),
+        ({"dim": 2, "max_lipschitz": 0.0}, r"max_lipschitz expected a number in \(0, 1\), got 0.0"),
     ],
 )
 def test_errors(options, message):

@@ -174,19 +174,19 @@ def test_flows_of_angles(recipe):
         (lambda: masked_autoregressive(KEY, 3, AffineUnivariate(), passes=0), "passes expected at least 1, got 0"),
         (
             lambda: masked_autoregressive(KEY, 3, AffineUnivariate(), adjacency=np.ones((3, 2))),
-            r"an adjacency of shape \(3, 3\), got \(3, 2\)",
+            r"adjacency expected the shape \(3, 3\), got \(3, 2\)",
         ),
         (lambda: Coupling(KEY, 3, AffineUnivariate(), adjacency=np.ones(3)), r"shape \(3, 3\), got \(3,\)"),
         (lambda: flows.realnvp(KEY, 3, adjacency=np.ones((2, 2))), r"shape \(3, 3\), got \(2, 2\)"),
         (lambda: flows.realnvp(KEY, 3, order="forward"), r"order expected one of \['random', .*\], got 'forward'"),  # pyright: ignore[reportArgumentType]
-        (lambda: flows.naf(KEY, 3, fast="both"), r"fast expected 'density' or 'sampling', got 'both'"),  # pyright: ignore[reportArgumentType]
-        (lambda: flows.naf(KEY, 3, num_units=0), r"num_units >= 1, got 0"),
-        (lambda: flows.bernstein(KEY, 3, degree=0), r"a degree of 1 to 50, got 0"),
-        (lambda: flows.bernstein(KEY, 3, bound=-1.0), r"bound > 0, got -1"),
+        (lambda: flows.naf(KEY, 3, fast="both"), r"fast expected one of \['density', 'sampling'\], got 'both'"),  # pyright: ignore[reportArgumentType]
+        (lambda: flows.naf(KEY, 3, num_units=0), "num_units expected at least 1, got 0"),
+        (lambda: flows.bernstein(KEY, 3, degree=0), "degree expected from 1 to 50, got 0"),
+        (lambda: flows.bernstein(KEY, 3, bound=-1.0), r"bound expected a number in \(0, inf\), got -1"),
         (lambda: flows.bnaf(KEY, 3, hidden=()), "hidden expected at least one width, got none"),
         (lambda: flows.sylvester(KEY, -1), "dim expected at least 1, got -1"),
         (lambda: Sylvester(KEY, -2), "dim expected at least 1, got -2"),
-        (lambda: flows.tarflow(KEY, 3, block_size=4), r"a block_size of 1 to dim=3, got 4"),
+        (lambda: flows.tarflow(KEY, 3, block_size=4), "block_size expected from 1 to 3, got 4"),
         (lambda: flows.tarflow(KEY, 3, width=9), r"a width that 4 heads divide, got 9"),
         (
             lambda: flows.multiscale(KEY, 6, num_levels=3),

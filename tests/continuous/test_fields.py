@@ -140,7 +140,7 @@ def test_the_quadratic_of_ot_flow_is_a_linear_field(x64):
         (lambda: PotentialField(KEY, -1), "dim expected at least 1, got -1"),
         (lambda: OTFlowField(KEY, -2), "dim expected at least 1, got -2"),
         (lambda: LinearField(-3), "dim expected at least 1, got -3"),
-        (lambda: MLPField(KEY, 2, time="sine"), "time expected 'fourier' or 'concatenated', got 'sine'"),  # pyright: ignore[reportArgumentType]
+        (lambda: MLPField(KEY, 2, time="sine"), r"time expected one of \['fourier', 'concatenated'\], got 'sine'"),  # pyright: ignore[reportArgumentType]
         (lambda: PotentialField(KEY, 2, num_frequencies=0), "num_frequencies expected at least 1, got 0"),
     ],
 )

@@ -259,9 +259,9 @@ def test_an_estimate_says_so():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"interval": (1.0, 1.0)}, r"interval expected two different finite times, got \(1.0, 1.0\)"),
-        ({"interval": (0.0, float("inf"))}, "interval expected two different finite times"),
-        ({"interval": (0.0, float("nan"))}, "interval expected two different finite times"),
+        ({"interval": (1.0, 1.0)}, r"interval expected two different times, got \(1.0, 1.0\)"),
+        ({"interval": (0.0, float("inf"))}, "each time of interval expected a finite number, got inf"),
+        ({"interval": (0.0, float("nan"))}, "each time of interval expected a finite number, got nan"),
         ({"num_steps": 4}, "num_steps with ConstantStepSize and only with it, got num_steps=4 and PIDController"),
         ({"stepsize_controller": diffrax.ConstantStepSize()}, "got num_steps=None and ConstantStepSize"),
         ({"stepsize_controller": diffrax.ConstantStepSize(), "num_steps": 0}, "num_steps expected from 1 to"),
