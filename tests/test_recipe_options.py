@@ -85,6 +85,7 @@ def test_options(recipe):
     assert not unclear
 
 
+@pytest.mark.unchecked
 def test_of_conditions_and_of_tails():
     with pytest.raises(TypeError, match=r"^cond_dim expected an integer or None, got \(1,\): write cond_dim=1"):
         flows.realnvp(KEY, 2, cond_dim=(1,))  # pyright: ignore[reportArgumentType]
