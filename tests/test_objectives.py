@@ -97,7 +97,7 @@ def test_gradient_is_that_of_the_divergence(x64):
 def test_path_loss_agrees_with_path_elbo(x64):
     """One estimator in two forms: with an inverse pass and without."""
     bijection = made(lambda: SMALL(jax.random.key(0), 3), scale=0.1)
-    base = np.random.default_rng(2).normal(size=(16, 3))
+    base = jnp.asarray(np.random.default_rng(2).normal(size=(16, 3)))
     params, static = eqx.partition(bijection, eqx.is_inexact_array)
     log_density = lambda x: -jnp.sum(jnp.cosh(x))  # noqa: E731
 

@@ -11,32 +11,31 @@ from numpyro.distributions import biject_to, constraints
 
 from numpyro_flows import FlowTransform, flows
 from numpyro_flows.bijections import TriangularAffine
-
-
-def perturbed(bijection, key, sd=0.1):
-    params, static = eqx.partition(bijection, eqx.is_inexact_array)
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
-    leaves = [leaf + sd * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys)]
-    return eqx.combine(jax.tree.unflatten(structure, leaves), static)
+from tests.bijections.common import made
 
 
 @pytest.fixture(scope="module")
 def conditional():
-    flow = eqx.filter_jit(flows.realnvp)(jax.random.key(0), 3, cond_dim=2, num_layers=2, hidden=(8,))
-    return perturbed(flow, jax.random.key(1))
+    return made(lambda: flows.realnvp(jax.random.key(0), 3, cond_dim=2, num_layers=2, hidden=(8,)), scale=0.1)
 
 
 @pytest.fixture(scope="module")
 def plain():
-    flow = eqx.filter_jit(flows.nsf_coupling)(jax.random.key(0), 3, num_layers=2, hidden=(8,))
-    return perturbed(flow, jax.random.key(1))
+    return made(lambda: flows.realnvp(jax.random.key(0), 3, num_layers=2, hidden=(8,)), scale=0.1)
+
+
+def normal(*shape):
+    return np.random.default_rng(2).normal(size=shape).astype(np.float32)
 
 
 def test_batches_agree_with_single_events(plain):
-    x = jax.random.normal(jax.random.key(2), (4, 5, 3))
-    y, log_det = FlowTransform(plain).call_with_intermediates(x)
-    y0, log_det0 = plain.transform_and_log_det(x[1, 2])
+    x = normal(4, 5, 3)
+
+    @jax.jit
+    def evaluate(x):
+        return *FlowTransform(plain).call_with_intermediates(x), *plain.transform_and_log_det(x[1, 2])
+
+    y, log_det, y0, log_det0 = evaluate(x)
     assert y.shape == x.shape
     assert log_det.shape == (4, 5)
     np.testing.assert_allclose(y[1, 2], y0, rtol=1e-5)
@@ -44,29 +43,38 @@ def test_batches_agree_with_single_events(plain):
 
 
 def test_intermediates_are_used_and_agree(plain):
-    transform = FlowTransform(plain)
-    x = jax.random.normal(jax.random.key(2), (6, 3))
-    y, log_det = transform.call_with_intermediates(x)
-    np.testing.assert_allclose(transform.log_abs_det_jacobian(x, y), log_det, rtol=1e-5)
-    assert transform.log_abs_det_jacobian(x, y, log_det) is log_det
-    np.testing.assert_allclose(transform.inv(y), x, atol=1e-4)
-    np.testing.assert_allclose(transform.inverse_and_log_det(y)[1], -log_det, atol=1e-4)
+    x = normal(6, 3)
+
+    @jax.jit
+    def evaluate(x):
+        transform = FlowTransform(plain)
+        y, log_det = transform.call_with_intermediates(x)
+        assert transform.log_abs_det_jacobian(x, y, log_det) is log_det
+        return log_det, transform.log_abs_det_jacobian(x, y), transform.inv(y), transform.inverse_and_log_det(y)[1]
+
+    log_det, again, inverse, of_inverse = evaluate(x)
+    np.testing.assert_allclose(again, log_det, rtol=1e-5)
+    np.testing.assert_allclose(inverse, x, atol=1e-4)
+    np.testing.assert_allclose(of_inverse, -log_det, atol=1e-4)
 
 
 def test_condition_and_value_broadcast(conditional):
-    condition = jax.random.normal(jax.random.key(3), (4, 1, 2))
-    x = jax.random.normal(jax.random.key(2), (5, 3))
-    transform = FlowTransform(conditional, condition)
-    y = transform(x)
+    condition, x = normal(4, 1, 2), normal(5, 3)
+
+    @jax.jit
+    def evaluate(condition, x):
+        transform = FlowTransform(conditional, condition)
+        assert transform.forward_shape(x.shape) == (4, 5, 3)
+        return transform(x), conditional.transform_and_log_det(x[2], condition[1, 0])[0]
+
+    y, expected = evaluate(condition, x)
     assert y.shape == (4, 5, 3)
-    assert transform.forward_shape(x.shape) == (4, 5, 3)
-    expected, _ = conditional.transform_and_log_det(x[2], condition[1, 0])
     np.testing.assert_allclose(y[1, 2], expected, rtol=1e-5)
 
 
 def test_gradient_flows_through_the_condition(conditional):
     x = jnp.ones(3)
-    gradient = jax.grad(lambda c: FlowTransform(conditional, c)(x).sum())(jnp.ones(2))
+    gradient = jax.jit(jax.grad(lambda c: FlowTransform(conditional, c)(x).sum()))(jnp.ones(2))
     assert np.all(np.isfinite(gradient))
     assert np.any(gradient != 0)
 
@@ -79,7 +87,8 @@ def test_it_is_a_pytree(conditional):
     assert again == transform
     assert again != FlowTransform(conditional, jnp.zeros(2))
     calls: Any = jax.jit(lambda t, x: t(x))
-    np.testing.assert_allclose(calls(transform, jnp.ones(3)), transform(jnp.ones(3)), rtol=1e-6)
+    expected = jax.jit(lambda x: conditional.transform_and_log_det(x, jnp.ones(2))[0])(jnp.ones(3))
+    np.testing.assert_allclose(calls(transform, jnp.ones(3)), expected, rtol=1e-6)
     calls(jax.tree.map(lambda a: a, transform), jnp.ones(3))
     assert calls._cache_size() == 1
 
@@ -90,8 +99,9 @@ def test_numpyro_finds_the_constraint(plain):
     biject_to(transform.codomain)
     base = dist.Normal(jnp.zeros(3), 1).to_event(1)
     composed = dist.TransformedDistribution(base, [transform, dist.transforms.ExpTransform()])
-    x = composed.sample(jax.random.PRNGKey(0), (7,))
-    assert composed.log_prob(x).shape == (7,)
+    log_prob = jax.jit(lambda key: composed.log_prob(composed.sample(key, (7,))))(jax.random.PRNGKey(0))
+    assert log_prob.shape == (7,)
+    assert np.isfinite(log_prob).all()
 
 
 @pytest.mark.unchecked

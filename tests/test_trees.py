@@ -38,8 +38,14 @@ class Shift(AbstractBijection):
     weight: Array
     function: Callable = eqx.field(default_factory=lambda: rectified)
     factor: float = 2.0
-    shape = (3,)
-    cond_shape = (2,)
+
+    @property
+    def shape(self):  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.weight.shape[:1]
+
+    @property
+    def cond_shape(self):  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.weight.shape[1:]
 
     def _transform(self, x, condition: Any):
         return x + self.factor * self.function(self.weight @ condition), jnp.zeros_like(x, shape=())
@@ -77,17 +83,18 @@ FLOWS = {
 }
 
 
-@pytest.fixture(params=FLOWS)
+@pytest.fixture(scope="module", params=FLOWS)
 def tree(request, conditional):
     return FLOWS[request.param](conditional)
 
 
-def values(tree) -> np.ndarray:
+@jax.jit
+def values(tree) -> Array:
     """What the object computes, in numbers."""
     if isinstance(tree, FlowTransform):
-        return np.asarray(tree(jnp.array([0.1, -0.4, 0.7])))
+        return tree(jnp.array([0.1, -0.4, 0.7]))
     draw = tree.sample_with_intermediates(jax.random.PRNGKey(0), (3,))[0]
-    return np.append(draw, tree.log_prob(draw))
+    return jnp.append(draw, tree.log_prob(draw))
 
 
 @pytest.mark.parametrize(
@@ -110,16 +117,19 @@ def test_transformations_of_jax_and_equinox(tree):
     def total(tree):
         return tree(jnp.ones(3)).sum() if isinstance(tree, FlowTransform) else tree.log_prob(jnp.ones(tree.event_shape))
 
+    @jax.jit
+    def evaluate(tree, twice):
+        of_two = jax.vmap(total, in_axes=(jax.tree.map(lambda _: 0, tree),))(twice)
+        return of_two, total(tree), eqx.filter_grad(total)(tree), tree
+
     structure = jax.tree.structure(tree)
     inexact, rest = eqx.partition(tree, eqx.is_inexact_array)
     np.testing.assert_array_equal(values(eqx.combine(inexact, rest)), values(tree))
-    gradient = eqx.filter_grad(total)(tree)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
     assert jax.tree.structure(jax.eval_shape(lambda tree: tree, tree)) == structure
-    twice = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), tree)
-    of_two = jax.vmap(total, in_axes=(jax.tree.map(lambda _: 0, tree),))(twice)
-    np.testing.assert_allclose(of_two, jnp.stack([total(tree)] * 2), rtol=1e-5)
-    assert jax.tree.structure(jax.jit(lambda tree: tree)(tree)) == structure
+    of_two, of_one, gradient, again = evaluate(tree, jax.tree.map(lambda leaf: np.stack([leaf, leaf]), tree))
+    np.testing.assert_allclose(of_two, [of_one, of_one], rtol=1e-5)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    assert jax.tree.structure(again) == structure
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda tree: pickle.loads(pickle.dumps(tree))])
@@ -175,8 +185,17 @@ def of_a_loop(flow, plate: bool, x):
     return total
 
 
-@pytest.mark.parametrize("plate", [False, True])
-@pytest.mark.parametrize("kind", ["plain", "bounded", "based"])
+@pytest.mark.parametrize(
+    ("kind", "plate"),
+    [
+        ("plain", False),
+        ("bounded", True),
+        ("based", True),
+        pytest.param("plain", True, marks=pytest.mark.slow),
+        pytest.param("bounded", False, marks=pytest.mark.slow),
+        pytest.param("based", False, marks=pytest.mark.slow),
+    ],
+)
 def test_a_site_of_a_scan(conditional, plate, kind):
     based = dist.Normal(jnp.arange(3.0), 2.0).to_event(1) if kind == "based" else None
     constrain = biject_to(constraints.interval(-1.0, jnp.array(2.0))) if kind == "bounded" else None
@@ -184,18 +203,21 @@ def test_a_site_of_a_scan(conditional, plate, kind):
     def flow(condition):
         return FlowDistribution(conditional, based, condition, constrain=constrain)
 
-    model = model_of_a_scan(flow, plate)
-    trace = numpyro.handlers.trace(numpyro.handlers.seed(model, 0)).get_trace()
-    x = trace["x"]["value"]
-    assert x.shape == ((4, 5, 3) if plate else (4, 3))
-    assert trace["x"]["fn"].batch_shape == ((4, 5) if plate else (4,))
-    expected = of_a_loop(flow, plate, x)
-    with_intermediates = trace["x"]["fn"].log_prob(x, trace["x"]["intermediates"]).sum()
+    @jax.jit
+    def evaluate():
+        model = numpyro.handlers.seed(model_of_a_scan(flow, plate), 0)
+        site = numpyro.handlers.trace(model).get_trace()["x"]
+        x = site["value"]
+        assert x.shape == ((4, 5, 3) if plate else (4, 3))
+        assert site["fn"].batch_shape == ((4, 5) if plate else (4,))
+        if not plate:  # NumPyro's expanded distributions are not for drawing once they left a scan
+            assert site["fn"].sample(jax.random.key(1), (2,)).shape == (2, *x.shape)
+        with_intermediates = site["fn"].log_prob(x, site["intermediates"]).sum()
+        return with_intermediates, log_density(model, (), {}, {"x": x})[0], of_a_loop(flow, plate, x)
+
+    with_intermediates, scored, expected = evaluate()
     np.testing.assert_allclose(with_intermediates, expected, rtol=1e-4)
-    scored, _ = log_density(numpyro.handlers.seed(model, 0), (), {}, {"x": x})
     np.testing.assert_allclose(scored, expected, rtol=1e-4)
-    if not plate:  # NumPyro's expanded distributions are not for drawing once they left a scan
-        assert trace["x"]["fn"].sample(jax.random.key(1), (2,)).shape == (2, *x.shape)
 
 
 def test_a_site_of_a_branch(conditional):
@@ -204,20 +226,28 @@ def test_a_site_of_a_branch(conditional):
     def model(first):
         return cond(first, lambda _: numpyro.sample("x", flow), lambda _: numpyro.sample("x", flow), None)
 
-    x = jnp.array([0.1, 0.2, 0.3])
-    scored, _ = log_density(numpyro.handlers.seed(model, 0), (True,), {}, {"x": x})
-    np.testing.assert_allclose(scored, flow.log_prob(x), rtol=1e-5)
+    @jax.jit
+    def evaluate(x):
+        return log_density(numpyro.handlers.seed(model, 0), (True,), {}, {"x": x})[0], flow.log_prob(x)
+
+    scored, expected = evaluate(np.array([0.1, 0.2, 0.3], np.float32))
+    np.testing.assert_allclose(scored, expected, rtol=1e-5)
 
 
 def test_many_at_once(conditional):
     """What `vmap` made is scored and sampled one by one, with a batch of conditions too."""
-    conditions = jnp.linspace(-1, 1, 12).reshape(2, 3, 2)
-    many = jax.vmap(lambda condition: FlowDistribution(conditional, condition=condition))(conditions)
-    x = jax.random.normal(jax.random.key(0), (4, 2, 3, 3))
-    at_once = FlowDistribution(conditional, condition=conditions)
-    np.testing.assert_allclose(many.log_prob(x), at_once.log_prob(x), rtol=1e-4)
-    draws = many.sample(jax.random.key(0), (5,))
-    assert draws.shape == (5, 2, 3, 3)
+
+    @jax.jit
+    def evaluate(conditions, x):
+        many = jax.vmap(lambda condition: FlowDistribution(conditional, condition=condition))(conditions)
+        at_once = FlowDistribution(conditional, condition=conditions)
+        assert many.sample(jax.random.key(0), (5,)).shape == (5, 2, 3, 3)
+        return many.log_prob(x), at_once.log_prob(x)
+
+    conditions = np.linspace(-1, 1, 12, dtype=np.float32).reshape(2, 3, 2)
+    x = np.random.default_rng(0).normal(size=(4, 2, 3, 3)).astype(np.float32)
+    one_by_one, at_once = evaluate(conditions, x)
+    np.testing.assert_allclose(one_by_one, at_once, rtol=1e-4)
 
 
 def test_shards():
@@ -230,7 +260,12 @@ def test_shards():
     def log_prob(arrays, condition, x):
         return FlowDistribution(eqx.combine(arrays, static), condition=condition).log_prob(x)
 
-    args = arrays, CONDITION, jnp.ones((4, 3))
-    for specs in ((everywhere, everywhere, here), (everywhere, here, everywhere), (here, everywhere, everywhere)):
-        sharded = jax.shard_map(log_prob, mesh=mesh, in_specs=specs, out_specs=here)
-        np.testing.assert_allclose(jax.jit(sharded)(*args), log_prob(*args), rtol=1e-5)
+    @jax.jit
+    def evaluate(*args):
+        specs = (everywhere, everywhere, here), (everywhere, here, everywhere), (here, everywhere, everywhere)
+        sharded = [jax.shard_map(log_prob, mesh=mesh, in_specs=spec, out_specs=here)(*args) for spec in specs]
+        return sharded, log_prob(*args)
+
+    sharded, expected = evaluate(arrays, CONDITION, np.ones((4, 3), np.float32))
+    for values in sharded:
+        np.testing.assert_allclose(values, expected, rtol=1e-5)
