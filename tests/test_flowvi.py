@@ -13,6 +13,7 @@ import pytest
 from flowjax.distributions import Normal
 from flowjax.flows import coupling_flow
 from numpyro.infer.autoguide import AutoNormal
+from scipy.stats import norm
 
 from numpyro_flows import AutoFlow, FlowVI, flows
 from numpyro_flows.recipe import RECIPE
@@ -27,20 +28,19 @@ def banana():
     numpyro.sample("y", dist.Normal(x**2, 0.5))
 
 
-@pytest.mark.parametrize("key", [jax.random.key(0), jax.random.PRNGKey(0)])
-def test_conjugate_model(key):
+def test_conjugate_model():
     """Exactly Gaussian: no flow step is needed, and the evidence is exact."""
-    posterior = FlowVI(conjugate, progress_bar=False).run(key, DATA)
+    posterior = FlowVI(conjugate, progress_bar=False).run(jax.random.key(0), DATA)
     mean, sd, log_evidence = conjugate_posterior()
     assert posterior.certified
     assert posterior.ess > 0.99
     assert posterior.losses.size == 0
     assert posterior.gradient_evaluations["flow"] == 0
     assert abs(posterior.log_evidence - log_evidence) < 4.5 * posterior.log_evidence_se + 1e-3  # float32 sums
-    mu = posterior.sample(jax.random.key(1), 4000)["mu"]
+    mu = np.asarray(posterior.sample(jax.random.key(1), 4000)["mu"])
     assert abs(mu.mean() - mean) < 4.5 * sd / np.sqrt(4000)
     assert abs(mu.std() / sd - 1) < 4.5 / np.sqrt(2 * 4000)
-    np.testing.assert_allclose(posterior.log_prob({"mu": mu[:10]}), dist.Normal(mean, sd).log_prob(mu[:10]), atol=0.05)
+    np.testing.assert_allclose(posterior.log_prob({"mu": mu[:10]}), norm.logpdf(mu[:10], mean, sd), atol=0.05)
 
 
 @pytest.mark.slow
@@ -66,8 +66,9 @@ def test_non_centred_eight_schools(x64):
 
 
 def test_float64(x64):
-    posterior = FlowVI(conjugate, progress_bar=False).run(jax.random.key(0), DATA)
-    assert posterior.sample(jax.random.key(0), 10)["mu"].dtype == np.float64
+    """By a key of the old style."""
+    posterior = FlowVI(conjugate, progress_bar=False).run(jax.random.PRNGKey(0), DATA)
+    assert posterior.sample(jax.random.PRNGKey(0), 10)["mu"].dtype == np.float64
     assert abs(posterior.log_evidence - conjugate_posterior()[2]) < 1e-9  # weights of an exact fit are constant
 
 
@@ -89,9 +90,9 @@ def test_one_skewed_coordinate():
 
 def test_what_is_not_certified_says_so(capsys):
     def heavy():
-        numpyro.sample("x", dist.StudentT(1.2).expand([2]).to_event(1))
+        numpyro.sample("x", dist.Cauchy().expand([2]).to_event(1))
 
-    with pytest.warns(UserWarning, match="the fit is not certified: heavy tails: .* 1.2 degrees of freedom"):
+    with pytest.warns(UserWarning, match="the fit is not certified: heavy tails: .* with 1 degrees of freedom"):
         posterior = FlowVI(heavy, num_steps=0, progress_bar=False).run(jax.random.key(0))
     assert not posterior.certified
     posterior.print_summary()

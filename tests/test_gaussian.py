@@ -12,9 +12,10 @@ from numpyro_flows.sampling import certify
 def on_host(log_density) -> Density:
     evaluate = jax.jit(jax.vmap(jax.value_and_grad(log_density)))
 
-    def density(x):
-        values, gradients = evaluate(x)
-        return np.asarray(values), np.asarray(gradients)
+    def density(x):  # in batches of one size: each other one would be compiled anew
+        batches = np.resize(x, (-(-len(x) // RECIPE.batch), RECIPE.batch, x.shape[1]))
+        values, gradients = (np.concatenate(parts)[: len(x)] for parts in zip(*map(evaluate, batches)))
+        return values, gradients
 
     return density
 
