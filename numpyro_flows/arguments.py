@@ -266,7 +266,12 @@ def as_array_advice(value: Any, name: str) -> str:
         return f"pass {name}.filled(0.0), and tell its missing entries by numpyro.sample(..., obs_mask=~{name}.mask)"
     if isinstance(value, Mapping):
         return "pass one of its arrays"
-    kind = getattr(getattr(value, "dtype", None), "kind", "s" if isinstance(value, str | bytes) else "")
+    dtype: Any = getattr(value, "dtype", None)
+    if isinstance(dtype, np.dtype) and dtype.names:
+        return f"pass one of its fields, {name}[{dtype.names[0]!r}]"
+    kind = getattr(dtype, "kind", "s" if isinstance(value, str | bytes) else "")
+    if kind and kind in "fiu" and not (dtype.isnative and dtype.itemsize <= 8):  # JAX has no such numbers
+        return f"pass {name}.astype({'float' if kind == 'f' else 'int'})"
     return {
         "O": f"pass {name}.astype(float)",
         "c": "pass real numbers",

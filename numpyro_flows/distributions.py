@@ -294,27 +294,32 @@ class FlowDistribution(dist.TransformedDistribution, InFiles):
 
 
 def _require_coherent(flow: FlowDistribution) -> None:
-    """Draw and score one event abstractly, which computes nothing.
+    """Draw and score abstractly, which computes nothing: one event, and two numbers of them.
+
+    A wrong part may broadcast with draws of one number, but not with those of the next.
 
     Raises:
         Exception: any, where the shapes of the flow's parts do not fit together.
     """
+    least = 1 + max((1, *flow.shape()))
+    shapes = [(least,), (least + 1,)]
 
-    def draw_and_score(value: Array, condition: Array | None) -> tuple[Array, Array]:
+    def draw_and_score(value: Array, condition: Array | None) -> list[Array]:
         told = (flow if condition is None else flow.given(condition)).vector
         try:
-            value_drawn = told.sample(jax.random.key(0))
+            drawn = [told.sample(jax.random.key(0), shape) for shape in shapes]
         except NotImplementedError:  # as of an improper base
-            value_drawn = jnp.zeros(told.shape())
-        return value_drawn, told.log_prob(value)
+            drawn = [jnp.zeros(told.shape(shape)) for shape in shapes]
+        return [*drawn, *map(told.log_prob, drawn), told.log_prob(value)]
 
     dtype = jnp.result_type(float)
     condition = None
     if flow.bijection.cond_shape is not None and flow.condition is None:
         condition = jax.ShapeDtypeStruct(flow.bijection.cond_shape, dtype)
-    drawn, scored = jax.eval_shape(draw_and_score, jax.ShapeDtypeStruct(flow.event_shape, dtype), condition)
-    if (drawn.shape, scored.shape) != (flow.shape(), flow.batch_shape):
-        raise ValueError(f"expected draws of shape {flow.shape()}, got {drawn.shape} with densities of {scored.shape}")
+    found = jax.eval_shape(draw_and_score, jax.ShapeDtypeStruct(flow.event_shape, dtype), condition)
+    expected = [*map(flow.shape, shapes), *(shape + flow.batch_shape for shape in shapes), flow.batch_shape]
+    if (got := [array.shape for array in found]) != expected:
+        raise ValueError(f"expected draws, their densities and that of an event of shapes {expected}, got {got}")
 
 
 _STRUCTURE = ("_own_batch_shape", "_batch_shape", "_event_shape", "_validate_args", "_is_vector", "fit")

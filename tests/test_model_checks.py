@@ -209,6 +209,9 @@ NO_ARRAYS = {
     r"a pandas Series: pass [xy].to_numpy\(\)": pd.Series(NUMBERS),
     r"a pandas DataFrame: pass [xy].to_numpy\(\)": pd.DataFrame({"a": NUMBERS}),
     r"an array of type object .*: pass [xy].astype\(float\)": np.array(NUMBERS, object),
+    r"an array of type >f8 .*: pass [xy].astype\(float\)": np.array(NUMBERS, ">f8"),
+    r"an array of type >i2 .*: pass [xy].astype\(int\)": np.array([0, 1, 2], ">i2"),
+    r"an array of type \[\('a', '<f8'\)\] .*: pass one of its fields, [xy]\['a'\]": np.zeros(3, [("a", "<f8")]),
     "the string 'data.csv': pass numbers": "data.csv",
     "an array of type <U1 .*: pass numbers": np.array(["a", "b", "c"]),
 }

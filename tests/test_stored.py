@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+import pandas as pd
 import pytest
 from numpyro.distributions import constraints
 
@@ -157,6 +158,35 @@ def test_other_data_and_other_models(path):
 
     with pytest.raises(ValueError, match="expected the model and data that were fitted, log densities"):
         FlowPosterior.load(path, wider, Y)
+
+
+LIKE_Y = {
+    "float32": Y.astype("float32"),
+    "array of JAX": jnp.asarray(Y),
+    "view": Y[::-1][::-1],
+}
+UNLIKE_Y: dict[str, tuple[Any, type[Exception], str]] = {
+    "Series": (pd.Series(Y), TypeError, r"data of 'y', got a pandas Series: pass y.to_numpy\(\)"),
+    "DataFrame": (pd.DataFrame({"y": Y}), TypeError, r"data of 'y', got a pandas DataFrame: pass y.to_numpy\(\)"),
+    "masked": (np.ma.array(Y, mask=[False, True, False]), TypeError, "data of 'y', got a masked array"),
+    "big-endian": (Y.astype(">f8"), TypeError, r"data of 'y', got an array of type >f8 .*: pass y.astype\(float\)"),
+    "list": (Y.tolist(), TypeError, r"data of 'y', got a list: pass jnp.asarray\(y\)"),
+    "objects": (Y.astype(object), TypeError, r"data of 'y', got an array of type object .*: pass y.astype\(float\)"),
+    "0-d": (np.array(0.3), ValueError, "got other arguments: their fingerprint differs"),
+    "half": (Y.astype("float16"), ValueError, "got other arguments: their fingerprint differs"),
+    "function": (normal, ValueError, "got other arguments: their fingerprint differs"),
+    "NaN": (Y * np.nan, ValueError, "observed values that are finite, got 3 of 3"),
+    "none": (None, ValueError, "expected the model that was fitted, with sites"),
+}
+
+
+def test_data_of_other_kinds(path):
+    """The same numbers, or a sentence about the user's own object."""
+    for name, y in LIKE_Y.items():
+        assert FlowPosterior.load(path, normal, y).certified, name
+    for y, error, message in UNLIKE_Y.values():
+        with pytest.raises(error, match=message):
+            FlowPosterior.load(path, normal, y)
 
 
 class Options:
