@@ -92,9 +92,15 @@ def test_what_is_not_certified_says_so(capsys):
     def heavy():
         numpyro.sample("x", dist.Cauchy().expand([2]).to_event(1))
 
+    def flow(key, dim):
+        made.append(dim)
+        return TINY(key, dim)
+
+    made: list[int] = []
     with pytest.warns(UserWarning, match="the fit is not certified: heavy tails: .* with 1 degrees of freedom"):
-        posterior = FlowVI(heavy, num_steps=0, progress_bar=False).run(jax.random.key(0))
+        posterior = FlowVI(heavy, AutoFlow(heavy, flow), num_steps=0, progress_bar=False).run(jax.random.key(0))
     assert not posterior.certified
+    assert not made  # without steps of training there is no flow to compile
     posterior.print_summary()
     assert capsys.readouterr().out.startswith("NOT CERTIFIED: heavy tails")
 

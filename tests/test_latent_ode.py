@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pytest
+from numpyro.handlers import seed
 from numpyro.infer import SVI, Trace_ELBO
 from numpyro.infer.util import log_density
 from numpyro.optim import Adam
@@ -320,6 +321,15 @@ def test_bad_numbers_of_a_fit(name):
     options: dict[str, Any] = {name: 0}
     with pytest.raises(ValueError, match=f"{name} expected .*, got 0"):
         fit_small(jax.random.key(0), TIMES, VALUES, **options)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 7, 2.5, "2", True])
+@pytest.mark.parametrize("method", ["model", "guide"])
+def test_bad_batches_of_model_and_guide(method, batch_size):
+    program = seed(getattr(small(jax.random.key(0), 2, flow=None), method), 0)
+    error = ValueError if type(batch_size) is int else TypeError
+    with pytest.raises(error, match=r"batch_size expected (at least 1|at most the 6 series|an integer), got "):
+        program(TIMES, VALUES, batch_size=batch_size)
 
 
 def test_data_that_cannot_be_fitted():

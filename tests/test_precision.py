@@ -3,6 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
@@ -12,6 +13,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr  # pyright: ignore[reportPrivateI
 
 from numpyro_flows import FlowDistribution, FlowTransform, flows
 from numpyro_flows.bijections import transform_with_score
+from numpyro_flows.gaussianization import fit_rbig, inspect_layers
 from numpyro_flows.objectives import path_loss
 from numpyro_flows.target import Target
 
@@ -61,6 +63,36 @@ def test_distributions_also_of_flowjax():
         distribution = FlowDistribution(bijection)
         assert_full(jax.grad(distribution.log_prob), jnp.ones(DIM))
         assert_full(lambda key, distribution=distribution: distribution.sample(key), jax.random.key(0))
+
+
+@pytest.mark.parametrize("marginal", ["mixture", "empirical"])
+def test_a_greedy_fit_by_which_information_is_measured(marginal):
+    data = np.random.default_rng(0).gamma(2.0, size=(50, DIM))
+    bijection = fit_rbig(jax.random.key(0), data, marginal=marginal, max_layers=1).bijection
+    assert_full(bijection.inverse_and_log_det, jnp.ones(DIM))
+    assert_full(bijection.transform_and_log_det, jnp.ones(DIM))
+
+
+class Asking(eqx.Module):
+    """A bijection of others, which takes the precision that it is given; it tells which."""
+
+    shape = (2,)
+    cond_shape = None
+
+    def transform_and_log_det(self, x, condition=None):
+        return (x @ jnp.eye(2)), jnp.zeros(())
+
+    def inverse_and_log_det(self, y, condition=None):
+        ASKED.append(jax.config.jax_default_matmul_precision)
+        return (y @ jnp.eye(2)), jnp.zeros(())
+
+
+ASKED: list[str | None] = []
+
+
+def test_layers_of_others_that_are_inspected():
+    inspect_layers(FlowDistribution(Asking()), np.random.default_rng(0).normal(size=(50, 2)))  # pyright: ignore[reportArgumentType]
+    assert set(ASKED) == {"highest"}
 
 
 def test_a_training_step():

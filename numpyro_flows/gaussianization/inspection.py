@@ -12,6 +12,7 @@ from jaxtyping import Array, ArrayLike, Float
 from numpyro_flows.arguments import as_numbers, described, require_finite_rows
 from numpyro_flows.bijections import Chain, Frozen, Invert, Scan
 from numpyro_flows.gaussianization.entropies import neighbour_entropy, spacing_entropies
+from numpyro_flows.precision import full_precision
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -202,6 +203,7 @@ def _layers(bijection: Any, to_base: bool) -> list[list[tuple[Any, bool]]]:
 
 
 @eqx.filter_jit
+@full_precision()  # a bijection of FlowJAX does not ask for it
 def _step(part: Any, x: Array, condition: Array | None, to_base: bool) -> tuple[Array, Array]:
     method = part.inverse_and_log_det if to_base else part.transform_and_log_det
     return jax.vmap(method)(x, condition)
