@@ -23,21 +23,28 @@ def made[T](construct: Callable[[], T], scale: float = 0.0) -> T:
 
 
 def drawn[T](construct: Callable[[], T], scale: float, seed: int = 0) -> T:
-    """What `construct` gives, but with normal numbers for parameters and with other seeds: nothing is compiled for it.
+    """What `construct` gives, but with normal numbers for parameters and with other seeds: no random number is compiled.
 
-    For modules whose arrays are all of these two kinds.
+    What else it has, masks and permutations, it has.
     """
     rng = np.random.default_rng(seed)
+
+    def is_random(leaf) -> bool:
+        return leaf.dtype == np.uint32 or jnp.issubdtype(leaf.dtype, jnp.floating)
 
     def draw(leaf):
         if not isinstance(leaf, jax.ShapeDtypeStruct):
             return leaf
         if leaf.dtype == np.uint32:
             return jnp.asarray(rng.integers(2**32, size=leaf.shape, dtype=leaf.dtype))
-        assert jnp.issubdtype(leaf.dtype, jnp.floating)
         return jnp.asarray((scale * rng.normal(size=leaf.shape)).astype(leaf.dtype))
 
-    return jax.tree.map(draw, eqx.filter_eval_shape(construct))
+    shapes = eqx.filter_eval_shape(construct)
+    others = jax.tree.map(lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct) and not is_random(leaf), shapes)
+    module = jax.tree.map(draw, eqx.filter(shapes, others, inverse=True))
+    if any(jax.tree.leaves(others)):
+        module = eqx.combine(module, eqx.filter_jit(lambda: eqx.filter(construct(), others))())
+    return module
 
 
 @partial(jax.jit, static_argnums=0)
