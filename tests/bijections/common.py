@@ -23,7 +23,7 @@ def made[T](construct: Callable[[], T], scale: float = 0.0) -> T:
 
 
 def drawn[T](construct: Callable[[], T], scale: float, seed: int = 0) -> T:
-    """What `construct` gives, but with normal numbers for parameters and with other seeds: no random number is compiled.
+    """What `construct` gives, but with normal numbers for parameters and other seeds: no random number is compiled.
 
     What else it has, masks and permutations, it has.
     """

@@ -9,9 +9,11 @@ from scipy.special import log_expit, log_ndtr, logsumexp, ndtri_exp
 
 from numpyro_flows.bijections import MixtureCDF
 from numpyro_flows.bijections.normal_tail import normal_tail, normal_tail_inverse
-from tests.bijections.common import all_gradients, with_slope
+from tests.bijections.common import all_gradients, single_is_slow, with_slope
 
 KINDS = pytest.mark.parametrize("kind", ["normal", "logistic"])
+# for what takes long to compile: the laws have logistic components, too
+NORMAL_FIRST = pytest.mark.parametrize("kind", ["normal", pytest.param("logistic", marks=pytest.mark.slow)])
 WEIGHTS, LOCS, SCALES = np.array([0.2, 0.5, 0.3]), np.array([-1.0, 0.3, 2.0]), np.array([0.5, 1.0, 0.1])
 
 
@@ -30,6 +32,7 @@ def on_both_sides(low: float, high: float, num: int = NUM) -> np.ndarray:
     return np.outer([-1, 1], np.logspace(low, high, num // 2)).ravel()
 
 
+@single_is_slow
 @KINDS
 def test_is_its_formula(kind, dtype):
     x = np.concatenate([on_both_sides(-2, 3, NUM - 2), [0.0, 1.0]]).astype(dtype)
@@ -48,6 +51,7 @@ def test_is_its_formula(kind, dtype):
     np.testing.assert_allclose(got, expected, rtol=64 * np.finfo(dtype).eps, atol=256 * np.finfo(dtype).eps)
 
 
+@single_is_slow
 @KINDS
 def test_log_derivative_is_that_of_the_value_in_both_tails(kind, dtype):
     transform, _, params = mixture(kind)
@@ -55,6 +59,7 @@ def test_log_derivative_is_that_of_the_value_in_both_tails(kind, dtype):
     np.testing.assert_allclose(np.log(slope), log_derivative, atol=512 * np.finfo(dtype).eps)
 
 
+@single_is_slow
 def test_equal_normal_components_are_affine_out_to_a_million(dtype):
     transform, *_ = mixture("normal")
     x = on_both_sides(-3, 6).astype(dtype)
@@ -65,7 +70,8 @@ def test_equal_normal_components_are_affine_out_to_a_million(dtype):
     np.testing.assert_allclose(log_derivative, -np.log(2.0), atol=64 * eps)
 
 
-@KINDS
+@single_is_slow
+@NORMAL_FIRST
 def test_inverse(kind, dtype):
     y = np.concatenate([on_both_sides(-2, 2, NUM - 2), [0.0, 1.0]]).astype(dtype)
     transform, inverse, params = mixture(kind)
@@ -77,7 +83,7 @@ def test_inverse(kind, dtype):
     np.testing.assert_allclose(log_derivative, -log_slope, atol=64 * eps)
 
 
-@KINDS
+@NORMAL_FIRST
 @pytest.mark.parametrize("size", [0.0, 1.0, 100.0])
 def test_gradients_are_finite(kind, size):
     values = np.array([-1e3, -30.0, -1.0, 0.0, 1.0, 30.0, 1e3])
@@ -87,14 +93,19 @@ def test_gradients_are_finite(kind, size):
 
 
 @KINDS
-def test_zeros_give_components_apart_and_a_map_near_the_identity(kind):
+def test_zeros_give_a_map_near_the_identity(kind, x64):
     x = np.linspace(-3.0, 3.0, NUM)
     y, *_ = with_slope(MixtureCDF(3, kind).transform_and_log_derivative, x, np.zeros((NUM, 9)))
     assert np.abs(y - x).max() < {"normal": 0.1, "logistic": 0.6}[kind]
+
+
+@NORMAL_FIRST
+def test_zeros_give_components_apart(kind):
+    """Each goes its own way."""
     x = np.linspace(-3.0, 3.0, 7)
     _, gradient = all_gradients(MixtureCDF(4, kind).transform_and_log_derivative, x, np.zeros((7, 12)))
     of_locs = np.asarray(gradient)[:, 1, 4:8].sum(0)
-    assert np.diff(np.sort(of_locs)).min() > 0.01  # each component goes its own way
+    assert np.diff(np.sort(of_locs)).min() > 0.01
 
 
 def test_tail_and_its_inverse(dtype):

@@ -6,9 +6,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import Array
 from scipy.linalg import expm
 
-from numpyro_flows.continuous import AbstractField, ContinuousFlow, Training, adaptive, in_training, num_evaluations
+from numpyro_flows.continuous import (
+    AbstractField,
+    ContinuousFlow,
+    Energies,
+    Training,
+    adaptive,
+    in_training,
+    num_evaluations,
+)
 from numpyro_flows.continuous.training_form import without_errors
 from tests.continuous.common import KEY, linear_field
 
@@ -16,40 +25,41 @@ STIFF = [[0.0, 60.0], [-60.0, 0.0]]
 
 
 class Broken(AbstractField):
-    """Zero, but not a number beyond `x[0] = 1`."""
+    """`weight x`, but not a number beyond `x[0] = 1`."""
 
+    weight: Array
     dim: int = eqx.field(static=True, default=2)
     cond_dim: int | None = eqx.field(static=True, default=None)
 
     def __call__(self, t, x, condition=None):
-        return jnp.where(x[0] > 1, jnp.nan, 0.0) * x
+        return jnp.where(x[0] > 1, jnp.nan, self.weight @ x)
 
 
-def linear(weight) -> ContinuousFlow:
-    return ContinuousFlow(linear_field(weight), stepsize_controller=adaptive(1e-4), max_steps=16)
+def by_tolerance(weight) -> ContinuousFlow:
+    """All fields of this kind share what they compile."""
+    return ContinuousFlow(Broken(jnp.asarray(weight)), stepsize_controller=adaptive(1e-4), max_steps=16)
 
 
-def stiff() -> ContinuousFlow:
-    """More steps are needed than allowed."""
-    return linear(STIFF)
-
-
-def broken() -> ContinuousFlow:
-    return ContinuousFlow(Broken())
-
-
-def broken_in_steps() -> ContinuousFlow:
+def in_steps() -> ContinuousFlow:
     return ContinuousFlow(
-        Broken(), solver=diffrax.Heun(), stepsize_controller=diffrax.ConstantStepSize(), num_steps=4, max_steps=32
+        Broken(jnp.zeros((2, 2))),
+        solver=diffrax.Heun(),
+        stepsize_controller=diffrax.ConstantStepSize(),
+        num_steps=4,
+        max_steps=32,
     )
 
 
+OUTSIDE = np.array([2.0, 1.0], "float32")  # where the field is no number
 FAILURES = {
-    "too many steps": (stiff, r"the ODE solver Tsit5 with rtol=1e-05 and atol=1e-05 .* max_steps=16.*too stiff"),
-    "not finite": (broken, r"Tsit5 with rtol=1e-05 and atol=1e-05 .* max_steps=4096, or met values that"),
-    "not finite in steps": (broken_in_steps, r"Heun with step size controller ConstantStepSize .* max_steps=32"),
+    "too many steps": (by_tolerance(STIFF), 0.25 * OUTSIDE),
+    "not finite": (by_tolerance(np.zeros((2, 2))), OUTSIDE),
 }
-OUTSIDE = jnp.array([2.0, 1.0])  # where all of them fail
+
+
+def with_another(event) -> np.ndarray:
+    """A batch of an event that fails and of one that stays where it is."""
+    return np.stack([event, np.zeros(2, "float32")])
 
 
 @eqx.filter_jit
@@ -65,34 +75,40 @@ def inverses(flow, events):
 @pytest.mark.parametrize("name", FAILURES)
 def test_a_failure_is_an_error_that_names_solver_tolerance_and_steps(name):
     """Also within jit, and where one event of a batch fails."""
-    make, message = FAILURES[name]
-    with pytest.raises(RuntimeError, match=message):
-        inverses(make(), jnp.stack([jnp.zeros(2), OUTSIDE]))
+    flow, event = FAILURES[name]
+    named = "the ODE solver Tsit5 with rtol=1e-05 and atol=1e-05 .* max_steps=16, or met values that .*too stiff"
+    with pytest.raises(RuntimeError, match=named):
+        inverses(flow, with_another(event))
 
 
-def test_a_failure_is_an_error_without_jit():
-    with pytest.raises(RuntimeError, match=FAILURES["not finite in steps"][1]):
-        broken_in_steps().transform(OUTSIDE)
+def test_a_failure_is_an_error_without_jit_and_names_steps_of_one_size():
+    with pytest.raises(RuntimeError, match=r"Heun with step size controller ConstantStepSize .* max_steps=32"):
+        in_steps().transform(OUTSIDE)
 
 
-@pytest.mark.parametrize("make", [lambda: linear(-np.eye(2)), broken_in_steps])
+# more to compile: the other direction, and steps of one size
+@pytest.mark.parametrize(
+    ("make", "move"),
+    [
+        (lambda: by_tolerance(0.1 * np.eye(2)), inverses),
+        pytest.param(lambda: by_tolerance(0.1 * np.eye(2)), transforms, marks=pytest.mark.slow),
+        pytest.param(in_steps, inverses, marks=pytest.mark.slow),
+        pytest.param(in_steps, transforms, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_an_event_that_is_not_finite_gives_nan_and_no_error(make, bad):
-    flow = make()
-    events = jnp.array([[0.5, bad], [0.5, 0.25]])
-    for move in (transforms, inverses):
-        ends, log_dets = move(flow, events)
-        assert np.isnan(ends[0]).all()
-        assert np.isnan(log_dets[0])
-        assert np.isfinite(ends[1]).all()
-        assert np.isfinite(log_dets[1])
+def test_an_event_that_is_not_finite_gives_nan_and_no_error(make, move, bad):
+    ends, log_dets = move(make(), np.array([[0.5, bad], [0.5, 0.25]], "float32"))
+    assert np.isnan(ends[0]).all()
+    assert np.isnan(log_dets[0])
+    assert np.isfinite(ends[1]).all()
+    assert np.isfinite(log_dets[1])
 
 
 @pytest.mark.parametrize("name", FAILURES)
 def test_without_errors_only_the_event_that_fails_is_nan(name):
-    flow = without_errors(FAILURES[name][0]())
-    events = jnp.stack([OUTSIDE, jnp.zeros(2)])
-    ends, log_dets = inverses(flow, events)
+    flow, event = FAILURES[name]
+    ends, log_dets = inverses(without_errors(flow), with_another(event))
     assert np.isnan(ends[0]).all()
     assert np.isnan(log_dets[0])
     np.testing.assert_array_equal(ends[1], 0.0)
@@ -100,8 +116,9 @@ def test_without_errors_only_the_event_that_fails_is_nan(name):
 
 
 def test_in_training_a_failure_is_nan():
-    flow = in_training(ContinuousFlow(Broken(), training=Training(num_steps=2)), KEY)
-    ends, log_dets = inverses(flow, jnp.stack([OUTSIDE, jnp.zeros(2)]))
+    training = Training(num_steps=2, solver=diffrax.Euler(), penalties=Energies())
+    flow = in_training(ContinuousFlow(Broken(jnp.zeros((2, 2))), training=training), KEY)
+    ends, log_dets = inverses(flow, with_another(OUTSIDE))
     np.testing.assert_array_equal(np.isnan(log_dets), [True, False])
     np.testing.assert_array_equal(np.isnan(ends).all(1), [True, False])
 

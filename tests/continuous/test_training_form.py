@@ -20,10 +20,10 @@ from numpyro_flows.continuous import (
     Training,
     adaptive,
     in_training,
-    num_evaluations,
 )
 from numpyro_flows.continuous.training_form import Penalised, continuous_flows, with_more_steps, with_training_solver
-from tests.continuous.common import DIM, KEY, X, linear_field, trained_field
+from tests.bijections.common import made
+from tests.continuous.common import COARSE, DIM, KEY, X, linear_field, trained_field
 
 TIGHT = 1e-10
 MATRIX = np.array([[0.3, -1.0, 0.0], [0.8, -0.2, 0.1], [0.0, 0.5, 0.4]])
@@ -32,6 +32,7 @@ BIAS = np.array([0.5, 0.0, -1.0])
 
 @eqx.filter_jit
 def energies(flow, x, interval):
+    """The interval an array, so that what is compiled goes either way."""
     return flow.move(x, None, interval, with_energies=True)[2]
 
 
@@ -49,7 +50,7 @@ def test_energies_are_integrals_along_the_trajectory(x64):
     kinetic = quad(lambda t: speed(t) ** 2, 0, 1, epsabs=1e-12)[0]
     expected: Any = Energies(kinetic, (MATRIX**2).sum(), quad(speed, 0, 1, epsabs=1e-12)[0])
     for start, interval in ((X, (0.0, 1.0)), (place(1.0)[:DIM], (1.0, 0.0))):
-        np.testing.assert_allclose(energies(flow, jnp.asarray(start), interval), expected, rtol=1e-8)
+        np.testing.assert_allclose(energies(flow, jnp.asarray(start), jnp.asarray(interval)), expected, rtol=1e-8)
 
 
 def test_energies_of_a_constant_field_and_their_gradients(x64):
@@ -58,7 +59,8 @@ def test_energies_of_a_constant_field_and_their_gradients(x64):
     @eqx.filter_jit
     def slopes(bias):
         def values(bias):
-            flow = ContinuousFlow(linear_field(np.zeros((DIM, DIM)), bias), adjoint=diffrax.ForwardMode())
+            # any solver is exact
+            flow = ContinuousFlow(linear_field(np.zeros((DIM, DIM)), bias), adjoint=diffrax.ForwardMode(), **COARSE)
             got = flow.move(jnp.asarray(X), None, (0.0, 1.0), with_energies=True)[2]
             return got, got
 
@@ -76,10 +78,10 @@ def test_energies_of_a_constant_field_and_their_gradients(x64):
 PENALTIES = Energies(0.5, 0.25, 2.0)
 
 
-def coarse_flow(penalties: Energies):
+def coarse_flow(penalties: Energies, adjoint: diffrax.AbstractAdjoint | None = None):
     """As training sees it, by four steps of Euler."""
     training = Training(num_steps=4, solver=diffrax.Euler(), penalties=penalties)
-    return in_training(ContinuousFlow(trained_field(), training=training), KEY)
+    return in_training(ContinuousFlow(trained_field(), adjoint=adjoint, training=training), KEY)
 
 
 def test_penalties_are_taken_off_log_determinants(x64):
@@ -87,26 +89,32 @@ def test_penalties_are_taken_off_log_determinants(x64):
     coarse, penalised = coarse_flow(Energies()), coarse_flow(PENALTIES)
 
     @eqx.filter_jit
-    def both(x):
-        plain = [coarse.move(x, None, interval, with_energies=True) for interval in ((0.0, 1.0), (1.0, 0.0))]
-        return plain, [penalised.transform_and_log_det(x), penalised.inverse_and_log_det(x)]
+    def both(x, intervals):
+        plain = jax.vmap(lambda interval: coarse.move(x, None, interval, with_energies=True))(intervals)
+        return plain, (penalised.transform_and_log_det(x), penalised.inverse_and_log_det(x))
 
-    for (y, log_det, energies), (y_penalised, log_det_penalised) in zip(*both(jnp.asarray(X))):
-        cost = sum(weight * energy for weight, energy in zip(PENALTIES, energies))
-        np.testing.assert_allclose(y_penalised, y, rtol=1e-13)
-        np.testing.assert_allclose(log_det - log_det_penalised, cost, rtol=1e-10)
+    (y, log_det, energies), penalised_ends = both(jnp.asarray(X), jnp.asarray([[0.0, 1.0], [1.0, 0.0]]))
+    for i, (y_penalised, log_det_penalised) in enumerate(penalised_ends):
+        cost = sum(weight * energy[i] for weight, energy in zip(PENALTIES, map(np.asarray, energies)))
+        np.testing.assert_allclose(y_penalised, np.asarray(y)[i], rtol=1e-13)
+        np.testing.assert_allclose(np.asarray(log_det)[i] - log_det_penalised, cost, rtol=1e-10)
         assert cost > 0.01
 
 
-def test_the_gradient_of_penalties_is_that_of_finite_differences(x64):
-    params, static = eqx.partition(coarse_flow(PENALTIES), eqx.is_inexact_array)
+@pytest.mark.parametrize(
+    "adjoint", [diffrax.ForwardMode(), pytest.param(diffrax.RecursiveCheckpointAdjoint(), marks=pytest.mark.slow)]
+)
+def test_the_gradient_of_penalties_is_that_of_finite_differences(adjoint, x64):
+    params, static = eqx.partition(coarse_flow(PENALTIES, adjoint), eqx.is_inexact_array)
+    gradient = jax.jacfwd if isinstance(adjoint, diffrax.ForwardMode) else jax.grad
 
     def loss(scale):
         moved = jax.tree.map(lambda p: p * scale, params)
-        return eqx.combine(moved, static).inverse_and_log_det(jnp.asarray(X))[1]
+        value = eqx.combine(moved, static).inverse_and_log_det(jnp.asarray(X))[1]
+        return value, value
 
-    compute = eqx.filter_jit(lambda scale: jax.value_and_grad(loss)(scale))
-    (up, _), (_, slope), (down, _) = (compute(jnp.asarray(scale)) for scale in (1 + 1e-5, 1.0, 1 - 1e-5))
+    compute = eqx.filter_jit(lambda scale: gradient(loss, has_aux=True)(scale))
+    (_, up), (slope, _), (_, down) = (compute(jnp.asarray(scale)) for scale in (1 + 1e-5, 1.0, 1 - 1e-5))
     expected = (up - down) / 2e-5
     # the second order of the differences, and rounding over the step
     np.testing.assert_allclose(slope, expected, rtol=1e-7, atol=1e-9)
@@ -122,7 +130,7 @@ def test_training_has_its_own_solver_and_divergence():
     assert isinstance(coarse.ode.stepsize_controller, diffrax.ConstantStepSize)
     assert isinstance(coarse.divergence, Hutchinson)  # and by default they are penalised
     assert isinstance(in_training(ContinuousFlow(flow.field), KEY), Penalised)
-    assert eqx.filter_jit(num_evaluations)(coarse, jnp.asarray(X, "float32")) == 10
+    assert coarse.ode.num_steps == 5
     solver_only = with_training_solver(flow)
     assert isinstance(solver_only.divergence, Exact)
     assert isinstance(solver_only.ode.solver, diffrax.Heun)
@@ -135,16 +143,22 @@ def seeds_of(flows: list[Any]) -> np.ndarray:
     return np.concatenate([np.reshape(flow.divergence.noise.seed, (-1, 2)) for flow in flows])
 
 
-def test_flows_within_other_bijections_are_found():
-    """In chains, frozen, inverted and stacked, where every layer has its own."""
-    weights = (0.3 * np.random.default_rng(0).normal(size=(3, DIM, DIM))).astype(np.float32)
+WEIGHTS = (0.3 * np.random.default_rng(0).normal(size=(3, DIM, DIM))).astype(np.float32)
+
+
+def flows_within_others():
+    """In chains, frozen, inverted and stacked, where every layer has its own seed."""
 
     def layer(weight, key):
         training = Training(num_steps=32, penalties=Energies())
         return ContinuousFlow(linear_field(weight), divergence=Hutchinson(key), training=training)
 
-    stack = Scan(eqx.filter_vmap(layer)(weights[1:], jax.random.split(KEY, 2)))
-    whole = Chain([Invert(layer(weights[0], KEY)), stack, Frozen(Affine(jnp.zeros(DIM), 2.0))])
+    stack = Scan(eqx.filter_vmap(layer)(WEIGHTS[1:], jax.random.split(KEY, 2)))
+    return Chain([Invert(layer(WEIGHTS[0], KEY)), stack, Frozen(Affine(jnp.zeros(DIM), 2.0))])
+
+
+def test_flows_within_other_bijections_are_found():
+    whole = made(flows_within_others)
     coarse = in_training(whole, KEY)
     assert len(continuous_flows(whole)) == 2
     flows = continuous_flows(coarse)
@@ -152,9 +166,13 @@ def test_flows_within_other_bijections_are_found():
     seeds, old = seeds_of(flows), seeds_of(continuous_flows(whole))
     assert seeds.shape == old.shape == (3, 2)
     assert len({tuple(seed) for seed in (*seeds, *old)}) == 6
-    x = jnp.asarray(X, "float32")
-    y, log_det = eqx.filter_jit(coarse.transform_and_log_det)(x)
-    expected = 2 * expm(weights[2]) @ expm(weights[1]) @ expm(-weights[0]) @ X
+
+
+@pytest.mark.slow
+def test_flows_within_other_bijections_stay_what_they_are():
+    coarse = in_training(made(flows_within_others), KEY)
+    y, log_det = eqx.filter_jit(coarse.transform_and_log_det)(jnp.asarray(X, "float32"))
+    expected = 2 * expm(WEIGHTS[2]) @ expm(WEIGHTS[1]) @ expm(-WEIGHTS[0]) @ X
     np.testing.assert_allclose(y, expected, rtol=1e-4)  # 32 steps of third order
     assert np.isfinite(log_det)
 
