@@ -55,13 +55,14 @@ def test_energies_are_integrals_along_the_trajectory(x64):
 
 def test_energies_of_a_constant_field_and_their_gradients(x64):
     """`|b|^2` and `|b|`, of slopes `2 b` and `b / |b|`; at rest of slope 0."""
+    x = jnp.asarray(X)
 
     @eqx.filter_jit
     def slopes(bias):
         def values(bias):
             # any solver is exact
             flow = ContinuousFlow(linear_field(np.zeros((DIM, DIM)), bias), adjoint=diffrax.ForwardMode(), **COARSE)
-            got = flow.move(jnp.asarray(X), None, (0.0, 1.0), with_energies=True)[2]
+            got = flow.move(x, None, (0.0, 1.0), with_energies=True)[2]
             return got, got
 
         return jax.jacfwd(values, has_aux=True)(bias)
@@ -106,11 +107,12 @@ def test_penalties_are_taken_off_log_determinants(x64):
 )
 def test_the_gradient_of_penalties_is_that_of_finite_differences(adjoint, x64):
     params, static = eqx.partition(coarse_flow(PENALTIES, adjoint), eqx.is_inexact_array)
+    x = jnp.asarray(X)
     gradient = jax.jacfwd if isinstance(adjoint, diffrax.ForwardMode) else jax.grad
 
     def loss(scale):
         moved = jax.tree.map(lambda p: p * scale, params)
-        value = eqx.combine(moved, static).inverse_and_log_det(jnp.asarray(X))[1]
+        value = eqx.combine(moved, static).inverse_and_log_det(x)[1]
         return value, value
 
     compute = eqx.filter_jit(lambda scale: gradient(loss, has_aux=True)(scale))
