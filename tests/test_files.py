@@ -380,6 +380,8 @@ EDITS: dict[str, Callable[[Any], Any]] = {
     "a transform that is a constraint": put(fields, "constrain", {"object": "numpyro.distributions.constraints.real"}),
     "a spline of no bins": lambda s: coupling(s)["univariate"]["fields"].update(num_bins=0),
     "a spline of other bins": lambda s: coupling(s)["univariate"]["fields"].update(num_bins=4, num_params=11),
+    "a spline of a negative bound": lambda s: coupling(s)["univariate"]["fields"].update(bound=-5.0),
+    "a spline of an infinite bound": lambda s: coupling(s)["univariate"]["fields"].update(bound={"float": "inf"}),
     "a number beyond all": lambda s: coupling(s)["univariate"]["fields"].update(bound="9" * 40),
     "a top that is no flow": lambda s: module("numpyro_flows.bijections.DCT", shape={"tuple": [2]}, cond_shape=None),
     "a top that is a list": lambda s: {"list": [s]},

@@ -47,9 +47,12 @@ class Bernstein(AbstractNumericalUnivariate):
     num_params: int = eqx.field(static=True, init=False)
 
     def __post_init__(self):
+        self.__check_init__()
+        self.num_params = self.degree + 1
+
+    def __check_init__(self):  # also of what a file has
         require_counts(1, 50, degree=self.degree)
         require_numbers("(0, inf)", bound=self.bound)
-        self.num_params = self.degree + 1
 
     def transform_and_log_derivative(
         self, x: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]

@@ -45,8 +45,11 @@ class CircularSpline(AbstractUnivariate):
     periodic: ClassVar[bool] = True
 
     def __post_init__(self):
-        require_counts(1, 999, num_bins=self.num_bins)
+        self.__check_init__()
         self.num_params = 3 * self.num_bins + 1
+
+    def __check_init__(self):  # also of what a file has
+        require_counts(1, 999, num_bins=self.num_bins)
 
     def transform_and_log_derivative(
         self, x: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]

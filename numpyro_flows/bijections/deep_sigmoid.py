@@ -42,9 +42,12 @@ class DeepSigmoid(AbstractNumericalUnivariate):
     num_params: int = eqx.field(static=True, init=False)
 
     def __post_init__(self):
+        self.__check_init__()
+        self.num_params = 3 * self.num_units
+
+    def __check_init__(self):  # also of what a file has
         require_counts(num_units=self.num_units)
         require_numbers("(0, inf)", max_log_slope=self.max_log_slope)
-        self.num_params = 3 * self.num_units
 
     def transform_and_log_derivative(
         self, x: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]

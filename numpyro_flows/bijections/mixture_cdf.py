@@ -60,9 +60,12 @@ class MixtureCDF(AbstractUnivariate):
     num_params: int = eqx.field(static=True, init=False)
 
     def __post_init__(self):
+        self.__check_init__()
+        self.num_params = 3 * self.num_components
+
+    def __check_init__(self):  # also of what a file has
         require_counts(num_components=self.num_components)
         require_choice(get_args(Kind), kind=self.kind)
-        self.num_params = 3 * self.num_components
 
     def transform_and_log_derivative(
         self, x: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]
