@@ -53,8 +53,8 @@ def with_priors(*names):
 def test_parameters_with_priors_are_latent_sites():
     target = Target(with_priors("weight", "bias"), jax.random.key(0))
     assert set(target.shapes) == {"net/weight", "net/bias", "x"}
-    expected = dist.Normal(0, 2).log_prob(jnp.array([0.0, 0.0])).sum() + dist.Normal(0, 1).log_prob(0.0)
-    np.testing.assert_allclose(target.log_density(jnp.zeros(3)), expected, rtol=1e-5)
+    expected = 2 * norm.logpdf(0.0, 0.0, 2.0) + norm.logpdf(0.0)
+    np.testing.assert_allclose(jax.jit(target.log_density)(np.zeros(3, np.float32)), expected, rtol=1e-5)
 
 
 def test_a_parameter_whose_prior_is_forgotten():
@@ -64,7 +64,7 @@ def test_a_parameter_whose_prior_is_forgotten():
 
 def test_a_given_parameter_is_data():
     target = Target(substitute(with_param, data={"loc": jnp.array(3.0)}), jax.random.key(0))
-    assert jax.grad(target.log_density)(jnp.array([3.0])) == 0
+    assert jax.jit(jax.grad(target.log_density))(np.array([3.0], np.float32)) == 0
 
 
 DISCRETE = [dist.Bernoulli(0.5), dist.Poisson(2.0), dist.Binomial(3, 0.5), dist.Categorical(jnp.ones(2) / 2)]
