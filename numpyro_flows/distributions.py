@@ -97,6 +97,11 @@ class FlowDistribution(dist.TransformedDistribution, InFiles):
         self._own_batch_shape = self._merged.batch_shape
         dist.Distribution.__init__(self, self._own_batch_shape, self._merged.event_shape, validate_args=validate_args)
 
+    @classmethod
+    def infer_shapes(cls, *args: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Refused: NumPyro's would be wrong, as a flow's shapes are those of its bijection, base and condition."""
+        raise NotImplementedError("make the flow, then ask for its batch_shape and event_shape")
+
     @property
     def bijection(self) -> AbstractBijection:
         return self._flow.bijection

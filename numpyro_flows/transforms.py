@@ -1,6 +1,7 @@
 """A bijection as a NumPyro transform."""
 
 import weakref
+from functools import cache
 from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
@@ -183,6 +184,7 @@ class FlowTransform(Transform, InFiles):
 _PROTOCOL = ("shape", "cond_shape", "transform_and_log_det", "inverse_and_log_det")
 
 
+@cache  # NumPyro compares constraints by identity
 def _real_events(num_dims: int) -> constraints.Constraint:
     return constraints.independent(constraints.real, num_dims) if num_dims else constraints.real
 

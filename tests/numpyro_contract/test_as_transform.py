@@ -54,6 +54,13 @@ def test_shapes_that_are_too_short():
             shape_of(())
 
 
+def test_domains_are_the_same_objects():
+    """NumPyro compares constraints by identity."""
+    for transform in TRANSFORMS.values():
+        assert transform.domain is transform.inv.codomain
+        assert transform.codomain is transform.inv.domain
+
+
 def test_equality():
     transform = TRANSFORMS["vectors"]
     other = jax.tree.map(lambda leaf: leaf + 1, transform)
