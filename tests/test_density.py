@@ -378,7 +378,7 @@ def test_nothing_of_a_flow_is_dropped(data, flow, options, message):
 @pytest.mark.parametrize("options", [{"condition": DATA}, {"weights": np.ones(50)}])
 def test_optimal_transport_ignores_nothing(options):
     with pytest.raises(ValueError, match="neither condition nor weights"):
-        fit(jax.random.key(0), DATA, objective=FlowMatching(coupling="minibatch_ot"), **options)
+        fit(jax.random.key(0), DATA, flow=flows.ffjord, objective=FlowMatching(coupling="minibatch_ot"), **options)
 
 
 def test_wrong_types():
