@@ -105,7 +105,7 @@ def plot_density_path(
         ValueError: as `plot_trajectories`; or where the flow has not two coordinates, or a share is not in [0, 1].
 
     Example:
-        >>> import jax
+        >>> import jax  # doctest: +SLOW
         >>> from diffrax import ConstantStepSize, Euler
         >>> from numpyro_flows import flow_plots
         >>> from numpyro_flows.continuous import ContinuousFlow, LinearField

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from numpyro_flows.bijections.circular import CircularSpline, _wrap
-from tests.bijections.common import all_gradients, with_slope
+from tests.bijections.common import all_gradients, single_is_slow, with_slope
 
 SPLINE = CircularSpline(num_bins=5)
 TURN = 2 * np.pi
@@ -104,6 +104,7 @@ def test_angles_next_to_the_seam_stay_on_the_circle(dtype):
         np.testing.assert_allclose(log_derivative, 0.0, atol=16 * np.finfo(dtype).eps)
 
 
+@single_is_slow
 def test_extreme_parameters(dtype):
     params = np.random.default_rng(0).choice([-20.0, 20.0], size=(50, SPLINE.num_params))
     x = np.r_[np.linspace(-4.0, 4.0, 33), -1e3, 1e3]

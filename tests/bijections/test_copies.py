@@ -20,7 +20,7 @@ from numpyro_flows.continuous import (
     LinearField,
     VariancePreserving,
 )
-from tests.bijections.cases import CASES
+from tests.bijections.cases import CASES, FLOWS
 
 _KEY = jax.random.PRNGKey(0)
 EVERYTHING = CASES | {
@@ -43,7 +43,13 @@ def is_shape(leaf) -> bool:
     return isinstance(leaf, jax.ShapeDtypeStruct)
 
 
-@pytest.mark.parametrize("name", EVERYTHING)
+# fields are those of a class, in whatever dimension
+QUICK = [name for name in EVERYTHING if name not in FLOWS or name.endswith(("5d conditional", "4d conditional"))]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in EVERYTHING]
+)
 def test_copies(name):
     module = shaped(name)
     for again in (pickle.loads(pickle.dumps(module)), copy.deepcopy(module), jax.tree.map(lambda leaf: leaf, module)):

@@ -18,7 +18,7 @@ from numpyro_flows.bijections.initialization import initialize_from_data
 from numpyro_flows.bijections.linear import Householder
 from numpyro_flows.bijections.multiscale import Multiscale
 from tests.bijections.cases import COND_DIM
-from tests.bijections.common import made
+from tests.bijections.common import made, single_is_slow
 
 NUM, DIM, NUM_LAYERS = 200, 4, 3
 KEY = jax.random.PRNGKey(0)
@@ -79,6 +79,7 @@ def assert_standard(batch, tolerance):
     np.testing.assert_allclose(batch.std(0), 1.0, atol=tolerance)
 
 
+@single_is_slow
 def test_every_layer_of_a_stack_standardizes(dtype):
     y, condition = data()
     flow = Chain([stack(dtype, COND_DIM), ActNorm(DIM)])
@@ -152,6 +153,7 @@ def test_bijections_of_flowjax_pass_the_batch_on(x64):
     np.testing.assert_allclose(got.bijections[0].loc, (y.mean(0) - loc) / scale, rtol=1e-12)
 
 
+@single_is_slow
 @pytest.mark.parametrize("constant", [0.0, 0.1, -1e6])
 @pytest.mark.parametrize("direction", [lambda bijection: bijection, Invert])
 def test_a_constant_column_keeps_its_scale(direction, constant, dtype):

@@ -12,7 +12,7 @@ from scipy.linalg import expm
 
 from numpyro_flows.bijections import Chain, MatrixExponential, Scan
 from numpyro_flows.bijections.linear import DCT, Cayley, Householder, LULinear, QRLinear
-from tests.bijections.common import drawn, made
+from tests.bijections.common import drawn, made, single_is_slow
 
 KEY = jax.random.PRNGKey(0)
 TRAINED = [LULinear, Householder, QRLinear, Cayley, MatrixExponential]
@@ -53,6 +53,7 @@ def rounding(dtype: np.dtype, matrix: np.ndarray) -> float:
     return 8 * len(matrix) * np.finfo(dtype).eps * np.linalg.cond(matrix)
 
 
+@single_is_slow
 @pytest.mark.parametrize("i", range(len(TRAINED)), ids=[linear.__name__ for linear in TRAINED])
 def test_starts_as_the_identity(i, dtype):
     got, log_det = matrix(starts(dtype)[i])
@@ -60,6 +61,7 @@ def test_starts_as_the_identity(i, dtype):
     assert log_det == 0
 
 
+@single_is_slow
 @pytest.mark.parametrize("linear", TRAINED)
 def test_inverse_and_log_det(linear, dtype):
     bijection = trained(linear, 5)
@@ -74,6 +76,7 @@ def test_inverse_and_log_det(linear, dtype):
     assert np.linalg.norm(got - np.eye(5)) > 0.5  # not what it started as
 
 
+@single_is_slow
 @pytest.mark.parametrize("dim", [1, 5])
 @pytest.mark.parametrize("name", ORTHOGONAL)
 def test_orthogonal(name, dim, dtype):
@@ -131,7 +134,7 @@ def test_dct_is_its_cosines(dim, x64):
     np.testing.assert_allclose(matrix(DCT(dim))[0], expected, atol=1e-14)
 
 
-def test_gradients_leave_the_start():
+def test_gradients_leave_the_start(x64):
     """The equal pairs of reflections separate, and no matrix is stuck at zero."""
     x = np.arange(1.0, 6.0)
 
@@ -140,7 +143,7 @@ def test_gradients_leave_the_start():
     def gradient(bijection):
         return jnp.sum(jnp.cos(x) * bijection.transform_and_log_det(x)[0])
 
-    for leaf in jax.tree.leaves(gradient(Chain(starts(np.dtype("float32"))))):
+    for leaf in jax.tree.leaves(gradient(Chain(starts(np.dtype("float64"))))):
         assert np.isfinite(leaf).all()
         assert np.abs(leaf).max() > 0.1
 

@@ -62,6 +62,7 @@ def test_planar_is_invertible_whatever_u(factor, dtype):
     assert np.sign(log_det).tolist() == [np.sign(factor)] * 40
 
 
+@single_is_slow
 @pytest.mark.parametrize("push", [-60.0, -1.0, 30.0])
 @pytest.mark.parametrize("width", [-60.0, 1.0])
 def test_radial_is_invertible_whatever_beta(push, width, dtype):
@@ -71,6 +72,7 @@ def test_radial_is_invertible_whatever_beta(push, width, dtype):
     assert np.linalg.eigvalsh(jacobian).min() >= 0.01 * (1 - 1e3 * np.finfo(dtype).eps)  # it is symmetric
 
 
+@single_is_slow
 def test_a_strong_push_is_undone_to_rounding(dtype):
     bijection = radial([0.0, 0.0], 0.0, 1e4)
     x = jnp.asarray(np.outer(np.resize(np.logspace(-6, 3, 10), 40), [0.6, -0.8]))
@@ -136,6 +138,7 @@ def test_planar_starts_with_a_random_direction_of_length_one():
     assert np.abs(directions[0] - directions[1]).max() > 0.1
 
 
+@single_is_slow
 def test_planar_without_a_direction_has_gradients(dtype):
     bijection = planar(np.zeros(3), np.zeros(3))
     gradient = eqx.filter_jit(eqx.filter_grad(lambda b: b.transform_and_log_det(np.ones(3))[0].sum()))(bijection)

@@ -8,7 +8,7 @@ import pytest
 
 from numpyro_flows.bijections import RationalQuadraticSpline
 from numpyro_flows.bijections.spline import bin_sizes
-from tests.bijections.common import all_gradients
+from tests.bijections.common import all_gradients, single_is_slow
 
 SPLINE = RationalQuadraticSpline(num_bins=8, bound=5.0)
 
@@ -97,6 +97,7 @@ def test_derivative_of_the_inverse_at_knots(x64):
     np.testing.assert_allclose(derivative, np.exp(log_derivative), rtol=1e-9)
 
 
+@single_is_slow
 def test_extreme_parameters(dtype):
     params = np.random.default_rng(0).choice([-20.0, 20.0], size=(50, SPLINE.num_params))
     x = np.r_[np.linspace(-5.5, 5.5, 45), -1e3, 1e3]

@@ -10,7 +10,7 @@ import pytest
 
 from numpyro_flows.bijections import SinhArcsinh
 from numpyro_flows.bijections.tails import TailTransform
-from tests.bijections.common import all_gradients, with_slope
+from tests.bijections.common import all_gradients, single_is_slow, with_slope
 
 TRANSFORM, INVERSE = TailTransform().transform_and_log_derivative, TailTransform().inverse_and_log_derivative
 
@@ -133,6 +133,7 @@ def test_second_derivatives_of_the_inverse_tail_transform(x64):
     np.testing.assert_allclose(curvature, (above - below) / 2e-4, rtol=1e-6)
 
 
+@single_is_slow
 @pytest.mark.parametrize("raw", [[-50.0, -50.0], [0.0, 0.0], [50.0, 50.0]])
 def test_tail_transform_has_finite_gradients(raw, dtype):
     values = jnp.array([-1e3, -30.0, -1.0, -1e-20, 0.0, 1e-20, 1.0, 30.0, 1e3])

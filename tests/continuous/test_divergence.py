@@ -128,7 +128,9 @@ def test_the_exact_one_is_the_jacobian_s(name, x64):
 
 
 @pytest.mark.parametrize("make", [Hutchinson, HutchPlusPlus])
-@pytest.mark.parametrize("key_style", [jax.random.PRNGKey, jax.random.key], ids=["raw", "typed"])
+@pytest.mark.parametrize(
+    "key_style", [pytest.param(jax.random.PRNGKey, marks=pytest.mark.slow), jax.random.key], ids=["raw", "typed"]
+)
 def test_probes_belong_to_seed_and_event(make, key_style):
     # of so few signs two may agree by chance: among many events and seeds they do not
     events = jnp.asarray(X, "float32") + 0.01 * jnp.arange(64)[:, None]

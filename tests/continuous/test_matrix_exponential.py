@@ -55,6 +55,7 @@ def test_it_is_the_solution_of_its_equation(gate, x64):
         np.testing.assert_allclose(got, want, rtol=1e-13, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_it_is_the_flow_of_a_linear_field(x64):
     bijection = trained()
     field = LinearField(DIM)
