@@ -79,10 +79,11 @@ def test_export_and_file(posterior, tmp_path):
 @pytest.mark.slow
 def test_nuts_agrees(posterior):
     comparison = compare_with_nuts(posterior, jax.random.key(1), num_warmup=200, num_samples=500, progress_bar=False)
-    varying = comparison.sites[comparison.sites["nuts_sd"] > 0]  # not what is observed of `y`
-    assert len(varying) == len(comparison.sites) - SEEN.sum()
-    assert np.abs(varying["difference_in_mcse"].to_numpy()).max() < 5
-    assert np.abs(varying["sd_ratio"].to_numpy() - 1).max() < 0.2
+    sites = {name: column.to_numpy() for name, column in comparison.sites.items()}
+    varying = sites["nuts_sd"] > 0  # not what is observed of `y`
+    assert (~varying).sum() == SEEN.sum()
+    assert np.abs(sites["difference_in_mcse"][varying]).max() < 5
+    assert np.abs(sites["sd_ratio"][varying] - 1).max() < 0.2
 
 
 @pytest.mark.parametrize(

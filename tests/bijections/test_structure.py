@@ -162,7 +162,7 @@ def test_flows_of_angles(recipe):
     edges = [np.stack([np.full(num, sign * math.pi * (1 - 1e-6)), grid], axis=-1) for sign in (1, -1)]
     points = np.concatenate([inside, *edges, *(edge[:, ::-1] for edge in edges)])
     log_prob = eqx.filter_jit(lambda flow, points: density_of_angles(flow).log_prob(points))
-    log_density = np.float64(log_prob(flow_of_angles(recipe), points.astype("float32")))
+    log_density = np.asarray(log_prob(flow_of_angles(recipe), points.astype("float32")), np.float64)
     values = np.exp(log_density[: num**2])
     assert abs(values.sum() * (2 * math.pi / num) ** 2 - 1) < 1e-3
     assert values.std() > 0.1 * values.mean()

@@ -37,12 +37,12 @@ class Broken(AbstractField):
 
 def by_tolerance(weight) -> ContinuousFlow:
     """All fields of this kind share what they compile."""
-    return ContinuousFlow(Broken(jnp.asarray(weight)), stepsize_controller=adaptive(1e-4), max_steps=16)
+    return ContinuousFlow(Broken(weight=jnp.asarray(weight)), stepsize_controller=adaptive(1e-4), max_steps=16)
 
 
 def in_steps() -> ContinuousFlow:
     return ContinuousFlow(
-        Broken(jnp.zeros((2, 2))),
+        Broken(weight=jnp.zeros((2, 2))),
         solver=diffrax.Heun(),
         stepsize_controller=diffrax.ConstantStepSize(),
         num_steps=4,
@@ -117,7 +117,7 @@ def test_without_errors_only_the_event_that_fails_is_nan(name):
 
 def test_in_training_a_failure_is_nan():
     training = Training(num_steps=2, solver=diffrax.Euler(), penalties=Energies())
-    flow = in_training(ContinuousFlow(Broken(jnp.zeros((2, 2))), training=training), KEY)
+    flow = in_training(ContinuousFlow(Broken(weight=jnp.zeros((2, 2))), training=training), KEY)
     ends, log_dets = inverses(flow, with_another(OUTSIDE))
     np.testing.assert_array_equal(np.isnan(log_dets), [True, False])
     np.testing.assert_array_equal(np.isnan(ends).all(1), [True, False])
