@@ -90,6 +90,7 @@ def test_many_such_points_are_counted_and_named(target):
     assert "NaN" not in certify(few).why
 
 
+@pytest.mark.slow
 def test_nuts_goes_on():
     """A normal cut at 3: steps beyond it are rejected."""
 

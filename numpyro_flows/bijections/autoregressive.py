@@ -135,7 +135,7 @@ def masked_autoregressive(
     Source: MADE, Germain, Gregor, Murray, Larochelle 2015, arXiv 1502.03509.
 
     Example:
-        >>> import jax
+        >>> import jax  # doctest: +SLOW
         >>> from numpyro_flows.bijections import AffineUnivariate, masked_autoregressive
         >>> layer = masked_autoregressive(jax.random.key(0), 4, AffineUnivariate(), hidden=(8,), passes=2)
         >>> layer.transform(jax.numpy.ones(4)).shape

@@ -28,7 +28,7 @@ class AbstractField(eqx.Module):
         cond_dim: length of the condition; None without one.
 
     Example:
-        >>> import jax.numpy as jnp
+        >>> import jax.numpy as jnp  # doctest: +SLOW
         >>> from numpyro_flows.continuous import AbstractField, ContinuousFlow
         >>> class HalfTurn(AbstractField):
         ...     dim, cond_dim = 2, None

@@ -29,7 +29,7 @@ class Trajectory(NamedTuple):
         divergence: of the field at `x`, `(times,)`, the slope of `log_det`.
 
     Example:
-        >>> import jax
+        >>> import jax  # doctest: +SLOW
         >>> from numpyro_flows.continuous import ContinuousFlow, LinearField
         >>> trajectory = ContinuousFlow(LinearField(2)).trajectory(jax.numpy.ones(2), num_times=5)
         >>> trajectory.times.tolist(), trajectory.x.shape

@@ -55,7 +55,7 @@ def in_training[T](bijection: T, key: PRNGKeyArray) -> T:
     Bijections without a solver or probes stay as they are. A failing solver gives NaN, so that the step is skipped.
 
     Example:
-        >>> import jax
+        >>> import jax  # doctest: +SLOW
         >>> from numpyro_flows.continuous import ContinuousFlow, LinearField, in_training
         >>> flow = in_training(ContinuousFlow(LinearField(2)), jax.random.key(0))
         >>> flow.inverse(jax.numpy.array([1.0, 2.0])).tolist()
@@ -140,7 +140,7 @@ def num_evaluations(bijection: AbstractBijection, y: ArrayLike, condition: Array
         ValueError: where the shape of `y` or `condition` is not the bijection's, or a solver is no Runge-Kutta method.
 
     Example:
-        >>> import diffrax, jax
+        >>> import diffrax, jax  # doctest: +SLOW
         >>> from numpyro_flows.continuous import ContinuousFlow, LinearField, num_evaluations
         >>> flow = ContinuousFlow(LinearField(2), stepsize_controller=diffrax.ConstantStepSize(), num_steps=4)
         >>> int(num_evaluations(flow, jax.numpy.ones(2)))  # 6 in a step of Tsit5, and one before

@@ -163,8 +163,19 @@ QUICK_DOUBLE = [
     for name in CASES
     if name not in _SLOW and (name not in FLOWS or name.endswith(("5d conditional", "4d conditional")))
 ]
-# nor these in single precision: they take longest to compile, and planar flows have a numerical inverse as they have
-_SLOW_IN_SINGLE = ("naf", "bnaf", "sylvester", "bernstein", "residual", "tarflow", "nsf_autoregressive")
+# nor these in single precision: of those that compile longest planar flows have a numerical inverse, too, and of
+# affine couplings realnvp is one
+_SLOW_IN_SINGLE = (
+    "naf",
+    "bnaf",
+    "sylvester",
+    "bernstein",
+    "residual",
+    "tarflow",
+    "nsf_autoregressive",
+    "nice",
+    "multi",
+)
 QUICK_SINGLE = [name for name in FLOWS if name.endswith(" 2d") and not name.startswith(_SLOW_IN_SINGLE)]
 # the score of the others is that of any bijection, by its inverse, which is numerical here; or has a test of its own
 _WITHOUT_SCORE = (

@@ -154,10 +154,11 @@ def by_maximum_likelihood(data, **options):
     return FlowDistribution(eqx.combine(state.params, static))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fit", "share"),
     [
-        pytest.param(by_fit_density, 0.9, marks=pytest.mark.slow),  # the others tell when to stop
+        (by_fit_density, 0.9),  # the others tell when to stop
         (partial(by_maximum_likelihood, gate="tanh", time=0.3), 1.0),
     ],
     ids=["fit_density", "gated"],

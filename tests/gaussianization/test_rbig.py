@@ -107,6 +107,7 @@ def test_scales_and_locations_do_not_matter(x64):
     np.testing.assert_allclose(value.mean(), nll(fitted("mixture"), test).mean(), atol=0.05)
 
 
+@pytest.mark.slow
 def test_is_the_same_for_a_key_of_either_kind(x64):
     data = moons()[0]
     one, other = (fit_rbig(key, data, max_layers=2) for key in (jax.random.key(3), jax.random.PRNGKey(3)))

@@ -144,6 +144,7 @@ def test_runs_and_predicts():
     assert predictive(KEY, y=1.0)["shifted"].shape == (4, 2)
 
 
+@pytest.mark.slow
 def test_two_guides_of_a_model():
     """As of NumPyro's own, a part of an `AutoGuideList` must hide deterministic sites from its guide."""
     others = numpyro.handlers.block(numpyro.handlers.seed(model, 0), hide=["scale", "shifted"])
@@ -188,6 +189,7 @@ def subsampled(data):
         numpyro.sample("y", dist.Normal(loc, 1.0), obs=batch)
 
 
+@pytest.mark.slow
 def test_subsampled_data_in_one_dimension():
     guide = AutoFlow(subsampled, small)
     svi = SVI(subsampled, guide, numpyro.optim.Adam(1e-2), Trace_ELBO())
