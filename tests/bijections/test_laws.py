@@ -77,9 +77,11 @@ def check(name: str, dtype: np.dtype, *, every_gradient: bool, with_score: bool)
             there_and_back(broken, case, direction, there, back, exact)
             log_determinants(broken, case, direction, there, back, exact)
             if there.gradients is not None:
+                # between components of a mixture a map may be so flat that its inverse has a slope beyond all numbers
+                too_flat = np.abs(there.log_det).max() > -np.log(np.finfo(dtype).tiny)
                 broken.unless_true(
                     f"{direction}: gradients are finite out to a thousand",
-                    all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((there, back))),
+                    all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(there if too_flat else (there, back))),
                 )
             if with_score and direction == DIRECTIONS[0]:
                 scores(broken, case, there, exact)
