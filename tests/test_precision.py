@@ -43,8 +43,9 @@ def assert_full(function, *args):
     assert all(precision == full for precision in found), found
 
 
-RECIPES = [flows.realnvp, flows.nsf_autoregressive, flows.glow, flows.bnaf]
-RECIPES += [pytest.param(recipe, marks=pytest.mark.slow) for recipe in (flows.ffjord, flows.residual)]
+RECIPES = [flows.realnvp, flows.glow, flows.bnaf]
+OTHERS = (flows.nsf_autoregressive, flows.ffjord, flows.residual)
+RECIPES += [pytest.param(recipe, marks=pytest.mark.slow) for recipe in OTHERS]
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.__name__)

@@ -155,7 +155,8 @@ def quick_direction(name: str) -> str:
 # single. Not these, which are made of what others have.
 _SLOW = (
     *("chain", "scan", "mixture coupling", "multiscale layers", "coupling spline conditional", "coupling tails"),
-    *("matrix exponential", "realnvp with tails 3d conditional", "tarflow of blocks 5d conditional"),
+    *("coupling affine", "matrix exponential", "matrix exponential with bias"),
+    *("realnvp with tails 3d conditional", "tarflow of blocks 5d conditional"),
     *("iaf with adjacency 5d conditional", "gaussianization 5d conditional", "coupling_gaussianization 5d conditional"),
 )
 QUICK_DOUBLE = [
@@ -166,27 +167,15 @@ QUICK_DOUBLE = [
 # nor these in single precision: of those that compile longest planar flows have a numerical inverse, too, and of
 # affine couplings realnvp is one
 _SLOW_IN_SINGLE = (
-    "naf",
-    "bnaf",
-    "sylvester",
-    "bernstein",
-    "residual",
-    "tarflow",
-    "nsf_autoregressive",
-    "nice",
-    "multi",
+    *("naf", "bnaf", "sylvester", "bernstein", "residual", "tarflow", "nsf_autoregressive"),
+    *("nice", "glow", "multiscale"),
 )
 QUICK_SINGLE = [name for name in FLOWS if name.endswith(" 2d") and not name.startswith(_SLOW_IN_SINGLE)]
-# the score of the others is that of any bijection, by its inverse, which is numerical here; or has a test of its own
+# the score of the others is that of any bijection, by its inverse, which is numerical here; or goes through layers
+# whose scores are tested; or has a test of its own
 _WITHOUT_SCORE = (
-    "naf",
-    "bnaf",
-    "sylvester",
-    "nsf_autoregressive",
-    "bernstein",
-    "tarflow",
-    "residual",
-    *GAUSSIANIZATION,
+    *("naf", "bnaf", "sylvester", "nsf_autoregressive", "bernstein", "tarflow", "residual", *GAUSSIANIZATION),
+    *("nice", "glow", "iaf", "nsf_coupling", "matrix_exponential"),
 )
 WITH_SCORE = [name for name in QUICK_DOUBLE if not name.startswith(_WITHOUT_SCORE)]
 # public, and not among these cases: the file that tests it

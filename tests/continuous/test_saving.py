@@ -64,6 +64,7 @@ def log_prob(flow, y):
     return flow.log_prob(y)
 
 
+@pytest.mark.slow
 def test_a_flow_of_a_file_has_the_same_density(tmp_path):
     steps: Any = np.int32(8)  # of a type as fixed as in a file, so that both flows share what they compile
     flow = FlowDistribution(ContinuousFlow(trained_field(), **COARSE | {"num_steps": steps}))

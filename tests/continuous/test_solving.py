@@ -139,6 +139,7 @@ def test_evaluations_are_counted(solver, num_steps, expected):
     assert flow.ode.evaluations(np.int32(num_steps)) == expected
 
 
+@pytest.mark.slow
 def test_a_tighter_tolerance_takes_more_evaluations():
     flow = ContinuousFlow(linear_field([[0.0, 3.0], [-3.0, 0.0]]))
 
