@@ -299,32 +299,37 @@ class FlowDistribution(dist.TransformedDistribution, InFiles):
 
 
 def _require_coherent(flow: FlowDistribution) -> None:
-    """Draw and score abstractly, which computes nothing: one event, and two numbers of them.
+    """Draw and score abstractly, which computes nothing: one event by the flow, two numbers of them by its base.
 
-    A wrong part may broadcast with draws of one number, but not with those of the next.
+    A wrong part of the base may broadcast with draws of one number, but not with those of the next. To trace the flow
+    itself takes seconds where it is inverted numerically, and its parts are checked.
 
     Raises:
         Exception: any, where the shapes of the flow's parts do not fit together.
     """
-    least = 1 + max((1, *flow.shape()))
-    shapes = [(least,), (least + 1,)]
+    base = flow._single_base
+    least = 1 + max((1, *base.shape()))
+    told = [] if isinstance(base, FlowDistribution) else [(base, (least,)), (base, (least + 1,))]  # checked as it loaded
 
-    def draw_and_score(value: Array, condition: Array | None) -> list[Array]:
-        told = (flow if condition is None else flow.given(condition)).vector
-        try:
-            drawn = [told.sample(jax.random.key(0), shape) for shape in shapes]
-        except NotImplementedError:  # as of an improper base
-            drawn = [jnp.zeros(told.shape(shape)) for shape in shapes]
-        return [*drawn, *map(told.log_prob, drawn), told.log_prob(value)]
+    def draw_and_score(condition: Array | None) -> list[tuple[Array, Array]]:
+        one = (flow if condition is None else flow.given(condition)).vector
+        return [_drawn_and_scored(*pair) for pair in [(one, ()), *told]]
 
-    dtype = jnp.result_type(float)
     condition = None
     if flow.bijection.cond_shape is not None and flow.condition is None:
-        condition = jax.ShapeDtypeStruct(flow.bijection.cond_shape, dtype)
-    found = jax.eval_shape(draw_and_score, jax.ShapeDtypeStruct(flow.event_shape, dtype), condition)
-    expected = [*map(flow.shape, shapes), *(shape + flow.batch_shape for shape in shapes), flow.batch_shape]
-    if (got := [array.shape for array in found]) != expected:
-        raise ValueError(f"expected draws, their densities and that of an event of shapes {expected}, got {got}")
+        condition = jax.ShapeDtypeStruct(flow.bijection.cond_shape, jnp.result_type(float))
+    found = jax.eval_shape(draw_and_score, condition)
+    expected = [(which.shape(shape), shape + which.batch_shape) for which, shape in [(flow, ()), *told]]
+    if (got := [(drawn.shape, scored.shape) for drawn, scored in found]) != expected:
+        raise ValueError(f"expected draws and their densities of shapes {expected}, got {got}")
+
+
+def _drawn_and_scored(distribution: dist.Distribution, shape: tuple[int, ...]) -> tuple[Array, Array]:
+    try:
+        drawn = jnp.asarray(distribution.sample(jax.random.key(0), shape))
+    except NotImplementedError:  # as of an improper base
+        drawn = jnp.zeros(distribution.shape(shape))
+    return drawn, jnp.asarray(distribution.log_prob(drawn))
 
 
 _STRUCTURE = ("_own_batch_shape", "_batch_shape", "_event_shape", "_validate_args", "_is_vector", "fit")
