@@ -309,7 +309,7 @@ def _require_coherent(flow: FlowDistribution) -> None:
     """
     base = flow._single_base
     least = 1 + max((1, *base.shape()))
-    told = [] if isinstance(base, FlowDistribution) else [(base, (least,)), (base, (least + 1,))]  # checked as it loaded
+    told = [] if isinstance(base, FlowDistribution) else [(base, (least,)), (base, (least + 1,))]
 
     def draw_and_score(condition: Array | None) -> list[tuple[Array, Array]]:
         one = (flow if condition is None else flow.given(condition)).vector

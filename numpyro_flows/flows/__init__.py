@@ -2,12 +2,12 @@
 
 from numpyro_flows.flows.autoregressive import autoregressive as autoregressive
 from numpyro_flows.flows.autoregressive import bernstein as bernstein
-from numpyro_flows.flows.autoregressive import bnaf as bnaf
 from numpyro_flows.flows.autoregressive import iaf as iaf
 from numpyro_flows.flows.autoregressive import maf as maf
 from numpyro_flows.flows.autoregressive import naf as naf
 from numpyro_flows.flows.autoregressive import nsf_autoregressive as nsf_autoregressive
-from numpyro_flows.flows.autoregressive import tarflow as tarflow
+from numpyro_flows.flows.autoregressive_networks import bnaf as bnaf
+from numpyro_flows.flows.autoregressive_networks import tarflow as tarflow
 from numpyro_flows.flows.continuous import ffjord as ffjord
 from numpyro_flows.flows.continuous import matrix_exponential as matrix_exponential
 from numpyro_flows.flows.coupling import coupling as coupling

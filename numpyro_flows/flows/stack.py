@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import equinox as eqx
 import jax
@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Int, PRNGKeyArray
 
 from numpyro_flows.arguments import require_choice, require_counts, require_key
-from numpyro_flows.bijections import AbstractBijection, Chain, Permutation, Scan
+from numpyro_flows.bijections import AbstractBijection, Chain, Invert, Permutation, Scan
 from numpyro_flows.bijections.autoregressive import checked_adjacency
 
 Recipe = Callable[..., AbstractBijection]
@@ -19,6 +19,9 @@ Recipe = Callable[..., AbstractBijection]
 
 Order = Literal["random", "alternating", "nearby"]
 """How the coordinates are rearranged from layer to layer."""
+
+Fast = Literal["density", "sampling"]
+"""The direction of an autoregressive flow that is one pass: the density of data, or drawing."""
 
 _DISORDER = 0.4  # most that a coordinate moves with `order="nearby"`, as a share of their number
 
@@ -81,6 +84,16 @@ def permuted(
         adjacency = checked_adjacency(adjacency, dim)
         seen = jnp.stack([adjacency[now][:, now] for now in orders])
     return stacked(key, dim, num_layers, layer_and_permutation, jnp.asarray(permutations), seen)
+
+
+def directed(fast: Fast, make: Callable[[], AbstractBijection]) -> AbstractBijection:
+    """What `make` gives, which is one pass to draw, or its inverse.
+
+    Raises:
+        ValueError: where `fast` is neither word; nothing is made then.
+    """
+    require_choice(get_args(Fast), fast=fast)
+    return make() if fast == "sampling" else Invert(make())
 
 
 def require_key_and_sizes(key: PRNGKeyArray, dim: int, num_layers: int) -> None:

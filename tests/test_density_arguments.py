@@ -1,0 +1,123 @@
+"""What `fit_density` refuses and warns of, before it trains."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+from numpyro.distributions import constraints
+
+from numpyro_flows import FlowDistribution, flows
+from numpyro_flows.bijections import Affine
+from numpyro_flows.continuous import FlowMatching
+from numpyro_flows.observations import observe
+from tests.test_density import fit
+
+DATA = np.random.default_rng(0).normal(size=(50, 2))
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "message"),
+    [
+        (np.where(np.arange(100).reshape(50, 2) == 7, np.nan, DATA), {}, "in 1 of 50 rows: 3"),
+        (
+            np.where(np.arange(100).reshape(50, 2) % 8 == 0, np.inf, DATA),
+            {},
+            r"in 13 of 50 rows: 0, 4, 8, 12, 16, \.\.\.",
+        ),
+        (DATA * [1, 0], {}, "constant ones: 1"),
+        ({"a": DATA[:, 0], "b": np.ones(50) / 3}, {}, "constant ones: b"),
+        (DATA[:2], {}, "expected more rows than coordinates, got 2 rows of 2"),
+        (np.float64(3.5), {}, "got the number"),
+        (DATA, {"support": constraints.positive}, "values outside it in"),
+        (
+            np.abs(DATA) * (np.arange(50) != 9)[:, None],
+            {"support": constraints.nonnegative},
+            "on its boundary in 1 of 50 rows: 9",
+        ),
+        (DATA, {"support": [constraints.real]}, "a constraint for each column"),
+        (DATA, {"support": {"a": constraints.real}}, "expected a constraint for an array"),
+        ({"a": DATA}, {"support": constraints.real}, "expected a dict by site"),
+        ({"a": DATA}, {"support": {"b": constraints.real}}, r"got some of \['b'\]"),
+        ({"a": DATA, "b": DATA[:3]}, {}, "the same number of rows"),
+        ({}, {}, "at least one site"),
+        (DATA, {"dequantize": True}, "expected whole numbers"),
+        (DATA, {"weights": np.zeros(50)}, "not all 0"),
+        (DATA, {"weights": -np.ones(50)}, "not all 0"),
+        (DATA, {"weights": np.arange(50) < 2}, "effective sample size above 2, that of an event, got 2.0"),
+        (DATA, {"weights": np.ones(3)}, r"expected the shape \(50,\), got \(3,\)"),
+        (DATA, {"condition": DATA[:, 0]}, "condition expected the shape"),
+        (DATA, {"condition": DATA * np.nan}, "condition expected finite values"),
+        (DATA, {"objective": "magic"}, "objective expected"),
+        (DATA, {"num_steps": 0}, "num_steps expected at least 1, got 0"),
+        (DATA, {"validation": 0.0}, r"validation expected a number in \(0, 1\), got 0.0"),
+        (DATA, {"validation": 0.5, "test": 0.5}, "expected shares below 1 in all"),
+        (DATA, {"flow": lambda key, dim: flows.realnvp(key, 3)}, r"a bijection of shape \(2,\), got \(3,\)"),
+    ],
+)
+def test_errors(data, options, message):
+    with pytest.raises(ValueError, match=message):
+        fit(jax.random.key(0), data, **options)
+
+
+def fitted(support=None, data: Any = DATA, **options):
+    """A distribution as a fit gives it, without one."""
+    constrain = observe(data, support).constrain
+    return FlowDistribution(Affine(jnp.zeros(2)), constrain=constrain, **options)
+
+
+@pytest.mark.parametrize(
+    ("data", "flow", "options", "message"),
+    [
+        (DATA, fitted(base_dist=dist.StudentT(3.0, jnp.zeros(2)).to_event(1)), {}, "got one on StudentT"),
+        (DATA, fitted(base_dist=dist.Normal(jnp.ones(2)).to_event(1)), {}, "got one on Normal"),
+        (DATA, fitted(base_dist=fitted()), {}, "got one on FlowDistribution"),
+        (DATA, fitted(constraints.positive, np.exp(DATA)), {}, "values outside it"),
+        (np.exp(DATA), fitted(), {"support": constraints.positive}, "support expected that of the flow"),
+        ({"a": DATA[:, 0], "b": DATA[:, 1]}, fitted(), {}, r"data expected an array, as the flow has, got the sites"),
+        (
+            DATA,
+            fitted(data={"a": DATA[:, 0], "b": DATA[:, 1]}),
+            {},
+            r"expected the sites \['a', 'b'\], .* got an array",
+        ),
+        (np.c_[DATA, DATA**2], fitted(), {}, r"events of shape \(2,\), as the flow has, got \(4,\)"),
+    ],
+)
+def test_nothing_of_a_flow_is_dropped(data, flow, options, message):
+    with pytest.raises(ValueError, match=message):
+        fit(jax.random.key(0), data, flow=flow, **options)
+
+
+@pytest.mark.parametrize("options", [{"condition": DATA}, {"weights": np.ones(50)}])
+def test_optimal_transport_ignores_nothing(options):
+    with pytest.raises(ValueError, match="neither condition nor weights"):
+        fit(jax.random.key(0), DATA, flow=flows.ffjord, objective=FlowMatching(coupling="minibatch_ot"), **options)
+
+
+def test_wrong_types():
+    with pytest.raises(TypeError, match="flow expected a recipe"):
+        fit(jax.random.key(0), DATA, flow=3)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match="expected real numbers"):
+        fit(jax.random.key(0), np.array([["a", "b"]]))
+
+
+def test_warnings():
+    counts = np.concatenate([np.random.default_rng(0).poisson(1e6, size=(750, 2))] * 4)
+    with (
+        pytest.warns(UserWarning, match="whole numbers"),
+        pytest.warns(UserWarning, match="75% of the rows are there more than once"),
+        pytest.warns(UserWarning, match="of 20.0 in 3000 rows: a few rows decide the fit"),
+        pytest.warns(UserWarning, match="not finished: stopped because the loss is not finite"),
+    ):
+        flow = fit(
+            jax.random.key(0),
+            counts,
+            weights=np.arange(3000) < 20,
+            flow=lambda key, dim: Affine(jnp.full(dim, jnp.nan)),
+            num_steps=5,
+        )
+    assert flow.fit.num_skipped == 5
+    assert np.isnan(flow.fit.held_out.nll)
