@@ -141,7 +141,7 @@ def test_init_loc_fn_is_honoured():
     at_values: Any = init_to_value(values=values)
     guide = AutoFlow(eight_schools, lambda key, dim: Affine(jnp.zeros(dim)), init_loc_fn=at_values, init_scale=1e-3)
     svi = SVI(eight_schools, guide, numpyro.optim.Adam(1e-3), Trace_ELBO())
-    params = svi.get_params(svi.init(jax.random.key(0)))
+    params = svi.get_params(jax.jit(svi.init)(jax.random.key(0)))
     median = jax.jit(guide.median)(params)
     for name, value in values.items():
         np.testing.assert_allclose(median[name], value, atol=3e-3 * 3)

@@ -40,8 +40,18 @@ def test_other_guides_are_refused():
 SMALL = partial(flows.realnvp, num_layers=2, hidden=(8,))
 
 
+def affine(key, dim: int) -> Affine:
+    return Affine(jnp.zeros(dim), jnp.ones(dim))
+
+
 @pytest.mark.parametrize(
-    "make", [pytest.param(AutoMultivariateNormal, marks=pytest.mark.slow), partial(AutoFlow, flow=SMALL)]
+    "make",
+    [
+        pytest.param(AutoMultivariateNormal, marks=pytest.mark.slow),
+        pytest.param(partial(AutoFlow, flow=SMALL), marks=pytest.mark.slow),
+        partial(AutoFlow, flow=affine),
+    ],
+    ids=["numpyro", "realnvp", "affine"],
 )
 def test_value_and_expected_gradient_are_those_of_the_elbo(make):
     n = 20_000

@@ -45,7 +45,7 @@ RECIPES = {
 over_recipes = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "realnvp")) for name in RECIPES]
 )
-TRAIN, TEST, _ = (np.float32(points) for points in standardised("moons"))
+TRAIN, TEST = (np.float32(points) for points in standardised("moons"))
 
 
 @cache
