@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
@@ -95,7 +96,7 @@ def _checked(rows: Any, name: str, *, least: int) -> np.ndarray | dict[str, np.n
 
 
 def _log_prob(flow: FlowDistribution, rows: np.ndarray | dict[str, np.ndarray]) -> Float[np.ndarray, " num"]:
-    log_prob = np.asarray(flow.log_prob(rows), np.float64)
+    log_prob = np.asarray(jax.jit(flow.log_prob)(rows), np.float64)
     if log_prob.ndim != 1:
         raise ValueError(f"expected rows of shape (num, *{flow.event_shape}), got scores of shape {log_prob.shape}")
     return log_prob

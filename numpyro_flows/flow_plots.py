@@ -157,7 +157,7 @@ def plot_divergence(
     Lines are draws of the base, the thick one their median. Args and errors are those of `plot_trajectories`.
 
     Example:
-        >>> import jax
+        >>> import jax  # doctest: +SLOW
         >>> from diffrax import ConstantStepSize, Euler
         >>> from numpyro_flows import flow_plots
         >>> from numpyro_flows.continuous import ContinuousFlow, LinearField

@@ -122,6 +122,7 @@ def test_neutra():
     assert abs(draws["mu"].mean() - 4.4) < 4.5 * 0.23
 
 
+@pytest.mark.slow
 def test_one_latent_dimension():
     guide = AutoFlow(conjugate, TINY)
     result = fit(conjugate, guide, PathELBO(num_particles=16), 1000, rate=1e-2)

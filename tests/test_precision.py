@@ -57,6 +57,7 @@ def test_bijections(recipe):
     assert_full(lambda x: transform_with_score(bijection, x, -x), x)
 
 
+@pytest.mark.slow
 @pytest.mark.unchecked
 def test_distributions_also_of_flowjax():
     flow = coupling_flow(jax.random.key(0), base_dist=Normal(jnp.zeros(DIM)), nn_depth=1, nn_width=4, flow_layers=1)

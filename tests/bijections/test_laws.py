@@ -3,7 +3,7 @@
 Tolerances are rounding errors, not wishes: `eps` times the largest number that occurs, times what the Jacobian (found
 by automatic differentiation) makes of an error. A test is one case and checks all laws: compiling is nearly all the
 work, and they share it (`laws.py`). The quick cases are every layer, every recipe in five dimensions with a condition
-in double precision, and most in two dimensions in single precision; the others are slow.
+in double precision, and one of each kind in two dimensions in single precision; the others are slow.
 """
 
 import equinox as eqx

@@ -28,6 +28,7 @@ def multiscale() -> Multiscale:
     return drawn(lambda: Multiscale([level(DIM), level(DIM // 2, COND_DIM), ActNorm(DIM // 4)]), scale=0.5)
 
 
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "float64"], indirect=True)
 def test_laws(dtype):
     def log_density(bijection, y):
         x, log_det = bijection.inverse_and_log_det(y, CONDITION)
@@ -74,13 +75,13 @@ def test_the_last_levels_come_first_and_keep_places(x64):
 
 
 def test_the_second_level_leaves_half_of_the_coordinates():
-    x = np.asarray(X, dtype="float32")
+    x, condition = np.float32(X), np.float32(CONDITION)
 
     @eqx.filter_jit
     def outputs(first, second, x):
         alone = Multiscale([Affine(jnp.zeros(DIM)), second])
-        below, both_below = first.inverse(x), Multiscale([first, second]).inverse(x, CONDITION)
-        return [alone.transform(x, CONDITION), alone.inverse(x, CONDITION)], below, both_below
+        below, both_below = first.inverse(x), Multiscale([first, second]).inverse(x, condition)
+        return [alone.transform(x, condition), alone.inverse(x, condition)], below, both_below
 
     first, second, *_ = multiscale().levels
     of_second, below, got = outputs(first, second, x)

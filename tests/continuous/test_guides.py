@@ -140,6 +140,7 @@ def neutra():
     return NeuTraReparam(guide, {guide.param_name: guide.parameters(bijection)})
 
 
+@pytest.mark.slow
 def test_neutra_solves_once_for_a_density(neutra):
     model = neutra.reparam(banana)
 

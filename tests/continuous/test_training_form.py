@@ -85,6 +85,7 @@ def coarse_flow(penalties: Energies, adjoint: diffrax.AbstractAdjoint | None = N
     return in_training(ContinuousFlow(trained_field(), adjoint=adjoint, training=training), KEY)
 
 
+@pytest.mark.slow
 def test_penalties_are_taken_off_log_determinants(x64):
     """In both directions, with weights, of the energies in the training's own steps."""
     coarse, penalised = coarse_flow(Energies()), coarse_flow(PENALTIES)

@@ -161,6 +161,7 @@ def test_two_guides_of_a_model():
     assert (draws["loc"].shape, draws["scale"].shape) == ((5, 2), (5,))
 
 
+@pytest.mark.slow
 def test_particles_of_guides():
     """`SteinVI` moves a mixture of guides: every parameter is an array with an axis in front."""
 
