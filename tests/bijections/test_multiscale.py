@@ -75,7 +75,7 @@ def test_the_last_levels_come_first_and_keep_places(x64):
 
 
 def test_the_second_level_leaves_half_of_the_coordinates():
-    x, condition = np.float32(X), np.float32(CONDITION)
+    x, condition = (np.asarray(values, "float32") for values in (X, CONDITION))
 
     @eqx.filter_jit
     def outputs(first, second, x):
