@@ -25,6 +25,14 @@ from numpyro_flows.training import TrainState
 UNSEARCHED = "interrupted before the search"
 
 
+@pytest.fixture(autouse=True)
+def python_s_own_handler():
+    """A shell starts what runs in its background with Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Interrupting:
     """A function that Ctrl-C interrupts at its `calls`, counted from 0."""
 
