@@ -44,13 +44,19 @@ WRONG_BY_NAME: dict[str, tuple[Any, ...]] = {
 OTHERS = ("a", NAN, 3, 2.5)  # of objects
 
 
-def wrong_values(option: inspect.Parameter) -> list[Any]:
+def options_of(recipe: Callable[..., Any]) -> dict[str, Any]:
+    """What kind each option is of, also those that a family of recipes shares."""
+    hints = {name: option.annotation for name, option in inspect.signature(recipe).parameters.items() if name != "key"}
+    shared = hints.pop("options", None)
+    return hints if shared is None else hints | typing.get_type_hints(*typing.get_args(shared))
+
+
+def wrong_values(name: str, hint: Any) -> list[Any]:
     """What the option cannot be, by its name and its annotation."""
-    hint = option.annotation
     optional = type(None) in typing.get_args(hint)
     kinds = typing.get_args(hint) if optional else (hint,)
     by_kind = [WRONG_BY_KIND.get(typing.get_origin(kind) or kind) for kind in kinds]
-    wrong = WRONG_BY_NAME.get(option.name) or next(filter(None, by_kind), OTHERS)
+    wrong = WRONG_BY_NAME.get(name) or next(filter(None, by_kind), OTHERS)
     return [*wrong] if optional else [*wrong, None]
 
 
@@ -77,12 +83,20 @@ def unfiltered():
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_options(recipe):
     unclear = {}
-    for name, option in inspect.signature(recipe).parameters.items():
-        for value in wrong_values(option) if name != "key" else []:
+    for name, hint in options_of(recipe).items():
+        for value in wrong_values(name, hint):
             message = told(recipe, name, value)
             if not re.search(rf"^(each \w+ of )?{name} expected .*, got ", message):
                 unclear[f"{name}={value!r}"] = message
     assert not unclear
+
+
+@pytest.mark.parametrize(("general", "family"), [(flows.coupling, flows.realnvp), (flows.autoregressive, flows.maf)])
+def test_families_share_the_options_of_the_general_recipe(general, family):
+    """All but the univariate map, which they are about, and the direction, which some of them are about."""
+    shared = options_of(family).keys() - {"dim", "max_log_scale"}
+    assert options_of(general).keys() - {"dim", "univariate", "fast"} == shared
+    assert all(options_of(general)[name] == options_of(family)[name] for name in shared)
 
 
 @pytest.mark.unchecked

@@ -1,6 +1,7 @@
 """Autoregressive flows: one direction fast, the other by sweeps."""
 
 from collections.abc import Sequence
+from typing import TypedDict, Unpack
 
 from jaxtyping import ArrayLike, Bool, PRNGKeyArray
 
@@ -16,6 +17,17 @@ from numpyro_flows.flows.coupling import spline
 from numpyro_flows.flows.stack import Fast, Order, directed, permuted
 
 _AFFINE = AffineUnivariate()
+
+
+class AutoregressiveOptions(TypedDict, total=False):
+    """What all flows of masked layers take: `autoregressive` says what they mean, and has their defaults."""
+
+    cond_dim: int | None
+    num_layers: int
+    hidden: Sequence[int] | None
+    passes: int | None
+    order: Order
+    adjacency: Bool[ArrayLike, "dim dim"] | None
 
 
 def autoregressive(
@@ -76,13 +88,8 @@ def maf(
     key: PRNGKeyArray,
     dim: int,
     *,
-    cond_dim: int | None = None,
-    num_layers: int = 4,
-    hidden: Sequence[int] | None = None,
     max_log_scale: float = 4.0,
-    passes: int | None = None,
-    order: Order = "random",
-    adjacency: Bool[ArrayLike, "dim dim"] | None = None,
+    **options: Unpack[AutoregressiveOptions],
 ) -> AbstractBijection:
     """Masked autoregressive flow: `x_i = exp(s(y_<i)) y_i + t(y_<i)`, the density in one pass.
 
@@ -107,12 +114,7 @@ def maf(
         dim,
         univariate=AffineUnivariate(max_log_scale),
         fast="density",
-        cond_dim=cond_dim,
-        num_layers=num_layers,
-        hidden=hidden,
-        passes=passes,
-        order=order,
-        adjacency=adjacency,
+        **options,
     )
 
 
@@ -120,13 +122,8 @@ def iaf(
     key: PRNGKeyArray,
     dim: int,
     *,
-    cond_dim: int | None = None,
-    num_layers: int = 4,
-    hidden: Sequence[int] | None = None,
     max_log_scale: float = 4.0,
-    passes: int | None = None,
-    order: Order = "random",
-    adjacency: Bool[ArrayLike, "dim dim"] | None = None,
+    **options: Unpack[AutoregressiveOptions],
 ) -> AbstractBijection:
     """Inverse autoregressive flow: `y_i = exp(s(x_<i)) x_i + t(x_<i)`, a draw in one pass.
 
@@ -143,12 +140,7 @@ def iaf(
         dim,
         univariate=AffineUnivariate(max_log_scale),
         fast="sampling",
-        cond_dim=cond_dim,
-        num_layers=num_layers,
-        hidden=hidden,
-        passes=passes,
-        order=order,
-        adjacency=adjacency,
+        **options,
     )
 
 
@@ -157,15 +149,10 @@ def nsf_autoregressive(
     dim: int,
     *,
     fast: Fast = "density",
-    cond_dim: int | None = None,
-    num_layers: int = 4,
-    hidden: Sequence[int] | None = None,
     num_bins: int = 8,
     bound: float = 5.0,
     circular: bool = False,
-    passes: int | None = None,
-    order: Order = "random",
-    adjacency: Bool[ArrayLike, "dim dim"] | None = None,
+    **options: Unpack[AutoregressiveOptions],
 ) -> AbstractBijection:
     """Autoregressive rational-quadratic splines: the flow for densities with sharp structure.
 
@@ -192,12 +179,7 @@ def nsf_autoregressive(
         dim,
         univariate=spline(num_bins, bound, circular),
         fast=fast,
-        cond_dim=cond_dim,
-        num_layers=num_layers,
-        hidden=hidden,
-        passes=passes,
-        order=order,
-        adjacency=adjacency,
+        **options,
     )
 
 
@@ -206,17 +188,12 @@ def naf(
     dim: int,
     *,
     fast: Fast = "sampling",
-    cond_dim: int | None = None,
-    num_layers: int = 3,
-    hidden: Sequence[int] | None = None,
     num_units: int = 8,
-    passes: int | None = None,
-    order: Order = "random",
-    adjacency: Bool[ArrayLike, "dim dim"] | None = None,
+    **options: Unpack[AutoregressiveOptions],
 ) -> AbstractBijection:
     """Neural autoregressive flow: `y_i = logit(sum_k w_k sigmoid(a_k x_i + b_k))`, the numbers given by `x_<i`.
 
-    Smooth and onto the reals; the slow direction is numerical.
+    Smooth and onto the reals; the slow direction is numerical. Three layers by default.
 
     Arguments are those of `autoregressive`, and these:
 
@@ -240,12 +217,7 @@ def naf(
         dim,
         univariate=DeepSigmoid(num_units),
         fast=fast,
-        cond_dim=cond_dim,
-        num_layers=num_layers,
-        hidden=hidden,
-        passes=passes,
-        order=order,
-        adjacency=adjacency,
+        **(AutoregressiveOptions(num_layers=3) | options),
     )
 
 
@@ -254,14 +226,9 @@ def bernstein(
     dim: int,
     *,
     fast: Fast = "density",
-    cond_dim: int | None = None,
-    num_layers: int = 4,
-    hidden: Sequence[int] | None = None,
     degree: int = 12,
     bound: float = 5.0,
-    passes: int | None = None,
-    order: Order = "random",
-    adjacency: Bool[ArrayLike, "dim dim"] | None = None,
+    **options: Unpack[AutoregressiveOptions],
 ) -> AbstractBijection:
     """Autoregressive Bernstein polynomials, straight lines outside `[-bound, bound]`; the slow direction is numerical.
 
@@ -288,10 +255,5 @@ def bernstein(
         dim,
         univariate=Bernstein(degree, bound),
         fast=fast,
-        cond_dim=cond_dim,
-        num_layers=num_layers,
-        hidden=hidden,
-        passes=passes,
-        order=order,
-        adjacency=adjacency,
+        **options,
     )

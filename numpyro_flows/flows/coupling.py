@@ -1,6 +1,7 @@
 """Flows of couplings: both directions fast."""
 
 from collections.abc import Callable, Sequence
+from typing import TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,16 @@ from numpyro_flows.bijections import (
 from numpyro_flows.flows.stack import Order, Recipe, permuted
 
 _AFFINE = AffineUnivariate()
+
+
+class CouplingOptions(TypedDict, total=False):
+    """What all flows of couplings take: `coupling` says what they mean, and has their defaults."""
+
+    cond_dim: int | None
+    num_layers: int
+    hidden: Sequence[int]
+    order: Order
+    adjacency: Bool[ArrayLike, "dim dim"] | None
 
 
 def coupling(
@@ -70,12 +81,7 @@ def coupling(
 def nice(
     key: PRNGKeyArray,
     dim: int,
-    *,
-    cond_dim: int | None = None,
-    num_layers: int = 8,
-    hidden: Sequence[int] = (32, 32),
-    order: Order = "random",
-    adjacency: Bool[ArrayLike, "dim dim"] | None = None,
+    **options: Unpack[CouplingOptions],
 ) -> AbstractBijection:
     """Additive couplings `y_2 = x_2 + t(x_1)`, whose volume is constant, on a scaled base.
 
@@ -92,11 +98,7 @@ def nice(
         key,
         dim,
         univariate=univariate,
-        cond_dim=cond_dim,
-        num_layers=num_layers,
-        hidden=hidden,
-        order=order,
-        adjacency=adjacency,
+        **options,
     )
     return Chain([Affine(jnp.zeros(dim)), shifts])
 
@@ -105,12 +107,8 @@ def realnvp(
     key: PRNGKeyArray,
     dim: int,
     *,
-    cond_dim: int | None = None,
-    num_layers: int = 8,
-    hidden: Sequence[int] = (32, 32),
     max_log_scale: float = 4.0,
-    order: Order = "random",
-    adjacency: Bool[ArrayLike, "dim dim"] | None = None,
+    **options: Unpack[CouplingOptions],
 ) -> AbstractBijection:
     """Affine couplings: `y_2 = exp(s(x_1)) x_2 + t(x_1)`, halves changing from layer to layer.
 
@@ -139,11 +137,7 @@ def realnvp(
         key,
         dim,
         univariate=univariate,
-        cond_dim=cond_dim,
-        num_layers=num_layers,
-        hidden=hidden,
-        order=order,
-        adjacency=adjacency,
+        **options,
     )
 
 
@@ -151,14 +145,10 @@ def nsf_coupling(
     key: PRNGKeyArray,
     dim: int,
     *,
-    cond_dim: int | None = None,
-    num_layers: int = 8,
-    hidden: Sequence[int] = (32, 32),
     num_bins: int = 8,
     bound: float = 5.0,
     circular: bool = False,
-    order: Order = "random",
-    adjacency: Bool[ArrayLike, "dim dim"] | None = None,
+    **options: Unpack[CouplingOptions],
 ) -> AbstractBijection:
     """Rational-quadratic-spline couplings: each coordinate of one half goes through a monotone spline.
 
@@ -187,11 +177,7 @@ def nsf_coupling(
         key,
         dim,
         univariate=spline(num_bins, bound, circular),
-        cond_dim=cond_dim,
-        num_layers=num_layers,
-        hidden=hidden,
-        order=order,
-        adjacency=adjacency,
+        **options,
     )
 
 
