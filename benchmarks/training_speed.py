@@ -29,8 +29,8 @@ def ours() -> float:
     import jax
 
     from numpyro_flows import flows
-    from numpyro_flows.objectives import path_loss
-    from numpyro_flows.training import TrainState, cosine_schedule, train_chunk
+    from numpyro_flows.inference.losses import path_loss
+    from numpyro_flows.training.steps import TrainState, cosine_schedule, train_chunk
 
     start = time.perf_counter()
     make = lambda key: flows.realnvp(key, DIM, num_layers=LAYERS, hidden=(WIDTH, WIDTH))  # noqa: E731

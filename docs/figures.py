@@ -6,7 +6,7 @@ import numpy as np
 
 from benchmarks.readme import of, pick
 from benchmarks.results import read
-from numpyro_flows.recipe import RECIPE
+from numpyro_flows.inference.settings import RECIPE
 
 SHARES = {"forward_ess", "target_ess", "min_ess", "sufficient_ess", "max_missed", "max_broken"}
 

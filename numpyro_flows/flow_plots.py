@@ -23,7 +23,7 @@ from numpyro_flows.arguments import require_counts, require_key
 from numpyro_flows.bijections import AbstractBijection, Chain, StandardizedCondition
 from numpyro_flows.continuous import ContinuousFlow, Trajectory
 from numpyro_flows.continuous.training_form import continuous_flows
-from numpyro_flows.distributions import FlowDistribution
+from numpyro_flows.modeling.distributions import FlowDistribution
 from numpyro_flows.picture import Picture
 
 _WIDTH = 3.4  # inches of a column

@@ -12,7 +12,7 @@ from numpyro.distributions import constraints
 from numpyro_flows import FlowDistribution, flows
 from numpyro_flows.bijections import Affine
 from numpyro_flows.continuous import FlowMatching
-from numpyro_flows.observations import observe
+from numpyro_flows.density.observations import observe
 from tests.test_density import fit
 
 DATA = np.random.default_rng(0).normal(size=(50, 2))

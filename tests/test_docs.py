@@ -8,7 +8,7 @@ import pytest
 from benchmarks.flows.page import PAGE, with_tables
 from benchmarks.readme import README, with_table
 from numpyro_flows import flows
-from numpyro_flows.recipe import RECIPE
+from numpyro_flows.inference.settings import RECIPE
 
 PUBLIC = ("flows", "bijections", "continuous", "gaussianization", "flow_plots")
 FRONT_PAGE = README.parent / "docs" / "index.md"

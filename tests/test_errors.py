@@ -32,7 +32,7 @@ from numpyro_flows import (
     gaussianization,
     sample_sites,
 )
-from numpyro_flows.observations import observe
+from numpyro_flows.density.observations import observe
 
 pytestmark = pytest.mark.unchecked  # the messages are ours, which arguments of wrong types reach
 

@@ -11,7 +11,7 @@ from arviz_stats.loo import loo
 from arviz_stats.summary import summary
 
 from numpyro_flows import FlowVI
-from numpyro_flows.export import to_datatree
+from numpyro_flows.inference.to_arviz import to_datatree
 
 Y = np.array([1.0, 2.0, 6.0], np.float32)
 

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 from numpyro_flows.bijections import Affine
-from numpyro_flows.flow_stage import FlowFit, FlowStage
-from numpyro_flows.gaussian import fit_gaussian
-from numpyro_flows.recipe import RECIPE
-from numpyro_flows.sampling import certify
-from numpyro_flows.stages import Ahead, Clock, FlowStages
-from numpyro_flows.survey import Survey
+from numpyro_flows.inference.certificate import certify
+from numpyro_flows.inference.compiled import FlowStages
+from numpyro_flows.inference.gaussian import fit_gaussian
+from numpyro_flows.inference.rounds import FlowFit, FlowStage
+from numpyro_flows.inference.settings import RECIPE
+from numpyro_flows.inference.survey import Survey
+from numpyro_flows.training.ahead import Ahead
+from numpyro_flows.training.clock import Clock
 
 
 class Script(Ahead):

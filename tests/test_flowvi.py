@@ -16,7 +16,7 @@ from numpyro.infer.autoguide import AutoNormal
 from scipy.stats import norm
 
 from numpyro_flows import AutoFlow, FlowVI, flows
-from numpyro_flows.recipe import RECIPE
+from numpyro_flows.inference.settings import RECIPE
 from tests.example_models import DATA, conjugate, conjugate_posterior, eight_schools, eight_schools_centred
 
 TINY = partial(flows.realnvp, num_layers=1, hidden=(4,))  # the quickest to compile

@@ -3,10 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from numpyro_flows.gaussian import draw_gaussian, fit_gaussian
-from numpyro_flows.newton import Density
-from numpyro_flows.recipe import RECIPE
-from numpyro_flows.sampling import certify
+from numpyro_flows.inference.certificate import certify
+from numpyro_flows.inference.gaussian import draw_gaussian, fit_gaussian
+from numpyro_flows.inference.newton import Density
+from numpyro_flows.inference.settings import RECIPE
 
 
 def on_host(log_density) -> Density:

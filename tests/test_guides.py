@@ -18,7 +18,7 @@ from scipy.stats import norm
 
 from numpyro_flows import AutoFlow, FlowDistribution, PathELBO, flows
 from numpyro_flows.bijections import Affine
-from numpyro_flows.target import Target
+from numpyro_flows.inference.target import Target
 from tests.example_models import conjugate, conjugate_posterior, eight_schools
 
 TINY = partial(flows.realnvp, num_layers=2, hidden=(8,))

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from arviz_stats.base.array import array_stats
 
-from numpyro_flows.sampling import smooth
-from numpyro_flows.sampling.importance import certify, relative_ess, resample
+from numpyro_flows.inference.certificate import certify, relative_ess, resample
+from numpyro_flows.inference.psis import smooth
 
 
 def gaussian_log_weights(sd, n=10_000, seed=0):

@@ -14,13 +14,14 @@ import pytest
 
 from numpyro_flows import FlowVI
 from numpyro_flows.bijections import Affine
-from numpyro_flows.flow_stage import FlowFit, FlowStage
-from numpyro_flows.gaussian import GaussianFit
-from numpyro_flows.recipe import RECIPE
-from numpyro_flows.sampling import certify
-from numpyro_flows.stages import Clock, FlowStages
-from numpyro_flows.survey import Survey, fit_and_survey, judge
-from numpyro_flows.training import TrainState
+from numpyro_flows.inference.certificate import certify
+from numpyro_flows.inference.compiled import FlowStages
+from numpyro_flows.inference.gaussian import GaussianFit
+from numpyro_flows.inference.rounds import FlowFit, FlowStage
+from numpyro_flows.inference.settings import RECIPE
+from numpyro_flows.inference.survey import Survey, fit_and_survey, judge
+from numpyro_flows.training.clock import Clock
+from numpyro_flows.training.steps import TrainState
 
 UNSEARCHED = "interrupted before the search"
 

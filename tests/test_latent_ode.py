@@ -18,10 +18,10 @@ from scipy.integrate import solve_ivp
 from scipy.stats import norm
 
 from numpyro_flows import LatentODE, fit_latent_ode, flows
-from numpyro_flows.latent_ode import PARAM_NAME
-from numpyro_flows.latent_ode_networks import thinned
-from numpyro_flows.latent_ode_training import negative_elbo
-from numpyro_flows.series import Series
+from numpyro_flows.latent_ode.fit import negative_elbo
+from numpyro_flows.latent_ode.model import PARAM_NAME
+from numpyro_flows.latent_ode.networks import thinned
+from numpyro_flows.latent_ode.series import Series
 from tests.bijections.common import made
 from tests.terminal import CtrlC
 

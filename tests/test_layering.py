@@ -1,6 +1,7 @@
-"""Imports point down only, as the layers of the architecture say, and NumPyro enters at `transforms`."""
+"""Imports point down only, from room to room, and NumPyro enters above the maths."""
 
 import ast
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,59 +12,37 @@ import numpyro_flows
 
 PACKAGE = Path(__file__).parents[1] / "numpyro_flows"
 
-# From the bottom up; a module may import from its own layer and those below. Names of folders stand for all inside.
-LAYERS = [
-    ["arguments", "recipe", "picture", "precision", "model_run"],
-    ["bijections", "continuous", "networks"],
-    ["flows", "gaussianization"],
-    [
-        "trees",
-        "supports",
-        "transforms",
-        "sites",
-        "files",
-        "scoring",
-        "distributions",
-        "model_sites",
-        "guides",
-        "objectives",
-        "training",
-        "sampling",
-    ],
-    ["newton", "gaussian", "modes", "tails", "survey"],
-    ["model_checks", "masked", "target", "stages", "flow_stage", "fingerprint"],
-    [
-        "posterior",
-        "priors",
-        "stored",
-        "verdict",
-        "export",
-        "variational",
-        "observations",
-        "resuming",
-        "fitting",
-        "likelihood",
-        "whitening",
-        "density",
-        "anomaly",
-        "series",
-        "latent_ode_networks",
-        "latent_ode",
-        "latent_ode_training",
-        "diagnostics",
-        "plots",
-        "flow_plots",
-        "io",
-    ],
-]
-FIRST_WITH_NUMPYRO = "files"
+# What a room, a folder or a file that stands alone, may import; from the bottom up.
+_MATHS = {"arguments", "precision", "picture", "networks", "bijections", "continuous", "gaussianization", "flows"}
+_WORDS = _MATHS | {"files", "modeling", "training"}
+ROOMS: dict[str, set[str]] = {
+    "arguments": set(),
+    "precision": set(),
+    "picture": set(),
+    "networks": {"arguments"},
+    "bijections": {"arguments", "precision", "networks"},
+    "continuous": {"arguments", "networks", "bijections"},
+    "gaussianization": {"arguments", "precision", "picture", "bijections"},
+    "flows": _MATHS,
+    "files": {"bijections"},
+    "modeling": _MATHS | {"files"},
+    "training": _MATHS,
+    # stories, which do not know each other, but for the density that a posterior's draws become
+    "density": _WORDS,
+    "latent_ode": _WORDS,
+    "inference": _WORDS | {"density"},
+    # what looks at results
+    "plots": {"arguments"},
+    "flow_plots": _WORDS,
+    "diagnostics": _WORDS | {"plots", "inference"},
+}
+WITH_NUMPYRO = {"files", "modeling", "density", "latent_ode", "inference", "plots", "flow_plots", "diagnostics"}
 
-LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")  # the contents page
 
 
-def part(path: Path) -> str:
-    """The name in the table that a file of the package belongs to."""
+def room(path: Path) -> str:
+    """The name in the table of the room that a file of the package is in."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
@@ -84,15 +63,15 @@ def imports(path: Path, *, of_types: bool = True) -> list[str]:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_point_down(path):
-    assert part(path) in LEVEL, f"{part(path)} is new: give it a place in LAYERS"
+    assert room(path) in ROOMS, f"{room(path)} is new: give it a line in ROOMS"
     for name in imports(path):
         top, _, rest = name.partition(".")
         if top == "numpyro_flows":
             imported = rest.split(".")[0]
-            assert imported in LEVEL, f"{name}: import from the module that defines it, not from the package"
-            assert LEVEL[imported] <= LEVEL[part(path)], f"{part(path)} is below {imported}, and imports {name}"
+            assert imported in ROOMS, f"{name}: import from the module that defines it, not from the package"
+            assert imported in {room(path), *ROOMS[room(path)]}, f"{room(path)} may not import {imported}: {name}"
         if top == "numpyro":
-            assert LEVEL[part(path)] >= LEVEL[FIRST_WITH_NUMPYRO], f"{part(path)} is maths, and imports {name}"
+            assert room(path) in WITH_NUMPYRO, f"{room(path)} is maths, and imports {name}"
 
 
 def defining(name: str) -> Path | None:
@@ -107,12 +86,18 @@ def defining(name: str) -> Path | None:
 
 
 def test_no_cycles():
-    needs = {path: {defining(name) for name in imports(path, of_types=False)} for path in MODULES}
+    needs = {path: {defining(name) for name in imports(path)} for path in MODULES}
     while needs:
         free = [path for path in needs if not needs[path] & needs.keys()]
         assert free, f"import cycle among {[str(path.relative_to(PACKAGE)) for path in needs]}"
         for path in free:
             del needs[path]
+
+
+def test_the_drawing_is_that_of_the_imports():
+    """`uv run docs/imports.py` makes it so."""
+    drawn = runpy.run_path(str(PACKAGE.parent / "docs" / "imports.py"))["page"]()
+    assert (PACKAGE.parent / "CONTRIBUTING.md").read_text() == drawn
 
 
 def test_importing_the_package_imports_none_of_its_modules():
@@ -123,4 +108,4 @@ loaded = {name for name in sys.modules if name.startswith(("numpyro_flows.", "ja
 assert not loaded, loaded
 """
     subprocess.run([sys.executable, "-c", script], check=True)
-    assert numpyro_flows.FlowVI.__module__ == "numpyro_flows.variational"
+    assert numpyro_flows.FlowVI.__module__ == "numpyro_flows.inference.flow_vi"

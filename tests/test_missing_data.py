@@ -10,7 +10,7 @@ from numpyro.contrib.control_flow import scan
 from scipy.stats import multivariate_normal, norm
 
 from numpyro_flows import FlowPosterior, FlowVI, compare_with_nuts
-from numpyro_flows.target import Target
+from numpyro_flows.inference.target import Target
 
 Y = np.array([1.0, np.nan, 0.5, 3.0, np.nan], np.float32)
 SEEN = ~np.isnan(Y)

@@ -18,7 +18,7 @@ from numpyro.handlers import substitute
 from scipy.stats import norm
 
 from numpyro_flows import FlowDistribution, FlowVI, bijections
-from numpyro_flows.target import Target
+from numpyro_flows.inference.target import Target
 from tests.example_models import DATA, conjugate
 
 N = DATA.size

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from numpyro_flows.newton import climb
+from numpyro_flows.inference.newton import climb
 from tests.test_gaussian import on_host
 
 

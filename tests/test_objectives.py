@@ -12,7 +12,8 @@ from numpyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 
 from numpyro_flows import AutoFlow, PathELBO, flows
 from numpyro_flows.bijections import Affine, Chain
-from numpyro_flows.objectives import path_loss, standard_normal_log_prob
+from numpyro_flows.inference.losses import path_loss
+from numpyro_flows.modeling.scoring import standard_normal_log_prob
 from tests.bijections.common import made
 
 

@@ -12,7 +12,7 @@ from numpyro.infer import Predictive
 from numpyro.infer.util import log_density
 
 from numpyro_flows import AutoFlow, FlowPosterior, FlowVI, flows
-from numpyro_flows.recipe import RECIPE
+from numpyro_flows.inference.settings import RECIPE
 from tests.example_models import conjugate
 
 Z = 0.7

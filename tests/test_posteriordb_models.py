@@ -10,7 +10,7 @@ from numpyro.infer.util import log_density
 from scipy import stats
 
 from benchmarks.posteriordb.models import POSTERIORS, flatten, load, names
-from numpyro_flows.target import Target
+from numpyro_flows.inference.target import Target
 
 DATABASE = Path(os.environ.get("POSTERIORDB", Path(__file__).parents[2] / "shared" / "posteriordb"))
 

@@ -14,8 +14,8 @@ from jax.extend.core import ClosedJaxpr, Jaxpr  # pyright: ignore[reportPrivateI
 from numpyro_flows import FlowDistribution, FlowTransform, flows
 from numpyro_flows.bijections import transform_with_score
 from numpyro_flows.gaussianization import fit_rbig, inspect_layers
-from numpyro_flows.objectives import path_loss
-from numpyro_flows.target import Target
+from numpyro_flows.inference.losses import path_loss
+from numpyro_flows.inference.target import Target
 
 DIM = 3
 

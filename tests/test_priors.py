@@ -15,7 +15,7 @@ from numpyro.infer.util import log_density
 
 from numpyro_flows import FlowDistribution, FlowVI, sample_sites
 from numpyro_flows.bijections import Affine, TriangularAffine
-from numpyro_flows.sites import Sites, SitesTransform
+from numpyro_flows.modeling.sites import Sites, SitesTransform
 from tests.test_stored import nested, posterior_of
 
 SHAPES = {"mu": (), "tau": (), "weights": (3,)}

@@ -16,7 +16,7 @@ from benchmarks.flows.zoo import standardised
 from numpyro_flows import FlowDistribution, flows
 from numpyro_flows.bijections import AbstractBijection, initialize_from_data
 from numpyro_flows.files.tree import load_tree, save_tree
-from numpyro_flows.training import TrainState, cosine_schedule, train_chunk
+from numpyro_flows.training.steps import TrainState, cosine_schedule, train_chunk
 
 STEPS, BATCH, RATE = 500, 256, 1e-2
 FEW_LAYERS = {"num_layers": 4, "hidden": (16, 16)}

@@ -11,9 +11,9 @@ from numpyro.handlers import seed, substitute
 from numpyro.infer.util import log_density
 
 from numpyro_flows.diagnostics.timed_nuts import run_nuts
-from numpyro_flows.model_run import model_run
-from numpyro_flows.sampling import certify
-from numpyro_flows.target import Target
+from numpyro_flows.inference.certificate import certify
+from numpyro_flows.inference.target import Target
+from numpyro_flows.modeling.model_run import model_run
 
 POINTS = np.array([[0.5], [5.0], [-1.0]], np.float32)
 

@@ -16,14 +16,14 @@ from numpyro.distributions import constraints
 
 from numpyro_flows import FlowDistribution, FlowPosterior
 from numpyro_flows.bijections import Affine, Chain, Permutation
-from numpyro_flows.density import DensityFit, Score
+from numpyro_flows.density.fit import DensityFit, Score
+from numpyro_flows.density.fitting import SolverCheck
 from numpyro_flows.files.container import checksum_of, pack, unpack
 from numpyro_flows.files.tree import save_tree
-from numpyro_flows.fingerprint import fingerprint
-from numpyro_flows.fitting import SolverCheck
-from numpyro_flows.guides import AutoFlow
-from numpyro_flows.sampling import certify
-from numpyro_flows.target import Target
+from numpyro_flows.inference.certificate import certify
+from numpyro_flows.inference.fingerprint import fingerprint
+from numpyro_flows.inference.target import Target
+from numpyro_flows.modeling.guides import AutoFlow
 
 Y = np.array([0.3, 1.0, 2.0])
 KEY = jax.random.key(1)

@@ -9,7 +9,7 @@ from numpyro.distributions import biject_to, constraints
 
 from numpyro_flows import FlowDistribution
 from numpyro_flows.bijections import Affine
-from numpyro_flows.sites import Sites, SitesTransform
+from numpyro_flows.modeling.sites import Sites, SitesTransform
 
 INF, NAN = np.inf, np.nan
 HALF = np.sqrt(0.5)

@@ -5,11 +5,11 @@ import numpy as np
 import numpyro.distributions as dist
 import pytest
 
-from numpyro_flows.gaussian import draw_gaussian, fit_gaussian
-from numpyro_flows.modes import find_modes, missed_share
-from numpyro_flows.recipe import RECIPE
-from numpyro_flows.survey import Survey, fit_and_survey, judge
-from numpyro_flows.tails import degrees_of_freedom
+from numpyro_flows.inference.gaussian import draw_gaussian, fit_gaussian
+from numpyro_flows.inference.heavy_tails import degrees_of_freedom
+from numpyro_flows.inference.modes import find_modes, missed_share
+from numpyro_flows.inference.settings import RECIPE
+from numpyro_flows.inference.survey import Survey, fit_and_survey, judge
 from tests.test_gaussian import on_host
 
 pytestmark = pytest.mark.usefixtures("x64")

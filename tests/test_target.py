@@ -9,7 +9,7 @@ import pytest
 from numpyro.infer.initialization import init_to_median
 from numpyro.infer.util import initialize_model
 
-from numpyro_flows.target import Target
+from numpyro_flows.inference.target import Target
 from tests.example_models import DATA, conjugate, eight_schools
 
 

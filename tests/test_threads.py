@@ -9,7 +9,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 
-from numpyro_flows.target import Target
+from numpyro_flows.inference.target import Target
 
 THREADS, RUNS = 4, 4
 

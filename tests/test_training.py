@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from numpyro_flows.training import TrainState, cosine_schedule, train_chunk
+from numpyro_flows.training.steps import TrainState, cosine_schedule, train_chunk
 
 
 def run(loss, params, rates):

@@ -20,8 +20,8 @@ from numpyro.infer.util import log_density
 
 from numpyro_flows import FlowDistribution, FlowTransform
 from numpyro_flows.bijections import AbstractBijection, Affine, Chain, Scan
-from numpyro_flows.density import DensityFit, Score
-from numpyro_flows.sites import Sites, SitesTransform
+from numpyro_flows.density.fit import DensityFit, Score
+from numpyro_flows.modeling.sites import Sites, SitesTransform
 
 LOSSES = np.array([2.0, np.nan])
 FIT = DensityFit(LOSSES, LOSSES, np.arange(2), Score(1.0, 0.1), None, {"training": 0.5}, 1, "all 2 steps taken", None)

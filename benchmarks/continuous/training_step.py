@@ -24,9 +24,9 @@ from numpyro_flows import FlowDistribution, fit_density
 from numpyro_flows.bijections import AbstractBijection
 from numpyro_flows.continuous import adaptive, in_training
 from numpyro_flows.continuous.training_form import with_more_steps, with_training_solver, without_errors
-from numpyro_flows.likelihood import Rows, mean_nll
-from numpyro_flows.recipe import RECIPE
-from numpyro_flows.training import TrainState, cosine_schedule, train_chunk
+from numpyro_flows.density.losses import Rows, mean_nll
+from numpyro_flows.inference.settings import RECIPE
+from numpyro_flows.training.steps import TrainState, cosine_schedule, train_chunk
 
 BATCH, ROUND, RATE = 256, 20, 1e-3
 

@@ -13,8 +13,8 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree, Scalar
 
 from numpyro_flows import FlowDistribution
 from numpyro_flows.bijections import AbstractBijection
-from numpyro_flows.objectives import path_loss
-from numpyro_flows.training import TrainState, train_chunk
+from numpyro_flows.inference.losses import path_loss
+from numpyro_flows.training.steps import TrainState, train_chunk
 
 Gradient = Literal["path", "total", "likelihood"]
 """Of the reverse KL without its score term, of the reverse KL by reparametrisation, of the forward KL on draws."""

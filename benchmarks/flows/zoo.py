@@ -34,7 +34,7 @@ from benchmarks.results import read, save
 from numpyro_flows import AutoFlow, FlowDistribution, FlowVI, flows
 from numpyro_flows.bijections import initialize_from_data
 from numpyro_flows.continuous import in_training
-from numpyro_flows.training import TrainState, cosine_schedule, train_chunk
+from numpyro_flows.training.steps import TrainState, cosine_schedule, train_chunk
 from tests.example_models import eight_schools
 
 NUM_TRAIN, NUM_TEST, STEPS, BATCH, RATE = 3_000, 10_000, 1_500, 256, 5e-3

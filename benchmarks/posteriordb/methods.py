@@ -11,7 +11,7 @@ from benchmarks.posteriordb.models import Posterior, flatten
 from benchmarks.posteriordb.scoring import NUM_DRAWS, Row, errors, score_weighted
 from numpyro_flows import FlowVI
 from numpyro_flows.diagnostics.timed_nuts import run_nuts
-from numpyro_flows.target import Target
+from numpyro_flows.inference.target import Target
 
 NUTS_SETTINGS = {"num_warmup": 1000, "num_samples": 1000, "num_chains": 4}
 

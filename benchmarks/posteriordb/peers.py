@@ -23,7 +23,7 @@ from numpyro.infer.autoguide import AutoBNAFNormal, AutoContinuous, AutoIAFNorma
 
 from benchmarks.posteriordb.models import Posterior
 from benchmarks.posteriordb.scoring import Row, Sample, score_weighted
-from numpyro_flows.target import Target
+from numpyro_flows.inference.target import Target
 
 NUM_PARTICLES = 128
 MIN_STEPS = 1000  # where FlowVI needed fewer gradients, so that they are not far from where they could be

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 from benchmarks.posteriordb.models import flatten
-from numpyro_flows.sampling import certify, smooth
+from numpyro_flows.inference.certificate import certify
+from numpyro_flows.inference.psis import smooth
 
 NUM_DRAWS = 10_000  # that are judged, and effective draws that `seconds_to_10000` is for
 

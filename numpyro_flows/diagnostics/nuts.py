@@ -14,16 +14,16 @@ from jaxtyping import Array, PRNGKeyArray
 from numpyro_flows.arguments import described, require_counts, require_key
 from numpyro_flows.diagnostics.tables import compare_methods, compare_sites
 from numpyro_flows.diagnostics.timed_nuts import run_nuts
-from numpyro_flows.posterior import FlowPosterior
-from numpyro_flows.sampling import smooth
-from numpyro_flows.target import Target
+from numpyro_flows.inference.posterior import FlowPosterior
+from numpyro_flows.inference.psis import smooth
+from numpyro_flows.inference.target import Target
 
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
     from arviz_plots.plot_collection import PlotCollection
 
-    from numpyro_flows.export import Coords
+    from numpyro_flows.inference.to_arviz import Coords
 
 _MAX_RHAT = 1.01  # Vehtari et al. 2021, arXiv 1903.08008
 
@@ -175,7 +175,7 @@ def compare_with_nuts(
     require_counts(100, num_flow_samples=num_flow_samples)
     import xarray as xr
 
-    from numpyro_flows.export import Layout, attributes
+    from numpyro_flows.inference.to_arviz import Layout, attributes
 
     layout = Layout.of(posterior)
     layout.require_known(coords)

@@ -12,7 +12,7 @@ from numpyro.infer import NUTS
 from numpyro.infer.hmc import HMCState
 from tqdm.auto import tqdm
 
-from numpyro_flows.model_run import model_run
+from numpyro_flows.modeling.model_run import model_run
 
 _CHUNK = 50  # steps between two updates of the progress bar
 

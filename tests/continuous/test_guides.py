@@ -23,14 +23,15 @@ from numpyro_flows import AutoFlow, FlowTransform, FlowVI, PathELBO, flows
 from numpyro_flows.bijections import Elementwise, SinhArcsinh
 from numpyro_flows.continuous import ContinuousFlow, Exact, Hutchinson, LinearField, MLPField, Training
 from numpyro_flows.continuous.training_form import continuous_flows
-from numpyro_flows.flow_stage import FlowFit, FlowStage
-from numpyro_flows.gaussian import GaussianFit
-from numpyro_flows.guides import affine
-from numpyro_flows.recipe import RECIPE
-from numpyro_flows.sampling import certify
-from numpyro_flows.stages import Clock, FlowStages, split
-from numpyro_flows.survey import Survey
-from numpyro_flows.training import TrainState
+from numpyro_flows.inference.certificate import certify
+from numpyro_flows.inference.compiled import FlowStages
+from numpyro_flows.inference.gaussian import GaussianFit
+from numpyro_flows.inference.rounds import FlowFit, FlowStage
+from numpyro_flows.inference.settings import RECIPE
+from numpyro_flows.inference.survey import Survey
+from numpyro_flows.modeling.guides import affine
+from numpyro_flows.training.clock import Clock
+from numpyro_flows.training.steps import TrainState, split
 from tests.bijections.cases import perturbed
 from tests.continuous.common import COARSE, KEY, with_random_parameters
 

@@ -28,7 +28,7 @@ from numpyro_flows.continuous import (
     VariancePreserving,
 )
 from numpyro_flows.continuous.matching import _nearest
-from numpyro_flows.likelihood import Rows, flow_matching
+from numpyro_flows.density.losses import Rows, flow_matching
 from tests.continuous.common import COARSE, linear_field, within_standard_errors
 
 PATHS = {"optimal transport": ConditionalOT(), "rectified": RectifiedFlow(), "diffusion": VariancePreserving()}

@@ -13,7 +13,7 @@ from scipy.stats import chi2
 from numpyro_flows import FlowDistribution, fit_density, flows
 from numpyro_flows.bijections import MatrixExponential
 from numpyro_flows.continuous import ContinuousFlow, LinearField, adaptive
-from numpyro_flows.training import TrainState, cosine_schedule, train_chunk
+from numpyro_flows.training.steps import TrainState, cosine_schedule, train_chunk
 from tests.continuous.common import with_random_parameters
 
 KEY = jax.random.PRNGKey(0)

@@ -1,0 +1,79 @@
+"""What a flow is trained on, and what it is trained for."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, Scalar
+
+from numpyro_flows.bijections import AbstractBijection
+from numpyro_flows.continuous import ContinuousFlow, FlowMatching, in_training
+from numpyro_flows.modeling.scoring import standard_normal_log_prob
+
+_BLOCK = 1000  # rows scored at once
+
+
+class Rows(NamedTuple):
+    """What a flow is trained on or scored by, in NumPy or on the device.
+
+    x: vectors `(num, dim)`.
+    condition: of each, `(num, cond_dim)`, or None.
+    weights: `(num,)`, of mean 1.
+    """
+
+    x: Any
+    condition: Any
+    weights: Any
+
+
+Objective = Callable[[AbstractBijection, PRNGKeyArray, Rows], Scalar]
+"""A loss of a bijection on some rows, with a key for what is random in it."""
+
+
+def log_prob_rows(bijection: AbstractBijection, rows: Rows) -> Float[Array, " num"]:
+    """`log N(f^-1(x); 0, I) + log |det df^-1/dx|` of every row, in blocks, so that memory does not grow with them."""
+
+    def log_prob(x: Array, condition: Array | None) -> Array:
+        base, log_det = bijection.inverse_and_log_det(x, condition)
+        return standard_normal_log_prob(base) + log_det
+
+    num = len(rows.x)
+    num_blocks = -(-num // _BLOCK)
+    if num_blocks == 1:
+        return jax.vmap(log_prob)(rows.x, rows.condition)
+    block = -(-num // num_blocks)
+    filled = jax.tree.map(
+        lambda leaf: jnp.resize(leaf, (num_blocks * block, *leaf.shape[1:])), (rows.x, rows.condition)
+    )
+    blocks = jax.tree.map(lambda leaf: leaf.reshape(num_blocks, block, *leaf.shape[1:]), filled)
+    return jax.lax.map(lambda block: jax.vmap(log_prob)(*block), blocks).reshape(-1)[:num]
+
+
+def mean_nll(bijection: AbstractBijection, rows: Rows) -> tuple[Scalar, Float[Array, " num"]]:
+    """The weighted mean of the negative log densities of `rows`, and the log densities."""
+    log_prob = log_prob_rows(bijection, rows)
+    return -jnp.mean(rows.weights * log_prob), log_prob
+
+
+def maximum_likelihood(bijection: AbstractBijection, key: PRNGKeyArray, rows: Rows) -> Scalar:
+    """The mean negative log likelihood of a training step."""
+    return mean_nll(in_training(bijection, key), rows)[0]
+
+
+def flow_matching(matching: FlowMatching) -> Objective:
+    """The loss of `matching`.
+
+    Raises:
+        ValueError: (of the objective) where the bijection is no `ContinuousFlow`.
+    """
+
+    def objective(bijection: AbstractBijection, key: PRNGKeyArray, rows: Rows) -> Scalar:
+        if not isinstance(bijection, ContinuousFlow):
+            raise ValueError(
+                "flow_matching expected a recipe of a ContinuousFlow, such as flows.ffjord, got one of a "
+                f"{type(bijection).__name__}; a fitted flow goes on by maximum_likelihood"
+            )
+        return matching(bijection, key, rows.x, rows.condition, rows.weights)
+
+    return objective

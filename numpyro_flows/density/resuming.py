@@ -1,0 +1,58 @@
+"""Data on which the training of a fitted flow goes on."""
+
+from typing import Any
+
+import numpy as np
+import numpyro.distributions as dist
+from jaxtyping import Float
+
+from numpyro_flows.density.observations import Observations, Support, observe, sites_of
+from numpyro_flows.modeling.distributions import FlowDistribution
+
+
+def observe_for(flow: FlowDistribution, data: Any, support: Support, dequantize: bool) -> Observations:
+    """Data on which the training of `flow` can go on: of its sites, shape and support.
+
+    Raises:
+        ValueError: where they are not, or `flow` is not on a standard normal base.
+    """
+    base = flow.base_dist if len(flow.transforms) == 1 + (flow.constrain is not None) else flow
+    while isinstance(base, (dist.Independent, dist.ExpandedDistribution)):
+        base = base.base_dist
+    if not (isinstance(base, dist.Normal) and np.all(base.loc == 0) and np.all(base.scale == 1)):
+        raise ValueError(
+            "flow expected a FlowDistribution on a standard normal base, for which fit_density trains, got one on "
+            f"{type(base).__name__}: train FlowDistribution(flow.bijection, constrain=flow.constrain), or for heavy "
+            "tails a recipe of flows.with_tails"
+        )
+    sites = sites_of(data)
+    if (sites is None) != (flow.sites is None) or (sites and flow.sites and sites.keys() != flow.sites.shapes.keys()):
+        names = None if flow.sites is None else list(flow.sites.shapes)
+        raise ValueError(
+            f"data expected {'an array' if names is None else f'the sites {names}'}, as the flow has, got "
+            f"{'an array' if sites is None else f'the sites {list(sites)}'}"
+        )
+    if sites is not None and flow.sites is not None:
+        data = {name: sites[name] for name in flow.sites.shapes}  # in the flow's order
+    own: Any = flow.sites.supports if flow.sites is not None else flow.support
+    observed = observe(data, own if support is None else support, dequantize=dequantize)
+    shapes = flow.event_shape if flow.sites is None else flow.sites.shapes
+    got = observed.values.shape[1:] if sites is None else {name: np.shape(value)[1:] for name, value in data.items()}
+    if got != shapes:
+        raise ValueError(f"data expected events of shape {shapes}, as the flow has, got {got}")
+    if support is not None and observed.constrain != flow.constrain:
+        raise ValueError(f"support expected that of the flow, {flow.support}, got {support}: leave it out")
+    return observed._replace(constrain=flow.constrain)
+
+
+def require_condition_of(flow: FlowDistribution, conditions: Float[np.ndarray, "num cond_dim"] | None) -> None:
+    """Make sure that there are conditions where the flow has one, of its shape, and none where it has none.
+
+    Raises:
+        ValueError: where not.
+    """
+    shape, got = flow.bijection.cond_shape, None if conditions is None else conditions.shape[1:]
+    if shape is None and got is not None:
+        raise ValueError("condition expected None, as the flow has no condition, got one: give a recipe as flow")
+    if shape is not None and got != tuple(shape):
+        raise ValueError(f"condition expected rows of shape {tuple(shape)}, as the flow has, got {got}")

@@ -1,0 +1,132 @@
+"""What importance weights say about a fit: effective sample size, Pareto k-hat, evidence, and a verdict."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.special import logsumexp
+
+from numpyro_flows.inference.psis import smooth
+from numpyro_flows.inference.settings import RECIPE
+
+
+class Draws(NamedTuple):
+    """Draws `x` of a fit q with `log p(x, data)` and `log p(x, data) - log q(x)`."""
+
+    x: Float[np.ndarray, "draws dim"]
+    log_density: Float[np.ndarray, " draws"]
+    log_weight: Float[np.ndarray, " draws"]
+
+
+class Certificate(NamedTuple):
+    """The verdict on a fit q of the posterior p, from weights `w = p(x, data) / q(x)` of independent draws of q.
+
+    Attributes:
+        certified: `khat < 0.7 and ess >= 0.5`, or `ess >= 0.99`.
+        why: where not certified, the reason in words; else empty.
+        khat: Pareto shape of the largest weights; above 0.7 no finite number of draws of use tells what is missing. NaN
+            where the weights are too nearly constant for an estimate.
+        ess: effective sample size over number of draws, `(sum w)^2 / (n sum w^2)`, in [0, 1].
+        max_weight: largest normalised weight.
+        elbo: mean of `log w`.
+        elbo_se: its standard error.
+        log_evidence: `log mean w`, the log of the model's evidence.
+        log_evidence_se: its standard error, by the delta method.
+        num_draws: number of weights.
+
+    Weights see only where q has draws: a mode that q misses leaves them all perfect. So a search from dispersed starts
+    stands beside them.
+    """
+
+    certified: bool
+    why: str
+    khat: float
+    ess: float
+    max_weight: float
+    elbo: float
+    elbo_se: float
+    log_evidence: float
+    log_evidence_se: float
+    num_draws: int
+
+
+def relative_ess(log_weights: Float[np.ndarray, " draws"]) -> float:
+    """`(sum w)^2 / (n sum w^2)`, in [0, 1]; 0 where a log weight is NaN or infinite upwards, or none is finite."""
+    log_weights = np.asarray(log_weights, np.float64)
+    if not _usable(log_weights):
+        return 0.0
+    weights = np.exp(log_weights - log_weights.max())
+    return float(min(weights.sum() ** 2 / (weights**2).sum() / weights.size, 1.0))  # rounding may lift it above 1
+
+
+def certify(log_weights: Float[np.ndarray, " draws"], resolution: float = 0.0) -> Certificate:
+    """Judge a fit by its log weights (unnormalized: their mean carries the evidence).
+
+    Args:
+        log_weights: of at least 1,000 independent draws.
+        resolution: spacing of floating-point numbers at the size of the log densities, in nats. Where it is coarse it
+            is named as a possible cause.
+
+    Source: Vehtari, Simpson, Gelman, Yao, Gabry 2024, arXiv 1507.02646.
+    """
+    log_weights = np.asarray(log_weights, np.float64)
+    broken = np.isnan(log_weights)
+    if broken.mean() <= RECIPE.max_broken:
+        log_weights = log_weights[~broken]
+    n = log_weights.size
+    if not _usable(log_weights):
+        bad = int((np.isnan(log_weights) | (log_weights == np.inf)).sum())
+        why = (
+            f"{bad} of {n} log weights are NaN or infinite: where the flow has draws, the model's density is broken or "
+            "a runtime check of the model fires (eqx.error_if, or a solver's error)"
+        )
+        if bad == 0:
+            why = "the model's density is zero at every draw of the flow"
+        nan = float("nan")
+        return Certificate(False, why, float("inf"), 0.0, 1.0, nan, nan, nan, nan, n)
+    _, khat = smooth(log_weights)
+    ess = relative_ess(log_weights)
+    log_evidence = logsumexp(log_weights) - np.log(n)
+    certified = bool((khat < RECIPE.max_khat and ess >= RECIPE.min_ess) or ess >= RECIPE.sufficient_ess)
+    return Certificate(
+        certified=certified,
+        why="" if certified else _reason(khat, ess, resolution),
+        khat=khat,
+        ess=ess,
+        max_weight=float(np.exp(log_weights.max() - logsumexp(log_weights))),
+        elbo=float(log_weights.mean()),
+        elbo_se=float(log_weights.std() / np.sqrt(n)) if np.isfinite(log_weights).all() else float("nan"),
+        log_evidence=float(log_evidence),
+        log_evidence_se=float(np.sqrt((1 / ess - 1) / n)),
+        num_draws=n,
+    )
+
+
+def resample(
+    log_weights: Float[np.ndarray, " draws"], num_samples: int, rng: np.random.Generator
+) -> Int[np.ndarray, " num_samples"]:
+    """Indices of `num_samples` draws taken in proportion to their Pareto-smoothed weights, in random order.
+
+    Systematic resampling: a draw of weight `w` is taken `floor` or `ceil` of `num_samples w` times. A weight that is
+    NaN or infinite counts as none; where all are, so that nothing can be learned from them, each draw counts alike.
+    """
+    finite = np.isfinite(log_weights)
+    log_weights = np.where(finite, log_weights, -np.inf) if finite.any() else np.zeros(log_weights.size)
+    smoothed, _ = smooth(log_weights)
+    cumulative = np.cumsum(np.exp(smoothed))
+    positions = (np.arange(num_samples) + rng.uniform()) / num_samples * cumulative[-1]
+    return rng.permutation(np.searchsorted(cumulative, positions))
+
+
+def _usable(log_weights: np.ndarray) -> bool:
+    return not np.isnan(log_weights).any() and np.isfinite(log_weights.max())
+
+
+def _reason(khat: float, ess: float, resolution: float) -> str:
+    why = (
+        f"k-hat {khat:.2f} and ESS {ess:.1%} (certified are k-hat < {RECIPE.max_khat} with ESS >= {RECIPE.min_ess:.0%}"
+    )
+    why += f", or ESS >= {RECIPE.sufficient_ess:.0%}): the flow does not fit the posterior"
+    if resolution > 0.05:
+        why += f"; log densities are resolved to {resolution:.1g} nat only: enable float64"
+    return why

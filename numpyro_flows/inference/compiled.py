@@ -1,0 +1,127 @@
+"""The compiled functions of a fit: starts, steps of training, draws."""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from numpyro.infer.initialization import init_to_sample, init_to_uniform
+
+from numpyro_flows.bijections import AbstractBijection, Chain, Frozen
+from numpyro_flows.continuous.training_form import (
+    continuous_flows,
+    in_training,
+    with_training_solver,
+    without_errors,
+)
+from numpyro_flows.inference.certificate import Draws
+from numpyro_flows.inference.losses import path_loss
+from numpyro_flows.inference.settings import RECIPE
+from numpyro_flows.inference.target import Fitted
+from numpyro_flows.modeling.guides import AutoFlow, affine
+from numpyro_flows.modeling.scoring import standard_normal_log_prob
+from numpyro_flows.precision import full_precision
+from numpyro_flows.training.ahead import NO_OPTIMIZATION, Ahead, prototype
+from numpyro_flows.training.seeds import Seed, Seeds, seed_key
+from numpyro_flows.training.steps import TrainState, split, train_chunk
+
+
+class FlowStages(NamedTuple):
+    """What the flow stage calls, of a bijection's `arrays`: `params`, their trained part, and `fixed`, the rest.
+
+    make: loc, scale, seed -> arrays of an untrained flow around that Gaussian, which stays fixed: trained is a map of
+        coordinates in which it is standard, so that one learning rate fits all.
+    train: `TrainState`, fixed, seeds `(chunk, 4)`, learning rates `(chunk,)`, share of the forward KL
+        -> `TrainState`, losses `(chunk,)`, number skipped.
+    draw: arrays, seed -> `Block`.
+    draw_coarsely: the same by the ODE solver of training; None where nothing is solved.
+    static: the bijection without its arrays.
+    """
+
+    make: Ahead
+    train: Ahead
+    draw: Ahead
+    draw_coarsely: Ahead | None
+    static: AbstractBijection
+
+
+def compile_flow_stages(
+    pool: Executor, target: Fitted, guide: AutoFlow, scale: np.ndarray, num_particles: int
+) -> FlowStages:
+    """Trace the stages one after the other, as Python must, while XLA compiles those traced in other threads."""
+    seed = np.zeros(4, np.uint32)
+    loc = np.zeros(target.dim, scale.dtype)
+
+    def whitened(seed: Seed, loc: Array, scale: Array) -> Chain:
+        unit = jnp.ones_like(scale) if scale.ndim == 1 else jnp.eye(loc.size, dtype=scale.dtype)
+        flow = guide.make_bijection(seed_key(seed), jnp.zeros_like(loc), unit)
+        return Chain([*flow.bijections, Frozen(affine(loc, scale))])
+
+    shapes = prototype(whitened, seed, loc, scale)
+    is_array = jax.tree.map(lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct), shapes)
+    arrays, static = eqx.partition(shapes, is_array)
+    params, fixed = split(arrays)
+
+    def make(loc: Array, scale: Array, seed: Seed) -> PyTree:
+        return eqx.filter(whitened(seed, loc, scale), is_array)
+
+    def train(state: TrainState, fixed: PyTree, seeds: Seeds, learning_rates: Array, forward: Array) -> Any:
+        def loss(params: PyTree, key: PRNGKeyArray) -> Array:
+            base = jax.random.normal(key, (num_particles, target.dim))
+            bijection = in_training(eqx.combine(params, fixed, static), key)
+            return path_loss(bijection, target.log_density, base, forward)
+
+        return train_chunk(loss, state, seed_key(seeds), learning_rates)
+
+    state = jax.eval_shape(TrainState.init, params)
+    seeds = np.zeros((RECIPE.chunk, 4), np.uint32)
+    coarse = None
+    if continuous_flows(shapes):
+        coarse = Ahead(pool, drawing(target, static, with_training_solver), arrays, seed)
+    return FlowStages(
+        train=Ahead(pool, train, state, fixed, seeds, jnp.zeros(RECIPE.chunk), jnp.zeros(())),
+        make=Ahead(pool, make, loc, scale, seed, options=NO_OPTIMIZATION),
+        draw=Ahead(pool, drawing(target, static), arrays, seed),
+        draw_coarsely=coarse,
+        static=static,
+    )
+
+
+def compile_starts(pool: Executor, target: Fitted, init_loc_fn: Callable) -> Ahead:
+    """Seed -> one start by a NumPyro strategy; for its default of uniform ones, which NumPy draws, from the prior."""
+    strategy = init_to_sample if init_loc_fn is init_to_uniform else init_loc_fn
+
+    def start(seed: Seed) -> Array:
+        return target.start(seed_key(seed), strategy)
+
+    return Ahead(pool, start, np.zeros(4, np.uint32), options=NO_OPTIMIZATION)
+
+
+Block = tuple[Float[Array, "block dim"], Float[Array, " block"], Float[Array, " block"]]
+"""The fields of `Draws`, on the device."""
+
+
+def drawing(
+    target: Fitted,
+    static: AbstractBijection,
+    change: Callable[[AbstractBijection], AbstractBijection] = without_errors,
+) -> Callable[[PyTree, Seed], Block]:
+    """The function that draws a block from the bijection of given arrays, or from what `change` makes of it."""
+
+    @full_precision()
+    def draw(arrays: PyTree, seed: Seed) -> Block:
+        base = jax.random.normal(seed_key(seed), (RECIPE.block, target.dim))
+        x, log_det = jax.vmap(change(eqx.combine(arrays, static)).transform_and_log_det)(base)
+        log_density = jax.vmap(target.log_density)(x)
+        return x, log_density, log_density - standard_normal_log_prob(base) + log_det
+
+    return draw
+
+
+def join(blocks: Iterable[Block]) -> Draws:
+    """Draws from blocks, joined in NumPy: JAX would compile a function for each number of draws."""
+    return Draws(*(np.concatenate(leaves) for leaves in zip(*blocks)))

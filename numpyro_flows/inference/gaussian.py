@@ -1,0 +1,180 @@
+"""The Gaussian stage: from several starts to one Gaussian that fits an unnormalized density.
+
+Newton's method climbs from every start, the Gaussians compete by their ELBO on the same draws, and natural-gradient
+variational inference refines the best. No learning rate to choose. All of it runs on the host around one compiled
+function, the density with its gradient: algebra of this size is faster in NumPy than XLA is to compile it.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from numpyro_flows.inference.certificate import Draws, relative_ess
+from numpyro_flows.inference.newton import Climb, Density, climb
+from numpyro_flows.inference.settings import RECIPE
+
+
+class GaussianFit(NamedTuple):
+    """`N(loc, scale scale^T)`: `scale` lower-triangular, or a vector where the covariance is diagonal.
+
+    `elbo` is its ELBO on a few draws, -inf where every start and everything found from it is not finite. `climbs` are
+    what Newton's method found from the starts.
+    """
+
+    loc: Float[np.ndarray, " dim"]
+    scale: Float[np.ndarray, "dim dim"] | Float[np.ndarray, " dim"]
+    elbo: float
+    climbs: Climb
+
+
+@np.errstate(over="ignore", invalid="ignore")  # what is not finite far out is dealt with where it matters
+def fit_gaussian(density: Density, rng: np.random.Generator, starts: Float[np.ndarray, "starts dim"]) -> GaussianFit:
+    """The Gaussian of largest ELBO that Newton's method and natural gradients find from `starts`.
+
+    The best of those at the modes is refined. Where few of its draws would count, the best of those of unit scale at
+    the starts is too, at first as a diagonal one, and the better one wins.
+    """
+    dim = starts.shape[1]
+    full = dim <= RECIPE.max_full_dim
+    climbs = _no_climbs(starts)
+    best = None
+    u = _antithetic(rng, dim, starts.dtype)
+    if full:
+        climbs = climb(density, starts, np.eye(dim, dtype=starts.dtype))
+        best = _refine(density, rng, *_best(density, _candidates(climbs), u))
+    if best is None or relative_ess(best.log_weights) < RECIPE.unit_start_ess:
+        other = _refine(density, rng, *_best(density, [(start, np.ones_like(start)) for start in starts], u))
+        if full:
+            other = _refine(density, rng, other.loc, np.diag(other.factor))
+        if best is None or other.elbo > best.elbo:
+            best = other
+    return GaussianFit(best.loc, _triangular(best.factor), best.elbo, climbs)
+
+
+def _candidates(climbs: Climb) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Locations and factors of the Gaussians at the best few different ends of climbs."""
+    evidence = climbs.log_density + np.linalg.slogdet(climbs.factor)[1]
+    _, different = np.unique(np.round(evidence, 2), return_index=True)  # one mode found twice has one evidence
+    best = sorted(different, key=lambda i: -np.nan_to_num(evidence[i], nan=-np.inf))[: RECIPE.num_candidates]
+    return [(climbs.x[i], climbs.factor[i]) for i in best]
+
+
+def _no_climbs(starts: np.ndarray) -> Climb:
+    num, dim = 0, starts.shape[1]
+    return Climb(starts[:num], np.zeros(num), np.zeros((num, dim, dim)), np.zeros(num, bool))
+
+
+def _best(density: Density, gaussians: list[tuple[np.ndarray, np.ndarray]], u: np.ndarray) -> tuple:
+    """Location and factor of the Gaussian of largest ELBO on the base draws `u`."""
+    elbos = [_finite_mean(density(loc + outward(factor, u))[0] - _log_prob(factor, u)) for loc, factor in gaussians]
+    return gaussians[int(np.argmax(elbos))]
+
+
+class _Refined(NamedTuple):
+    """A Gaussian, its ELBO, and the log weights of draws of the last steps to it."""
+
+    loc: np.ndarray
+    factor: np.ndarray
+    elbo: float
+    log_weights: np.ndarray
+
+
+def _refine(density: Density, rng: np.random.Generator, loc: np.ndarray, factor: np.ndarray) -> _Refined:
+    """Natural-gradient ascent of the ELBO over Gaussians, full ones or diagonal ones as `factor` is.
+
+    In coordinates `u` where the Gaussian is standard, with `r = grad log p(u) + u` (zero everywhere once p is that
+    Gaussian, so the noise vanishes at a fit), the precision becomes `P = I - rate E[r u^T]` (Stein's identity for the
+    expected Hessian) and the mean moves by `rate P^-1 E[r]`, both within bounds.
+
+    Source: Khan and Rue 2023, arXiv 2107.04562.
+    """
+    window = RECIPE.refine_window
+    kept: list[np.ndarray] = []  # log weights of the Gaussians that were kept
+    before, damping = None, 1.0  # the last of these
+    for step in range(RECIPE.refine_steps):
+        u = _antithetic(rng, loc.size, loc.dtype)
+        log_p, gradients = density(loc + outward(factor, u))
+        log_weights = log_p - _log_prob(factor, u)
+        elbo, noise = _finite_mean(log_weights), log_weights.std() / np.sqrt(len(u))
+        if before is None or elbo > before.elbo - 2.0 * noise:
+            gradients = np.where(np.isfinite(gradients).all(1, keepdims=True), gradients, 0.0)
+            residual = (gradients * factor if factor.ndim == 1 else gradients @ factor) + u
+            moment = (residual * u).mean(0) if factor.ndim == 1 else residual.T @ u / len(u)
+            before = _Ascent(loc, factor, elbo, residual.mean(0), moment)
+            damping = min(1.0, 2.0 * damping)
+            kept.append(log_weights)
+            if len(kept) >= 2 * window and len(kept) % window == 0:
+                old, new = np.stack(kept[-2 * window :]).reshape(2, -1)
+                if not _finite_mean(new) > _finite_mean(old) + RECIPE.refine_gain:
+                    break
+        else:  # the step made it worse
+            damping *= 0.25
+        loc, factor = _stepped(before, damping / (1.0 + step / 10.0))
+    assert before is not None
+    last = np.concatenate(kept[-window:])
+    return _Refined(before.loc, before.factor, _finite_mean(last), last)
+
+
+class _Ascent(NamedTuple):
+    """A Gaussian, its ELBO on some draws, and on the same `E[r]` and `E[r u^T]` (its diagonal for a diagonal one)."""
+
+    loc: np.ndarray
+    factor: np.ndarray
+    elbo: float
+    mean: np.ndarray
+    moment: np.ndarray
+
+
+def _stepped(ascent: _Ascent, rate: float) -> tuple[np.ndarray, np.ndarray]:
+    """Location and factor after a step of natural gradients."""
+    loc, factor = ascent.loc, ascent.factor
+    if factor.ndim == 1:
+        precision = np.clip(1.0 - rate * ascent.moment, *RECIPE.refine_precision_bounds)
+        move, new_factor = ascent.mean / precision, factor / np.sqrt(precision)
+    else:
+        values, vectors = np.linalg.eigh(np.eye(loc.size) - rate * 0.5 * (ascent.moment + ascent.moment.T))
+        values = np.clip(values, *RECIPE.refine_precision_bounds)
+        move = vectors @ ((vectors.T @ ascent.mean) / values)
+        new_factor = factor @ ((vectors / np.sqrt(values)) @ vectors.T)
+    move = rate * move
+    move = move * min(1.0, RECIPE.refine_max_move / (np.linalg.norm(move) + 1e-30))
+    return (loc + outward(factor, move)).astype(loc.dtype), new_factor.astype(loc.dtype)
+
+
+def draw_gaussian(density: Density, fit: GaussianFit, rng: np.random.Generator, num: int) -> Draws:
+    """Fresh draws of the Gaussian."""
+    u = rng.standard_normal((num, fit.loc.size))
+    x = fit.loc + outward(fit.scale, u)
+    log_p, _ = density(x)
+    return Draws(x, log_p, log_p - _log_prob(fit.scale, u))
+
+
+def _log_prob(factor: np.ndarray, u: Float[np.ndarray, "draws dim"]) -> Float[np.ndarray, " draws"]:
+    """Log density of `N(0, factor factor^T)` at `factor u`."""
+    log_det = np.log(factor).sum() if factor.ndim == 1 else np.linalg.slogdet(factor)[1]
+    return -0.5 * (u**2 + np.log(2 * np.pi)).sum(-1) - log_det
+
+
+def _finite_mean(log_weights: np.ndarray) -> float:
+    """The ELBO of log weights, -inf where it is not finite."""
+    mean = float(log_weights.mean())
+    return mean if np.isfinite(mean) else -np.inf
+
+
+def _antithetic(rng: np.random.Generator, dim: int, dtype: np.dtype) -> Float[np.ndarray, "draws dim"]:
+    half = rng.standard_normal((RECIPE.refine_draws // 2, dim))
+    return np.concatenate([half, -half]).astype(dtype)
+
+
+def outward(factor: np.ndarray, u: Float[np.ndarray, "*batch dim"]) -> Float[np.ndarray, "*batch dim"]:
+    """`factor u`, the factor a matrix or a diagonal."""
+    return u * factor if factor.ndim == 1 else u @ factor.T
+
+
+def _triangular(factor: np.ndarray) -> np.ndarray:
+    """The lower-triangular `L` of positive diagonal with `L L^T = factor factor^T`."""
+    if factor.ndim == 1:
+        return factor
+    upper = np.linalg.qr(factor.T, mode="r")
+    return upper.T * np.sign(np.diagonal(upper))

@@ -1,0 +1,40 @@
+"""A posterior as the prior of the next model."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jaxtyping import PRNGKeyArray
+
+from numpyro_flows.arguments import described, require_counts, require_key
+from numpyro_flows.density.fit import fit_density
+from numpyro_flows.inference.result import Result
+from numpyro_flows.modeling.distributions import FlowDistribution
+
+
+def as_prior(
+    posterior: Result,
+    sites: Sequence[str] | None,
+    rng_key: PRNGKeyArray,
+    num_samples: int,
+    options: dict[str, Any],
+) -> FlowDistribution:
+    """The joint distribution of some latent sites, fitted to resampled draws: see `FlowPosterior.as_prior`."""
+    require_key(rng_key)
+    require_counts(num_samples=num_samples)
+    if not (sites is None or isinstance(sites, Sequence)) or isinstance(sites, str):
+        raise TypeError(f"sites expected a list of names, for example ['mu'], got {described(sites)}")
+    names = list(posterior._target.site_shapes if sites is None else sites)
+    unknown = sorted(set(names) - posterior._target.site_shapes.keys())
+    if unknown or not names:
+        raise ValueError(f"sites expected some of {list(posterior._target.site_shapes)}, got {names}")
+    if not posterior.certificate.certified:
+        warnings.warn(
+            f"the prior comes from a fit that is not certified: {posterior.certificate.why}", UserWarning, stacklevel=3
+        )
+    supports = posterior._target.supports()
+    draw_key, fit_key = jax.random.split(rng_key)
+    draws = posterior.sample(draw_key, num_samples, resample=True)
+    some = {name: draws[name] for name in names}
+    return fit_density(fit_key, some, support={name: supports[name] for name in names}, **options)

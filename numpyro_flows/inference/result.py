@@ -1,0 +1,33 @@
+"""A fit as those see it that describe, store and export it: a `FlowPosterior`, without importing it."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from numpyro_flows.bijections import AbstractBijection
+from numpyro_flows.inference.certificate import Certificate, Draws
+
+
+class Result(Protocol):
+    """The attributes of a `FlowPosterior`, which explains them."""
+
+    model: Callable
+    has_model: bool
+    args: tuple
+    kwargs: dict[str, Any]
+    bijection: AbstractBijection
+    certificate: Certificate
+    log_weights: Float[np.ndarray, " draws"]
+    losses: Float[np.ndarray, " steps"]
+    seconds: dict[str, float]
+    gradient_evaluations: dict[str, int]
+    num_skipped: int
+    _guide: Any
+    _target: Any
+    _draw_block: Callable
+
+    def sample(self, rng_key: PRNGKeyArray, num_samples: int = ..., *, resample: bool | None = ...) -> Any: ...
+    def _resampled_draws(self, rng_key: PRNGKeyArray, num: int) -> Draws: ...
+    def _constrain(self, x: Float[Array | np.ndarray, "num dim"]) -> dict[str, Array]: ...

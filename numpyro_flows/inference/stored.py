@@ -1,0 +1,228 @@
+"""A fit as it is in a file or a pickle, and what stands for its model where there is none."""
+
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, NoReturn
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Scalar
+from numpyro.distributions import constraints
+
+from numpyro_flows.bijections import AbstractBijection, Chain
+from numpyro_flows.files.tree import load_tree
+from numpyro_flows.inference.certificate import Certificate, certify
+from numpyro_flows.inference.fingerprint import Fingerprint, fingerprint
+from numpyro_flows.inference.result import Result
+from numpyro_flows.inference.target import Target
+from numpyro_flows.modeling.sites import Sites, SitesTransform
+
+_LEAST_WEIGHTS = 1_000
+_POINTS = 3  # at which log densities are compared
+_ULPS = 256  # by which a log density may differ between machines and versions, in units of its precision
+
+
+class StoredFit(NamedTuple):
+    """What a file has of a `FlowPosterior`: all but the model and its data.
+
+    Attributes:
+        bijection: the trained map, from `N(0, I)` to the unconstrained latent vector.
+        prefix: of the guide's names.
+        log_weights: importance weights, of which loading makes the certificate.
+        refused: why the fit was not certified; empty where it was. A file can only refuse.
+        shapes: the latent sites' unconstrained shapes.
+        sites: their shapes and supports; None where a support depends on other sites.
+        free_entries: by site, the number of entries that a mask takes out of the density.
+        points: unconstrained vectors, and `log_densities`, the model's there.
+        fingerprint: of the model's arguments.
+    """
+
+    bijection: AbstractBijection
+    prefix: str
+    log_weights: Float[np.ndarray, " draws"]
+    refused: str
+    losses: Float[np.ndarray, " steps"]
+    seconds: dict[str, float]
+    gradient_evaluations: dict[str, int]
+    num_skipped: int
+    shapes: dict[str, tuple[int, ...]]
+    sites: Sites | None
+    free_entries: dict[str, int]
+    points: Float[np.ndarray, "points dim"]
+    log_densities: Float[np.ndarray, " points"]
+    fingerprint: Fingerprint
+
+    @classmethod
+    def of(cls, posterior: Result) -> "StoredFit":
+        """What is kept of a posterior."""
+        target = posterior._target
+        arrays = eqx.filter(posterior.bijection, eqx.is_array)
+        points = posterior._draw_block(arrays, np.zeros(4, np.uint32))[0][:_POINTS]  # compiled already
+        return cls(
+            bijection=posterior.bijection,
+            prefix=posterior._guide.prefix,
+            log_weights=np.asarray(posterior.log_weights),
+            refused="" if posterior.certificate.certified else posterior.certificate.why,
+            losses=np.asarray(posterior.losses),
+            seconds={name: float(seconds) for name, seconds in posterior.seconds.items()},
+            gradient_evaluations={name: int(number) for name, number in posterior.gradient_evaluations.items()},
+            num_skipped=int(posterior.num_skipped),
+            shapes=dict(target.shapes),
+            sites=_sites_of(target),
+            free_entries=dict(target.free_entries),
+            points=np.asarray(points),
+            log_densities=_log_densities(target, points),
+            fingerprint=fingerprint(posterior.args, posterior.kwargs),
+        )
+
+    @classmethod
+    def read(cls, path: str | os.PathLike, trusted: tuple[type, ...]) -> "StoredFit":
+        """What a file has.
+
+        Raises:
+            TypeError: where `trusted` is no tuple of classes.
+            ValueError: where anything is wrong with the file.
+        """
+        fit = load_tree(path, "FlowPosterior", cls, trusted=trusted)
+        try:
+            fit.require_coherent()
+        except Exception as error:  # JAX's own, where shapes do not fit
+            raise ValueError(f"expected a whole fit in {os.fspath(path)!r}: {error}") from error
+        return fit
+
+    def certificate(self) -> Certificate:
+        """The verdict on the stored weights, never a stored one; a refusal for other reasons is kept."""
+        certificate = certify(self.log_weights)
+        return certificate._replace(certified=False, why=self.refused) if self.refused else certificate
+
+    def unchanged(self) -> dict[str, Any]:
+        """What a posterior has as the file has it."""
+        names = ("bijection", "log_weights", "losses", "seconds", "gradient_evaluations", "num_skipped")
+        return {name: getattr(self, name) for name in names}
+
+    def require_coherent(self) -> None:
+        """Make sure that the parts fit together.
+
+        Raises:
+            ValueError: where they do not.
+        """
+        dim = sum(int(np.prod(shape)) for shape in self.shapes.values())
+        bijection = self.bijection
+        if not isinstance(bijection, Chain) or bijection.shape != (dim,) or bijection.cond_shape is not None:
+            raise ValueError(f"expected a Chain of shape {(dim,)} for the latent sites {self.shapes}")
+        if self.log_weights.ndim != 1 or len(self.log_weights) < _LEAST_WEIGHTS:
+            raise ValueError(f"expected at least {_LEAST_WEIGHTS} weights, got the shape {self.log_weights.shape}")
+        if self.points.shape[1:] != (dim,) or self.log_densities.shape != self.points.shape[:1]:
+            raise ValueError("expected a log density for each point")
+        if self.sites is not None and StoredSites(self.sites, {}).shapes != self.shapes:
+            raise ValueError(f"expected sites with the unconstrained shapes {self.shapes}, got {self.sites}")
+        event = jax.ShapeDtypeStruct((dim,), jnp.result_type(float))
+        for method in (bijection.transform_and_log_det, bijection.inverse_and_log_det):
+            value, log_det = jax.eval_shape(method, event)
+            if value.shape != (dim,) or log_det.shape != ():
+                raise ValueError(f"expected a bijection to vectors of shape {(dim,)}, got {value.shape}")
+
+    def require_fitted_to(self, target: Target) -> None:
+        """Make sure that a model and its arguments are those of the fit.
+
+        Raises:
+            ValueError: where the arguments have another fingerprint, or the log density is another.
+        """
+        if not self.fingerprint.is_of(target.args, target.kwargs):
+            raise ValueError(
+                "expected the model and data that were fitted, got other arguments: their fingerprint differs. "
+                "Give the same arguments, in the same order and containers, or fit the new data"
+            )
+        got = _log_densities(target, jnp.asarray(self.points))
+        coarser = max(np.finfo(self.log_densities.dtype).eps, np.finfo(got.dtype).eps)
+        tolerance = _ULPS * coarser * np.maximum(1, np.abs(self.log_densities))
+        with np.errstate(invalid="ignore"):
+            equal = (self.log_densities == got) | (np.abs(self.log_densities - got) <= tolerance)
+        if not np.all(equal | (np.isnan(self.log_densities) & np.isnan(got))):
+            raise ValueError(
+                f"expected the model and data that were fitted, log densities {self.log_densities}, got {got}"
+            )
+        if self.fingerprint.unknown:
+            warnings.warn(
+                f"the arguments {', '.join(self.fingerprint.unknown)} are no numbers, so their content has no "
+                "fingerprint: only the log density tells whether they are those of the fit",
+                UserWarning,
+                stacklevel=3,
+            )
+
+
+class StoredSites:
+    """In the place of a `Target`: the latent sites of a fit, without the model's density."""
+
+    def __init__(self, sites: Sites, free_entries: dict[str, int]):
+        self.free_entries = free_entries
+        self._sites = sites
+        self._transform = SitesTransform(sites)
+        self.site_shapes = sites.shapes
+        self.shapes = self._transform.unconstrained_shapes()
+        self.dim = sum(int(np.prod(shape)) for shape in self.shapes.values())
+
+    def log_density(self, x: Float[Array, " dim"]) -> Scalar:
+        """Unknown: NaN, by which weights are unknown too, and resampling takes each draw alike."""
+        return jnp.full((), jnp.nan, x.dtype)
+
+    def constrain(self, x: Float[Array, " dim"]) -> dict[str, Array]:
+        """The latent sites' values at `x`."""
+        return self._sites.unpack(self._transform(x))
+
+    def unconstrain(self, sites: Mapping[str, ArrayLike]) -> Float[Array, " dim"]:
+        """The vector `x` of latent sites' values."""
+        return self._transform._inverse(self._sites.pack(sites))
+
+    def log_det(self, x: Float[Array, " dim"]) -> Scalar:
+        """`log |det dsites/dx|` of the constraints at `x`."""
+        return self._transform.log_abs_det_jacobian(x, self._transform(x))
+
+    def supports(self) -> dict[str, constraints.Constraint]:
+        """The support of every latent site."""
+        return self._sites.supports
+
+
+def without_model(*args: Any, **kwargs: Any) -> NoReturn:
+    """In the place of the model of a posterior that was loaded without it."""
+    raise ValueError(
+        "expected a posterior with its model, got one that was loaded without: give it the model and its arguments, "
+        "FlowPosterior.load(path, model, *args)"
+    )
+
+
+def target_of(fit: StoredFit, model: Callable, args: tuple, kwargs: dict[str, Any]) -> Target | StoredSites:
+    """The model as a density, or what stands for it.
+
+    Raises:
+        ValueError: where the model has other latent sites. Without one: where arguments are given all the same, or the
+            sites' supports are unknown.
+    """
+    if model is without_model:
+        if args or kwargs:
+            raise ValueError("model expected the model of these arguments, got None: give both or neither")
+        if fit.sites is None:
+            raise ValueError(
+                "expected latent sites whose supports do not depend on each other to load a fit without its model, got "
+                f"others of {list(fit.shapes)}: give the model too, FlowPosterior.load(path, model, *args)"
+            )
+        return StoredSites(fit.sites, fit.free_entries)
+    target = Target(model, jax.random.key(0), args, kwargs)
+    if fit.shapes != target.shapes:
+        raise ValueError(f"expected the model that was fitted, with sites {fit.shapes}, got one with {target.shapes}")
+    return target
+
+
+def _sites_of(target: Target | StoredSites) -> Sites | None:
+    try:
+        return Sites(target.site_shapes, target.supports())
+    except ValueError:  # a support depends on the values of other sites
+        return None
+
+
+def _log_densities(target: Target | StoredSites, points: Float[Array, "points dim"]) -> Float[np.ndarray, " points"]:
+    with jax.default_matmul_precision("highest"):  # else a GPU has ten bits of a product
+        return np.asarray(jax.vmap(target.log_density)(points))

@@ -1,0 +1,74 @@
+"""The Gaussian stage and a look around it: what a fit's own weights cannot show."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from numpyro_flows.inference.certificate import Certificate, Draws, certify
+from numpyro_flows.inference.gaussian import GaussianFit, draw_gaussian, fit_gaussian
+from numpyro_flows.inference.heavy_tails import degrees_of_freedom
+from numpyro_flows.inference.modes import Mode, find_modes, missed_share
+from numpyro_flows.inference.newton import Density
+from numpyro_flows.inference.settings import RECIPE
+
+
+class Survey(NamedTuple):
+    """The modes that a search found, and the degrees of freedom of the heaviest tail (infinite for an ordinary one).
+
+    interrupted: whether the search was ended by Ctrl-C.
+    """
+
+    modes: list[Mode]
+    degrees_of_freedom: float
+    interrupted: bool = False
+
+
+def fit_and_survey(
+    density: Density, rng: np.random.Generator, starts: Float[np.ndarray, "starts dim"]
+) -> tuple[GaussianFit, Draws, Survey]:
+    """A Gaussian from `starts`, fresh draws of it, and what a search around it finds.
+
+    Where the search finds most of the posterior elsewhere, the Gaussian is fitted again from there. Ctrl-C ends the
+    search; before there is a Gaussian, and a second time, it raises.
+    """
+    gaussian = fit_gaussian(density, rng, starts)
+    try:
+        return _survey(density, rng, gaussian)
+    except KeyboardInterrupt:
+        draws = draw_gaussian(density, gaussian, rng, RECIPE.certificate_draws)
+        return gaussian, draws, Survey([], np.inf, interrupted=True)
+
+
+def _survey(density: Density, rng: np.random.Generator, gaussian: GaussianFit) -> tuple[GaussianFit, Draws, Survey]:
+    while True:
+        draws = draw_gaussian(density, gaussian, rng, RECIPE.certificate_draws)
+        modes = find_modes(density, gaussian, rng)
+        if missed_share(modes, draws.x, draws.log_weight) > RECIPE.heavier:
+            other = fit_gaussian(density, rng, np.stack([mode.loc for mode in modes]))
+            if other.elbo > gaussian.elbo + RECIPE.refine_gain:
+                gaussian = other
+                continue
+        return gaussian, draws, Survey(modes, degrees_of_freedom(density, gaussian, rng))
+
+
+def judge(draws: Draws, survey: Survey) -> Certificate:
+    """The verdict on fresh draws of a fit: what their weights say, and what the survey does."""
+    finite = np.abs(draws.log_density[np.isfinite(draws.log_density)])
+    resolution = float(np.spacing(finite.max())) if finite.size else 0.0
+    certificate = certify(draws.log_weight, resolution)
+    if np.isnan(certificate.elbo):
+        return certificate
+    causes = ["interrupted before the search for other modes and heavy tails was over"] if survey.interrupted else []
+    missed = missed_share(survey.modes, draws.x, draws.log_weight)
+    if missed > RECIPE.max_missed:
+        causes.append(f"dispersed starts disagree: a mode that the fit lacks holds about {missed:.0%} of the posterior")
+    if survey.degrees_of_freedom <= RECIPE.min_degrees_of_freedom:
+        causes.append(
+            f"heavy tails: far out the posterior falls like a Student-t with {survey.degrees_of_freedom:.2g} degrees "
+            f"of freedom, and with {RECIPE.min_degrees_of_freedom:g} or fewer there is no variance"
+        )
+    if not causes:
+        return certificate
+    causes += [certificate.why] if certificate.why else []
+    return certificate._replace(certified=False, why="; ".join(causes))

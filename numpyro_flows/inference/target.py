@@ -1,0 +1,260 @@
+"""A NumPyro model with its data as a density on unconstrained vectors."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import jaxpr_as_fun
+from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, Scalar
+from numpyro.distributions import constraints
+from numpyro.distributions.transforms import biject_to
+from numpyro.handlers import seed, substitute, trace
+from numpyro.infer.initialization import init_to_uniform
+from numpyro.infer.util import constrain_fn, potential_energy, unconstrain_fn
+
+from numpyro_flows.inference.masked import find_free, free_coordinates, with_normals
+from numpyro_flows.inference.model_checks import (
+    RefuseUnfit,
+    check_sites,
+    is_masked,
+    named_arguments,
+    naming_arguments,
+    nonfinite_entries,
+    require_priors,
+)
+from numpyro_flows.modeling.model_run import model_run
+
+
+class Target:
+    """The unnormalized posterior `p(x, data)` of a model on `x` in `R^dim`, its latent sites unconstrained and raveled.
+
+    The sites follow each other in the order of the trace, as in NumPyro's continuous autoguides. The model is traced
+    abstractly, which costs no compilation. Entries of latent sites that a mask takes out of the density, as `obs_mask`
+    does, have a standard normal one.
+
+    Args:
+        model: a NumPyro model.
+        rng_key: random key for what the model itself draws.
+        args: the model's positional arguments.
+        kwargs: the model's keyword arguments.
+
+    Attributes:
+        shapes: the latent sites' unconstrained shapes, and `site_shapes` as the model has them.
+        model: the model, with the standard normal of such entries.
+        free: which coordinates belong to such entries.
+        free_entries: their number by site.
+
+    Raises:
+        ValueError: where the model has no latent site, a discrete one, a `numpyro.param` site without prior or given
+            value, a subsampled plate, a site larger than its plates, or observed values that are not finite.
+    """
+
+    def __init__(self, model: Callable, rng_key: PRNGKeyArray, args: tuple = (), kwargs: dict[str, Any] | None = None):
+        self.args = args
+        self.kwargs = kwargs or {}
+        self.model = model
+        self._model = seed(model, rng_key)
+        self._densities: dict[Any, Callable] = {}
+        masked: list[str] = []
+        unfit = RefuseUnfit()
+
+        def shapes() -> tuple[dict[str, Array], dict[str, Array]]:
+            with naming_arguments(model, args, self.kwargs), unfit:
+                sites = self._trace(self._model, init_to_uniform)
+            check_sites(sites)
+            latents = {name: site for name, site in sites.items() if _is_latent(site)}
+            masked.extend(name for name, site in latents.items() if is_masked(site["fn"]))
+            return _unconstrained(latents), {name: site["value"] for name, site in latents.items()}
+
+        with model_run():
+            self.shapes, self.site_shapes = _ordered_shapes(shapes)
+        self._sizes = [int(np.prod(shape)) for shape in self.shapes.values()]
+        self.dim = sum(self._sizes)
+        if self.dim == 0:
+            raise ValueError("the model expected at least one continuous latent site, got none")
+        if unfit.parameters:
+            with model_run():
+                require_priors(self._density_of_parameters, unfit.parameters)
+        free = find_free(self, masked) if masked else {}
+        self.free: Bool[np.ndarray, " dim"] = np.zeros(self.dim, bool)
+        self.free_entries = {name: int(entries.sum()) for name, (entries, _) in free.items()}
+        if free:
+            self.free = free_coordinates(self.shapes, free)
+            self.model = with_normals(model, free)
+            self._model = seed(self.model, rng_key)
+            self._densities = {}
+        if self.free.all():
+            raise ValueError(f"the model expected a latent site that no mask takes out, got only {list(self.shapes)}")
+
+    @property
+    def fitted(self) -> "Fitted":
+        """The target without its free coordinates."""
+        return Reduced(self) if self.free.any() else self
+
+    def log_density(self, x: Float[Array, " dim"]) -> Scalar:
+        """`log p(x, data)`, with the Jacobian of the constraints; NaN where a runtime check of the model fires."""
+        kind = (x.dtype, jnp.result_type(float))
+        with model_run():
+            if kind not in self._densities:
+                self._densities[kind] = _traced(self._log_density, jax.ShapeDtypeStruct((self.dim,), x.dtype))
+        return self._densities[kind](x)
+
+    @model_run()
+    def constrain(self, x: Float[Array, " dim"]) -> dict[str, Array]:
+        """The latent sites' values at `x`, and those of the deterministic sites."""
+        return constrain_fn(self._model, self.args, self.kwargs, self.unravel(x), return_deterministic=True)
+
+    @model_run()
+    def unconstrain(self, sites: Mapping[str, ArrayLike]) -> Float[Array, " dim"]:
+        """The vector `x` of latent sites' values.
+
+        Raises:
+            ValueError: where a latent site is missing.
+        """
+        missing = sorted(self.shapes.keys() - sites.keys())
+        if missing:
+            raise ValueError(f"expected a value for every latent site, missing {missing}")
+        values = {name: sites[name] for name in self.shapes}
+        unconstrained = unconstrain_fn(self._model, self.args, self.kwargs, values)
+        return jnp.concatenate([jnp.ravel(unconstrained[name]) for name in self.shapes])
+
+    @model_run()
+    def start(self, rng_key: PRNGKeyArray, init_loc_fn: Callable) -> Float[Array, " dim"]:
+        """One point `x` to start from, by a NumPyro initialisation strategy."""
+        sites = self._trace(seed(self.model, rng_key), init_loc_fn)
+        latents = _unconstrained({name: sites[name] for name in self.shapes})
+        return jnp.concatenate([jnp.ravel(value) for value in latents.values()])
+
+    def log_det(self, x: Float[Array, " dim"]) -> Scalar:
+        """`log |det dsites/dx|` of the constraints at `x`."""
+        sites = self.sites(x)
+        log_dets = [
+            jnp.sum(biject_to(sites[name]["fn"].support).log_abs_det_jacobian(value, sites[name]["value"]))
+            for name, value in self.unravel(x).items()
+        ]
+        return jnp.sum(jnp.stack(log_dets))
+
+    def supports(self) -> dict[str, constraints.Constraint]:
+        """The support of every latent site.
+
+        Raises:
+            ValueError: where one depends on the values of other sites.
+        """
+        low, high = (self.sites(jnp.full(self.dim, value)) for value in (-1.0, 1.0))
+        # by `eq`: to `==` of NumPyro two constraints with equal arrays are different ones
+        moving = [name for name in self.shapes if not np.all(low[name]["fn"].support.eq(high[name]["fn"].support))]
+        if moving:
+            raise ValueError(f"expected supports that do not depend on other sites, got such of {moving}")
+        return {name: low[name]["fn"].support for name in self.shapes}
+
+    def require_finite(self, starts: Float[Array, "starts dim"]) -> None:
+        """Make sure that the log density is finite at one of `starts`.
+
+        Raises:
+            ValueError: where it is at none; it names the sites that are not, and data that are not.
+        """
+        if np.isfinite(jax.vmap(self.log_density)(starts)).any():
+            return
+
+        def details(x: Array) -> tuple[dict[str, Array], dict[str, Array]]:
+            sites = {name: site for name, site in self.sites(x).items() if site["type"] == "sample"}
+            observed = {n: s["value"] for n, s in sites.items() if s["is_observed"] and not is_masked(s["fn"])}
+            return {name: site["fn"].log_prob(site["value"]) for name, site in sites.items()}, observed
+
+        log_probs, observed = jax.jit(details)(starts[0])  # within jit NumPyro does not check what is not finite
+        bad = [name for name, value in log_probs.items() if not np.isfinite(value).all()]
+        infinite = [name for name in bad if np.isposinf(log_probs[name]).any()]
+        causes = [f"not finite are the sites {bad or list(self.shapes)}"]
+        causes += [f"{infinite} are +inf, which no density may be"] if infinite else []
+        causes += [f"observed values are NaN or infinite: {found}"] if (found := nonfinite_entries(observed)) else []
+        arguments = nonfinite_entries(named_arguments(self.model, self.args, self.kwargs))
+        causes += [f"entries of the model's arguments are NaN or infinite: {arguments}"] if arguments else []
+        raise ValueError(
+            f"expected a density that is finite somewhere near a start, got none at {len(starts)} starts: "
+            + "; ".join(causes)
+        )
+
+    @model_run()
+    def sites(self, x: Float[Array, " dim"]) -> dict[str, dict[str, Any]]:
+        """The trace of the model at `x`."""
+        values = constrain_fn(self._model, self.args, self.kwargs, self.unravel(x))
+        return trace(substitute(self._model, data=values)).get_trace(*self.args, **self.kwargs)
+
+    def unravel(self, x: Float[Array, " dim"]) -> dict[str, Array]:
+        """The unconstrained value of every latent site."""
+        parts = jnp.split(x, np.cumsum(self._sizes)[:-1])
+        return {name: part.reshape(shape) for part, (name, shape) in zip(parts, self.shapes.items())}
+
+    def _log_density(self, x: Float[Array, " dim"]) -> Scalar:
+        return jnp.asarray(-potential_energy(self._model, self.args, self.kwargs, self.unravel(x)))
+
+    def _density_of_parameters(self, parameters: dict[str, Any]) -> Scalar:
+        model = substitute(self._model, data=parameters)
+        return -jnp.asarray(potential_energy(model, self.args, self.kwargs, self.unravel(jnp.zeros(self.dim))))
+
+    def _trace(self, model: Callable, init_loc_fn: Callable) -> dict[str, dict[str, Any]]:
+        return trace(substitute(model, substitute_fn=init_loc_fn)).get_trace(*self.args, **self.kwargs)
+
+
+class Reduced:
+    """The density of a target on the coordinates that it depends on: what is fitted.
+
+    Args:
+        target: one with free coordinates.
+    """
+
+    def __init__(self, target: Target):
+        self._target = target
+        self.index = np.flatnonzero(~target.free)
+        self.dim = self.index.size
+        self._constant = 0.5 * target.free.sum() * np.log(2 * np.pi)  # takes off the normals' density at zero
+
+    def log_density(self, x: Float[Array, " dim"]) -> Scalar:
+        return self._target.log_density(self._whole(x)) + self._constant
+
+    def start(self, rng_key: PRNGKeyArray, init_loc_fn: Callable) -> Float[Array, " dim"]:
+        return self._target.start(rng_key, init_loc_fn)[self.index]
+
+    def require_finite(self, starts: Float[Array, "starts dim"]) -> None:
+        self._target.require_finite(jax.vmap(self._whole)(starts))
+
+    def _whole(self, x: Float[Array, " dim"]) -> Float[Array, " whole"]:
+        return jnp.zeros(self._target.dim, x.dtype).at[self.index].set(x)
+
+
+Fitted = Target | Reduced
+"""What the stages of a fit know of a target: its `dim`, `log_density` and `start`."""
+
+
+def _traced(function: Callable[[Array], Scalar], x: jax.ShapeDtypeStruct) -> Callable[[Array], Scalar]:
+    """`function` of arrays like `x`, with its gradient, traced here and now: to use it later runs no model."""
+    value = jaxpr_as_fun(jax.make_jaxpr(function)(x))
+    value_and_gradient = jaxpr_as_fun(jax.make_jaxpr(jax.value_and_grad(function))(x))
+
+    @jax.custom_jvp
+    def traced(x: Array) -> Scalar:
+        return value(x)[0]
+
+    @traced.defjvp
+    def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Scalar, Scalar]:
+        height, gradient = value_and_gradient(*primals)
+        return height, jnp.sum(gradient * tangents[0])
+
+    return traced
+
+
+def _is_latent(site: dict[str, Any]) -> bool:
+    return site["type"] == "sample" and not site["is_observed"]
+
+
+def _unconstrained(latents: dict[str, dict[str, Any]]) -> dict[str, Array]:
+    return {name: biject_to(site["fn"].support).inv(site["value"]) for name, site in latents.items()}
+
+
+def _ordered_shapes(trees: Callable) -> list[dict[str, tuple[int, ...]]]:
+    """Shapes of the dicts that `trees` would return; JAX itself would sort them by name."""
+    result: list[dict[str, tuple[int, ...]]] = []
+    jax.eval_shape(lambda: result.extend({k: jnp.shape(v) for k, v in tree.items()} for tree in trees()))
+    return result

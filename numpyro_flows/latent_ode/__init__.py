@@ -1,0 +1,1 @@
+"""Irregular series as observations of a path that follows a learned differential equation."""

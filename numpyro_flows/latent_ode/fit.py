@@ -1,0 +1,241 @@
+"""Series in, a latent ODE out that was trained on them by their evidence lower bound."""
+
+import time
+import warnings
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree
+from numpyro.infer import Trace_ELBO
+from tqdm.auto import tqdm
+
+from numpyro_flows.arguments import require_counts, require_key, require_numbers
+from numpyro_flows.flows import Recipe
+from numpyro_flows.latent_ode.model import FLOW, MAX_TRAINING_STEPS, PARAM_NAME, LatentODE, checked_window
+from numpyro_flows.latent_ode.series import Series, observe_series
+from numpyro_flows.modeling.model_run import model_run
+from numpyro_flows.precision import full_precision
+from numpyro_flows.training.seeds import Seed, seed_key, seed_stream
+from numpyro_flows.training.steps import TrainState, cosine_schedule, train_chunk
+
+_ROUND = 100  # steps between two looks at the validation series
+_VALIDATION_DRAWS = 8  # of each series' z0
+_MOST_SOLVER_ERROR = 0.1  # deviations of the noise, of a series on average: beyond it the solver takes twice the steps
+
+
+class LatentODEFit(NamedTuple):
+    """What `fit_latent_ode` found.
+
+    Attributes:
+        latent_ode: the trained one.
+        losses: of each step, `(steps,)`, an estimate of the negative evidence lower bound, in nats a series.
+        validation: that of the validation series after `steps` steps, one number a look, `(looks,)`.
+        steps: training steps before each look, `(looks,)`.
+        solver_error: `latent_ode.solver_error` of the validation series, on average.
+        seconds: wall time, with compilation.
+        num_skipped: steps left out because loss or gradient was not finite.
+        why: what ended the training.
+
+    Example:
+        >>> import jax, numpy as np  # doctest: +SLOW
+        >>> from numpyro_flows import fit_latent_ode
+        >>> times = np.sort(np.random.default_rng(0).uniform(size=(20, 5)))
+        >>> values = np.sin(times)[..., None]
+        >>> fit = fit_latent_ode(
+        ...     jax.random.key(0), times, values, latent_dim=2, flow=None, width=8, num_steps=10, progress_bar=False
+        ... )
+        >>> fit.losses.shape
+        (10,)
+    """
+
+    latent_ode: LatentODE
+    losses: Float[np.ndarray, " steps"]
+    validation: Float[np.ndarray, " looks"]
+    steps: Int[np.ndarray, " looks"]
+    solver_error: float
+    seconds: float
+    num_skipped: int
+    why: str
+
+
+def fit_latent_ode(
+    rng_key: PRNGKeyArray,
+    times: ArrayLike,
+    values: ArrayLike,
+    mask: ArrayLike | None = None,
+    *,
+    window: tuple[float, float] | None = None,
+    latent_dim: int = 4,
+    flow: Recipe | None = FLOW,
+    width: int = 32,
+    num_steps: int = 5_000,
+    batch_size: int = 50,
+    learning_rate: float = 1e-2,
+    validation: float = 0.1,
+    progress_bar: bool = True,
+) -> LatentODEFit:
+    """Fit a latent ODE to irregularly observed series, by the evidence lower bound of its NumPyro model and guide.
+
+    Adam takes random series in compiled rounds of 100 steps, at a rate that rises and then falls as a cosine. After
+    each the parameters' average is scored on series that were not trained on, and the best is kept. Where the few
+    solver steps of training are no longer accurate there, they are doubled.
+
+    Args:
+        rng_key: random key, of either style.
+        times: sorted along a series, `(num, length)`.
+        values: `(num, length, obs_dim)`.
+        mask: `(num, length)`, false where there is no value (padding, or a gap); None: all are there.
+        window: of time; its start is the time of `z0`; by default from the earliest to the latest time.
+        latent_dim: length of `z`.
+        flow: recipe of the map from the base to `z0`; None: `z0 ~ N(0, I)`.
+        width: of the networks' layers.
+        num_steps: training steps.
+        batch_size: series in a step.
+        learning_rate: peak learning rate of Adam.
+        validation: share of the series to choose by.
+        progress_bar: whether to show one.
+
+    Returns:
+        The trained latent ODE, and how it came about. Ctrl-C ends the training and returns what was fitted by then.
+
+    Raises:
+        TypeError: where times or values are not numbers, or the mask is not of booleans.
+        ValueError: for wrong shapes, times that are not sorted or before the window, values that are not finite or
+            constant, series without a value, fewer than two series, and numbers out of their range.
+
+    Source: Rubanova, Chen, Duvenaud 2019, arXiv 1907.03907.
+
+    Example:
+        >>> import jax, numpy as np  # doctest: +SLOW
+        >>> from numpyro_flows import fit_latent_ode
+        >>> times = np.sort(np.random.default_rng(0).uniform(size=(20, 5)))
+        >>> values = np.sin(times)[..., None]
+        >>> fit = fit_latent_ode(
+        ...     jax.random.key(0), times, values, latent_dim=2, flow=None, width=8, num_steps=10, progress_bar=False
+        ... )
+        >>> fit.latent_ode.sample(jax.random.key(1), 3, np.linspace(0.1, 2, 7)).shape
+        (3, 7, 1)
+    """
+    require_key(rng_key)
+    require_counts(num_steps=num_steps, batch_size=batch_size)
+    require_numbers("(0, inf)", learning_rate=learning_rate)
+    require_numbers("(0, 1)", validation=validation)
+    start_time = None if window is None else checked_window(window)[0]
+    series = observe_series(times, values, mask, obs_dim=None, start=start_time)
+    num = len(series.times)
+    if num < 2:
+        raise ValueError(f"expected at least 2 series, one of them to choose by, got {num}")
+    observed, obs_times = series.values[series.mask], series.times[series.mask]
+    if (np.ptp(observed, axis=0) == 0).any():
+        constant = np.flatnonzero(np.ptp(observed, axis=0) == 0)
+        raise ValueError(f"values expected coordinates that vary, got constant ones: {constant.tolist()}")
+    if window is None:
+        window = float(obs_times.min()), float(obs_times.max())
+        if not window[1] > window[0]:
+            raise ValueError(f"times expected at least two different ones, got {window[0]} alone")
+
+    seeds = seed_stream(rng_key)
+    start = LatentODE(
+        seed_key(next(seeds)),
+        series.values.shape[2],
+        latent_dim=latent_dim,
+        flow=flow,
+        width=width,
+        window=window,
+        center=observed.mean(0).tolist(),
+        spread=observed.std(0).tolist(),
+    )
+    order = np.random.default_rng(next(seeds)).permutation(num)
+    num_held = min(max(round(validation * num), 1), num - 1)
+    held, rows = (Series(*(jnp.asarray(leaf[some]) for leaf in series)) for some in np.split(order, [num_held]))
+    rates = cosine_schedule(num_steps, learning_rate)
+    # the steps that fill up the last round have learning rate 0
+    rates = np.pad(rates, (0, -num_steps % _ROUND)).reshape(-1, _ROUND).astype(series.times.dtype)
+
+    params, rest = eqx.partition(start, eqx.is_inexact_array)
+    state, held_seed = TrainState.init(params, averaged=True), next(seeds)
+    best, losses, validations, num_skipped, why = params, [], [], 0, f"all {num_steps} steps taken"
+    began = time.perf_counter()
+    with tqdm(total=num_steps, desc="latent ODE", unit="step", disable=not progress_bar) as progress:
+        try:
+            validations.append(float(_score(params, rest, held, held_seed)[0]))
+            for rates_of_round in rates:
+                round_seeds = np.stack([next(seeds) for _ in range(_ROUND)])
+                batch = min(batch_size, num - num_held)
+                state, loss, skipped = _train(state, rest, rows, batch, round_seeds, jnp.asarray(rates_of_round))
+                nll, error = map(float, _score(state.average, rest, held, held_seed))
+                best = state.average if nll < np.nanmin([np.inf, *validations]) else best
+                losses.append(np.asarray(loss))
+                validations.append(nll)
+                num_skipped += int(skipped)
+                progress.update(min(_ROUND, num_steps - progress.n))
+                progress.set_postfix(loss=f"{np.nanmin(validations):.3f}")
+                if not np.isfinite(losses[-1]).any():
+                    why = "stopped because the loss is not finite"
+                    warnings.warn(f"the fit is not finished: {why}", UserWarning, stacklevel=2)
+                    break
+                if not error < _MOST_SOLVER_ERROR:
+                    rest = _with_more_steps(rest)
+        except KeyboardInterrupt:
+            why = "interrupted"
+    solver_error = float(_score(best, rest, held, held_seed)[1])
+    if not solver_error < 2 * _MOST_SOLVER_ERROR:
+        warnings.warn(
+            f"the solver steps of training are {solver_error:.2f} noise deviations wrong: the losses are not those of "
+            "the paths that predictions follow",
+            UserWarning,
+            stacklevel=2,
+        )
+    return LatentODEFit(
+        latent_ode=eqx.combine(best, rest),
+        losses=np.array(losses).reshape(-1)[:num_steps],
+        validation=np.array(validations),
+        steps=np.minimum(_ROUND * np.arange(len(validations)), num_steps),
+        solver_error=solver_error,
+        seconds=time.perf_counter() - began,
+        num_skipped=num_skipped,
+        why=why,
+    )
+
+
+@model_run()
+def negative_elbo(
+    params: PyTree,
+    latent_ode: LatentODE,
+    series: Series,
+    key: PRNGKeyArray,
+    *,
+    batch_size: int | None,
+    num_draws: int = 1,
+) -> Array:
+    """The loss: NumPyro's negative evidence lower bound of model and guide, in nats a series."""
+    elbo = Trace_ELBO(num_particles=num_draws)
+    loss = elbo.loss(key, {PARAM_NAME: params}, latent_ode.model, latent_ode.guide, *series, batch_size=batch_size)
+    return jnp.asarray(loss) / len(series.times)
+
+
+@eqx.filter_jit
+@full_precision()
+def _train(
+    state: TrainState, rest: PyTree, series: Series, batch_size: int, seeds: Seed, rates: Array
+) -> tuple[TrainState, Array, Array]:
+    def loss(params: PyTree, seed: Seed) -> Array:
+        return negative_elbo(params, eqx.combine(params, rest), series, seed_key(seed), batch_size=batch_size)
+
+    return train_chunk(loss, state, seeds, rates)
+
+
+@eqx.filter_jit
+@full_precision()
+def _score(params: PyTree, rest: PyTree, series: Series, seed: Seed) -> tuple[Array, Array]:
+    """The loss where the encoder sees all observations, and the mean solver error."""
+    latent_ode = eqx.combine(params, eqx.tree_at(lambda m: m.dropout, rest, 0.0))
+    loss = negative_elbo(params, latent_ode, series, seed_key(seed), batch_size=None, num_draws=_VALIDATION_DRAWS)
+    return loss, latent_ode._solver_error(series).mean()
+
+
+def _with_more_steps(rest: Any) -> Any:
+    steps = jnp.minimum(2 * rest.training.num_steps, MAX_TRAINING_STEPS).astype(rest.training.num_steps.dtype)
+    return eqx.tree_at(lambda m: m.training.num_steps, rest, steps)

@@ -1,0 +1,1 @@
+"""NumPyro's words for a bijection: transforms, distributions, guides, ELBOs."""

@@ -1,0 +1,201 @@
+"""A bijection as a NumPyro transform."""
+
+import weakref
+from functools import cache
+from typing import Any, ClassVar, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+from jaxtyping import Array, ArrayLike
+from numpyro.distributions import constraints
+from numpyro.distributions.transforms import Transform
+
+from numpyro_flows.arguments import as_array
+from numpyro_flows.bijections import AbstractBijection
+from numpyro_flows.files.rules import InFiles
+from numpyro_flows.modeling.trees import Split
+from numpyro_flows.precision import full_precision
+
+
+class _Call(NamedTuple):
+    """The log-determinant of one call, as long as its value lives."""
+
+    x: weakref.ref
+    y: weakref.ref
+    log_det: Array
+
+
+class FlowTransform(Transform, InFiles):
+    """`y = f(x | condition)` as a NumPyro `Transform` on real events of the bijection's shape.
+
+    Values may have any batch shape, a condition too: the two broadcast. The log-determinant is computed together with
+    the value and handed on as NumPyro's `intermediates`; who asks for the one right after the other, as NeuTra does,
+    pays for one pass. Gradients flow through `x`, the bijection's arrays and the condition. The object is a pytree: its
+    leaves are the arrays among these.
+
+    Args:
+        bijection: of this library or of FlowJAX; anything with `shape`, `cond_shape`, `transform_and_log_det` and
+            `inverse_and_log_det`.
+        condition: array of shape `(*batch, *cond_shape)`; needed where the bijection is conditional, not before the
+            transform is used.
+
+    Raises:
+        TypeError: where `bijection` lacks the methods of a bijection.
+        ValueError: where a condition is of the wrong shape, or in use missing.
+
+    Example:
+        >>> import jax
+        >>> from numpyro_flows import FlowTransform, flows
+        >>> transform = FlowTransform(flows.realnvp(jax.random.key(0), 3))
+        >>> transform(jax.numpy.ones((7, 5, 3))).shape
+        (7, 5, 3)
+    """
+
+    FILE_KINDS: ClassVar = {"bijection": AbstractBijection, "condition": Array | None}
+    _last_call: _Call | None = None
+
+    def __init__(self, bijection: AbstractBijection, condition: ArrayLike | None = None):
+        missing = [name for name in _PROTOCOL if not hasattr(bijection, name)]
+        if missing:
+            raise TypeError(f"FlowTransform expected a bijection, got {type(bijection).__name__} without {missing}")
+        self.parts = Split((bijection, _checked_condition(bijection, condition)))
+        self.event_shape = tuple(bijection.shape)
+        self._cond_shape = None if bijection.cond_shape is None else tuple(bijection.cond_shape)
+
+    @property
+    def bijection(self) -> AbstractBijection:
+        return self.parts.tree[0]
+
+    @property
+    def condition(self) -> Array | None:
+        return self.parts.tree[1]
+
+    @property
+    def domain(self) -> constraints.Constraint:
+        return _real_events(len(self.event_shape))
+
+    @property
+    def codomain(self) -> constraints.Constraint:
+        return _real_events(len(self.event_shape))
+
+    def __call__(self, x: Array) -> Array:  # pyright: ignore
+        y, log_det = self.call_with_intermediates(x)
+        if isinstance(x, jax.Array):
+            self._last_call = _Call(weakref.ref(x), weakref.ref(y, self._forget), log_det)
+        return y
+
+    def _inverse(self, y: Array) -> Array:  # pyright: ignore
+        return self.inverse_and_log_det(y)[0]
+
+    def call_with_intermediates(self, x: Array) -> tuple[Array, Array]:  # pyright: ignore
+        """`f(x)` and, as the intermediate, `log |det dy/dx|` of the batch's shape."""
+        return self._batched(self.bijection.transform_and_log_det, x)
+
+    def inverse_and_log_det(self, y: Array) -> tuple[Array, Array]:
+        """`f^-1(y)` and `log |det dx/dy|` in one pass."""
+        return self._batched(self.bijection.inverse_and_log_det, y)
+
+    def log_abs_det_jacobian(self, x: Array, y: Array, intermediates: Array | None = None) -> Array:  # pyright: ignore
+        """`log |det dy/dx|`, of the batch's shape: a pass over `x`, unless `intermediates` or the last call has it."""
+        if intermediates is not None:
+            return intermediates
+        last = self._last_call
+        if last is not None and last.x() is x and last.y() is y:
+            return last.log_det
+        return self.call_with_intermediates(x)[1]
+
+    def forward_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (*jnp.broadcast_shapes(self._batch_shape(shape), self.condition_batch_shape), *self.event_shape)
+
+    def inverse_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return self.forward_shape(shape)
+
+    def tree_flatten(self) -> tuple[Any, Any]:
+        return (self.parts,), (self.event_shape, self._cond_shape)
+
+    @classmethod
+    def tree_unflatten(cls, aux_data: Any, params: Any) -> "FlowTransform":
+        self = cls.__new__(cls)
+        (self.parts,) = params
+        self.event_shape, self._cond_shape = aux_data
+        return self
+
+    def eq(self, other: object, static: bool = False) -> ArrayLike:
+        if not isinstance(other, FlowTransform):
+            return False
+        equal = eqx.tree_equal((self.bijection, self.condition), (other.bijection, other.condition))
+        # under tracing the values cannot decide: then only structure counts, as for NumPyro's own transforms
+        return True if static and isinstance(equal, Tracer) else equal
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_last_call": None}  # weak references are of this process
+
+    def _forget(self, reference: weakref.ref) -> None:
+        """Let go of a call whose value has gone: under tracing the log-determinant must not outlive it."""
+        if self._last_call is not None and self._last_call.y is reference:
+            self._last_call = None
+
+    @property
+    def condition_batch_shape(self) -> tuple[int, ...]:
+        condition = self.condition
+        return () if condition is None else condition.shape[: condition.ndim - len(self._cond_shape or ())]
+
+    def _batch_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        cut = len(shape) - len(self.event_shape)
+        if cut < 0 or shape[cut:] != self.event_shape:
+            raise ValueError(f"FlowTransform expected a shape that ends with {self.event_shape}, got {shape}")
+        return shape[:cut]
+
+    def _broadcast(self, batch: tuple[int, ...]) -> tuple[int, ...]:
+        """A batch of values by that of the conditions."""
+        try:
+            return jnp.broadcast_shapes(batch, self.condition_batch_shape)
+        except ValueError as error:
+            raise ValueError(
+                f"expected values whose batch shape fits to the condition's, {self.condition_batch_shape}, got "
+                f"{batch}: "
+                "each value needs one condition; for all pairs write values[:, None]"
+            ) from error
+
+    @full_precision()  # a bijection of FlowJAX does not ask for it
+    def _batched(self, method: Any, x: Array) -> tuple[Array, Array]:
+        """`method` over all batch axes: one `vmap`, or two where each batch element has its own condition."""
+        condition = self.condition
+        if condition is None and self._cond_shape is not None:
+            raise ValueError(
+                f"the flow expected a condition of shape (..., *{self._cond_shape}), got None: "
+                "`FlowDistribution.given(condition)` gives it one"
+            )
+        x = as_array(x, "value")
+        batch, of_conditions = self._batch_shape(x.shape), self.condition_batch_shape
+        if condition is None or of_conditions == ():
+            y, log_det = jax.vmap(method, in_axes=(0, None))(x.reshape(-1, *self.event_shape), condition)
+        else:
+            batch = self._broadcast(batch)
+            x = jnp.broadcast_to(x, (*batch, *self.event_shape)).reshape(-1, *self.event_shape)
+            cond_shape = condition.shape[len(of_conditions) :]
+            condition = jnp.broadcast_to(condition, (*batch, *cond_shape)).reshape(-1, *cond_shape)
+            y, log_det = jax.vmap(method)(x, condition)
+        return y.reshape(*batch, *self.event_shape), log_det.reshape(batch)
+
+
+_PROTOCOL = ("shape", "cond_shape", "transform_and_log_det", "inverse_and_log_det")
+
+
+@cache  # NumPyro compares constraints by identity
+def _real_events(num_dims: int) -> constraints.Constraint:
+    return constraints.independent(constraints.real, num_dims) if num_dims else constraints.real
+
+
+def _checked_condition(bijection: AbstractBijection, condition: ArrayLike | None) -> Array | None:
+    if bijection.cond_shape is None or condition is None:
+        return None  # a condition that nothing uses is ignored, as bijections do
+    condition = as_array(condition, "condition")
+    cut = condition.ndim - len(bijection.cond_shape)
+    if cut < 0 or condition.shape[cut:] != tuple(bijection.cond_shape):
+        raise ValueError(
+            f"FlowTransform expected a condition whose shape ends with {bijection.cond_shape}, got {condition.shape}"
+        )
+    return condition

@@ -1,0 +1,1 @@
+"""The workshop of all fits: steps, compiled functions, seeds, clock."""
