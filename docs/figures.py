@@ -1,4 +1,4 @@
-"""Figures for prose, from the recipe's constants or from a benchmark's file: pages say `{{ recipe.num_steps }}`."""
+"""Figures for prose, from the settings of a fit or from a benchmark's file: pages say `{{ settings.num_steps }}`."""
 
 import dataclasses
 
@@ -6,7 +6,9 @@ import numpy as np
 
 from benchmarks.readme import of, pick
 from benchmarks.results import read
-from numpyro_flows.inference.settings import RECIPE
+from numpyro_flows.inference.settings import FlowVISettings
+
+SETTINGS = FlowVISettings()
 
 SHARES = {"forward_ess", "target_ess", "min_ess", "sufficient_ess", "max_missed", "max_broken"}
 
@@ -19,15 +21,15 @@ def constant(name: str, value: float | tuple[float, ...]) -> str:
 
 def rounds() -> list[int]:
     """Steps of the rounds of a fit that uses all its budget."""
-    lengths = [RECIPE.first_round]
-    while sum(lengths) < RECIPE.num_steps:
-        length = min(lengths[-1] * RECIPE.round_growth, RECIPE.longest_round)
-        lengths.append(min(length, RECIPE.num_steps - sum(lengths)))
+    lengths = [SETTINGS.first_round]
+    while sum(lengths) < SETTINGS.num_steps:
+        length = min(lengths[-1] * SETTINGS.round_growth, SETTINGS.longest_round)
+        lengths.append(min(length, SETTINGS.num_steps - sum(lengths)))
     return lengths
 
 
-def recipe() -> dict[str, str]:
-    numbers = {field.name: getattr(RECIPE, field.name) for field in dataclasses.fields(RECIPE)}
+def settings() -> dict[str, str]:
+    numbers = {field.name: getattr(SETTINGS, field.name) for field in dataclasses.fields(SETTINGS)}
     counts = {name: f"{value:,}" for name, value in numbers.items() if isinstance(value, int)}
     others = {name: constant(name, value) for name, value in numbers.items() if name not in counts}
     return {
@@ -42,7 +44,9 @@ def certificates() -> dict[str, str]:
     """What the fits of posteriordb say of certificates."""
     fits = pick("posteriordb", method="flow", certified="True")
     khat, fresh_khat, fresh_ess = (of(fits, name) for name in ("khat", "fresh_khat", "fresh_ess"))
-    again = ((fresh_khat < RECIPE.max_khat) & (fresh_ess >= RECIPE.min_ess)) | (fresh_ess >= RECIPE.sufficient_ess)
+    again = ((fresh_khat < SETTINGS.max_khat) & (fresh_ess >= SETTINGS.min_ess)) | (
+        fresh_ess >= SETTINGS.sufficient_ess
+    )
     gaussian = of(fits, "seconds_flow") == 0
     evidence = {
         name: of(pick("posteriordb", method="flow", posterior=f"eight_schools-eight_schools_{name}"), "log_evidence")
@@ -81,7 +85,7 @@ def continuous() -> dict[str, str]:
 
 def figures() -> dict[str, str | dict[str, str]]:
     return {
-        "recipe": recipe(),
+        "settings": settings(),
         "certificates": certificates(),
         "precision_of_ten_thousand": precision(1e4),
         "precision_of_a_million": precision(1e6),

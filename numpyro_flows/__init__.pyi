@@ -13,6 +13,7 @@ from .diagnostics import NutsComparison as NutsComparison
 from .diagnostics import compare_with_nuts as compare_with_nuts
 from .inference.flow_vi import FlowVI as FlowVI
 from .inference.posterior import FlowPosterior as FlowPosterior
+from .inference.settings import FlowVISettings as FlowVISettings
 from .latent_ode.fit import LatentODEFit as LatentODEFit
 from .latent_ode.fit import fit_latent_ode as fit_latent_ode
 from .latent_ode.model import LatentODE as LatentODE

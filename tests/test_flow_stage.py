@@ -15,10 +15,12 @@ from numpyro_flows.inference.certificate import certify
 from numpyro_flows.inference.compiled import FlowStages
 from numpyro_flows.inference.gaussian import fit_gaussian
 from numpyro_flows.inference.rounds import FlowFit, FlowStage
-from numpyro_flows.inference.settings import RECIPE
+from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.survey import Survey
 from numpyro_flows.training.ahead import Ahead
 from numpyro_flows.training.clock import Clock
+
+SETTINGS = FlowVISettings()
 
 
 class Script(Ahead):
@@ -65,9 +67,9 @@ class Scripted:
     def draw(self, arrays, seed):
         self.in_round = False
         number = int(jax.tree.leaves(arrays)[0][0])
-        log_weight = self.rounds[number - 1].reshape(-1, RECIPE.block)[self.num_drawn % NUM_BLOCKS]
+        log_weight = self.rounds[number - 1].reshape(-1, SETTINGS.block)[self.num_drawn % NUM_BLOCKS]
         self.num_drawn += 1
-        return np.zeros((RECIPE.block, 1)), log_weight, log_weight
+        return np.zeros((SETTINGS.block, 1)), log_weight, log_weight
 
     def run(self, start: np.ndarray) -> Any:
         arrays, static = eqx.partition(Affine(jnp.zeros(1)), eqx.is_array)
@@ -79,18 +81,20 @@ class Scripted:
             static=static,
         )
         seeds = itertools.repeat(np.zeros(4, np.uint32))
-        gaussian = fit_gaussian(lambda x: (-0.5 * (x**2).sum(1), -x), np.random.default_rng(0), np.zeros((1, 1)))
-        stage = FlowStage(RECIPE, stages, Survey([], np.inf), seeds, Clock(), False)
+        gaussian = fit_gaussian(
+            lambda x: (-0.5 * (x**2).sum(1), -x), np.random.default_rng(0), np.zeros((1, 1)), SETTINGS
+        )
+        stage = FlowStage(SETTINGS, stages, Survey([], np.inf), seeds, Clock(), False)
         return stage.run(gaussian, FlowFit(Affine(jnp.zeros(1)), certify(start), start), np.zeros(4, np.uint32))
 
 
-NUM_BLOCKS = RECIPE.certificate_draws // RECIPE.block
+NUM_BLOCKS = SETTINGS.certificate_draws // SETTINGS.block
 
 
 def log_weights(spread: float, *, elbo: float = 0.0, tail: float = 0.0) -> np.ndarray:
     """Lognormal weights, of an ESS of `exp(-spread^2)`; `tail` times a Pareto tail of shape 0.9 added to them."""
     rng = np.random.default_rng(0)
-    normal = spread * rng.normal(size=RECIPE.certificate_draws)
+    normal = spread * rng.normal(size=SETTINGS.certificate_draws)
     return np.log(np.exp(normal) + tail * rng.pareto(1 / 0.9, size=normal.size)) + elbo
 
 
@@ -102,7 +106,7 @@ def test_training_ends_with_a_round_that_is_good_enough():
     fit = script.run(BAD)
     assert fit.certificate == certify(GOOD)
     np.testing.assert_array_equal(fit.log_weights, GOOD)
-    assert fit.losses.shape == (RECIPE.first_round,)
+    assert fit.losses.shape == (SETTINGS.first_round,)
     assert fit.bijection.loc == 1  # the first round's
 
 
@@ -138,9 +142,9 @@ def test_a_worse_round_is_undone():
 def test_an_early_end_keeps_what_was_trained_and_says_why(error, reason):
     fit = Scripted(log_weights(1.0, elbo=-0.5), error=error, chunks=2).run(BAD)
     assert fit.bijection.loc == 1
-    assert fit.losses.shape == (2 * RECIPE.chunk,)
+    assert fit.losses.shape == (2 * SETTINGS.chunk,)
     assert not fit.certificate.certified
-    assert f"after {2 * RECIPE.chunk} steps of training; training was {reason}" in fit.certificate.why
+    assert f"after {2 * SETTINGS.chunk} steps of training; training was {reason}" in fit.certificate.why
 
 
 def test_a_failure_before_the_first_step_keeps_the_start():

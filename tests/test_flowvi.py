@@ -16,8 +16,10 @@ from numpyro.infer.autoguide import AutoNormal
 from scipy.stats import norm
 
 from numpyro_flows import AutoFlow, FlowVI, flows
-from numpyro_flows.inference.settings import RECIPE
+from numpyro_flows.inference.settings import FlowVISettings
 from tests.example_models import DATA, conjugate, conjugate_posterior, eight_schools, eight_schools_centred
+
+SETTINGS = FlowVISettings()
 
 TINY = partial(flows.realnvp, num_layers=1, hidden=(4,))  # the quickest to compile
 
@@ -51,7 +53,7 @@ def test_centred_eight_schools(seed):
     assert posterior.certified
     assert posterior.ess >= 0.9
     # a certified fit may lack 1% of the posterior, here the bottom of the funnel, and so -log 0.99 of the log evidence
-    missing = -np.log1p(-RECIPE.max_missed)
+    missing = -np.log1p(-SETTINGS.max_missed)
     assert abs(posterior.log_evidence + 31.311) < 4.5 * posterior.log_evidence_se + missing
 
 
@@ -109,11 +111,11 @@ def test_a_guide_of_ones_own_and_a_progress_bar(capsys):
     guide = AutoFlow(banana, TINY, prefix="mine")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # whether so few steps suffice is not the question here
-        posterior = FlowVI(banana, guide, num_steps=RECIPE.chunk).run(jax.random.key(1))
+        posterior = FlowVI(banana, guide, num_steps=SETTINGS.chunk).run(jax.random.key(1))
     assert list(posterior.params) == ["mine_flow$params"]
     assert guide.prototype_trace is None  # the caller's object stays as it was
-    assert posterior.losses.shape == (RECIPE.chunk,)
-    assert posterior.gradient_evaluations["flow"] == RECIPE.chunk * RECIPE.num_particles
+    assert posterior.losses.shape == (SETTINGS.chunk,)
+    assert posterior.gradient_evaluations["flow"] == SETTINGS.chunk * SETTINGS.num_particles
     shown = capsys.readouterr().err
     for expected in ("flow stage", "loss=", "ESS="):
         assert expected in shown
@@ -135,9 +137,9 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted():
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        posterior = FlowVI(model, num_steps=RECIPE.chunk, progress_bar=False).run(jax.random.key(0), 9.0)
-    assert posterior.num_skipped == RECIPE.chunk
-    assert f"({RECIPE.chunk} skipped as not finite)" in posterior.why
+        posterior = FlowVI(model, num_steps=SETTINGS.chunk, progress_bar=False).run(jax.random.key(0), 9.0)
+    assert posterior.num_skipped == SETTINGS.chunk
+    assert f"({SETTINGS.chunk} skipped as not finite)" in posterior.why
 
 
 def test_a_model_without_second_derivatives():
@@ -186,7 +188,7 @@ def test_a_density_that_is_nan_here_and_there():
         posterior = FlowVI(model, progress_bar=False).run(jax.random.key(0))
     assert not posterior.certified
     assert "training was stopped because the density is not finite" in posterior.why
-    assert posterior.losses.shape == (RECIPE.first_round,)
+    assert posterior.losses.shape == (SETTINGS.first_round,)
     assert np.isfinite(posterior.losses).all()
     assert np.all(np.isfinite(posterior.sample(jax.random.key(0), 100, resample=False)["x"]))
 

@@ -6,14 +6,16 @@ import pytest
 from numpyro_flows.inference.certificate import certify
 from numpyro_flows.inference.gaussian import draw_gaussian, fit_gaussian
 from numpyro_flows.inference.newton import Density
-from numpyro_flows.inference.settings import RECIPE
+from numpyro_flows.inference.settings import FlowVISettings
+
+SETTINGS = FlowVISettings()
 
 
 def on_host(log_density) -> Density:
     evaluate = jax.jit(jax.vmap(jax.value_and_grad(log_density)))
 
     def density(x):  # in batches of one size: each other one would be compiled anew
-        batches = np.resize(x, (-(-len(x) // RECIPE.batch), RECIPE.batch, x.shape[1]))
+        batches = np.resize(x, (-(-len(x) // SETTINGS.batch), SETTINGS.batch, x.shape[1]))
         values, gradients = (np.concatenate(parts)[: len(x)] for parts in zip(*map(evaluate, batches)))
         return values, gradients
 
@@ -21,7 +23,7 @@ def on_host(log_density) -> Density:
 
 
 def fit(log_density, starts, seed=0):
-    return fit_gaussian(on_host(log_density), np.random.default_rng(seed), np.asarray(starts))
+    return fit_gaussian(on_host(log_density), np.random.default_rng(seed), np.asarray(starts), SETTINGS)
 
 
 def uniform_starts(dim, num=8):
@@ -90,7 +92,7 @@ def test_no_mode_in_many_dimensions(x64):
 
 
 def test_many_dimensions_go_diagonal():
-    dim = RECIPE.max_full_dim + 1
+    dim = SETTINGS.max_full_dim + 1
     scales = jnp.exp(jnp.linspace(-2.0, 2.0, dim))
     result = fit(lambda x: -0.5 * jnp.sum(((x - 1) / scales) ** 2), uniform_starts(dim))
     assert result.scale.shape == (dim,)

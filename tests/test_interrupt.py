@@ -18,10 +18,12 @@ from numpyro_flows.inference.certificate import certify
 from numpyro_flows.inference.compiled import FlowStages
 from numpyro_flows.inference.gaussian import GaussianFit
 from numpyro_flows.inference.rounds import FlowFit, FlowStage
-from numpyro_flows.inference.settings import RECIPE
+from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.survey import Survey, fit_and_survey, judge
 from numpyro_flows.training.clock import Clock
 from numpyro_flows.training.steps import TrainState
+
+SETTINGS = FlowVISettings()
 
 UNSEARCHED = "interrupted before the search"
 
@@ -63,7 +65,7 @@ def num_calls(function, *args):
 
 
 def survey(density):
-    return fit_and_survey(density, np.random.default_rng(0), np.ones((4, 2)))
+    return fit_and_survey(density, np.random.default_rng(0), np.ones((4, 2)), SETTINGS)
 
 
 def test_in_the_gaussian_stage():
@@ -71,7 +73,7 @@ def test_in_the_gaussian_stage():
     last = num_calls(survey) - 1
     gaussian, draws, found = survey(Interrupting(density, last))
     assert found.interrupted
-    certificate = judge(draws, found)
+    certificate = judge(draws, found, SETTINGS)
     assert not certificate.certified
     assert certificate.why.startswith(UNSEARCHED)
     np.testing.assert_allclose(gaussian.scale @ gaussian.scale.T, np.eye(2), atol=0.1)
@@ -91,7 +93,7 @@ def train_stage(interrupt_train=(), interrupt_draw=(), interrupt_make=()) -> Any
         return TrainState(params, state.optimizer), np.ones(len(rates)), np.zeros(())
 
     def draw(arrays, seed):
-        u = np.random.default_rng(seed).standard_normal((RECIPE.block, 1))
+        u = np.random.default_rng(seed).standard_normal((SETTINGS.block, 1))
         x = u + np.asarray(arrays.loc)
         log_p = -0.5 * x[:, 0] ** 2
         return x, log_p, log_p + 0.5 * u[:, 0] ** 2
@@ -104,15 +106,15 @@ def train_stage(interrupt_train=(), interrupt_draw=(), interrupt_make=()) -> Any
         static=static,
     )
     seeds = iter(np.random.default_rng(0).integers(2**32, size=(100_000, 4), dtype=np.uint32))
-    stage = FlowStage(RECIPE, stages, Survey([], np.inf), seeds, Clock(), False)
+    stage = FlowStage(SETTINGS, stages, Survey([], np.inf), seeds, Clock(), False)
     log_weights = draw(arrays, next(seeds))[2]
     start = FlowFit(bijection, certify(log_weights), log_weights)
     gaussian = GaussianFit(np.full(1, 4.0), np.eye(1), -8.0, None)  # pyright: ignore[reportArgumentType]
     return stage.run(gaussian, start, next(seeds))
 
 
-BLOCKS = RECIPE.certificate_draws // RECIPE.block  # calls of one verdict
-CHUNKS = RECIPE.first_round // RECIPE.chunk  # of the first round's training
+BLOCKS = SETTINGS.certificate_draws // SETTINGS.block  # calls of one verdict
+CHUNKS = SETTINGS.first_round // SETTINGS.chunk  # of the first round's training
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 
 from numpyro_flows.inference.newton import climb
+from numpyro_flows.inference.settings import FlowVISettings
 from tests.test_gaussian import on_host
+
+SETTINGS = FlowVISettings()
 
 
 @pytest.mark.parametrize("scale", [1e-5, 1.0, 1e5])
@@ -13,7 +16,7 @@ def test_optimum_and_curvature_at_any_scale(scale, x64):
         z = jnp.array([x[0] / scale, x[1] - 0.5 * x[0] / scale])
         return -jnp.sum(0.5 * (z - 1.0) ** 2 + 0.25 * (z - 1.0) ** 4)  # curvature 1 at z = 1
 
-    found = climb(on_host(log_density), np.random.default_rng(0).uniform(-2, 2, (4, 2)), np.eye(2))
+    found = climb(on_host(log_density), np.random.default_rng(0).uniform(-2, 2, (4, 2)), np.eye(2), SETTINGS)
     assert found.converged.all()
     np.testing.assert_allclose(found.x / [scale, 1.0], np.tile([1.0, 1.5], (4, 1)), rtol=1e-3)
     jacobian = np.array([[1 / scale, 0.0], [-0.5 / scale, 1.0]])
@@ -23,13 +26,15 @@ def test_optimum_and_curvature_at_any_scale(scale, x64):
 
 
 def test_a_saddle_is_left(x64):
-    found = climb(on_host(lambda x: x[0] ** 2 - 0.1 * x[0] ** 4 - x[1] ** 2), np.array([[1e-3, 1.0]]), np.eye(2))
+    found = climb(
+        on_host(lambda x: x[0] ** 2 - 0.1 * x[0] ** 4 - x[1] ** 2), np.array([[1e-3, 1.0]]), np.eye(2), SETTINGS
+    )
     assert found.converged[0]
     np.testing.assert_allclose(abs(found.x[0]), [np.sqrt(5.0), 0.0], atol=1e-3)
 
 
 def test_starts_that_are_not_finite_stay():
-    found = climb(on_host(lambda x: jnp.log(x[0]) - x[0]), np.array([[-1.0], [0.2]], np.float32), np.eye(1))
+    found = climb(on_host(lambda x: jnp.log(x[0]) - x[0]), np.array([[-1.0], [0.2]], np.float32), np.eye(1), SETTINGS)
     assert found.converged.tolist() == [False, True]
     assert found.x[0] == -1.0
     np.testing.assert_allclose(found.x[1], 1.0, atol=0.02)
@@ -37,5 +42,5 @@ def test_starts_that_are_not_finite_stay():
 
 def test_no_optimum():
     """A density that grows for ever: the climb ends, and says that it did not arrive."""
-    found = climb(on_host(lambda x: jax.nn.log_sigmoid(x[0]) + x[0]), np.zeros((1, 1), np.float32), np.eye(1))
+    found = climb(on_host(lambda x: jax.nn.log_sigmoid(x[0]) + x[0]), np.zeros((1, 1), np.float32), np.eye(1), SETTINGS)
     assert not found.converged[0]

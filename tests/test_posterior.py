@@ -12,8 +12,10 @@ from numpyro.infer import Predictive
 from numpyro.infer.util import log_density
 
 from numpyro_flows import AutoFlow, FlowPosterior, FlowVI, flows
-from numpyro_flows.inference.settings import RECIPE
+from numpyro_flows.inference.settings import FlowVISettings
 from tests.example_models import conjugate
+
+SETTINGS = FlowVISettings()
 
 Z = 0.7
 
@@ -40,7 +42,7 @@ def test_the_fit_is_certified_and_right(posterior):
     assert posterior.losses.size > 0  # it was trained
     assert posterior.certified
     assert posterior.why == ""
-    assert posterior.ess >= RECIPE.min_ess
+    assert posterior.ess >= SETTINGS.min_ess
     assert abs(posterior.log_evidence - LOG_EVIDENCE) < 4.5 * posterior.log_evidence_se + 1e-3
     assert posterior.elbo <= posterior.log_evidence
     draws = posterior.sample(jax.random.key(1), 4000)

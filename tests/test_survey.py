@@ -8,9 +8,11 @@ import pytest
 from numpyro_flows.inference.gaussian import draw_gaussian, fit_gaussian
 from numpyro_flows.inference.heavy_tails import degrees_of_freedom
 from numpyro_flows.inference.modes import find_modes, missed_share
-from numpyro_flows.inference.settings import RECIPE
+from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.survey import Survey, fit_and_survey, judge
 from tests.test_gaussian import on_host
+
+SETTINGS = FlowVISettings()
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -23,7 +25,7 @@ def two_modes(x, distance=8.0, share=0.3):
 
 
 def gaussian_at_zero(density, dim):
-    return fit_gaussian(density, np.random.default_rng(0), np.zeros((1, dim)))
+    return fit_gaussian(density, np.random.default_rng(0), np.zeros((1, dim)), SETTINGS)
 
 
 @pytest.mark.parametrize("dim", [1, 3, 10])
@@ -33,7 +35,7 @@ def test_a_missed_mode_is_found_and_weighed(dim):
     fit = gaussian_at_zero(density, dim)
     np.testing.assert_allclose(fit.loc, 0.0, atol=0.1)
     draws = draw_gaussian(density, fit, rng, 10_000)
-    modes = find_modes(density, fit, rng)
+    modes = find_modes(density, fit, rng, SETTINGS)
     assert len(modes) == 2
     assert missed_share(modes, draws.x, draws.log_weight) == pytest.approx(0.7, abs=0.02)
 
@@ -43,24 +45,24 @@ def test_a_light_mode_is_let_pass():
     rng = np.random.default_rng(1)
     fit = gaussian_at_zero(density, 2)
     draws = draw_gaussian(density, fit, rng, 10_000)
-    modes = find_modes(density, fit, rng)
+    modes = find_modes(density, fit, rng, SETTINGS)
     assert len(modes) == 2
-    assert missed_share(modes, draws.x, draws.log_weight) < RECIPE.max_missed
+    assert missed_share(modes, draws.x, draws.log_weight) < SETTINGS.max_missed
 
 
 def test_draws_of_both_modes_lack_none():
     density = on_host(two_modes)
     rng = np.random.default_rng(1)
-    modes = find_modes(density, gaussian_at_zero(density, 2), rng)
+    modes = find_modes(density, gaussian_at_zero(density, 2), rng, SETTINGS)
     x = rng.standard_normal((10_000, 2)) + np.where(rng.uniform(size=(10_000, 1)) < 0.3, 0.0, 8.0 / np.sqrt(2))
     assert missed_share(modes, x, np.full(10_000, np.log(2 * np.pi))) == 0.0
 
 
 def test_the_fit_starts_again_from_a_heavier_mode():
     density = on_host(two_modes)
-    fit, draws, survey = fit_and_survey(density, np.random.default_rng(0), np.zeros((1, 2)))
+    fit, draws, survey = fit_and_survey(density, np.random.default_rng(0), np.zeros((1, 2)), SETTINGS)
     np.testing.assert_allclose(fit.loc, 8.0 / np.sqrt(2), atol=0.1)
-    certificate = judge(draws, survey)
+    certificate = judge(draws, survey, SETTINGS)
     assert certificate.ess > 0.99
     assert not certificate.certified
     assert "dispersed starts disagree: a mode that the fit lacks holds about 30%" in certificate.why
@@ -78,7 +80,7 @@ def test_degrees_of_freedom(name):
     log_density, expected = TAILS[name]
     density = on_host(log_density)
     fit = gaussian_at_zero(density, 4)
-    assert degrees_of_freedom(density, fit, np.random.default_rng(0)) == pytest.approx(expected, abs=0.05)
+    assert degrees_of_freedom(density, fit, np.random.default_rng(0), SETTINGS) == pytest.approx(expected, abs=0.05)
 
 
 @pytest.mark.parametrize(
@@ -94,13 +96,13 @@ def test_degrees_of_freedom(name):
 def test_ordinary_tails(log_density):
     density = on_host(log_density)
     fit = gaussian_at_zero(density, 4)
-    assert degrees_of_freedom(density, fit, np.random.default_rng(0)) > 50
+    assert degrees_of_freedom(density, fit, np.random.default_rng(0), SETTINGS) > 50
 
 
 def test_the_verdict_names_heavy_tails():
     density = on_host(lambda x: -0.5 * jnp.sum(x**2))
-    _, draws, survey = fit_and_survey(density, np.random.default_rng(0), np.zeros((1, 2)))
-    assert judge(draws, survey).certified
-    certificate = judge(draws, Survey(survey.modes, 1.5))
+    _, draws, survey = fit_and_survey(density, np.random.default_rng(0), np.zeros((1, 2)), SETTINGS)
+    assert judge(draws, survey, SETTINGS).certified
+    certificate = judge(draws, Survey(survey.modes, 1.5), SETTINGS)
     assert not certificate.certified
     assert certificate.why.startswith("heavy tails: far out the posterior falls like a Student-t with 1.5 degrees")

@@ -25,8 +25,10 @@ from numpyro_flows.bijections import AbstractBijection
 from numpyro_flows.continuous import adaptive, in_training
 from numpyro_flows.continuous.training_form import with_more_steps, with_training_solver, without_errors
 from numpyro_flows.density.losses import Rows, mean_nll
-from numpyro_flows.inference.settings import RECIPE
+from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.training.steps import TrainState, cosine_schedule, train_chunk
+
+SETTINGS = FlowVISettings()
 
 BATCH, ROUND, RATE = 256, 20, 1e-3
 
@@ -66,7 +68,7 @@ def train(
         start = time.perf_counter()
         state, _, _ = jax.block_until_ready(take(state, arrays, some, rates_of_round))
         seconds.append((time.perf_counter() - start) / ROUND)
-        if coarse and abs(gap(state.average, arrays)) > RECIPE.solver_gap:
+        if coarse and abs(gap(state.average, arrays)) > SETTINGS.solver_gap:
             arrays = with_more_steps(arrays)
     whole = eqx.combine(state.average, arrays, static)
     return whole, float(np.median(seconds)), whole

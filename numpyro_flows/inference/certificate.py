@@ -7,7 +7,9 @@ from jaxtyping import Float, Int
 from scipy.special import logsumexp
 
 from numpyro_flows.inference.psis import smooth
-from numpyro_flows.inference.settings import RECIPE
+from numpyro_flows.inference.settings import FlowVISettings
+
+_DEFAULTS = FlowVISettings()
 
 
 class Draws(NamedTuple):
@@ -59,19 +61,22 @@ def relative_ess(log_weights: Float[np.ndarray, " draws"]) -> float:
     return float(min(weights.sum() ** 2 / (weights**2).sum() / weights.size, 1.0))  # rounding may lift it above 1
 
 
-def certify(log_weights: Float[np.ndarray, " draws"], resolution: float = 0.0) -> Certificate:
+def certify(
+    log_weights: Float[np.ndarray, " draws"], resolution: float = 0.0, settings: FlowVISettings = _DEFAULTS
+) -> Certificate:
     """Judge a fit by its log weights (unnormalized: their mean carries the evidence).
 
     Args:
         log_weights: of at least 1,000 independent draws.
         resolution: spacing of floating-point numbers at the size of the log densities, in nats. Where it is coarse it
             is named as a possible cause.
+        settings: with the thresholds.
 
     Source: Vehtari, Simpson, Gelman, Yao, Gabry 2024, arXiv 1507.02646.
     """
     log_weights = np.asarray(log_weights, np.float64)
     broken = np.isnan(log_weights)
-    if broken.mean() <= RECIPE.max_broken:
+    if broken.mean() <= settings.max_broken:
         log_weights = log_weights[~broken]
     n = log_weights.size
     if not _usable(log_weights):
@@ -87,10 +92,10 @@ def certify(log_weights: Float[np.ndarray, " draws"], resolution: float = 0.0) -
     _, khat = smooth(log_weights)
     ess = relative_ess(log_weights)
     log_evidence = logsumexp(log_weights) - np.log(n)
-    certified = bool((khat < RECIPE.max_khat and ess >= RECIPE.min_ess) or ess >= RECIPE.sufficient_ess)
+    certified = bool((khat < settings.max_khat and ess >= settings.min_ess) or ess >= settings.sufficient_ess)
     return Certificate(
         certified=certified,
-        why="" if certified else _reason(khat, ess, resolution),
+        why="" if certified else _reason(khat, ess, resolution, settings),
         khat=khat,
         ess=ess,
         max_weight=float(np.exp(log_weights.max() - logsumexp(log_weights))),
@@ -122,11 +127,11 @@ def _usable(log_weights: np.ndarray) -> bool:
     return not np.isnan(log_weights).any() and np.isfinite(log_weights.max())
 
 
-def _reason(khat: float, ess: float, resolution: float) -> str:
+def _reason(khat: float, ess: float, resolution: float, settings: FlowVISettings) -> str:
     why = (
-        f"k-hat {khat:.2f} and ESS {ess:.1%} (certified are k-hat < {RECIPE.max_khat} with ESS >= {RECIPE.min_ess:.0%}"
+        f"k-hat {khat:.2f} and ESS {ess:.1%} (certified are k-hat < {settings.max_khat} with ESS >= "
+        f"{settings.min_ess:.0%}, or ESS >= {settings.sufficient_ess:.0%}): the flow does not fit the posterior"
     )
-    why += f", or ESS >= {RECIPE.sufficient_ess:.0%}): the flow does not fit the posterior"
     if resolution > 0.05:
         why += f"; log densities are resolved to {resolution:.1g} nat only: enable float64"
     return why

@@ -20,7 +20,7 @@ from numpyro_flows.continuous.training_form import (
 )
 from numpyro_flows.inference.certificate import Draws
 from numpyro_flows.inference.losses import path_loss
-from numpyro_flows.inference.settings import RECIPE
+from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.target import Fitted
 from numpyro_flows.modeling.guides import AutoFlow, affine
 from numpyro_flows.modeling.scoring import standard_normal_log_prob
@@ -50,7 +50,7 @@ class FlowStages(NamedTuple):
 
 
 def compile_flow_stages(
-    pool: Executor, target: Fitted, guide: AutoFlow, scale: np.ndarray, num_particles: int
+    pool: Executor, target: Fitted, guide: AutoFlow, scale: np.ndarray, settings: FlowVISettings
 ) -> FlowStages:
     """Trace the stages one after the other, as Python must, while XLA compiles those traced in other threads."""
     seed = np.zeros(4, np.uint32)
@@ -71,21 +71,21 @@ def compile_flow_stages(
 
     def train(state: TrainState, fixed: PyTree, seeds: Seeds, learning_rates: Array, forward: Array) -> Any:
         def loss(params: PyTree, key: PRNGKeyArray) -> Array:
-            base = jax.random.normal(key, (num_particles, target.dim))
+            base = jax.random.normal(key, (settings.num_particles, target.dim))
             bijection = in_training(eqx.combine(params, fixed, static), key)
-            return path_loss(bijection, target.log_density, base, forward)
+            return path_loss(bijection, target.log_density, base, forward, settings.max_weight)
 
         return train_chunk(loss, state, seed_key(seeds), learning_rates)
 
     state = jax.eval_shape(TrainState.init, params)
-    seeds = np.zeros((RECIPE.chunk, 4), np.uint32)
+    seeds = np.zeros((settings.chunk, 4), np.uint32)
     coarse = None
     if continuous_flows(shapes):
-        coarse = Ahead(pool, drawing(target, static, with_training_solver), arrays, seed)
+        coarse = Ahead(pool, drawing(target, static, settings.block, with_training_solver), arrays, seed)
     return FlowStages(
-        train=Ahead(pool, train, state, fixed, seeds, jnp.zeros(RECIPE.chunk), jnp.zeros(())),
+        train=Ahead(pool, train, state, fixed, seeds, jnp.zeros(settings.chunk), jnp.zeros(())),
         make=Ahead(pool, make, loc, scale, seed, options=NO_OPTIMIZATION),
-        draw=Ahead(pool, drawing(target, static), arrays, seed),
+        draw=Ahead(pool, drawing(target, static, settings.block), arrays, seed),
         draw_coarsely=coarse,
         static=static,
     )
@@ -108,13 +108,14 @@ Block = tuple[Float[Array, "block dim"], Float[Array, " block"], Float[Array, " 
 def drawing(
     target: Fitted,
     static: AbstractBijection,
+    num: int,
     change: Callable[[AbstractBijection], AbstractBijection] = without_errors,
 ) -> Callable[[PyTree, Seed], Block]:
-    """The function that draws a block from the bijection of given arrays, or from what `change` makes of it."""
+    """The function that draws `num` events from the bijection of given arrays, or from what `change` makes of it."""
 
     @full_precision()
     def draw(arrays: PyTree, seed: Seed) -> Block:
-        base = jax.random.normal(seed_key(seed), (RECIPE.block, target.dim))
+        base = jax.random.normal(seed_key(seed), (num, target.dim))
         x, log_det = jax.vmap(change(eqx.combine(arrays, static)).transform_and_log_det)(base)
         log_density = jax.vmap(target.log_density)(x)
         return x, log_density, log_density - standard_normal_log_prob(base) + log_det

@@ -15,7 +15,7 @@ from jaxtyping import Float, PRNGKeyArray
 from numpyro.infer.initialization import init_to_uniform
 
 from numpyro_flows import flows
-from numpyro_flows.arguments import require_counts, require_key, require_model, require_numbers
+from numpyro_flows.arguments import require_instance, require_key, require_model
 from numpyro_flows.bijections import Chain, Permutation
 from numpyro_flows.bijections.partial import Partial
 from numpyro_flows.inference.certificate import Certificate, Draws
@@ -24,13 +24,15 @@ from numpyro_flows.inference.gaussian import GaussianFit
 from numpyro_flows.inference.host_density import HostDensity
 from numpyro_flows.inference.posterior import FlowPosterior
 from numpyro_flows.inference.rounds import FlowFit, FlowStage, finished
-from numpyro_flows.inference.settings import RECIPE
+from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.survey import fit_and_survey, judge
 from numpyro_flows.inference.target import Target
 from numpyro_flows.modeling.guides import AutoFlow, affine
 from numpyro_flows.training.ahead import Ahead
 from numpyro_flows.training.clock import Clock
 from numpyro_flows.training.seeds import Seed, seed_key, seed_stream
+
+_DEFAULTS = FlowVISettings()
 
 
 class FlowVI:
@@ -41,14 +43,15 @@ class FlowVI:
     with `target_ess`. Rounds go by the reverse KL, and by the forward KL once the flow is close: it fills the tails
     that decide on k-hat. Modes that the fit lacks are searched for from dispersed starts.
 
-    One default for every model, whose constants `FitRecipe` has. Used like NumPyro's `MCMC`. What to make of a verdict
-    says docs/how_a_fit_is_certified.md.
+    One default for every model, whose constants `FlowVISettings` has. Used like NumPyro's `MCMC`. What to make of a
+    verdict says docs/how_a_fit_is_certified.md.
 
     Args:
         model: a NumPyro model with continuous latent sites.
         guide: an `AutoFlow` of the same model, for another flow or other starts; by default of affine couplings with
             tails, or of splines where there is one coordinate only. Its recipe is traced: where it cannot be, as those
             of FlowJAX, make the bijection before and give `lambda key, dim: bijection`.
+        settings: every constant of the fit. Four of them have arguments of their own, which count where they are given:
         num_steps: most steps of the flow stage.
         num_particles: draws for each step.
         learning_rate: peak learning rate of Adam.
@@ -77,10 +80,11 @@ class FlowVI:
         model: Callable,
         guide: AutoFlow | None = None,
         *,
-        num_steps: int = RECIPE.num_steps,
-        num_particles: int = RECIPE.num_particles,
-        learning_rate: float = RECIPE.learning_rate,
-        target_ess: float = RECIPE.target_ess,
+        settings: FlowVISettings = _DEFAULTS,
+        num_steps: int | None = None,
+        num_particles: int | None = None,
+        learning_rate: float | None = None,
+        target_ess: float | None = None,
         progress_bar: bool = True,
     ):
         require_model(model)
@@ -88,19 +92,16 @@ class FlowVI:
             raise TypeError(f"guide expected an AutoFlow or None, got {type(guide).__name__}")
         if guide is not None and guide.model is not model:
             raise ValueError(f"guide expected to be one of {model}, got one of {guide.model}")
-        require_counts(0, num_steps=num_steps)
-        require_counts(num_particles=num_particles)
-        require_numbers("(0, inf)", learning_rate=learning_rate)
-        require_numbers("(0, 1]", target_ess=target_ess)
+        require_instance(FlowVISettings, "FlowVISettings(num_steps=2000)", settings=settings)
+        given = {
+            "num_steps": num_steps,
+            "num_particles": num_particles,
+            "learning_rate": learning_rate,
+            "target_ess": target_ess,
+        }
         self.model = model
         self.guide = guide
-        self.recipe = replace(
-            RECIPE,
-            num_steps=num_steps,
-            num_particles=num_particles,
-            learning_rate=learning_rate,
-            target_ess=target_ess,
-        )
+        self.settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
         self.progress_bar = progress_bar
 
     def run(self, rng_key: PRNGKeyArray, *args: Any, **kwargs: Any) -> FlowPosterior:
@@ -116,6 +117,7 @@ class FlowVI:
                 density is not finite at any start.
         """
         require_key(rng_key)
+        settings = self.settings
         seeds = seed_stream(rng_key)
         rng = np.random.default_rng(next(seeds))
         clock = Clock()
@@ -126,21 +128,21 @@ class FlowVI:
         with _compilers() as pool:
             with clock.stage("tracing"):
                 start = compile_starts(pool, fitted, guide.init_loc_fn)
-                density = HostDensity(pool, fitted)
+                density = HostDensity(pool, fitted, settings.batch)
             with clock.stage("compilation"):
                 start.wait()
                 density.wait()
             with clock.stage("gaussian"):
-                starts = _starts(start, guide.init_loc_fn, fitted.dim, seeds, rng)
-                gaussian, draws, survey = fit_and_survey(density, rng, starts)
+                starts = _starts(start, guide.init_loc_fn, fitted.dim, seeds, rng, settings)
+                gaussian, draws, survey = fit_and_survey(density, rng, starts, settings)
                 if not np.isfinite(gaussian.elbo):
                     fitted.require_finite(jnp.asarray(starts))
-                fit = _gaussian_fit(gaussian, judge(draws, survey), draws)
-            if self.recipe.num_steps > 0 and not (survey.interrupted or finished(fit.certificate, self.recipe)):
+                fit = _gaussian_fit(gaussian, judge(draws, survey, settings), draws)
+            if settings.num_steps > 0 and not (survey.interrupted or finished(fit.certificate, settings)):
                 try:
                     with clock.stage("tracing"):
-                        stages = compile_flow_stages(pool, fitted, guide, gaussian.scale, self.recipe.num_particles)
-                    flow_stage = FlowStage(self.recipe, stages, survey, seeds, clock, self.progress_bar)
+                        stages = compile_flow_stages(pool, fitted, guide, gaussian.scale, settings)
+                    flow_stage = FlowStage(settings, stages, survey, seeds, clock, self.progress_bar)
                     fit = flow_stage.run(gaussian, fit, next(seeds))
                 except KeyboardInterrupt:
                     fit = _interrupted(fit)
@@ -163,9 +165,10 @@ class FlowVI:
             seconds=clock.seconds,
             gradient_evaluations={
                 "gaussian": density.num_evaluations,
-                "flow": fit.losses.size * self.recipe.num_particles,
+                "flow": fit.losses.size * settings.num_particles,
             },
             num_skipped=fit.num_skipped,
+            settings=settings,
         )
 
     def _guide(self, dim: int) -> AutoFlow:
@@ -177,13 +180,18 @@ class FlowVI:
 
 
 def _starts(
-    start: Ahead, init_loc_fn: Callable, dim: int, seeds: Iterator[Seed], rng: np.random.Generator
+    start: Ahead,
+    init_loc_fn: Callable,
+    dim: int,
+    seeds: Iterator[Seed],
+    rng: np.random.Generator,
+    settings: FlowVISettings,
 ) -> Float[np.ndarray, "starts dim"]:
     """Starts of a user's own strategy; by default draws from the prior and uniform ones."""
-    by_strategy = np.stack([start(next(seeds)) for _ in range(RECIPE.num_starts)])
+    by_strategy = np.stack([start(next(seeds)) for _ in range(settings.num_starts)])
     if init_loc_fn is not init_to_uniform:
         return by_strategy
-    uniform = rng.uniform(-RECIPE.start_radius, RECIPE.start_radius, (RECIPE.num_starts, dim))
+    uniform = rng.uniform(-settings.start_radius, settings.start_radius, (settings.num_starts, dim))
     return np.concatenate([uniform.astype(by_strategy.dtype), by_strategy])
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from numpyro_flows.inference.certificate import Draws, relative_ess
 from numpyro_flows.inference.newton import Climb, Density, climb
-from numpyro_flows.inference.settings import RECIPE
+from numpyro_flows.inference.settings import FlowVISettings
 
 
 class GaussianFit(NamedTuple):
@@ -29,34 +29,36 @@ class GaussianFit(NamedTuple):
 
 
 @np.errstate(over="ignore", invalid="ignore")  # what is not finite far out is dealt with where it matters
-def fit_gaussian(density: Density, rng: np.random.Generator, starts: Float[np.ndarray, "starts dim"]) -> GaussianFit:
+def fit_gaussian(
+    density: Density, rng: np.random.Generator, starts: Float[np.ndarray, "starts dim"], settings: FlowVISettings
+) -> GaussianFit:
     """The Gaussian of largest ELBO that Newton's method and natural gradients find from `starts`.
 
     The best of those at the modes is refined. Where few of its draws would count, the best of those of unit scale at
     the starts is too, at first as a diagonal one, and the better one wins.
     """
     dim = starts.shape[1]
-    full = dim <= RECIPE.max_full_dim
+    full = dim <= settings.max_full_dim
     climbs = _no_climbs(starts)
     best = None
-    u = _antithetic(rng, dim, starts.dtype)
+    u = _antithetic(rng, settings.refine_draws, dim, starts.dtype)
     if full:
-        climbs = climb(density, starts, np.eye(dim, dtype=starts.dtype))
-        best = _refine(density, rng, *_best(density, _candidates(climbs), u))
-    if best is None or relative_ess(best.log_weights) < RECIPE.unit_start_ess:
-        other = _refine(density, rng, *_best(density, [(start, np.ones_like(start)) for start in starts], u))
+        climbs = climb(density, starts, np.eye(dim, dtype=starts.dtype), settings)
+        best = _refine(density, rng, *_best(density, _candidates(climbs, settings.num_candidates), u), settings)
+    if best is None or relative_ess(best.log_weights) < settings.unit_start_ess:
+        other = _refine(density, rng, *_best(density, [(start, np.ones_like(start)) for start in starts], u), settings)
         if full:
-            other = _refine(density, rng, other.loc, np.diag(other.factor))
+            other = _refine(density, rng, other.loc, np.diag(other.factor), settings)
         if best is None or other.elbo > best.elbo:
             best = other
     return GaussianFit(best.loc, _triangular(best.factor), best.elbo, climbs)
 
 
-def _candidates(climbs: Climb) -> list[tuple[np.ndarray, np.ndarray]]:
+def _candidates(climbs: Climb, num: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Locations and factors of the Gaussians at the best few different ends of climbs."""
     evidence = climbs.log_density + np.linalg.slogdet(climbs.factor)[1]
     _, different = np.unique(np.round(evidence, 2), return_index=True)  # one mode found twice has one evidence
-    best = sorted(different, key=lambda i: -np.nan_to_num(evidence[i], nan=-np.inf))[: RECIPE.num_candidates]
+    best = sorted(different, key=lambda i: -np.nan_to_num(evidence[i], nan=-np.inf))[:num]
     return [(climbs.x[i], climbs.factor[i]) for i in best]
 
 
@@ -80,7 +82,9 @@ class _Refined(NamedTuple):
     log_weights: np.ndarray
 
 
-def _refine(density: Density, rng: np.random.Generator, loc: np.ndarray, factor: np.ndarray) -> _Refined:
+def _refine(
+    density: Density, rng: np.random.Generator, loc: np.ndarray, factor: np.ndarray, settings: FlowVISettings
+) -> _Refined:
     """Natural-gradient ascent of the ELBO over Gaussians, full ones or diagonal ones as `factor` is.
 
     In coordinates `u` where the Gaussian is standard, with `r = grad log p(u) + u` (zero everywhere once p is that
@@ -89,11 +93,11 @@ def _refine(density: Density, rng: np.random.Generator, loc: np.ndarray, factor:
 
     Source: Khan and Rue 2023, arXiv 2107.04562.
     """
-    window = RECIPE.refine_window
+    window = settings.refine_window
     kept: list[np.ndarray] = []  # log weights of the Gaussians that were kept
     before, damping = None, 1.0  # the last of these
-    for step in range(RECIPE.refine_steps):
-        u = _antithetic(rng, loc.size, loc.dtype)
+    for step in range(settings.refine_steps):
+        u = _antithetic(rng, settings.refine_draws, loc.size, loc.dtype)
         log_p, gradients = density(loc + outward(factor, u))
         log_weights = log_p - _log_prob(factor, u)
         elbo, noise = _finite_mean(log_weights), log_weights.std() / np.sqrt(len(u))
@@ -106,11 +110,11 @@ def _refine(density: Density, rng: np.random.Generator, loc: np.ndarray, factor:
             kept.append(log_weights)
             if len(kept) >= 2 * window and len(kept) % window == 0:
                 old, new = np.stack(kept[-2 * window :]).reshape(2, -1)
-                if not _finite_mean(new) > _finite_mean(old) + RECIPE.refine_gain:
+                if not _finite_mean(new) > _finite_mean(old) + settings.refine_gain:
                     break
         else:  # the step made it worse
             damping *= 0.25
-        loc, factor = _stepped(before, damping / (1.0 + step / 10.0))
+        loc, factor = _stepped(before, damping / (1.0 + step / 10.0), settings)
     assert before is not None
     last = np.concatenate(kept[-window:])
     return _Refined(before.loc, before.factor, _finite_mean(last), last)
@@ -126,19 +130,19 @@ class _Ascent(NamedTuple):
     moment: np.ndarray
 
 
-def _stepped(ascent: _Ascent, rate: float) -> tuple[np.ndarray, np.ndarray]:
+def _stepped(ascent: _Ascent, rate: float, settings: FlowVISettings) -> tuple[np.ndarray, np.ndarray]:
     """Location and factor after a step of natural gradients."""
     loc, factor = ascent.loc, ascent.factor
     if factor.ndim == 1:
-        precision = np.clip(1.0 - rate * ascent.moment, *RECIPE.refine_precision_bounds)
+        precision = np.clip(1.0 - rate * ascent.moment, *settings.refine_precision_bounds)
         move, new_factor = ascent.mean / precision, factor / np.sqrt(precision)
     else:
         values, vectors = np.linalg.eigh(np.eye(loc.size) - rate * 0.5 * (ascent.moment + ascent.moment.T))
-        values = np.clip(values, *RECIPE.refine_precision_bounds)
+        values = np.clip(values, *settings.refine_precision_bounds)
         move = vectors @ ((vectors.T @ ascent.mean) / values)
         new_factor = factor @ ((vectors / np.sqrt(values)) @ vectors.T)
     move = rate * move
-    move = move * min(1.0, RECIPE.refine_max_move / (np.linalg.norm(move) + 1e-30))
+    move = move * min(1.0, settings.refine_max_move / (np.linalg.norm(move) + 1e-30))
     return (loc + outward(factor, move)).astype(loc.dtype), new_factor.astype(loc.dtype)
 
 
@@ -162,8 +166,8 @@ def _finite_mean(log_weights: np.ndarray) -> float:
     return mean if np.isfinite(mean) else -np.inf
 
 
-def _antithetic(rng: np.random.Generator, dim: int, dtype: np.dtype) -> Float[np.ndarray, "draws dim"]:
-    half = rng.standard_normal((RECIPE.refine_draws // 2, dim))
+def _antithetic(rng: np.random.Generator, num: int, dim: int, dtype: np.dtype) -> Float[np.ndarray, "draws dim"]:
+    half = rng.standard_normal((num // 2, dim))
     return np.concatenate([half, -half]).astype(dtype)
 
 

@@ -7,25 +7,28 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from numpyro_flows.inference.settings import RECIPE
 from numpyro_flows.inference.target import Fitted
 from numpyro_flows.training.ahead import Ahead
 
 
 class HostDensity:
-    """A target's log density and gradient at any number of points, for algorithms in NumPy; it counts the points."""
+    """A target's log density and gradient at any number of points, for algorithms in NumPy; it counts the points.
 
-    def __init__(self, pool: Executor, target: Fitted):
+    They are evaluated `batch` at a time.
+    """
+
+    def __init__(self, pool: Executor, target: Fitted, batch: int):
         self.dtype = np.dtype(jnp.result_type(float))
         self.num_evaluations = 0
+        self._batch = batch
         self._evaluate = Ahead(
-            pool, jax.vmap(jax.value_and_grad(target.log_density)), np.zeros((RECIPE.batch, target.dim), self.dtype)
+            pool, jax.vmap(jax.value_and_grad(target.log_density)), np.zeros((batch, target.dim), self.dtype)
         )
 
     def __call__(self, x: Float[np.ndarray, "points dim"]) -> tuple[np.ndarray, np.ndarray]:
         self.num_evaluations += len(x)
-        padded = np.concatenate([x, np.broadcast_to(x[-1:], (-len(x) % RECIPE.batch, x.shape[1]))])
-        batches = padded.astype(self.dtype).reshape(-1, RECIPE.batch, x.shape[1])
+        padded = np.concatenate([x, np.broadcast_to(x[-1:], (-len(x) % self._batch, x.shape[1]))])
+        batches = padded.astype(self.dtype).reshape(-1, self._batch, x.shape[1])
         values, gradients = zip(*[self._evaluate(batch) for batch in batches])
         return np.concatenate(values)[: len(x)], np.concatenate(gradients)[: len(x)]
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Scalar
 
 from numpyro_flows.bijections import AbstractBijection, transform_with_score
-from numpyro_flows.inference.settings import RECIPE
+from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.modeling.scoring import standard_normal_log_prob
 
 
@@ -16,6 +16,7 @@ def path_loss(
     log_density: Callable[[Float[Array, " dim"]], Scalar],
     base_draws: Float[Array, "particles dim"],
     forward: ArrayLike = 0.0,
+    max_weight: float = FlowVISettings.max_weight,
 ) -> Scalar:
     """A path-derivative loss for `x = bijection(u)`, `u ~ N(0, I)`, without an inverse pass.
 
@@ -24,7 +25,7 @@ def path_loss(
 
     - `c = 1` (`forward=0`) is the path gradient of `KL(q || p)`, as in `PathELBO`;
     - `c = w / mean(w)` with `w = p(x) / q(x)` (`forward=1`) is that of `KL(p || q)`, which covers the tails that the
-      first leaves thin. It needs weights that are not degenerate; none counts more than `FitRecipe.max_weight`.
+      first leaves thin. It needs weights that are not degenerate; none counts more than `max_weight` times the mean.
 
     Both vanish draw by draw where q is p. Draws at which the density or its gradient is not finite count as none; NaN
     where that leaves none. Source: Vaitl, Nicoli, Nakajima, Kessel 2022, arXiv 2207.08219.
@@ -34,7 +35,7 @@ def path_loss(
     usable = jnp.isfinite(log_p) & jnp.isfinite(gradient).all(-1)
     num = usable.sum()
     loss = jax.lax.stop_gradient(standard_normal_log_prob(base_draws) - log_det - log_p)
-    weight = jnp.minimum(jax.nn.softmax(jnp.where(usable, -loss, -jnp.inf)) * num, RECIPE.max_weight)
+    weight = jnp.minimum(jax.nn.softmax(jnp.where(usable, -loss, -jnp.inf)) * num, max_weight)
     force = jnp.where(usable[:, None], jax.lax.stop_gradient(score) - gradient, 0.0)
     path = jnp.sum(force * x, axis=-1)
     path = (1.0 + forward * (weight - 1.0)) * (path - jax.lax.stop_gradient(path))

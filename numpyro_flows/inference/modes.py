@@ -8,7 +8,7 @@ from scipy.special import logsumexp
 
 from numpyro_flows.inference.gaussian import GaussianFit
 from numpyro_flows.inference.newton import Density, climb
-from numpyro_flows.inference.settings import RECIPE
+from numpyro_flows.inference.settings import FlowVISettings
 
 
 class Mode(NamedTuple):
@@ -24,23 +24,23 @@ class Mode(NamedTuple):
     relative_se: float
 
 
-def find_modes(density: Density, fit: GaussianFit, rng: np.random.Generator) -> list[Mode]:
+def find_modes(density: Density, fit: GaussianFit, rng: np.random.Generator, settings: FlowVISettings) -> list[Mode]:
     """The modes that climbs find from the first starts of a fit and from dispersed ones around its Gaussian.
 
-    None above `FitRecipe.max_full_dim` dimensions.
+    None above `FlowVISettings.max_full_dim` dimensions.
     """
     dim = fit.loc.size
-    if dim > RECIPE.max_full_dim:
+    if dim > settings.max_full_dim:
         return []
-    low, high = np.log(RECIPE.dispersion)
-    radii = np.exp(np.linspace(low, high, RECIPE.dispersed_starts))[:, None]
-    starts = fit.loc + radii * rng.standard_normal((RECIPE.dispersed_starts, dim)) @ fit.scale.T
-    climbs = climb(density, starts.astype(fit.loc.dtype), fit.scale)
+    low, high = np.log(settings.dispersion)
+    radii = np.exp(np.linspace(low, high, settings.dispersed_starts))[:, None]
+    starts = fit.loc + radii * rng.standard_normal((settings.dispersed_starts, dim)) @ fit.scale.T
+    climbs = climb(density, starts.astype(fit.loc.dtype), fit.scale, settings)
     modes: list[Mode] = []
     for found in (fit.climbs, climbs):
         for x, factor in zip(found.x[found.converged], found.factor[found.converged]):
             if not any(_inside(mode, x[None])[0] for mode in modes):
-                modes.append(_measure(density, x, factor, rng))
+                modes.append(_measure(density, x, factor, rng, settings.mode_draws))
     return modes
 
 
@@ -65,9 +65,9 @@ def missed_share(
     return worst
 
 
-def _measure(density: Density, loc: np.ndarray, factor: np.ndarray, rng: np.random.Generator) -> Mode:
+def _measure(density: Density, loc: np.ndarray, factor: np.ndarray, rng: np.random.Generator, num: int) -> Mode:
     dim = loc.size
-    u = rng.standard_normal((RECIPE.mode_draws, dim)).astype(loc.dtype)
+    u = rng.standard_normal((num, dim)).astype(loc.dtype)
     log_p, _ = density(loc + u @ factor.T)
     log_q = -0.5 * (u**2 + np.log(2 * np.pi)).sum(1) - np.linalg.slogdet(factor)[1]
     within = ((u**2).sum(1) < _radius_squared(dim)) & np.isfinite(log_p)

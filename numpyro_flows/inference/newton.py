@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from numpyro_flows.inference.settings import RECIPE
+from numpyro_flows.inference.settings import FlowVISettings
 
 Density = Callable[
     [Float[np.ndarray, "points dim"]], tuple[Float[np.ndarray, " points"], Float[np.ndarray, "points dim"]]
@@ -28,7 +28,12 @@ class Climb(NamedTuple):
 
 
 @np.errstate(over="ignore", invalid="ignore")  # what is not finite far out is dealt with where it matters
-def climb(density: Density, starts: Float[np.ndarray, "climbs dim"], factor: Float[np.ndarray, "dim dim"]) -> Climb:
+def climb(
+    density: Density,
+    starts: Float[np.ndarray, "climbs dim"],
+    factor: Float[np.ndarray, "dim dim"],
+    settings: FlowVISettings,
+) -> Climb:
     """Climb from every start, in coordinates where the inverse of the first curvature is `factor factor^T`.
 
     The steps use the absolute values of the curvature's eigenvalues, which climbs away from saddles (Dauphin et al.
@@ -41,8 +46,8 @@ def climb(density: Density, starts: Float[np.ndarray, "climbs dim"], factor: Flo
     factors = np.repeat(factor[None], len(x), axis=0)
     converged = np.zeros(len(x), bool)
     active = np.isfinite(height) & np.isfinite(gradient).all(1)
-    lengths = np.asarray(RECIPE.newton_lengths)[:, None]
-    for _ in range(RECIPE.newton_steps):
+    lengths = np.asarray(settings.newton_lengths)[:, None]
+    for _ in range(settings.newton_steps):
         (rows,) = np.nonzero(active)
         if rows.size == 0:
             break
@@ -55,7 +60,7 @@ def climb(density: Density, starts: Float[np.ndarray, "climbs dim"], factor: Flo
         better = np.max(heights, axis=1) > height[rows]
         moved, taken = rows[better], (better.nonzero()[0], best[better])
         x[moved], height[moved], gradient[moved] = candidates[taken], heights[taken], gradients[taken]
-        converged[rows] = concave & ((pull**2).sum(1) < RECIPE.newton_tolerance)
+        converged[rows] = concave & ((pull**2).sum(1) < settings.newton_tolerance)
         active[rows] = better & ~converged[rows]
     return Climb(x, height, factors, converged)
 

@@ -18,7 +18,7 @@ from numpyro_flows.bijections import AbstractBijection
 from numpyro_flows.files.tree import save_tree
 from numpyro_flows.inference.certificate import Certificate, Draws, resample
 from numpyro_flows.inference.compiled import Block, drawing, join
-from numpyro_flows.inference.settings import RECIPE
+from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.stored import StoredFit, StoredSites, target_of, without_model
 from numpyro_flows.inference.target import Target
 from numpyro_flows.inference.verdict import verdict
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-_POOL = 4  # fresh draws for each one that resampling returns
+_DEFAULTS = FlowVISettings()
 
 
 class FlowPosterior:
@@ -85,6 +85,7 @@ class FlowPosterior:
         gradient_evaluations: dict[str, int],
         num_skipped: int,
         draw: Callable[[PyTree, Seed], Block] | None = None,
+        settings: FlowVISettings = _DEFAULTS,
     ):
         self.model, self.has_model = model, model is not without_model
         self.args, self.kwargs = args, kwargs
@@ -93,10 +94,10 @@ class FlowPosterior:
         self.log_weights = log_weights
         self.losses, self.num_skipped = losses, num_skipped
         self.seconds, self.gradient_evaluations = seconds, gradient_evaluations
-        self._guide, self._target = guide, target
+        self._guide, self._target, self._settings = guide, target, settings
         if draw is None:  # the fit has not compiled it yet
             static = eqx.partition(bijection, eqx.is_array)[1]
-            block = drawing(target, static)  # pyright: ignore[reportArgumentType]
+            block = drawing(target, static, settings.block)  # pyright: ignore[reportArgumentType]
             draw = jax.jit(block, compiler_options=OPTIMIZATION_LEVEL)
         self._draw_block = draw
         self._constrain_block = jax.jit(jax.vmap(target.constrain), compiler_options=OPTIMIZATION_LEVEL)
@@ -154,8 +155,9 @@ class FlowPosterior:
         """
         _check(rng_key, num_samples)
         resample = self.has_model if resample is None else resample
-        draws = self._resampled_draws(rng_key, num_samples) if resample else self._draw(rng_key, num_samples)
-        return self._constrain(draws.x)
+        if resample:
+            return self._constrain(self._resampled_draws(rng_key, num_samples).x)
+        return self._constrain(self._draw_from(seed_stream(rng_key), num_samples).x)
 
     def sample_weighted(
         self, rng_key: PRNGKeyArray, num_samples: int = 1000
@@ -167,7 +169,7 @@ class FlowPosterior:
         """
         _check(rng_key, num_samples)
         self._require_model()
-        draws = self._draw(rng_key, num_samples)
+        draws = self._draw_from(seed_stream(rng_key), num_samples)
         return self._constrain(draws.x), np.asarray(draws.log_weight, np.float64)
 
     def log_prob(self, sites: Mapping[str, ArrayLike]) -> Float[Array, "*batch"]:
@@ -301,27 +303,24 @@ class FlowPosterior:
         if not self.has_model:
             self.model()  # which says so
 
-    def _draw(self, rng_key: PRNGKeyArray, num: int) -> Draws:
-        return self._draw_from(seed_stream(rng_key), num)
-
     def _resampled_draws(self, rng_key: PRNGKeyArray, num: int) -> Draws:
         """Draws that importance resampling keeps, with the weights they had before it."""
         self._require_model()
         fresh_seeds = seed_stream(rng_key)
-        draws = self._draw_from(fresh_seeds, _POOL * num)
+        draws = self._draw_from(fresh_seeds, self._settings.pool * num)
         index = resample(np.asarray(draws.log_weight), num, np.random.default_rng(next(fresh_seeds)))
         return Draws(*(leaf[index] for leaf in draws))
 
     def _draw_from(self, fresh_seeds: Iterator[Seed], num: int) -> Draws:
         arrays = eqx.filter(self.bijection, eqx.is_array)
-        seeds = itertools.islice(fresh_seeds, -(-num // RECIPE.block))
+        seeds = itertools.islice(fresh_seeds, -(-num // self._settings.block))
         draws = join(self._draw_block(arrays, seed) for seed in seeds)
         return Draws(*(leaf[:num] for leaf in draws))
 
     def _constrain(self, x: Float[Array | np.ndarray, "num dim"]) -> dict[str, Array]:
-        num = x.shape[0]
-        padded = np.concatenate([x, np.broadcast_to(x[:1], (-num % RECIPE.block, x.shape[1]))])
-        blocks = [self._constrain_block(block) for block in padded.reshape(-1, RECIPE.block, x.shape[1])]
+        num, size = x.shape[0], self._settings.block
+        padded = np.concatenate([x, np.broadcast_to(x[:1], (-num % size, x.shape[1]))])
+        blocks = [self._constrain_block(block) for block in padded.reshape(-1, size, x.shape[1])]
         return {name: jnp.asarray(np.concatenate([block[name] for block in blocks])[:num]) for name in blocks[0]}
 
     @cached_property

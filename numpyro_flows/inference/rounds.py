@@ -17,7 +17,7 @@ from numpyro_flows.continuous.training_form import with_more_steps
 from numpyro_flows.inference.certificate import Certificate
 from numpyro_flows.inference.compiled import FlowStages, join
 from numpyro_flows.inference.gaussian import GaussianFit
-from numpyro_flows.inference.settings import FitRecipe
+from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.survey import Survey, judge
 from numpyro_flows.training.ahead import Ahead
 from numpyro_flows.training.clock import Clock
@@ -41,14 +41,14 @@ class FlowStage:
 
     def __init__(
         self,
-        recipe: FitRecipe,
+        settings: FlowVISettings,
         stages: FlowStages,
         survey: Survey,
         seeds: Iterator[Seed],
         clock: Clock,
         progress_bar: bool,
     ):
-        self.recipe = recipe
+        self.settings = settings
         self.stages = stages
         self.survey = survey
         self.seeds = seeds
@@ -57,7 +57,7 @@ class FlowStage:
         self.num_steps = 0
         self.num_skipped = 0
         self.stopped = ""  # what ended the training before its time, in words
-        self.progress = tqdm(total=recipe.num_steps, desc="flow stage", unit="step", disable=not progress_bar)
+        self.progress = tqdm(total=settings.num_steps, desc="flow stage", unit="step", disable=not progress_bar)
 
     def run(self, gaussian: GaussianFit, start: FlowFit, seed: Seed) -> FlowFit:
         """Rounds of training, each judged on fresh draws, until one passes or the steps are used up.
@@ -81,20 +81,20 @@ class FlowStage:
         )
 
     def _rounds(self, gaussian: GaussianFit, seed: Seed) -> None:
-        recipe = self.recipe
+        settings = self.settings
         with self.clock.stage("compilation"):
             self.stages.make.wait()
         arrays = self.stages.make(gaussian.loc, gaussian.scale, seed)
         best = self._best.certificate
         self.ess = f"{best.ess:.1%}"
-        peak, num_steps = recipe.learning_rate, recipe.first_round
-        while not (finished(best, recipe) or self.stopped):
-            left = recipe.num_steps - self.num_steps
+        peak, num_steps = settings.learning_rate, settings.first_round
+        while not (finished(best, settings) or self.stopped):
+            left = settings.num_steps - self.num_steps
             if left == 0:
-                self.stopped = f"stopped by its budget of {recipe.num_steps} steps"
+                self.stopped = f"stopped by its budget of {settings.num_steps} steps"
                 break
-            forward = best.ess >= recipe.forward_ess
-            rate = peak * (recipe.forward_rate if forward else 1.0)
+            forward = best.ess >= settings.forward_ess
+            rate = peak * (settings.forward_rate if forward else 1.0)
             num_steps = min(num_steps, left)
             new_arrays = self._round(arrays, num_steps, rate, forward)
             try:
@@ -104,7 +104,7 @@ class FlowStage:
                 new, log_weights = self._judge(new_arrays)  # so that what was trained is not lost
             if np.isnan(new.elbo) and np.isnan(best.elbo):
                 self.stopped = self.stopped or "stopped because the density is not finite where the flow has draws"
-            if _safe(new, recipe) and new.elbo < best.elbo + recipe.least_gain * num_steps / 1000:
+            if _safe(new, settings) and new.elbo < best.elbo + settings.least_gain * num_steps / 1000:
                 self.stopped = self.stopped or "stopped because it gained little"
             better = new.elbo > best.elbo or new.ess > best.ess or (new.certified and not best.certified)
             if better or np.isnan(best.elbo):
@@ -115,7 +115,7 @@ class FlowStage:
                 peak /= 2
             if self._solver_is_too_coarse(new_arrays):
                 arrays = with_more_steps(arrays)
-            num_steps = min(recipe.round_growth * num_steps, recipe.longest_round)
+            num_steps = min(settings.round_growth * num_steps, settings.longest_round)
 
     def _explain(self, certificate: Certificate) -> Certificate:
         if certificate.certified:
@@ -128,7 +128,7 @@ class FlowStage:
     def _round(self, arrays: PyTree, num_steps: int, peak: float, forward: bool) -> PyTree:
         """Train for `num_steps` steps from `arrays`, and return the new ones."""
         params, fixed = split(arrays)
-        chunk = self.recipe.chunk
+        chunk = self.settings.chunk
         with self.clock.stage("compilation"):
             self.stages.train.wait()
         with self.clock.stage("flow"):
@@ -142,7 +142,7 @@ class FlowStage:
                     seeds = np.stack(list(itertools.islice(self.seeds, chunk)))
                     state, losses, skipped = jax.block_until_ready(
                         self.stages.train(
-                            state, fixed, seeds, rates_of_chunk, rates.dtype.type(self.recipe.forward_share * forward)
+                            state, fixed, seeds, rates_of_chunk, rates.dtype.type(self.settings.forward_share * forward)
                         )
                     )
                     taken = min(chunk, num_steps)
@@ -164,9 +164,9 @@ class FlowStage:
         with self.clock.stage("compilation"):
             self.stages.draw.wait()
         with self.clock.stage("certificate"):
-            seeds = itertools.islice(self.seeds, -(-self.recipe.certificate_draws // self.recipe.block))
+            seeds = itertools.islice(self.seeds, -(-self.settings.certificate_draws // self.settings.block))
             draws = join(self.stages.draw(arrays, seed) for seed in seeds)
-            certificate = judge(draws, self.survey)
+            certificate = judge(draws, self.survey, self.settings)
         self.ess = f"{certificate.ess:.1%}"
         if estimated := estimates(self.stages.static):
             why = f"log densities are random estimates, by {', '.join(estimated)}, and weights must not be"
@@ -183,15 +183,15 @@ class FlowStage:
         _, _, coarse = self.stages.draw_coarsely(arrays, seed)
         _, _, own = self.stages.draw(arrays, seed)
         apart = np.abs(np.mean(np.asarray(coarse, np.float64) - np.asarray(own, np.float64)))
-        return not apart <= self.recipe.solver_gap  # nor where it is NaN
+        return not apart <= self.settings.solver_gap  # nor where it is NaN
 
 
-def finished(certificate: Certificate, recipe: FitRecipe) -> bool:
+def finished(certificate: Certificate, settings: FlowVISettings) -> bool:
     """Whether more training is of no use: by its weights the fit is good, be it that it lacks a mode or not."""
-    return certificate.ess >= recipe.target_ess and _safe(certificate, recipe)
+    return certificate.ess >= settings.target_ess and _safe(certificate, settings)
 
 
-def _safe(certificate: Certificate, recipe: FitRecipe) -> bool:
+def _safe(certificate: Certificate, settings: FlowVISettings) -> bool:
     """Whether weights would be certified again on other draws, too."""
-    comfortable = certificate.ess >= recipe.min_ess and certificate.khat < recipe.target_khat
-    return comfortable or certificate.ess >= recipe.sufficient_ess
+    comfortable = certificate.ess >= settings.min_ess and certificate.khat < settings.target_khat
+    return comfortable or certificate.ess >= settings.sufficient_ess

@@ -1,13 +1,27 @@
-"""Every constant of `FlowVI`'s default way to fit a posterior, with where it comes from."""
+"""Every constant of a fit by `FlowVI`, with where it comes from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+
+from numpyro_flows.arguments import require_counts, require_instance, require_numbers
+
+_SHARES = [
+    "unit_start_ess",
+    "forward_ess",
+    "forward_share",
+    "min_ess",
+    "sufficient_ess",
+    "target_ess",
+    "max_broken",
+    "heavier",
+    "max_missed",
+]
 
 
 @dataclass(frozen=True)
-class FitRecipe:
-    """The constants of a fit, in the order of its stages. None depends on a model's name.
+class FlowVISettings:
+    """The constants of a fit, in the order of its stages: `FlowVI(model, settings=FlowVISettings(max_khat=0.5))`.
 
-    "Measured" is: on the 20 posteriors of `benchmarks.posteriordb`, on two cores.
+    None depends on a model's name. "Measured" is: on the 20 posteriors of `benchmarks.posteriordb`, on two cores.
 
     Shapes (sizes of compiled functions, without influence on a fit):
         batch: points of one evaluation of density and gradient.
@@ -74,6 +88,18 @@ class FitRecipe:
         tail_rays, tail_distances: directions beside the coordinates' own, and the distances, in standard deviations of
             the Gaussian, between which the fall of the log density is measured.
         min_degrees_of_freedom: a Student-t with 2 or fewer has no variance: means of draws do not settle.
+
+    Draws:
+        pool: fresh draws for each one that importance resampling returns.
+
+    Raises:
+        TypeError: where one is of another kind than its default.
+        ValueError: where one is out of its range.
+
+    Example:
+        >>> from numpyro_flows import FlowVISettings
+        >>> FlowVISettings(certificate_draws=50_000).min_ess
+        0.5
     """
 
     batch: int = 128
@@ -128,5 +154,20 @@ class FitRecipe:
     tail_distances: tuple[float, float] = (1e2, 1e4)
     min_degrees_of_freedom: float = 2.0
 
+    pool: int = 4
 
-RECIPE = FitRecipe()
+    def __post_init__(self) -> None:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        require_counts(0, num_steps=values.pop("num_steps"))
+        require_numbers("(0, 1]", **{name: values.pop(name) for name in _SHARES})
+        for field in fields(self):
+            if field.name not in values:
+                continue
+            value, default = values[field.name], field.default
+            if isinstance(default, tuple):
+                require_instance(tuple, str(default), **{field.name: value})
+                require_numbers("(0, inf)", **{f"each number of {field.name}": number for number in value})
+            elif isinstance(default, int):
+                require_counts(**{field.name: value})
+            else:
+                require_numbers("(0, inf)", **{field.name: value})

@@ -10,7 +10,7 @@ from numpyro_flows.inference.gaussian import GaussianFit, draw_gaussian, fit_gau
 from numpyro_flows.inference.heavy_tails import degrees_of_freedom
 from numpyro_flows.inference.modes import Mode, find_modes, missed_share
 from numpyro_flows.inference.newton import Density
-from numpyro_flows.inference.settings import RECIPE
+from numpyro_flows.inference.settings import FlowVISettings
 
 
 class Survey(NamedTuple):
@@ -25,48 +25,50 @@ class Survey(NamedTuple):
 
 
 def fit_and_survey(
-    density: Density, rng: np.random.Generator, starts: Float[np.ndarray, "starts dim"]
+    density: Density, rng: np.random.Generator, starts: Float[np.ndarray, "starts dim"], settings: FlowVISettings
 ) -> tuple[GaussianFit, Draws, Survey]:
     """A Gaussian from `starts`, fresh draws of it, and what a search around it finds.
 
     Where the search finds most of the posterior elsewhere, the Gaussian is fitted again from there. Ctrl-C ends the
     search; before there is a Gaussian, and a second time, it raises.
     """
-    gaussian = fit_gaussian(density, rng, starts)
+    gaussian = fit_gaussian(density, rng, starts, settings)
     try:
-        return _survey(density, rng, gaussian)
+        return _survey(density, rng, gaussian, settings)
     except KeyboardInterrupt:
-        draws = draw_gaussian(density, gaussian, rng, RECIPE.certificate_draws)
+        draws = draw_gaussian(density, gaussian, rng, settings.certificate_draws)
         return gaussian, draws, Survey([], np.inf, interrupted=True)
 
 
-def _survey(density: Density, rng: np.random.Generator, gaussian: GaussianFit) -> tuple[GaussianFit, Draws, Survey]:
+def _survey(
+    density: Density, rng: np.random.Generator, gaussian: GaussianFit, settings: FlowVISettings
+) -> tuple[GaussianFit, Draws, Survey]:
     while True:
-        draws = draw_gaussian(density, gaussian, rng, RECIPE.certificate_draws)
-        modes = find_modes(density, gaussian, rng)
-        if missed_share(modes, draws.x, draws.log_weight) > RECIPE.heavier:
-            other = fit_gaussian(density, rng, np.stack([mode.loc for mode in modes]))
-            if other.elbo > gaussian.elbo + RECIPE.refine_gain:
+        draws = draw_gaussian(density, gaussian, rng, settings.certificate_draws)
+        modes = find_modes(density, gaussian, rng, settings)
+        if missed_share(modes, draws.x, draws.log_weight) > settings.heavier:
+            other = fit_gaussian(density, rng, np.stack([mode.loc for mode in modes]), settings)
+            if other.elbo > gaussian.elbo + settings.refine_gain:
                 gaussian = other
                 continue
-        return gaussian, draws, Survey(modes, degrees_of_freedom(density, gaussian, rng))
+        return gaussian, draws, Survey(modes, degrees_of_freedom(density, gaussian, rng, settings))
 
 
-def judge(draws: Draws, survey: Survey) -> Certificate:
+def judge(draws: Draws, survey: Survey, settings: FlowVISettings) -> Certificate:
     """The verdict on fresh draws of a fit: what their weights say, and what the survey does."""
     finite = np.abs(draws.log_density[np.isfinite(draws.log_density)])
     resolution = float(np.spacing(finite.max())) if finite.size else 0.0
-    certificate = certify(draws.log_weight, resolution)
+    certificate = certify(draws.log_weight, resolution, settings)
     if np.isnan(certificate.elbo):
         return certificate
     causes = ["interrupted before the search for other modes and heavy tails was over"] if survey.interrupted else []
     missed = missed_share(survey.modes, draws.x, draws.log_weight)
-    if missed > RECIPE.max_missed:
+    if missed > settings.max_missed:
         causes.append(f"dispersed starts disagree: a mode that the fit lacks holds about {missed:.0%} of the posterior")
-    if survey.degrees_of_freedom <= RECIPE.min_degrees_of_freedom:
+    if survey.degrees_of_freedom <= settings.min_degrees_of_freedom:
         causes.append(
             f"heavy tails: far out the posterior falls like a Student-t with {survey.degrees_of_freedom:.2g} degrees "
-            f"of freedom, and with {RECIPE.min_degrees_of_freedom:g} or fewer there is no variance"
+            f"of freedom, and with {settings.min_degrees_of_freedom:g} or fewer there is no variance"
         )
     if not causes:
         return certificate

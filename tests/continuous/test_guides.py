@@ -27,13 +27,15 @@ from numpyro_flows.inference.certificate import certify
 from numpyro_flows.inference.compiled import FlowStages
 from numpyro_flows.inference.gaussian import GaussianFit
 from numpyro_flows.inference.rounds import FlowFit, FlowStage
-from numpyro_flows.inference.settings import RECIPE
+from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.survey import Survey
 from numpyro_flows.modeling.guides import affine
 from numpyro_flows.training.clock import Clock
 from numpyro_flows.training.steps import TrainState, split
 from tests.bijections.cases import perturbed
 from tests.continuous.common import COARSE, KEY, with_random_parameters
+
+SETTINGS = FlowVISettings()
 
 FEW = 2  # solver steps
 
@@ -104,7 +106,7 @@ class Scripted:
 def test_estimated_densities_are_not_certified(divergence, certified):
     """Not even by weights that are all alike; rounds and draws are scripted."""
     arrays, static = eqx.partition(ContinuousFlow(LinearField(2), divergence=divergence), eqx.is_array)
-    recipe = replace(RECIPE, num_steps=RECIPE.chunk)  # one round
+    recipe = replace(SETTINGS, num_steps=SETTINGS.chunk)  # one round
     rng = np.random.default_rng(0)
     block: Any = rng.normal(size=(recipe.block, 2)), np.zeros(recipe.block), np.zeros(recipe.block)
     trained: Any = TrainState(split(arrays)[0], ()), np.zeros(recipe.chunk), np.zeros(())
