@@ -5,9 +5,10 @@ import numpy as np
 import numpyro.distributions as dist
 import pytest
 
+from numpyro_flows.inference.certificate import Draws
 from numpyro_flows.inference.gaussian import draw_gaussian, fit_gaussian
 from numpyro_flows.inference.heavy_tails import degrees_of_freedom
-from numpyro_flows.inference.modes import find_modes, missed_share
+from numpyro_flows.inference.modes import find_modes, missed_share, weigh
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.survey import Survey, fit_and_survey, judge
 from tests.test_gaussian import on_host
@@ -34,20 +35,20 @@ def test_a_missed_mode_is_found_and_weighed(dim):
     rng = np.random.default_rng(1)
     fit = gaussian_at_zero(density, dim)
     np.testing.assert_allclose(fit.loc, 0.0, atol=0.1)
-    draws = draw_gaussian(density, fit, rng, 10_000)
     modes = find_modes(density, fit, rng, SETTINGS)
+    draws = weigh(draw_gaussian(density, fit, rng, SETTINGS), modes)
     assert len(modes) == 2
-    assert missed_share(modes, draws.x, draws.log_weight) == pytest.approx(0.7, abs=0.02)
+    assert missed_share(modes, draws) == pytest.approx(0.7, abs=0.02)
 
 
 def test_a_light_mode_is_let_pass():
     density = on_host(lambda x: two_modes(x, share=0.999))
     rng = np.random.default_rng(1)
     fit = gaussian_at_zero(density, 2)
-    draws = draw_gaussian(density, fit, rng, 10_000)
     modes = find_modes(density, fit, rng, SETTINGS)
+    draws = weigh(draw_gaussian(density, fit, rng, SETTINGS), modes)
     assert len(modes) == 2
-    assert missed_share(modes, draws.x, draws.log_weight) < SETTINGS.max_missed
+    assert missed_share(modes, draws) < SETTINGS.max_missed
 
 
 def test_draws_of_both_modes_lack_none():
@@ -55,7 +56,8 @@ def test_draws_of_both_modes_lack_none():
     rng = np.random.default_rng(1)
     modes = find_modes(density, gaussian_at_zero(density, 2), rng, SETTINGS)
     x = rng.standard_normal((10_000, 2)) + np.where(rng.uniform(size=(10_000, 1)) < 0.3, 0.0, 8.0 / np.sqrt(2))
-    assert missed_share(modes, x, np.full(10_000, np.log(2 * np.pi))) == 0.0
+    log_weights = np.full(10_000, np.log(2 * np.pi))
+    assert missed_share(modes, weigh([Draws(x, log_weights, log_weights)], modes)) == 0.0
 
 
 def test_the_fit_starts_again_from_a_heavier_mode():

@@ -18,10 +18,11 @@ from numpyro_flows import flows
 from numpyro_flows.arguments import require_instance, require_key, require_model
 from numpyro_flows.bijections import Chain, Permutation
 from numpyro_flows.bijections.partial import Partial
-from numpyro_flows.inference.certificate import Certificate, Draws
+from numpyro_flows.inference.certificate import Certificate
 from numpyro_flows.inference.compiled import compile_flow_stages, compile_starts
 from numpyro_flows.inference.gaussian import GaussianFit
 from numpyro_flows.inference.host_density import HostDensity
+from numpyro_flows.inference.modes import Weighed
 from numpyro_flows.inference.posterior import FlowPosterior
 from numpyro_flows.inference.rounds import FlowFit, FlowStage, finished
 from numpyro_flows.inference.settings import FlowVISettings
@@ -212,7 +213,7 @@ def _interrupted(fit: FlowFit) -> FlowFit:
     return fit._replace(certificate=certificate)
 
 
-def _gaussian_fit(gaussian: GaussianFit, certificate: Certificate, draws: Draws) -> FlowFit:
+def _gaussian_fit(gaussian: GaussianFit, certificate: Certificate, draws: Weighed) -> FlowFit:
     """The Gaussian as a fit, its flow the identity."""
     bijection = Chain(
         [Permutation(np.arange(gaussian.loc.size)), affine(jnp.asarray(gaussian.loc), jnp.asarray(gaussian.scale))]

@@ -5,6 +5,7 @@ variational inference refines the best. No learning rate to choose. All of it ru
 function, the density with its gradient: algebra of this size is faster in NumPy than XLA is to compile it.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -146,12 +147,17 @@ def _stepped(ascent: _Ascent, rate: float, settings: FlowVISettings) -> tuple[np
     return (loc + outward(factor, move)).astype(loc.dtype), new_factor.astype(loc.dtype)
 
 
-def draw_gaussian(density: Density, fit: GaussianFit, rng: np.random.Generator, num: int) -> Draws:
-    """Fresh draws of the Gaussian."""
-    u = rng.standard_normal((num, fit.loc.size))
-    x = fit.loc + outward(fit.scale, u)
-    log_p, _ = density(x)
-    return Draws(x, log_p, log_p - _log_prob(fit.scale, u))
+def draw_gaussian(
+    density: Density, fit: GaussianFit, rng: np.random.Generator, settings: FlowVISettings
+) -> Iterator[Draws]:
+    """Fresh draws of the Gaussian, as many as a verdict needs, in blocks."""
+    left = settings.certificate_draws
+    while left > 0:
+        u = rng.standard_normal((min(settings.block, left), fit.loc.size))
+        left -= len(u)
+        x = fit.loc + outward(fit.scale, u)
+        log_p, _ = density(x)
+        yield Draws(x, log_p, log_p - _log_prob(fit.scale, u))
 
 
 def _log_prob(factor: np.ndarray, u: Float[np.ndarray, "draws dim"]) -> Float[np.ndarray, " draws"]:

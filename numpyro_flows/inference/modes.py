@@ -1,11 +1,13 @@
 """A search for modes that a fit lacks, which its own weights cannot show: they see only where the fit has draws."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy.special import logsumexp
 
+from numpyro_flows.inference.certificate import Draws
 from numpyro_flows.inference.gaussian import GaussianFit
 from numpyro_flows.inference.newton import Density, climb
 from numpyro_flows.inference.settings import FlowVISettings
@@ -44,22 +46,42 @@ def find_modes(density: Density, fit: GaussianFit, rng: np.random.Generator, set
     return modes
 
 
-def missed_share(
-    modes: list[Mode], x: Float[np.ndarray, "draws dim"], log_weights: Float[np.ndarray, " draws"]
-) -> float:
-    """Largest share of the posterior that draws `x` of a fit lack around one of `modes`, where it is beyond doubt.
+class Weighed(NamedTuple):
+    """What a verdict needs of draws; the draws themselves would take gigabytes.
+
+    inside: for each mode, which draws lie in the ellipsoid around it.
+    """
+
+    log_density: Float[np.ndarray, " draws"]
+    log_weight: Float[np.ndarray, " draws"]
+    inside: Bool[np.ndarray, "modes draws"]
+
+
+def weigh(blocks: Iterable[Draws], modes: list[Mode]) -> Weighed:
+    """What is kept of blocks of draws, one after the other."""
+    kept = [
+        (np.asarray(block.log_density), np.asarray(block.log_weight), _inside_each(modes, np.asarray(block.x)))
+        for block in blocks
+    ]
+    return Weighed(*(np.concatenate(parts, axis=-1) for parts in zip(*kept)))
+
+
+def missed_share(modes: list[Mode], draws: Weighed) -> float:
+    """Largest share of the posterior that draws of a fit lack around one of `modes`, where it is beyond doubt.
 
     The mass around a mode is known from draws there; the weights of the fit's draws that lie there must add up to it.
     The share is of all mass known, and 0 where the difference is within three standard errors.
     """
-    log_weights = np.where(np.isnan(log_weights), -np.inf, log_weights)  # broken draws count as none
-    log_total = logsumexp(log_weights) - np.log(len(x))
+    # broken draws count as none
+    log_weights = np.where(np.isnan(draws.log_weight), -np.inf, np.asarray(draws.log_weight, np.float64))
+    num = len(log_weights)
+    log_total = logsumexp(log_weights) - np.log(num)
     worst = 0.0
-    for mode in modes:
-        inside = np.exp(np.where(_inside(mode, x), log_weights, -np.inf) - log_total)
+    for mode, there in zip(modes, draws.inside):
+        inside = np.exp(np.where(there, log_weights, -np.inf) - log_total)
         mass = np.exp(np.minimum(mode.log_mass - log_total, 50.0))
         lacking = mass - inside.mean()
-        se = np.hypot(mass * mode.relative_se, inside.std() / np.sqrt(len(x)))
+        se = np.hypot(mass * mode.relative_se, inside.std() / np.sqrt(num))
         if lacking > 3 * se:
             worst = max(worst, float(lacking / (1.0 + lacking)))
     return worst
@@ -76,6 +98,10 @@ def _measure(density: Density, loc: np.ndarray, factor: np.ndarray, rng: np.rand
         return Mode(loc, factor, -np.inf, 0.0)
     log_mass = logsumexp(log_weights) - np.log(len(u))
     return Mode(loc, factor, log_mass, np.exp(log_weights - log_mass).std() / np.sqrt(len(u)))
+
+
+def _inside_each(modes: list[Mode], x: Float[np.ndarray, "draws dim"]) -> Bool[np.ndarray, "modes draws"]:
+    return np.array([_inside(mode, x) for mode in modes]).reshape(len(modes), len(x)).astype(bool)
 
 
 def _inside(mode: Mode, x: Float[np.ndarray, "points dim"]) -> np.ndarray:

@@ -14,9 +14,10 @@ from tqdm.auto import tqdm
 from numpyro_flows.bijections import AbstractBijection
 from numpyro_flows.bijections.noise import estimates
 from numpyro_flows.continuous.training_form import with_more_steps
-from numpyro_flows.inference.certificate import Certificate
-from numpyro_flows.inference.compiled import FlowStages, join
+from numpyro_flows.inference.certificate import Certificate, Draws
+from numpyro_flows.inference.compiled import FlowStages
 from numpyro_flows.inference.gaussian import GaussianFit
+from numpyro_flows.inference.modes import weigh
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.survey import Survey, judge
 from numpyro_flows.training.ahead import Ahead
@@ -165,7 +166,7 @@ class FlowStage:
             self.stages.draw.wait()
         with self.clock.stage("certificate"):
             seeds = itertools.islice(self.seeds, -(-self.settings.certificate_draws // self.settings.block))
-            draws = join(self.stages.draw(arrays, seed) for seed in seeds)
+            draws = weigh((Draws(*self.stages.draw(arrays, seed)) for seed in seeds), self.survey.modes)
             certificate = judge(draws, self.survey, self.settings)
         self.ess = f"{certificate.ess:.1%}"
         if estimated := estimates(self.stages.static):

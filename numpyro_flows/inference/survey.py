@@ -5,10 +5,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from numpyro_flows.inference.certificate import Certificate, Draws, certify
+from numpyro_flows.inference.certificate import Certificate, certify
 from numpyro_flows.inference.gaussian import GaussianFit, draw_gaussian, fit_gaussian
 from numpyro_flows.inference.heavy_tails import degrees_of_freedom
-from numpyro_flows.inference.modes import Mode, find_modes, missed_share
+from numpyro_flows.inference.modes import Mode, Weighed, find_modes, missed_share, weigh
 from numpyro_flows.inference.newton import Density
 from numpyro_flows.inference.settings import FlowVISettings
 
@@ -26,7 +26,7 @@ class Survey(NamedTuple):
 
 def fit_and_survey(
     density: Density, rng: np.random.Generator, starts: Float[np.ndarray, "starts dim"], settings: FlowVISettings
-) -> tuple[GaussianFit, Draws, Survey]:
+) -> tuple[GaussianFit, Weighed, Survey]:
     """A Gaussian from `starts`, fresh draws of it, and what a search around it finds.
 
     Where the search finds most of the posterior elsewhere, the Gaussian is fitted again from there. Ctrl-C ends the
@@ -36,17 +36,17 @@ def fit_and_survey(
     try:
         return _survey(density, rng, gaussian, settings)
     except KeyboardInterrupt:
-        draws = draw_gaussian(density, gaussian, rng, settings.certificate_draws)
+        draws = weigh(draw_gaussian(density, gaussian, rng, settings), [])
         return gaussian, draws, Survey([], np.inf, interrupted=True)
 
 
 def _survey(
     density: Density, rng: np.random.Generator, gaussian: GaussianFit, settings: FlowVISettings
-) -> tuple[GaussianFit, Draws, Survey]:
+) -> tuple[GaussianFit, Weighed, Survey]:
     while True:
-        draws = draw_gaussian(density, gaussian, rng, settings.certificate_draws)
         modes = find_modes(density, gaussian, rng, settings)
-        if missed_share(modes, draws.x, draws.log_weight) > settings.heavier:
+        draws = weigh(draw_gaussian(density, gaussian, rng, settings), modes)
+        if missed_share(modes, draws) > settings.heavier:
             other = fit_gaussian(density, rng, np.stack([mode.loc for mode in modes]), settings)
             if other.elbo > gaussian.elbo + settings.refine_gain:
                 gaussian = other
@@ -54,7 +54,7 @@ def _survey(
         return gaussian, draws, Survey(modes, degrees_of_freedom(density, gaussian, rng, settings))
 
 
-def judge(draws: Draws, survey: Survey, settings: FlowVISettings) -> Certificate:
+def judge(draws: Weighed, survey: Survey, settings: FlowVISettings) -> Certificate:
     """The verdict on fresh draws of a fit: what their weights say, and what the survey does."""
     finite = np.abs(draws.log_density[np.isfinite(draws.log_density)])
     resolution = float(np.spacing(finite.max())) if finite.size else 0.0
@@ -62,7 +62,7 @@ def judge(draws: Draws, survey: Survey, settings: FlowVISettings) -> Certificate
     if np.isnan(certificate.elbo):
         return certificate
     causes = ["interrupted before the search for other modes and heavy tails was over"] if survey.interrupted else []
-    missed = missed_share(survey.modes, draws.x, draws.log_weight)
+    missed = missed_share(survey.modes, draws)
     if missed > settings.max_missed:
         causes.append(f"dispersed starts disagree: a mode that the fit lacks holds about {missed:.0%} of the posterior")
     if survey.degrees_of_freedom <= settings.min_degrees_of_freedom:
