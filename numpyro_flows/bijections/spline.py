@@ -86,7 +86,7 @@ def spline_forward(
     """`y` and `log dy/dx` for `x` in `[-bound, bound]`, from parameters of any value."""
     place = _to_unit(x, bound)
     x0, w, y0, h, d0, d1 = _bin(place, widths, heights, slopes)
-    y, log_slope = _piece((place - x0) / w, h / w, squareplus(d0), squareplus(d1))
+    y, log_slope = rational_quadratic((place - x0) / w, h / w, squareplus(d0), squareplus(d1))
     return _from_unit(y0 + h * y, bound), log_slope
 
 
@@ -101,14 +101,8 @@ def spline_inverse(
     place = _to_unit(y, bound)
     y0, h, x0, w, d0, d1 = _bin(place, heights, widths, slopes)
     s, d0, d1 = h / w, squareplus(d0), squareplus(d1)
-    # a t^2 + b t + c = 0, by the form of the root that cancels nothing; rounding may push the discriminant below 0
-    up = (place - y0) / h
-    bend = up * (d0 + d1 - 2 * s)
-    a, b, c = s - d0 + bend, d0 - bend, -s * up
-    root = jnp.sqrt(jnp.maximum(b**2 - 4 * a * c, jnp.finfo(y.dtype).tiny))
-    q = -0.5 * jnp.where(b < 0, b - root, b + root)
-    t = jnp.where(b < 0, q, c) / jnp.where(b < 0, a, q)
-    return _from_unit(x0 + t * w, bound), -_piece(t, s, d0, d1)[1]
+    t = rational_quadratic_root((place - y0) / h, s, d0, d1)
+    return _from_unit(x0 + t * w, bound), -rational_quadratic(t, s, d0, d1)[1]
 
 
 def bin_sizes(raw: Float[Array, "*shape bins"]) -> Float[Array, "*shape bins"]:
@@ -129,14 +123,27 @@ def _from_unit(x: Array, bound: float) -> Array:
     return (x - 0.5) * (2.0 * bound)
 
 
-def _piece(t: Array, s: Array, d0: Array, d1: Array) -> tuple[Array, Array]:
-    """How far up in its bin `y` is, and `log dy/dx`."""
+def rational_quadratic(t: Array, s: Array, d0: Array, d1: Array) -> tuple[Array, Array]:
+    """How far up in its bin `y` is, and `log dy/dx`, at a share `t` of the bin's width.
+
+    The bin has the mean slope `s`, and the slopes `d0` and `d1` at its ends.
+    """
     rest = 1 - t
     mix = t * rest
     mix = jnp.where(mix < 0, 0.0, mix)  # rounding may put t just outside [0, 1]; a maximum would halve gradients at 0
     scale = 1 / (s + (d0 + d1 - 2 * s) * mix)
     y = (s * t**2 + d0 * mix) * scale
     return y, jnp.log((s * scale) ** 2 * (d1 * t**2 + 2 * s * mix + d0 * rest**2))
+
+
+def rational_quadratic_root(up: Array, s: Array, d0: Array, d1: Array) -> Array:
+    """The `t` at which `y` is a share `up` of the bin's height up."""
+    # a t^2 + b t + c = 0, by the form of the root that cancels nothing; rounding may push the discriminant below 0
+    bend = up * (d0 + d1 - 2 * s)
+    a, b, c = s - d0 + bend, d0 - bend, -s * up
+    root = jnp.sqrt(jnp.maximum(b**2 - 4 * a * c, jnp.finfo(up.dtype).tiny))
+    q = -0.5 * jnp.where(b < 0, b - root, b + root)
+    return jnp.where(b < 0, q, c) / jnp.where(b < 0, a, q)
 
 
 @jax.custom_jvp

@@ -8,13 +8,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from numpyro_flows.arguments import require_numbers
+from numpyro_flows.bijections.normal_tail import normal_tail
 from numpyro_flows.bijections.univariate import AbstractUnivariate
 
 _MIN_INDEX, _START_INDEX = 1e-3, 0.1  # of a tail
 _MAX_LOG = 40.0  # of a power tail: |y| up to e^40 / lam
-_LOG_HALF_PI = math.log(math.pi / 2)
-_FAR = 5.0  # where a continued fraction of few terms takes over from erfc
-_NUM_TERMS = 20
+_NEAR = 0.7  # below it the logarithm of a tail of nearly a half would lose digits
 _NEWTON_STEPS = 5
 
 
@@ -150,15 +149,10 @@ class TailTransform(AbstractUnivariate):
 
 def _hazard(x: Float[Array, "*shape"]) -> tuple[Array, Array]:
     """`H = -log erfc(x / sqrt(2))` and `log dH/dx`, for `x >= 0`."""
-    far = x > _FAR
-    near_x, far_x = jnp.where(far, 1.0, x), jnp.where(far, x, _FAR)
-    z = near_x * math.sqrt(0.5)
-    near = jnp.where(z < 0.5, -jnp.log1p(-jax.lax.erf(z)), -jnp.log(jax.lax.erfc(z)))
-    rate = far_x
-    for k in range(_NUM_TERMS, 0, -1):
-        rate = far_x + k / rate
-    log_rate = jnp.where(far, jnp.log(rate), near - 0.5 * (near_x**2 + _LOG_HALF_PI))
-    return jnp.where(far, 0.5 * (far_x**2 + _LOG_HALF_PI) + log_rate, near), log_rate
+    log_tail, log_rate, _ = normal_tail(x)
+    near = x < _NEAR
+    from_erf = -jnp.log1p(-jax.lax.erf(jnp.where(near, x, 0.0) * math.sqrt(0.5)))
+    return jnp.where(near, from_erf, -log_tail - math.log(2)), log_rate
 
 
 @jax.custom_jvp

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Scalar
 
 from numpyro_flows.bijections import AbstractBijection
+from numpyro_flows.bijections.spline import rational_quadratic, rational_quadratic_root
 
 
 class EmpiricalMarginal(AbstractBijection):
@@ -53,18 +54,15 @@ class EmpiricalMarginal(AbstractBijection):
     def _transform(self, x: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
         inside = jnp.clip(x, self.x[:, 0], self.x[:, -1])
         x0, y0, w, h, d0, d1 = self._bin(inside, self.x)
-        y, log_slope = _piece((inside - x0) / w, h / w, d0, d1)
+        y, log_slope = rational_quadratic((inside - x0) / w, h / w, d0, d1)
         # outside, `d0` or `d1` is the slope of the tail: the piece's own at its end
         return y0 + h * y + jnp.exp(log_slope) * (x - inside), log_slope.sum()
 
     def _inverse(self, y: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
         inside = jnp.clip(y, self.y[:, 0], self.y[:, -1])
         x0, y0, w, h, d0, d1 = self._bin(inside, self.y)
-        s, up = h / w, (inside - y0) / h
-        bend = up * (d0 + d1 - 2 * s)
-        a, b, c = s - d0 + bend, d0 - bend, -s * up
-        t = -2 * c / (b + jnp.sqrt(jnp.maximum(b**2 - 4 * a * c, jnp.finfo(y.dtype).tiny)))
-        log_slope = _piece(t, s, d0, d1)[1]
+        t = rational_quadratic_root((inside - y0) / h, h / w, d0, d1)
+        log_slope = rational_quadratic(t, h / w, d0, d1)[1]
         return x0 + w * t + jnp.exp(-log_slope) * (y - inside), -log_slope.sum()
 
     def _bin(self, place: Float[Array, " dim"], among: Float[Array, "dim knots"]) -> tuple[Array, ...]:
@@ -76,10 +74,3 @@ class EmpiricalMarginal(AbstractBijection):
         x0, y0, d0 = (at(a, number) for a in (self.x, self.y, self.slopes))
         x1, y1, d1 = (at(a, number + 1) for a in (self.x, self.y, self.slopes))
         return x0, y0, x1 - x0, y1 - y0, d0, d1
-
-
-def _piece(t: Array, s: Array, d0: Array, d1: Array) -> tuple[Array, Array]:
-    """How far up in its bin `y` is, and `log dy/dx`."""
-    mix = t * (1 - t)
-    scale = 1 / (s + (d0 + d1 - 2 * s) * mix)
-    return (s * t**2 + d0 * mix) * scale, jnp.log((s * scale) ** 2 * (d1 * t**2 + 2 * s * mix + d0 * (1 - t) ** 2))
