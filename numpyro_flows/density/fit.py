@@ -194,8 +194,8 @@ def fit_density(
 
     def draw(index: Int[np.ndarray, " some"]) -> tuple[Rows, Float[np.ndarray, " some"]]:
         """Rows, unconstrained, and `log |det|` of that."""
-        values = observations.values[index]
-        x, log_det = observations.unconstrained(values + rng.uniform(size=values.shape) if dequantize else values)
+        noise = rng.uniform(size=(len(index), *observations.values.shape[1:])) if dequantize else None
+        x, log_det = observations.rows(index, noise)
         return Rows(x, None if conditions is None else conditions[index], all_weights[index]), log_det
 
     first, log_det = draw(train_index)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import ArrayLike, Float
+from jaxtyping import ArrayLike, Float, Int
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import ComposeTransform, ReshapeTransform, Transform, biject_to
 
@@ -28,19 +28,21 @@ class Observations(NamedTuple):
 
     values: on their own scale, of shape `(num, *event)`; sites one after the other.
     constrain: from real vectors to such events; None where they are real vectors.
+    x: as real vectors, and `log_det`, `log |det dx/dvalue|` for each; of integers, the middles of their cells.
     """
 
     values: Float[np.ndarray, "num *event"]
     constrain: Transform | None
+    x: Float[np.ndarray, "num dim"]
+    log_det: Float[np.ndarray, " num"]
 
-    def unconstrained(
-        self, values: Float[np.ndarray, "some *event"]
+    def rows(
+        self, index: Int[np.ndarray, " some"], noise: Float[np.ndarray, "some *event"] | None = None
     ) -> tuple[Float[np.ndarray, "some dim"], Float[np.ndarray, " some"]]:
-        """Values as real vectors `x`, and `log |det dx/dvalue|` for each."""
-        if self.constrain is None:
-            return values, np.zeros(len(values))
-        x, log_det = _unconstrain(self.constrain, jnp.asarray(values))
-        return np.asarray(x, np.float64), np.asarray(log_det, np.float64)
+        """Some rows as real vectors, and their `log_det`; with noise that is added to the values, if any."""
+        if noise is None:
+            return self.x[index], self.log_det[index]
+        return _unconstrained(self.constrain, self.values[index] + noise)
 
 
 def observe(data: Any, support: Support = None, *, dequantize: bool = False) -> Observations:
@@ -88,8 +90,8 @@ def observe(data: Any, support: Support = None, *, dequantize: bool = False) -> 
     checked = values + 0.5 if dequantize else values
     in_support = np.asarray(inside(jnp.asarray(checked)))
     _require(in_support.reshape(len(values), -1).all(1), f"data within {inside}", "values outside it")
-    observations = Observations(values, _constrain(inside, values.shape[1:]))
-    x = observations.unconstrained(checked)[0]
+    constrain = _constrain(inside, values.shape[1:])
+    x, log_det = _unconstrained(constrain, checked)
     _require(np.isfinite(x).all(1), f"data within {inside}", "values on its boundary")
     if len(x) <= x.shape[1]:
         raise ValueError(f"data expected more rows than coordinates, got {len(x)} rows of {x.shape[1]}")
@@ -99,7 +101,16 @@ def observe(data: Any, support: Support = None, *, dequantize: bool = False) -> 
             names = ", ".join(dict.fromkeys(np.asarray(labels)[constant][:_SHOWN]))
             raise ValueError(f"expected coordinates that vary, got constant ones: {names}")
         _warn_of_repetition(x)
-    return observations
+    return Observations(values, constrain, x, log_det)
+
+
+def _unconstrained(
+    constrain: Transform | None, values: Float[np.ndarray, "some *event"]
+) -> tuple[Float[np.ndarray, "some dim"], Float[np.ndarray, " some"]]:
+    if constrain is None:
+        return values, np.zeros(len(values))
+    x, log_det = _unconstrain(constrain, jnp.asarray(values))
+    return np.asarray(x, np.float64), np.asarray(log_det, np.float64)
 
 
 def _unconstrain_rows(constrain: Transform, values: jax.Array) -> tuple[jax.Array, jax.Array]:
