@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -271,3 +272,19 @@ class StandardizedCondition(AbstractBijection):
 def held_fixed[T](tree: T) -> T:
     """`tree` with arrays that no gradient reaches."""
     return jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_array(leaf) else leaf, tree)
+
+
+def trained_and_fixed[T](tree: T) -> tuple[T, T]:
+    """`tree` as the arrays that training changes, and all else: integers (orders, masks), and what is `Frozen`.
+
+    The two have the structure of `tree`, with None in each other's places: `eqx.combine` joins them. Shapes may stand
+    for arrays.
+    """
+
+    def of_node(node: Any) -> Any:
+        if isinstance(node, Frozen):
+            return jax.tree.map(lambda _: False, node)
+        is_array = eqx.is_array(node) or isinstance(node, jax.ShapeDtypeStruct)
+        return is_array and jnp.issubdtype(node.dtype, jnp.inexact)
+
+    return eqx.partition(tree, jax.tree.map(of_node, tree, is_leaf=lambda node: isinstance(node, Frozen)))

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from tqdm.auto import tqdm
 
 from numpyro_flows.bijections import AbstractBijection
+from numpyro_flows.bijections.compose import trained_and_fixed
 from numpyro_flows.continuous.training_form import (
     continuous_flows,
     num_evaluations,
@@ -25,7 +26,7 @@ from numpyro_flows.density.losses import Objective, Rows, maximum_likelihood, me
 from numpyro_flows.files.rules import InFiles
 from numpyro_flows.training.ahead import Ahead, prototype
 from numpyro_flows.training.seeds import Seed, seed_key
-from numpyro_flows.training.steps import TrainState, cosine_schedule, split, train_chunk
+from numpyro_flows.training.steps import TrainState, cosine_schedule, train_chunk
 
 _LEAST_PATIENCE = 250  # steps
 _SOLVER_GAP = 0.01  # nats between training's solver and the flow's own, from which training takes twice the steps
@@ -261,7 +262,7 @@ def _compile(
     static = eqx.partition(shapes, is_array)[1]
 
     def start(seed: Seed) -> tuple[TrainState, PyTree]:
-        params, fixed = split(eqx.filter(make(seed_key(seed)), is_array))
+        params, fixed = trained_and_fixed(eqx.filter(make(seed_key(seed)), is_array))
         return TrainState.init(params, averaged=True), fixed
 
     def train(state: TrainState, fixed: PyTree, rows: Rows, index: Array, seeds: Array, rates: Array) -> Any:

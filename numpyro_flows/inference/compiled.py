@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from numpyro.infer.initialization import init_to_sample, init_to_uniform
 
 from numpyro_flows.bijections import AbstractBijection, Chain, Frozen
+from numpyro_flows.bijections.compose import trained_and_fixed
 from numpyro_flows.continuous.training_form import (
     continuous_flows,
     in_training,
@@ -27,7 +28,7 @@ from numpyro_flows.modeling.scoring import standard_normal_log_prob
 from numpyro_flows.precision import full_precision
 from numpyro_flows.training.ahead import NO_OPTIMIZATION, Ahead, prototype
 from numpyro_flows.training.seeds import Seed, Seeds, seed_key
-from numpyro_flows.training.steps import TrainState, split, train_chunk
+from numpyro_flows.training.steps import TrainState, train_chunk
 
 
 class FlowStages(NamedTuple):
@@ -64,7 +65,7 @@ def compile_flow_stages(
     shapes = prototype(whitened, seed, loc, scale)
     is_array = jax.tree.map(lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct), shapes)
     arrays, static = eqx.partition(shapes, is_array)
-    params, fixed = split(arrays)
+    params, fixed = trained_and_fixed(arrays)
 
     def make(loc: Array, scale: Array, seed: Seed) -> PyTree:
         return eqx.filter(whitened(seed, loc, scale), is_array)

@@ -12,6 +12,7 @@ from jaxtyping import Float, PyTree
 from tqdm.auto import tqdm
 
 from numpyro_flows.bijections import AbstractBijection
+from numpyro_flows.bijections.compose import trained_and_fixed
 from numpyro_flows.bijections.noise import estimates
 from numpyro_flows.continuous.training_form import with_more_steps
 from numpyro_flows.inference.certificate import Certificate, Draws
@@ -23,7 +24,7 @@ from numpyro_flows.inference.survey import Survey, judge
 from numpyro_flows.training.ahead import Ahead
 from numpyro_flows.training.clock import Clock
 from numpyro_flows.training.seeds import Seed
-from numpyro_flows.training.steps import TrainState, cosine_schedule, split
+from numpyro_flows.training.steps import TrainState, cosine_schedule
 
 
 class FlowFit(NamedTuple):
@@ -128,7 +129,7 @@ class FlowStage:
 
     def _round(self, arrays: PyTree, num_steps: int, peak: float, forward: bool) -> PyTree:
         """Train for `num_steps` steps from `arrays`, and return the new ones."""
-        params, fixed = split(arrays)
+        params, fixed = trained_and_fixed(arrays)
         chunk = self.settings.chunk
         with self.clock.stage("compilation"):
             self.stages.train.wait()

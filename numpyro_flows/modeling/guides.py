@@ -16,6 +16,7 @@ from numpyro.infer.initialization import init_to_uniform
 from numpyro_flows import flows
 from numpyro_flows.arguments import described, require_callable, require_key, require_model, require_numbers
 from numpyro_flows.bijections import AbstractBijection, Affine, Chain, TriangularAffine
+from numpyro_flows.bijections.compose import trained_and_fixed
 from numpyro_flows.modeling.distributions import FlowDistribution
 from numpyro_flows.modeling.model_run import model_run
 
@@ -79,7 +80,7 @@ class AutoFlow(AutoContinuous):
     @staticmethod
     def parameters(bijection: AbstractBijection) -> list[Array]:
         """All trained arrays of a bijection: a list, the one container that all of NumPyro takes (`SteinVI` too)."""
-        return jax.tree.leaves(eqx.filter(bijection, eqx.is_inexact_array))
+        return jax.tree.leaves(trained_and_fixed(bijection)[0])
 
     def make_bijection(self, rng_key: PRNGKeyArray, loc: ArrayLike, scale: ArrayLike) -> Chain:
         """The untrained map from `N(0, I)` to the unconstrained sites: the flow, then `loc + scale x`.
@@ -146,7 +147,7 @@ class AutoFlow(AutoContinuous):
 
     def _get_posterior(self) -> FlowDistribution:
         params: Any = numpyro.param(self.param_name, self._init_params)
-        untrained, static = eqx.partition(self._untrained, eqx.is_inexact_array)
+        untrained, static = trained_and_fixed(self._untrained)
         trained = jax.tree.unflatten(jax.tree.structure(untrained), params)
         return FlowDistribution(eqx.combine(trained, static), self.get_base_dist())
 

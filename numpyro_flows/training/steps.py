@@ -81,8 +81,3 @@ def cosine_schedule(num_steps: int, peak: float, *, warmup: float = _WARMUP) -> 
     progress = (np.arange(num_steps) + 1.0) / (num_steps + 1.0)
     decay = 0.5 * (1.0 + np.cos(np.pi * (progress - warmup) / (1.0 - warmup)))
     return peak * np.where(progress < warmup, progress / warmup, decay)
-
-
-def split(arrays: PyTree) -> tuple[PyTree, PyTree]:
-    """A bijection's arrays as those that are trained and the rest (integers: orders and masks)."""
-    return eqx.partition(arrays, lambda leaf: jnp.issubdtype(leaf.dtype, jnp.inexact))

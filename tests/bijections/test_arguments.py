@@ -21,6 +21,7 @@ from numpyro_flows.bijections import (
     TriangularAffine,
     transform_with_score,
 )
+from numpyro_flows.bijections.compose import trained_and_fixed
 from tests.bijections.cases import CASES, COND_DIM, FLOWS
 from tests.bijections.common import drawn, made
 
@@ -172,3 +173,11 @@ def test_frozen_is_the_same_map_without_gradients():
         np.testing.assert_array_equal(a, b)
     assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(gradient))
     assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(moving))
+
+
+def test_what_is_frozen_and_what_is_no_number_is_not_trained():
+    bijection = Chain([Permutation([1, 0]), Affine(jnp.zeros(2)), Frozen(Chain([Affine(jnp.ones(2))]))])
+    trained, fixed = trained_and_fixed(bijection)
+    assert len(jax.tree.leaves(trained)) == len(jax.tree.leaves(eqx.filter(bijection.bijections[1], eqx.is_array)))
+    whole = jax.tree.leaves(eqx.combine(trained, fixed))
+    assert all(a is b for a, b in zip(whole, jax.tree.leaves(bijection), strict=True))

@@ -21,6 +21,7 @@ from numpyro.infer.util import log_density
 
 from numpyro_flows import AutoFlow, FlowTransform, FlowVI, PathELBO, flows
 from numpyro_flows.bijections import Elementwise, SinhArcsinh
+from numpyro_flows.bijections.compose import trained_and_fixed
 from numpyro_flows.continuous import ContinuousFlow, Exact, Hutchinson, LinearField, MLPField, Training
 from numpyro_flows.continuous.training_form import continuous_flows
 from numpyro_flows.inference.certificate import certify
@@ -31,7 +32,7 @@ from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.survey import Survey
 from numpyro_flows.modeling.guides import affine
 from numpyro_flows.training.clock import Clock
-from numpyro_flows.training.steps import TrainState, split
+from numpyro_flows.training.steps import TrainState
 from tests.bijections.cases import perturbed
 from tests.continuous.common import COARSE, KEY, with_random_parameters
 
@@ -109,7 +110,7 @@ def test_estimated_densities_are_not_certified(divergence, certified):
     recipe = replace(SETTINGS, num_steps=SETTINGS.chunk)  # one round
     rng = np.random.default_rng(0)
     block: Any = rng.normal(size=(recipe.block, 2)), np.zeros(recipe.block), np.zeros(recipe.block)
-    trained: Any = TrainState(split(arrays)[0], ()), np.zeros(recipe.chunk), np.zeros(())
+    trained: Any = TrainState(trained_and_fixed(arrays)[0], ()), np.zeros(recipe.chunk), np.zeros(())
     scripted: dict[str, Any] = {"make": Scripted(arrays), "train": Scripted(trained), "draw": Scripted(block)}
     stages = FlowStages(draw_coarsely=None, static=static, **scripted)
     seeds = itertools.repeat(np.zeros(4, np.uint32))
