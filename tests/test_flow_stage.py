@@ -14,7 +14,7 @@ from numpyro_flows.bijections import Affine
 from numpyro_flows.inference.certificate import certify
 from numpyro_flows.inference.compiled import FlowStages
 from numpyro_flows.inference.gaussian import fit_gaussian
-from numpyro_flows.inference.rounds import FlowFit, FlowStage
+from numpyro_flows.inference.rounds import FlowFit, FlowTask, train_flow
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.survey import Survey
 from numpyro_flows.training.ahead import Ahead
@@ -84,8 +84,14 @@ class Scripted:
         gaussian = fit_gaussian(
             lambda x: (-0.5 * (x**2).sum(1), -x), np.random.default_rng(0), np.zeros((1, 1)), SETTINGS
         )
-        stage = FlowStage(SETTINGS, stages, Survey([], np.inf), seeds, Clock(), False)
-        return stage.run(gaussian, FlowFit(Affine(jnp.zeros(1)), certify(start), start), np.zeros(4, np.uint32))
+        task = FlowTask(SETTINGS, stages, Survey([], np.inf), seeds, Clock())
+        return train_flow(
+            task,
+            gaussian,
+            FlowFit(Affine(jnp.zeros(1)), certify(start), start),
+            np.zeros(4, np.uint32),
+            progress_bar=False,
+        )
 
 
 NUM_BLOCKS = SETTINGS.certificate_draws // SETTINGS.block

@@ -17,7 +17,7 @@ from numpyro_flows.bijections import Affine
 from numpyro_flows.inference.certificate import certify
 from numpyro_flows.inference.compiled import FlowStages
 from numpyro_flows.inference.gaussian import GaussianFit
-from numpyro_flows.inference.rounds import FlowFit, FlowStage
+from numpyro_flows.inference.rounds import FlowFit, FlowTask, train_flow
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.survey import Survey, fit_and_survey, judge
 from numpyro_flows.training.clock import Clock
@@ -106,11 +106,11 @@ def train_stage(interrupt_train=(), interrupt_draw=(), interrupt_make=()) -> Any
         static=static,
     )
     seeds = iter(np.random.default_rng(0).integers(2**32, size=(100_000, 4), dtype=np.uint32))
-    stage = FlowStage(SETTINGS, stages, Survey([], np.inf), seeds, Clock(), False)
+    task = FlowTask(SETTINGS, stages, Survey([], np.inf), seeds, Clock())
     log_weights = draw(arrays, next(seeds))[2]
     start = FlowFit(bijection, certify(log_weights), log_weights)
     gaussian = GaussianFit(np.full(1, 4.0), np.eye(1), -8.0, None)  # pyright: ignore[reportArgumentType]
-    return stage.run(gaussian, start, next(seeds))
+    return train_flow(task, gaussian, start, next(seeds), progress_bar=False)
 
 
 BLOCKS = SETTINGS.certificate_draws // SETTINGS.block  # calls of one verdict

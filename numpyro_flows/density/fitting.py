@@ -24,11 +24,13 @@ from numpyro_flows.continuous.training_form import (
 )
 from numpyro_flows.density.losses import Objective, Rows, maximum_likelihood, mean_nll
 from numpyro_flows.files.rules import InFiles
-from numpyro_flows.training.ahead import Ahead, prototype
+from numpyro_flows.training.ahead import NO_OPTIMIZATION, Ahead, prototype
+from numpyro_flows.training.loop import Round, State, run
+from numpyro_flows.training.policies import Patience, Score
+from numpyro_flows.training.reasons import Reason
 from numpyro_flows.training.seeds import Seed, seed_key
 from numpyro_flows.training.steps import TrainState, cosine_schedule, train_chunk
 
-_LEAST_PATIENCE = 250  # steps
 _SOLVER_GAP = 0.01  # nats between training's solver and the flow's own, from which training takes twice the steps
 _COUNTED_ROWS = 100  # to tell how often a field is evaluated
 
@@ -132,6 +134,55 @@ class _Functions(NamedTuple):
     static: AbstractBijection
 
 
+class _DensityTask:
+    """Minibatches of rows for the compiled functions; with restarts states have a leading axis of them."""
+
+    def __init__(
+        self,
+        functions: _Functions,
+        draw_rows: Callable[[], Rows],
+        rows: Rows,
+        validation: Rows,
+        batch: int,
+        chunk: int,
+        rng: np.random.Generator,
+    ):
+        self.chunk, self.batch = chunk, batch
+        self.functions = functions
+        self.draw_rows, self.rows, self.validation = draw_rows, rows, validation
+        self.rng = rng
+
+    def train(self, state: State, planned: Round, rates: np.ndarray) -> tuple[TrainState, np.ndarray, int]:
+        if state.num_rounds > 0:
+            self.rows = self.draw_rows()
+        num = len(self.rows.x)
+        epoch = num // self.batch
+        order = [self.rng.permutation(num)[: epoch * self.batch] for _ in range(-(-self.chunk // epoch))]
+        index = np.concatenate(order).reshape(-1, self.batch)[: self.chunk].astype(np.int32)
+        noise = self.rng.integers(2**32, size=(self.chunk, 4), dtype=np.uint32)
+        return self.functions.train(state.train, state.fixed, self.rows, index, noise, rates)
+
+    def score(self, state: State) -> Score:
+        best, now = self.functions.score(state.train.average, state.fixed, state.best, self.validation)
+        # more steps for a solver that is too coarse: one that training learns to cheat
+        coarse = np.any(np.abs(now.gap) > _SOLVER_GAP)
+        return Score(np.asarray(now.nll), best, with_more_steps(state.fixed) if coarse else state.fixed)
+
+    def shown(self, state: State) -> dict[str, str]:
+        return {"nll": f"{np.min(state.best.nll):.3f}"}
+
+    def last_unless_worse(self, state: State, never: _Best) -> _Best:
+        """The best of all looks, where it scores better than the last parameters do beyond chance; else these."""
+        last, _ = self.functions.score(state.train.average, state.fixed, never, self.validation)
+        return _last_unless_worse(state.best, last)
+
+    def with_present_gap(self, state: State, best: _Best) -> _Best:
+        """`best` with the gap of the solver as it is now: its steps may have been raised since the best was found."""
+        if not continuous_flows(self.functions.static):
+            return best
+        return best._replace(gap=self.functions.score(best.params, state.fixed, best, self.validation)[1].gap)
+
+
 def train(
     make: Callable[[PRNGKeyArray], AbstractBijection],
     draw_rows: Callable[[], Rows],
@@ -146,83 +197,45 @@ def train(
     rows = draw_rows()
     batch = min(settings.batch_size, len(rows.x))
     epoch = len(rows.x) // batch
-    num_epochs = -(-settings.least_round // epoch)  # of one round
-    steps = min(epoch * num_epochs, settings.num_steps)
-    num_rounds = -(-settings.num_steps // steps)
-    # the steps that fill up the last round have learning rate 0
-    rates = np.pad(
-        cosine_schedule(settings.num_steps, settings.learning_rate), (0, num_rounds * steps - settings.num_steps)
-    )
-    rates = rates.astype(jnp.result_type(float)).reshape(num_rounds, steps)
+    length = min(epoch * -(-settings.least_round // epoch), settings.num_steps)  # of a round
+    policy = Patience(cosine_schedule(settings.num_steps, settings.learning_rate), length, settings.patience)
 
     began = time.perf_counter()
     several = settings.num_restarts > 1
     seed = np.stack([next(seeds) for _ in range(settings.num_restarts)])
     seed = seed if several else seed[0]
-    losses, validations, num_skipped, why, failed = [], [], 0, "", False
-    with (
-        ThreadPoolExecutor() as pool,
-        tqdm(total=settings.num_steps, desc="density", unit="step", disable=not progress_bar) as progress,
-    ):
-        functions = _compile(pool, settings.objective, make, rows, validation, seed, (steps, batch), several)
-        state, fixed = functions.start(seed)
-        never = np.full(np.shape(seed)[:-1], np.inf, rates.dtype)
-        unknown = np.full((*never.shape, len(validation.x)), np.nan, rates.dtype)
-        best, now = functions.score(state.average, fixed, _Best(state.params, never, unknown, never), validation)
-        fixed = _with_steps_enough(fixed, now)
-        validations.append(np.asarray(now.nll))
+    with ThreadPoolExecutor() as pool:
+        progress = tqdm(total=settings.num_steps, desc="density", unit="step", disable=not progress_bar)
+        functions = _compile(pool, settings.objective, make, rows, validation, seed, (length, batch), several)
+        task = _DensityTask(functions, draw_rows, rows, validation, batch, length, rng)
+        start, fixed = functions.start(seed)
+        none = np.full(np.shape(seed)[:-1], np.inf, jnp.result_type(float))
+        never = _Best(start.params, none, np.full((*none.shape, len(validation.x)), np.nan, none.dtype), none)
+        state = State(start, fixed, never, None)
+        state = policy.start(state, task.score(state))
         functions.train.wait()
-        compiled, since = time.perf_counter(), 0
-        try:
-            for rates_of_round in rates:
-                order = [rng.permutation(len(rows.x))[: epoch * batch] for _ in range(num_epochs)]
-                index = np.concatenate(order).reshape(-1, batch)[:steps].astype(np.int32)
-                noise = rng.integers(2**32, size=(steps, 4), dtype=np.uint32)
-                state, loss, skipped = functions.train(state, fixed, rows, index, noise, rates_of_round)
-                best, now = functions.score(state.average, fixed, best, validation)
-                since = 0 if np.any(np.asarray(now.nll) < np.min(validations, axis=0)) else since + steps
-                losses.append(np.asarray(loss))
-                validations.append(np.asarray(now.nll))
-                fixed = _with_steps_enough(fixed, now)
-                num_skipped += int(np.sum(skipped))
-                progress.update(min(steps, settings.num_steps - progress.n))
-                progress.set_postfix(nll=f"{np.min(best.nll):.3f}")
-                if not np.isfinite(losses[-1]).any():
-                    why, failed = "stopped because the loss is not finite", True
-                    break
-                best_after = steps * len(losses) - since
-                if since >= (max(best_after, _LEAST_PATIENCE) if settings.patience is None else settings.patience):
-                    why = f"stopped because validation did not improve in {since} steps"
-                    break
-                rows = draw_rows()
-        except KeyboardInterrupt:
-            why = "interrupted"
-        except jax.errors.JaxRuntimeError as error:
-            why, failed = f"stopped by an error: {error}", True
-    if settings.prefers_last and losses:
-        last, _ = functions.score(state.average, fixed, _Best(state.params, never, unknown, never), validation)
-        best = _last_unless_worse(best, last)
-    if continuous_flows(functions.static):  # its steps may have been raised since the best was found
-        _, now = functions.score(best.params, fixed, best, validation)
-        best = best._replace(gap=now.gap)
+        compiled = time.perf_counter()
+        state, ending = run(task, policy, state, progress)
+    best = task.last_unless_worse(state, never) if settings.prefers_last and state.losses else state.best
+    best = task.with_present_gap(state, best)
     which = int(np.argmin(best.nll))
-    arrays, best = eqx.combine(best.params, fixed), jax.device_get(best)
-    losses, validations = np.array(losses), np.array(validations)
+    arrays, best = eqx.combine(best.params, state.fixed), jax.device_get(best)
+    losses, validations = np.concatenate([none[..., None][..., :0], *state.losses], axis=-1), np.array(state.scores)
     if several:
         arrays, best = jax.tree.map(lambda leaf: leaf[which], (arrays, best))
-        losses, validations = losses[:, which], validations[:, which]
+        losses, validations = losses[which], validations[:, which]
     bijection = eqx.combine(arrays, functions.static)
     return Trained(
         bijection=bijection,
         log_prob=best.log_prob,
         solver=SolverCheck.of(bijection, validation, float(best.gap)) if continuous_flows(bijection) else None,
-        losses=losses.reshape(-1)[: settings.num_steps],
+        losses=losses,
         validation=validations,
-        steps=np.minimum(steps * np.arange(len(validations)), settings.num_steps),
+        steps=np.minimum(length * np.arange(len(validations)), settings.num_steps),
         seconds={"compilation": compiled - began, "training": time.perf_counter() - compiled},
-        num_skipped=num_skipped,
-        why=why or f"all {settings.num_steps} steps taken",
-        failed=failed,
+        num_skipped=state.num_skipped,
+        why=ending.why,
+        failed=ending.reason in (Reason.ERROR, Reason.NOT_FINITE),
     )
 
 
@@ -239,11 +252,6 @@ def _last_unless_worse(best: _Best, last: _Best) -> _Best:
         return jnp.where(some.reshape(some.shape + (1,) * (np.ndim(of_best) - some.ndim)), of_last, of_best)
 
     return jax.tree.map(choose, best, last)
-
-
-def _with_steps_enough(fixed: PyTree, now: "_Now") -> PyTree:
-    """More steps for a solver that is too coarse: one that training learns to cheat."""
-    return with_more_steps(fixed) if np.any(np.abs(now.gap) > _SOLVER_GAP) else fixed
 
 
 def _compile(
@@ -291,7 +299,7 @@ def _compile(
         lambda: (jnp.zeros(seed.shape[:-1]), jnp.zeros((*seed.shape[:-1], len(validation.x))))
     )
     return _Functions(
-        start=Ahead(pool, start, seed, options={"xla_backend_optimization_level": 0}),
+        start=Ahead(pool, start, seed, options=NO_OPTIMIZATION),
         train=Ahead(
             pool,
             train,

@@ -24,7 +24,7 @@ from numpyro_flows.inference.gaussian import GaussianFit
 from numpyro_flows.inference.host_density import HostDensity
 from numpyro_flows.inference.modes import Weighed
 from numpyro_flows.inference.posterior import FlowPosterior
-from numpyro_flows.inference.rounds import FlowFit, FlowStage, finished
+from numpyro_flows.inference.rounds import FlowFit, FlowTask, finished, train_flow
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.survey import fit_and_survey, judge
 from numpyro_flows.inference.target import Target
@@ -143,8 +143,8 @@ class FlowVI:
                 try:
                     with clock.stage("tracing"):
                         stages = compile_flow_stages(pool, fitted, guide, gaussian.scale, settings)
-                    flow_stage = FlowStage(settings, stages, survey, seeds, clock, self.progress_bar)
-                    fit = flow_stage.run(gaussian, fit, next(seeds))
+                    task = FlowTask(settings, stages, survey, seeds, clock)
+                    fit = train_flow(task, gaussian, fit, next(seeds), progress_bar=self.progress_bar)
                 except KeyboardInterrupt:
                     fit = _interrupted(fit)
         if target.free.any():

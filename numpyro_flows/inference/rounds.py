@@ -2,11 +2,10 @@
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree
 from tqdm.auto import tqdm
@@ -23,6 +22,8 @@ from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.survey import Survey, judge
 from numpyro_flows.training.ahead import Ahead
 from numpyro_flows.training.clock import Clock
+from numpyro_flows.training.loop import Round, State, run
+from numpyro_flows.training.reasons import INTERRUPTED, Ending, Reason
 from numpyro_flows.training.seeds import Seed
 from numpyro_flows.training.steps import TrainState, cosine_schedule
 
@@ -38,146 +39,124 @@ class FlowFit(NamedTuple):
     draw: Ahead | None = None
 
 
-class FlowStage:
-    """One training of a flow."""
+class Judged(NamedTuple):
+    """A verdict on arrays of the flow, by weights of fresh draws; `coarse`: whether training solves too coarsely."""
+
+    certificate: Certificate
+    log_weights: Float[np.ndarray, " draws"]
+    coarse: bool = False
+
+
+class Best(NamedTuple):
+    """The arrays that the next round begins from, and their verdict.
+
+    Before a round was better than the Gaussian, which `trained` says, the arrays are untrained and the verdict is its.
+    """
+
+    arrays: PyTree
+    judged: Judged
+    trained: bool = False
+
+
+class Plan(NamedTuple):
+    """Peak of the learning rate and length of the next round, and what ends the training whatever its ESS."""
+
+    peak: float
+    num_steps: int
+    ending: Ending | None = None
+
+
+@dataclass(frozen=True)
+class UntilCertified:
+    """Rounds that grow, until a verdict is good enough.
+
+    They go by the reverse KL, and by the forward KL once the weights are good enough for it. A round that ends worse
+    than it began is undone, and the next one goes at half the rate.
+    """
+
+    settings: FlowVISettings
+
+    def init(self) -> Plan:
+        return Plan(self.settings.learning_rate, self.settings.first_round)
+
+    def next(self, state: State) -> Round | Ending:
+        settings, plan, best = self.settings, state.plan, state.best.judged.certificate
+        if finished(best, settings):
+            return Ending(Reason.GOOD_ENOUGH, "")
+        if plan.ending is not None:
+            return plan.ending
+        left = settings.num_steps - state.step
+        if left == 0:
+            return Ending(Reason.BUDGET, f"stopped by its budget of {settings.num_steps} steps")
+        forward = best.ess >= settings.forward_ess
+        rate = plan.peak * (settings.forward_rate if forward else 1.0)
+        return Round(cosine_schedule(min(plan.num_steps, left), rate), settings.forward_share * forward)
+
+    def update(self, state: State, score: Judged) -> State:
+        settings, plan = self.settings, state.plan
+        best, new = state.best.judged.certificate, score.certificate
+        num_steps = min(plan.num_steps, settings.num_steps - state.step)
+        ending = None
+        if np.isnan(new.elbo) and np.isnan(best.elbo):
+            ending = Ending(Reason.NOT_FINITE, "stopped because the density is not finite where the flow has draws")
+        elif _safe(new, settings) and new.elbo < best.elbo + settings.least_gain * num_steps / 1000:
+            ending = Ending(Reason.LITTLE_GAIN, "stopped because it gained little")
+        better = new.elbo > best.elbo or new.ess > best.ess or (new.certified and not best.certified)
+        peak = plan.peak
+        if better or np.isnan(best.elbo):
+            state = state._replace(best=Best(eqx.combine(state.train.params, state.fixed), score, trained=True))
+        else:
+            peak /= 2
+        # moments begin anew with each round
+        params, _ = trained_and_fixed(state.best.arrays)
+        fixed = with_more_steps(state.fixed) if score.coarse else state.fixed
+        longer = min(settings.round_growth * num_steps, settings.longest_round)
+        return state._replace(train=TrainState.init(params), fixed=fixed, plan=Plan(peak, longer, ending))
+
+
+class FlowTask:
+    """The compiled functions of the flow stage: steps of `stages.train`, and verdicts on draws of `stages.draw`."""
 
     def __init__(
-        self,
-        settings: FlowVISettings,
-        stages: FlowStages,
-        survey: Survey,
-        seeds: Iterator[Seed],
-        clock: Clock,
-        progress_bar: bool,
+        self, settings: FlowVISettings, stages: FlowStages, survey: Survey, seeds: Iterator[Seed], clock: Clock
     ):
         self.settings = settings
+        self.chunk = settings.chunk
         self.stages = stages
         self.survey = survey
         self.seeds = seeds
         self.clock = clock
-        self.losses: list[np.ndarray] = []
-        self.num_steps = 0
-        self.num_skipped = 0
-        self.stopped = ""  # what ended the training before its time, in words
-        self.progress = tqdm(total=settings.num_steps, desc="flow stage", unit="step", disable=not progress_bar)
 
-    def run(self, gaussian: GaussianFit, start: FlowFit, seed: Seed) -> FlowFit:
-        """Rounds of training, each judged on fresh draws, until one passes or the steps are used up.
-
-        `start` is the fit before: the Gaussian, around which the flow is the identity.
-
-        Rounds go by the reverse KL, and by the forward KL once the weights are good enough for it. A round that ends
-        worse than it began is undone, and the next one goes at half the rate. Ctrl-C ends the training with a
-        verdict on what was trained by then; a second one gives back the best of those judged before.
-        """
-        self._best = start
-        with self.progress:
-            try:
-                self._rounds(gaussian, seed)
-            except KeyboardInterrupt:
-                self.stopped = "interrupted"
-        return self._best._replace(
-            certificate=self._explain(self._best.certificate),
-            losses=np.concatenate([np.zeros(0), *self.losses]),
-            num_skipped=self.num_skipped,
-        )
-
-    def _rounds(self, gaussian: GaussianFit, seed: Seed) -> None:
-        settings = self.settings
-        with self.clock.stage("compilation"):
-            self.stages.make.wait()
-        arrays = self.stages.make(gaussian.loc, gaussian.scale, seed)
-        best = self._best.certificate
-        self.ess = f"{best.ess:.1%}"
-        peak, num_steps = settings.learning_rate, settings.first_round
-        while not (finished(best, settings) or self.stopped):
-            left = settings.num_steps - self.num_steps
-            if left == 0:
-                self.stopped = f"stopped by its budget of {settings.num_steps} steps"
-                break
-            forward = best.ess >= settings.forward_ess
-            rate = peak * (settings.forward_rate if forward else 1.0)
-            num_steps = min(num_steps, left)
-            new_arrays = self._round(arrays, num_steps, rate, forward)
-            try:
-                new, log_weights = self._judge(new_arrays)
-            except KeyboardInterrupt:
-                self.stopped = "interrupted"
-                new, log_weights = self._judge(new_arrays)  # so that what was trained is not lost
-            if np.isnan(new.elbo) and np.isnan(best.elbo):
-                self.stopped = self.stopped or "stopped because the density is not finite where the flow has draws"
-            if _safe(new, settings) and new.elbo < best.elbo + settings.least_gain * num_steps / 1000:
-                self.stopped = self.stopped or "stopped because it gained little"
-            better = new.elbo > best.elbo or new.ess > best.ess or (new.certified and not best.certified)
-            if better or np.isnan(best.elbo):
-                arrays, best = new_arrays, new
-                bijection = eqx.combine(arrays, self.stages.static)
-                self._best = FlowFit(bijection, best, log_weights, draw=self.stages.draw)
-            else:
-                peak /= 2
-            if self._solver_is_too_coarse(new_arrays):
-                arrays = with_more_steps(arrays)
-            num_steps = min(settings.round_growth * num_steps, settings.longest_round)
-
-    def _explain(self, certificate: Certificate) -> Certificate:
-        if certificate.certified:
-            return certificate
-        why = f"{certificate.why}, after {self.num_steps} steps of training"
-        why += f" ({self.num_skipped} skipped as not finite)" if self.num_skipped else ""
-        why += f"; training was {self.stopped}" if self.stopped else ""
-        return certificate._replace(why=why)
-
-    def _round(self, arrays: PyTree, num_steps: int, peak: float, forward: bool) -> PyTree:
-        """Train for `num_steps` steps from `arrays`, and return the new ones."""
-        params, fixed = trained_and_fixed(arrays)
-        chunk = self.settings.chunk
+    def train(self, state: State, planned: Round, rates: np.ndarray) -> tuple[TrainState, np.ndarray, int]:
         with self.clock.stage("compilation"):
             self.stages.train.wait()
         with self.clock.stage("flow"):
-            state = TrainState.init(params)
-            num_chunks = -(-num_steps // chunk)
-            # the steps that fill up the last chunk have learning rate 0
-            rates = np.pad(cosine_schedule(num_steps, peak), (0, num_chunks * chunk - num_steps))
-            rates = rates.astype(jnp.result_type(float))
-            try:
-                for rates_of_chunk in rates.reshape(num_chunks, chunk):
-                    seeds = np.stack(list(itertools.islice(self.seeds, chunk)))
-                    state, losses, skipped = jax.block_until_ready(
-                        self.stages.train(
-                            state, fixed, seeds, rates_of_chunk, rates.dtype.type(self.settings.forward_share * forward)
-                        )
-                    )
-                    taken = min(chunk, num_steps)
-                    num_steps -= taken
-                    self.num_steps += taken
-                    self.num_skipped += int(skipped)
-                    self.losses.append(np.asarray(losses[:taken]))
-                    self.progress.update(taken)
-                    finite = self.losses[-1][np.isfinite(self.losses[-1])]
-                    loss = f"{finite.mean():.3f}" if finite.size else "not finite"
-                    self.progress.set_postfix(loss=loss, ESS=self.ess)
-            except KeyboardInterrupt:
-                self.stopped = "interrupted"
-            except jax.errors.JaxRuntimeError as error:
-                self.stopped = f"stopped by an error: {error}"
-        return eqx.combine(state.params, fixed)
+            seeds = np.stack(list(itertools.islice(self.seeds, self.chunk)))
+            return self.stages.train(state.train, state.fixed, seeds, rates, rates.dtype.type(planned.forward))
 
-    def _judge(self, arrays: PyTree) -> tuple[Certificate, np.ndarray]:
+    def score(self, state: State) -> Judged:
+        arrays = eqx.combine(state.train.params, state.fixed)
         with self.clock.stage("compilation"):
             self.stages.draw.wait()
         with self.clock.stage("certificate"):
             seeds = itertools.islice(self.seeds, -(-self.settings.certificate_draws // self.settings.block))
             draws = weigh((Draws(*self.stages.draw(arrays, seed)) for seed in seeds), self.survey.modes)
             certificate = judge(draws, self.survey, self.settings)
-        self.ess = f"{certificate.ess:.1%}"
         if estimated := estimates(self.stages.static):
             why = f"log densities are random estimates, by {', '.join(estimated)}, and weights must not be"
             certificate = certificate._replace(
                 certified=False, why="; ".join([why, certificate.why] if certificate.why else [why])
             )
-        return certificate, np.asarray(draws.log_weight, np.float64)
+        return Judged(certificate, np.asarray(draws.log_weight, np.float64), self._solves_too_coarsely(arrays))
 
-    def _solver_is_too_coarse(self, arrays: PyTree) -> bool:
+    def shown(self, state: State) -> dict[str, str]:
+        shown = {"ESS": f"{state.best.judged.certificate.ess:.1%}"}
+        if not state.losses:
+            return shown
+        finite = state.losses[-1][np.isfinite(state.losses[-1])]
+        return shown | {"loss": f"{finite.mean():.3f}" if finite.size else "not finite"}
+
+    def _solves_too_coarsely(self, arrays: PyTree) -> bool:
         """Whether a continuous flow as training solves it has another ELBO than by its own solver."""
         if self.stages.draw_coarsely is None:
             return False
@@ -186,6 +165,41 @@ class FlowStage:
         _, _, own = self.stages.draw(arrays, seed)
         apart = np.abs(np.mean(np.asarray(coarse, np.float64) - np.asarray(own, np.float64)))
         return not apart <= self.settings.solver_gap  # nor where it is NaN
+
+
+def train_flow(task: FlowTask, gaussian: GaussianFit, start: FlowFit, seed: Seed, *, progress_bar: bool) -> FlowFit:
+    """The flow around a Gaussian, trained until a verdict on it is good enough, or what comes nearest to that.
+
+    `start` is the fit before: the Gaussian, around which the flow is the identity. Ctrl-C ends the training with a
+    verdict on what was trained by then; a second one gives back the best of those judged before.
+    """
+    settings, policy = task.settings, UntilCertified(task.settings)
+    try:
+        with task.clock.stage("compilation"):
+            task.stages.make.wait()
+        arrays = task.stages.make(gaussian.loc, gaussian.scale, seed)
+    except KeyboardInterrupt:
+        return _explained(start, INTERRUPTED)
+    params, fixed = trained_and_fixed(arrays)
+    best = Best(arrays, Judged(start.certificate, start.log_weights))
+    progress = tqdm(total=settings.num_steps, desc="flow stage", unit="step", disable=not progress_bar)
+    state, ending = run(task, policy, State(TrainState.init(params), fixed, best, policy.init()), progress)
+    fit, best = start, state.best
+    if best.trained:
+        bijection = eqx.combine(best.arrays, task.stages.static)
+        fit = FlowFit(bijection, best.judged.certificate, best.judged.log_weights, draw=task.stages.draw)
+    losses = np.concatenate([np.zeros(0), *state.losses])
+    return _explained(fit._replace(losses=losses, num_skipped=state.num_skipped), ending)
+
+
+def _explained(fit: FlowFit, ending: Ending) -> FlowFit:
+    certificate = fit.certificate
+    if certificate.certified:
+        return fit
+    why = f"{certificate.why}, after {fit.losses.size} steps of training"
+    why += f" ({fit.num_skipped} skipped as not finite)" if fit.num_skipped else ""
+    why += f"; training was {ending.why}" if ending.why else ""
+    return fit._replace(certificate=certificate._replace(why=why))
 
 
 def finished(certificate: Certificate, settings: FlowVISettings) -> bool:

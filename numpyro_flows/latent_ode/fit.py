@@ -1,7 +1,9 @@
 """Series in, a latent ODE out that was trained on them by their evidence lower bound."""
 
+import math
 import time
 import warnings
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -17,6 +19,9 @@ from numpyro_flows.latent_ode.model import FLOW, MAX_TRAINING_STEPS, PARAM_NAME,
 from numpyro_flows.latent_ode.series import Series, observe_series
 from numpyro_flows.modeling.model_run import model_run
 from numpyro_flows.precision import full_precision
+from numpyro_flows.training.loop import Round, State, run
+from numpyro_flows.training.policies import Patience, Score
+from numpyro_flows.training.reasons import Reason
 from numpyro_flows.training.seeds import Seed, seed_key, seed_stream
 from numpyro_flows.training.steps import TrainState, cosine_schedule, train_chunk
 
@@ -150,37 +155,16 @@ def fit_latent_ode(
     order = np.random.default_rng(next(seeds)).permutation(num)
     num_held = min(max(round(validation * num), 1), num - 1)
     held, rows = (Series(*(jnp.asarray(leaf[some]) for leaf in series)) for some in np.split(order, [num_held]))
-    rates = cosine_schedule(num_steps, learning_rate)
-    # the steps that fill up the last round have learning rate 0
-    rates = np.pad(rates, (0, -num_steps % _ROUND)).reshape(-1, _ROUND).astype(series.times.dtype)
-
     params, rest = eqx.partition(start, eqx.is_inexact_array)
-    state, held_seed = TrainState.init(params, averaged=True), next(seeds)
-    best, losses, validations, num_skipped, why = params, [], [], 0, f"all {num_steps} steps taken"
+    task = _LatentODETask(rows, held, min(batch_size, num - num_held), next(seeds), seeds)
+    policy = Patience(cosine_schedule(num_steps, learning_rate), _ROUND, patience=math.inf)
     began = time.perf_counter()
-    with tqdm(total=num_steps, desc="latent ODE", unit="step", disable=not progress_bar) as progress:
-        try:
-            validations.append(float(_score(params, rest, held, held_seed)[0]))
-            for rates_of_round in rates:
-                round_seeds = np.stack([next(seeds) for _ in range(_ROUND)])
-                batch = min(batch_size, num - num_held)
-                state, loss, skipped = _train(state, rest, rows, batch, round_seeds, jnp.asarray(rates_of_round))
-                nll, error = map(float, _score(state.average, rest, held, held_seed))
-                best = state.average if nll < np.nanmin([np.inf, *validations]) else best
-                losses.append(np.asarray(loss))
-                validations.append(nll)
-                num_skipped += int(skipped)
-                progress.update(min(_ROUND, num_steps - progress.n))
-                progress.set_postfix(loss=f"{np.nanmin(validations):.3f}")
-                if not np.isfinite(losses[-1]).any():
-                    why = "stopped because the loss is not finite"
-                    warnings.warn(f"the fit is not finished: {why}", UserWarning, stacklevel=2)
-                    break
-                if not error < _MOST_SOLVER_ERROR:
-                    rest = _with_more_steps(rest)
-        except KeyboardInterrupt:
-            why = "interrupted"
-    solver_error = float(_score(best, rest, held, held_seed)[1])
+    progress = tqdm(total=num_steps, desc="latent ODE", unit="step", disable=not progress_bar)
+    state = State(TrainState.init(params, averaged=True), rest, _Best(params, math.inf), None)
+    state, ending = run(task, policy, policy.start(state, task.score(state)), progress)
+    if ending.reason in (Reason.NOT_FINITE, Reason.ERROR):
+        warnings.warn(f"the fit is not finished: {ending.why}", UserWarning, stacklevel=2)
+    solver_error = task.solver_error(state.best.params, state.fixed)
     if not solver_error < 2 * _MOST_SOLVER_ERROR:
         warnings.warn(
             f"the solver steps of training are {solver_error:.2f} noise deviations wrong: the losses are not those of "
@@ -189,15 +173,46 @@ def fit_latent_ode(
             stacklevel=2,
         )
     return LatentODEFit(
-        latent_ode=eqx.combine(best, rest),
-        losses=np.array(losses).reshape(-1)[:num_steps],
-        validation=np.array(validations),
-        steps=np.minimum(_ROUND * np.arange(len(validations)), num_steps),
+        latent_ode=eqx.combine(state.best.params, state.fixed),
+        losses=np.concatenate([np.zeros(0), *state.losses]),
+        validation=np.array(state.scores),
+        steps=np.minimum(_ROUND * np.arange(len(state.scores)), num_steps),
         solver_error=solver_error,
         seconds=time.perf_counter() - began,
-        num_skipped=num_skipped,
-        why=why,
+        num_skipped=state.num_skipped,
+        why=ending.why,
     )
+
+
+class _Best(NamedTuple):
+    params: PyTree
+    nll: float
+
+
+class _LatentODETask:
+    """Random series for the compiled steps, and the loss of those that are held back."""
+
+    chunk = _ROUND
+
+    def __init__(self, series: Series, held: Series, batch_size: int, held_seed: Seed, seeds: Iterator[Seed]):
+        self.series, self.held = series, held
+        self.batch_size = batch_size
+        self.held_seed, self.seeds = held_seed, seeds
+
+    def train(self, state: State, planned: Round, rates: np.ndarray) -> tuple[TrainState, Array, Array]:
+        seeds = np.stack([next(self.seeds) for _ in range(self.chunk)])
+        return _train(state.train, state.fixed, self.series, self.batch_size, seeds, jnp.asarray(rates))
+
+    def score(self, state: State) -> Score:
+        nll, error = map(float, _score(state.train.average, state.fixed, self.held, self.held_seed))
+        best = _Best(state.train.average, nll) if nll < state.best.nll else state.best
+        return Score(nll, best, state.fixed if error < _MOST_SOLVER_ERROR else _with_more_steps(state.fixed))
+
+    def shown(self, state: State) -> dict[str, str]:
+        return {"loss": f"{state.best.nll:.3f}"}
+
+    def solver_error(self, params: PyTree, rest: PyTree) -> float:
+        return float(_score(params, rest, self.held, self.held_seed)[1])
 
 
 @model_run()

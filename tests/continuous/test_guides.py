@@ -27,7 +27,7 @@ from numpyro_flows.continuous.training_form import continuous_flows
 from numpyro_flows.inference.certificate import certify
 from numpyro_flows.inference.compiled import FlowStages
 from numpyro_flows.inference.gaussian import GaussianFit
-from numpyro_flows.inference.rounds import FlowFit, FlowStage
+from numpyro_flows.inference.rounds import FlowFit, FlowTask, train_flow
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.survey import Survey
 from numpyro_flows.modeling.guides import affine
@@ -117,7 +117,8 @@ def test_estimated_densities_are_not_certified(divergence, certified):
     log_weights = rng.normal(scale=3.0, size=2000)
     gaussian = GaussianFit(np.zeros(2), np.eye(2), 0.0, None)  # pyright: ignore[reportArgumentType]
     start = FlowFit(affine(jnp.zeros(2), jnp.eye(2)), certify(log_weights), log_weights)
-    fit = FlowStage(recipe, stages, Survey([], np.inf), seeds, Clock(), False).run(gaussian, start, next(seeds))
+    task = FlowTask(recipe, stages, Survey([], np.inf), seeds, Clock())
+    fit = train_flow(task, gaussian, start, next(seeds), progress_bar=False)
     assert fit.certificate.certified == certified
     assert ("log densities are random estimates, by Hutchinson's" in fit.certificate.why) == (not certified)
 
