@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TypedDict, Unpack
 
-from jaxtyping import ArrayLike, Bool, PRNGKeyArray
+from jaxtyping import ArrayLike, PRNGKeyArray
 
 from numpyro_flows.bijections import (
     AbstractBijection,
@@ -14,7 +14,7 @@ from numpyro_flows.bijections import (
     masked_autoregressive,
 )
 from numpyro_flows.flows.coupling import spline
-from numpyro_flows.flows.stack import Fast, Order, directed, permuted
+from numpyro_flows.flows.stack import Adjacency, Fast, Order, directed, permuted
 
 _AFFINE = AffineUnivariate()
 
@@ -27,7 +27,7 @@ class AutoregressiveOptions(TypedDict, total=False):
     hidden: Sequence[int] | None
     passes: int | None
     order: Order
-    adjacency: Bool[ArrayLike, "dim dim"] | None
+    adjacency: Adjacency
 
 
 def autoregressive(
@@ -41,7 +41,7 @@ def autoregressive(
     hidden: Sequence[int] | None = None,
     passes: int | None = None,
     order: Order = "random",
-    adjacency: Bool[ArrayLike, "dim dim"] | None = None,
+    adjacency: Adjacency = None,
 ) -> AbstractBijection:
     """Masked autoregressive layers of any univariate map, in orders that change from layer to layer.
 

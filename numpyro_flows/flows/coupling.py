@@ -5,7 +5,7 @@ from typing import TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import ArrayLike, Bool, PRNGKeyArray
+from jaxtyping import ArrayLike, PRNGKeyArray
 
 from numpyro_flows.arguments import require_callable, require_counts, require_flags, require_key
 from numpyro_flows.bijections import (
@@ -22,7 +22,7 @@ from numpyro_flows.bijections import (
     RationalQuadraticSpline,
     ShiftUnivariate,
 )
-from numpyro_flows.flows.stack import Order, Recipe, permuted
+from numpyro_flows.flows.stack import Adjacency, Order, Recipe, permuted
 
 _AFFINE = AffineUnivariate()
 
@@ -34,7 +34,7 @@ class CouplingOptions(TypedDict, total=False):
     num_layers: int
     hidden: Sequence[int]
     order: Order
-    adjacency: Bool[ArrayLike, "dim dim"] | None
+    adjacency: Adjacency
 
 
 def coupling(
@@ -46,7 +46,7 @@ def coupling(
     num_layers: int = 8,
     hidden: Sequence[int] = (32, 32),
     order: Order = "random",
-    adjacency: Bool[ArrayLike, "dim dim"] | None = None,
+    adjacency: Adjacency = None,
 ) -> AbstractBijection:
     """Couplings of any univariate map: `y_2 = f(x_2; g(x_1))`, halves changing from layer to layer.
 

@@ -23,6 +23,9 @@ Order = Literal["random", "alternating", "nearby"]
 Fast = Literal["density", "sampling"]
 """The direction of an autoregressive flow that is one pass: the density of data, or drawing."""
 
+Adjacency = Bool[ArrayLike, "dim dim"] | None
+"""`adjacency[i, j]`: whether coordinate `i` may depend on `j` in one layer."""
+
 _DISORDER = 0.4  # most that a coordinate moves with `order="nearby"`, as a share of their number
 
 
@@ -47,7 +50,7 @@ def permuted(
     layer: Callable[[PRNGKeyArray, Bool[Array, "dim dim"] | None], AbstractBijection],
     *,
     order: Order = "random",
-    adjacency: Bool[ArrayLike, "dim dim"] | None = None,
+    adjacency: Adjacency = None,
 ) -> Scan:
     """`num_layers` of `layer(key, adjacency)`, each of which sees the coordinates in another order.
 

@@ -68,7 +68,9 @@ def _no_climbs(starts: np.ndarray) -> Climb:
     return Climb(starts[:num], np.zeros(num), np.zeros((num, dim, dim)), np.zeros(num, bool))
 
 
-def _best(density: Density, gaussians: list[tuple[np.ndarray, np.ndarray]], u: np.ndarray) -> tuple:
+def _best(
+    density: Density, gaussians: list[tuple[np.ndarray, np.ndarray]], u: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Location and factor of the Gaussian of largest ELBO on the base draws `u`."""
     elbos = [_finite_mean(density(loc + outward(factor, u))[0] - _log_prob(factor, u)) for loc, factor in gaussians]
     return gaussians[int(np.argmax(elbos))]

@@ -58,7 +58,7 @@ class Task(Protocol):
 
     chunk: int
 
-    def train(self, state: State, planned: Round, rates: np.ndarray) -> tuple[TrainState, np.ndarray, int]:
+    def train(self, state: State, planned: Round, rates: np.ndarray) -> tuple[TrainState, Any, Any]:
         """The state after chunk number `state.part`, its losses, and the number of steps skipped."""
         ...
 

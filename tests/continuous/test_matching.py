@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import multivariate_normal
 
 from benchmarks.flows.zoo import standardised
-from numpyro_flows import FlowDistribution, fit_density, fitting, flows
+from numpyro_flows import FlowDistribution, fit_density, flows
 from numpyro_flows.bijections import Chain
 from numpyro_flows.continuous import (
     ConditionalOT,
@@ -28,6 +28,7 @@ from numpyro_flows.continuous import (
     VariancePreserving,
 )
 from numpyro_flows.continuous.matching import _nearest
+from numpyro_flows.density import fitting
 from numpyro_flows.density.losses import Rows, flow_matching
 from tests.continuous.common import COARSE, linear_field, within_standard_errors
 
