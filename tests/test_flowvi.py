@@ -107,6 +107,14 @@ def test_what_is_not_certified_says_so(capsys):
     assert capsys.readouterr().out.startswith("NOT CERTIFIED: heavy tails")
 
 
+def test_settings_are_those_that_were_given():
+    """In every stage: of other thresholds the verdict speaks, and it is on as many draws as were asked for."""
+    strict = FlowVISettings(num_steps=0, min_ess=1.0, sufficient_ess=1.0, max_khat=1e-6, certificate_draws=3_000)
+    with pytest.warns(UserWarning, match=r"certified are k-hat < 1e-06 with ESS >= 100%"):
+        posterior = FlowVI(eight_schools, settings=strict, progress_bar=False).run(jax.random.key(0))
+    assert posterior.log_weights.shape == (3_000,)
+
+
 def test_a_guide_of_ones_own_and_a_progress_bar(capsys):
     guide = AutoFlow(banana, TINY, prefix="mine")
     with warnings.catch_warnings():
