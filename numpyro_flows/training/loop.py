@@ -85,31 +85,31 @@ def run(task: Task, policy: Policy, state: State, progress: tqdm) -> tuple[State
     """Train until the policy ends it.
 
     Ctrl-C, and an error of the device, end the training with a score of what was trained by then; a second Ctrl-C gives
-    back the state before the round.
+    back what was best before.
     """
-    with progress:
-        while True:
-            planned = policy.next(state)
-            if isinstance(planned, Ending):
-                return state, planned
-            trained, ending = _train(task, state, planned, progress)
-            if trained.part == 0:
-                return state, ending or INTERRUPTED
-            try:
-                scored, interrupted = _scored(task, trained)
-            except KeyboardInterrupt:
-                return _counted(state, trained), INTERRUPTED
-            except jax.errors.JaxRuntimeError as error:
-                return _counted(state, trained), ending or failed(error)
-            state = policy.update(trained, scored)
-            taken = min(trained.part * task.chunk, len(planned.rates))
-            state = state._replace(step=state.step + taken, part=0, num_rounds=state.num_rounds + 1)
-            try:
+    try:
+        with progress:
+            while True:
+                planned = policy.next(state)
+                if isinstance(planned, Ending):
+                    return state, planned
+                trained, ending = _train(task, state, planned, progress)
+                if trained.part == 0:
+                    return state, ending or INTERRUPTED
+                # what is left where the score cannot be had
+                state = state._replace(losses=trained.losses, num_skipped=trained.num_skipped)
+                score, interrupted = _scored(task, trained)
+                ending = ending or (INTERRUPTED if interrupted else None)
+                taken = min(trained.part * task.chunk, len(planned.rates))
+                state = policy.update(trained, score)
+                state = state._replace(step=state.step + taken, part=0, num_rounds=state.num_rounds + 1)
+                if ending is not None:
+                    return state, ending
                 progress.set_postfix(task.shown(state))
-            except KeyboardInterrupt:
-                ending = INTERRUPTED
-            if ending or interrupted:
-                return state, ending or INTERRUPTED
+    except KeyboardInterrupt:
+        return state, INTERRUPTED
+    except jax.errors.JaxRuntimeError as error:
+        return state, failed(error)
 
 
 def _train(task: Task, state: State, planned: Round, progress: tqdm) -> tuple[State, Ending | None]:
@@ -146,8 +146,3 @@ def _scored(task: Task, state: State) -> tuple[Any, bool]:
         return task.score(state), False
     except KeyboardInterrupt:
         return task.score(state), True
-
-
-def _counted(before: State, trained: State) -> State:
-    """The state before a round that could not be scored, with the steps that it took."""
-    return before._replace(losses=trained.losses, num_skipped=trained.num_skipped)
