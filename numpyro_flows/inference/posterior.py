@@ -51,8 +51,7 @@ class FlowPosterior:
         params: the guide's parameters, as `SVI` would return them.
         bijection: the trained map from `N(0, I)` to the unconstrained latent vector; affine where a Gaussian is enough.
         losses: negative ELBO estimates, one for each step of the flow stage, `(steps,)`.
-        seconds: wall time by stage: tracing, compilation, gaussian (with the search for modes and its verdict), flow,
-            certificate (the verdicts of the flow stage).
+        seconds: wall time by stage: tracing, compilation, gaussian (with its verdict), flow, certificate (the flow's).
         gradient_evaluations: gradients of the model's log density by stage.
         num_skipped: steps left out because their loss or gradient was not finite.
         log_weights: log importance weights of the certificate's draws, `(draws,)`.
