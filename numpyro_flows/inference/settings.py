@@ -23,74 +23,82 @@ class FlowVISettings:
 
     None depends on a model's name. "Measured" is: on the 20 posteriors of `benchmarks.posteriordb`, on two cores.
 
-    Shapes (sizes of compiled functions, without influence on a fit):
-        batch: points of one evaluation of density and gradient.
-        block: draws of one call of the compiled sampler.
-        chunk: steps of one call of the training loop: what the progress bar and Ctrl-C wait for.
+    Shapes (sizes of compiled functions, without influence on a fit but for its random numbers):
+
+    - `batch`: points of one evaluation of density and gradient.
+    - `block`: draws of one call of the compiled sampler.
+    - `chunk`: steps of one call of the training loop: what the progress bar and Ctrl-C wait for.
 
     Starts (one start is never to be trusted: Agrawal, Sheldon, Domke 2020, arXiv 2006.10343):
-        num_starts: points of either kind from which Newton's method climbs: uniform ones and draws from the prior.
-        start_radius: the uniform ones are in `(-2, 2)` on the unconstrained scale, as NumPyro's own first values.
+
+    - `num_starts`: points of either kind from which Newton's method climbs: uniform ones and draws from the prior.
+    - `start_radius`: the uniform ones are in `(-2, 2)` on the unconstrained scale, as NumPyro's own first values.
 
     Newton:
-        newton_steps: most steps; measured, climbs that arrive at all do so in 5 to 20.
-        newton_lengths: lengths of a step tried side by side, in place of a line search.
-        newton_tolerance: squared length of a step, in local standard deviations, at which a climb is over.
-        max_full_dim: above it a covariance is diagonal, and Newton and the search for modes are left out: all
-            three cost at least the square of the dimension.
+
+    - `newton_steps`: most steps; measured, climbs that arrive at all do so in 5 to 20.
+    - `newton_lengths`: lengths of a step tried side by side, in place of a line search.
+    - `newton_tolerance`: squared length of a step, in local standard deviations, at which a climb is over.
+    - `max_full_dim`: above it a covariance is diagonal, and Newton and the search for modes are left out: all
+      three cost at least the square of the dimension.
 
     Gaussian:
-        num_candidates: Gaussians at modes that compete, those of the largest evidence by Laplace's approximation.
-        refine_steps, refine_draws: most natural-gradient steps, and draws of each, in pairs `u, -u`.
-        refine_window, refine_gain: they end where so many steps have gained less than so many nats of ELBO over
-            as many before; half of the 0.02 nat by which seeds may differ.
-        refine_max_move: most that one step moves the mean, in standard deviations.
-        refine_precision_bounds: most that one step changes a precision.
-        unit_start_ess: where the Gaussian at a mode has less, the best of unit scale at a start competes: a density
-            without a mode, such as a centred hierarchical model's, needs it. It is refined as a diagonal one first: of
-            89 and 104 dimensions, full ones were lost at once, and diagonal ones within 3 nats after 0.1 s.
+
+    - `num_candidates`: Gaussians at modes that compete, those of the largest evidence by Laplace's approximation.
+    - `refine_steps`, `refine_draws`: most natural-gradient steps, and draws of each, in pairs `u, -u`.
+    - `refine_window`, `refine_gain`: they end where so many steps have gained less than so many nats of ELBO over
+      as many before; half of the 0.02 nat by which seeds may differ.
+    - `refine_max_move`: most that one step moves the mean, in standard deviations.
+    - `refine_precision_bounds`: most that one step changes a precision.
+    - `unit_start_ess`: where the Gaussian at a mode has less, the best of unit scale at a start competes: a density
+      without a mode, such as a centred hierarchical model's, needs it. It is refined as a diagonal one first: of
+      89 and 104 dimensions, full ones were lost at once, and diagonal ones within 3 nats after 0.1 s.
 
     Flow:
-        num_steps: budget; measured, the hardest of the 20 took 7,600.
-        num_particles: draws of one step; measured, 256 took twice the time for the same ESS.
-        learning_rate: peak of Adam's; measured, 5e-3 took twice the steps on the centred eight schools.
-        first_round, round_growth, longest_round: steps of a round, and the factor from one to the next; measured, the
-            first is enough for 7 of the 9 posteriors that need a flow.
-        forward_ess: from this ESS on the weights are good enough to train by the forward KL, which fills the tails.
-        forward_share: weight of the forward KL then; the rest, the reverse KL, calls back draws that went astray.
-        forward_rate: learning rate then, as a share of the others'.
-        max_weight: most that one draw counts in the forward KL, in units of the mean.
 
-        solver_gap: nats of ELBO, or of log likelihood, between the ODE solver of training and a flow's own, from which
-            the solver steps of training are doubled: training learns to cheat a solver that is too coarse.
+    - `num_steps`: budget; measured, the hardest of the 20 took 7,600.
+    - `num_particles`: draws of one step; measured, 256 took twice the time for the same ESS.
+    - `learning_rate`: peak of Adam's; measured, 5e-3 took twice the steps on the centred eight schools.
+    - `first_round`, `round_growth`, `longest_round`: steps of a round, and the factor from one to the next; measured,
+      the first is enough for 7 of the 9 posteriors that need a flow.
+    - `forward_ess`: from this ESS on the weights are good enough to train by the forward KL, which fills the tails.
+    - `forward_share`: weight of the forward KL then; the rest, the reverse KL, calls back draws that went astray.
+    - `forward_rate`: learning rate then, as a share of the others'.
+    - `max_weight`: most that one draw counts in the forward KL, in units of the mean.
+    - `solver_gap`: nats of ELBO between the ODE solver of training and a flow's own, from which
+      the solver steps of training are doubled: training learns to cheat a solver that is too coarse.
 
     Certificate:
-        certificate_draws: fresh draws of a verdict; with 10,000 k-hat varied by 0.1 from one set to the next, and one
-            fit of 100 passed by luck.
-        max_khat, min_ess: certified are fits with k-hat below 0.7 (Vehtari et al. 2024, arXiv 1507.02646) and an ESS of
-            at least half,
-        sufficient_ess: or with this ESS whatever k-hat: nearly constant weights look heavy-tailed on their own tiny
-            scale (a k-hat of 1.05 at an ESS of 99.9% was seen).
-        target_ess, target_khat: where training ends: as k-hat varies, somewhat below the certificate's threshold, or
-            where the ESS is sufficient by itself.
-        least_gain: nats of ELBO per 1,000 steps below which training ends short of the target ESS, if k-hat is good.
-        max_broken: share of draws at which the density may be NaN, as where a solver fails far out; they count as none.
+
+    - `certificate_draws`: fresh draws of a verdict; with 10,000 k-hat varied by 0.1 from one set to the next, and one
+      fit of 100 passed by luck.
+    - `max_khat`, `min_ess`: certified are fits with k-hat below 0.7 (Vehtari et al. 2024, arXiv 1507.02646) and an ESS
+      of at least half,
+    - `sufficient_ess`: or with this ESS whatever k-hat: nearly constant weights look heavy-tailed on their own tiny
+      scale (a k-hat of 1.05 at an ESS of 99.9% was seen).
+    - `target_ess`, `target_khat`: where training ends: as k-hat varies, somewhat below the certificate's threshold, or
+      where the ESS is sufficient by itself.
+    - `least_gain`: nats of ELBO per 1,000 steps below which training ends short of the target ESS, if k-hat is good.
+    - `max_broken`: share of draws at which the density may be NaN, as where a solver fails far out; they count as none.
 
     Missed modes:
-        dispersed_starts: climbs from around the fitted Gaussian,
-        dispersion: at so many of its standard deviations, from the first to the second, evenly on a log scale. With
-            two like modes 8 apart 31% of these climbs end in the other: all 24 miss it in one fit of 10,000.
-        mode_draws: draws of a local Gaussian that measure the mass around its mode.
-        heavier: share of the posterior that lies elsewhere from which the fit starts again there.
-        max_missed: share around a found mode that a fit may lack, beyond three standard errors.
+
+    - `dispersed_starts`: climbs from around the fitted Gaussian,
+    - `dispersion`: at so many of its standard deviations, from the first to the second, evenly on a log scale. With
+      two like modes 8 apart 31% of these climbs end in the other: all 24 miss it in one fit of 10,000.
+    - `mode_draws`: draws of a local Gaussian that measure the mass around its mode.
+    - `heavier`: share of the posterior that lies elsewhere from which the fit starts again there.
+    - `max_missed`: share around a found mode that a fit may lack, beyond three standard errors.
 
     Heavy tails:
-        tail_rays, tail_distances: directions beside the coordinates' own, and the distances, in standard deviations of
-            the Gaussian, between which the fall of the log density is measured.
-        min_degrees_of_freedom: a Student-t with 2 or fewer has no variance: means of draws do not settle.
+
+    - `tail_rays`, `tail_distances`: directions beside the coordinates' own, and the distances, in standard deviations
+      of the Gaussian, between which the fall of the log density is measured.
+    - `min_degrees_of_freedom`: a Student-t with 2 or fewer has no variance: means of draws do not settle.
 
     Draws:
-        pool: fresh draws for each one that importance resampling returns.
+
+    - `pool`: fresh draws for each one that importance resampling returns.
 
     Raises:
         TypeError: where one is of another kind than its default.
