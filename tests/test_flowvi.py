@@ -15,7 +15,7 @@ from flowjax.flows import coupling_flow
 from numpyro.infer.autoguide import AutoNormal
 from scipy.stats import norm
 
-from numpyro_flows import AutoFlow, FlowVI, flows
+from numpyro_flows import AutoFlow, FlowPosterior, FlowVI, flows
 from numpyro_flows.inference.settings import FlowVISettings
 from tests.example_models import DATA, conjugate, conjugate_posterior, eight_schools, eight_schools_centred
 
@@ -113,6 +113,21 @@ def test_settings_are_those_that_were_given():
     with pytest.warns(UserWarning, match=r"certified are k-hat < 1e-06 with ESS >= 100%"):
         posterior = FlowVI(eight_schools, settings=strict, progress_bar=False).run(jax.random.key(0))
     assert posterior.log_weights.shape == (3_000,)
+
+
+@pytest.mark.parametrize("setting", [{"min_ess": 1e-6, "max_khat": 50.0}, {"max_missed": 1.0, "dispersed_starts": 1}])
+def test_a_certificate_by_looser_settings_says_so_and_is_not_in_the_file(setting, tmp_path):
+    """Whether or not the weights alone would be certified."""
+    model = banana if "max_khat" in setting else conjugate
+    data = () if model is banana else (DATA,)
+    loose = FlowVISettings(num_steps=0, **setting)
+    posterior = FlowVI(model, settings=loose, progress_bar=False).run(jax.random.key(0), *data)
+    assert posterior.certified
+    assert posterior.verdict().startswith("CERTIFIED, by looser settings than the default: ")
+    posterior.save(tmp_path / "fit")
+    loaded = FlowPosterior.load(tmp_path / "fit", model, *data)
+    assert not loaded.certified
+    assert all(f"{name}={value}" in loaded.why for name, value in setting.items())
 
 
 def test_a_guide_of_ones_own_and_a_progress_bar(capsys):

@@ -46,11 +46,9 @@ def room(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imports(path: Path, *, of_types: bool = True) -> list[str]:
-    """All that a file imports, as dotted names: `from a import b` is `a.b`; `of_types`: under TYPE_CHECKING too."""
+def imports(path: Path) -> list[str]:
+    """All that a file imports, for types too, as dotted names: `from a import b` is `a.b`."""
     tree = ast.parse(path.read_text())
-    if not of_types:
-        tree.body = [n for n in tree.body if not (isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING")]
     names = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

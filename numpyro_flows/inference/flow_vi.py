@@ -44,8 +44,8 @@ class FlowVI:
     with `target_ess`. Rounds go by the reverse KL, and by the forward KL once the flow is close: it fills the tails
     that decide on k-hat. Modes that the fit lacks are searched for from dispersed starts.
 
-    One default for every model, whose constants `FlowVISettings` has. Used like NumPyro's `MCMC`. What to make of a
-    verdict says docs/how_a_fit_is_certified.md.
+    One default for every model, whose constants `FlowVISettings` has. Used like NumPyro's `MCMC`. The page
+    docs/how_a_fit_is_certified.md explains what a verdict means.
 
     Args:
         model: a NumPyro model with continuous latent sites.

@@ -272,7 +272,7 @@ class FlowPosterior:
         trusted: tuple[type, ...] = (),
         **kwargs: Any,
     ) -> "FlowPosterior":
-        """Read what `save` wrote, and judge it anew by its weights. No file can run code: you may load a stranger's.
+        """Read what `save` wrote, and judge it anew, by the default settings. It cannot run code, even a stranger's.
 
         Without the model you get draws of the latent sites, `log_prob`, `summary` and the certificate. Importance
         resampling, deterministic sites, predictions and `compare_with_nuts` need the model and its arguments.

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from numpyro_flows.bijections import AbstractBijection
 from numpyro_flows.inference.certificate import Certificate, Draws
+from numpyro_flows.inference.settings import FlowVISettings
 
 
 class Result(Protocol):
@@ -26,6 +27,7 @@ class Result(Protocol):
     num_skipped: int
     _guide: Any
     _target: Any
+    _settings: FlowVISettings
     _draw_block: Callable
 
     def sample(self, rng_key: PRNGKeyArray, num_samples: int = ..., *, resample: bool | None = ...) -> Any: ...

@@ -1,6 +1,7 @@
 """Every constant of a fit by `FlowVI`, with where it comes from."""
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 from numpyro_flows.arguments import require_counts, require_instance, require_numbers
 
@@ -15,6 +16,13 @@ _SHARES = [
     "heavier",
     "max_missed",
 ]
+# what a certificate is looser by where it is above, or below, its default
+_LOOSER_ABOVE = ("max_khat", "max_broken", "max_missed")
+_LOOSER_BELOW = (
+    *("min_ess", "sufficient_ess", "min_degrees_of_freedom", "certificate_draws"),
+    *("dispersed_starts", "mode_draws", "max_full_dim", "tail_rays"),
+)
+_LEAST = {"certificate_draws": 1_000, "mode_draws": 1_000, "refine_draws": 2}  # else nothing can be estimated
 
 
 @dataclass(frozen=True)
@@ -167,15 +175,30 @@ class FlowVISettings:
     def __post_init__(self) -> None:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         require_counts(0, num_steps=values.pop("num_steps"))
+        for name, least in _LEAST.items():
+            require_counts(least, **{name: values.pop(name)})
         require_numbers("(0, 1]", **{name: values.pop(name) for name in _SHARES})
-        for field in fields(self):
-            if field.name not in values:
-                continue
-            value, default = values[field.name], field.default
-            if isinstance(default, tuple):
-                require_instance(tuple, str(default), **{field.name: value})
-                require_numbers("(0, inf)", **{f"each number of {field.name}": number for number in value})
-            elif isinstance(default, int):
-                require_counts(**{field.name: value})
+        defaults = {field.name: field.default for field in fields(self)}
+        for name, value in values.items():
+            if isinstance(defaults[name], tuple):
+                _require_tuple(name, value, defaults[name])
+            elif isinstance(defaults[name], int):
+                require_counts(**{name: value})
             else:
-                require_numbers("(0, inf)", **{field.name: value})
+                require_numbers("(0, inf)", **{name: value})
+
+    def loosened(self) -> str:
+        """The settings by which a certificate says less than the default's, as text; empty where there are none."""
+        default = type(self)()
+        above = [name for name in _LOOSER_ABOVE if getattr(self, name) > getattr(default, name)]
+        below = [name for name in _LOOSER_BELOW if getattr(self, name) < getattr(default, name)]
+        return ", ".join(f"{name}={getattr(self, name)}" for name in (*above, *below))
+
+
+def _require_tuple(name: str, value: Any, default: Any) -> None:
+    """Positive numbers: two that rise, or any number of lengths."""
+    require_instance(tuple, str(default), **{name: value})
+    require_numbers("(0, inf)", **{f"each number of {name}": number for number in value})
+    if not value or (len(default) == 2 and not (len(value) == 2 and value[0] < value[1])):
+        expected = "two numbers, the smaller one first" if len(default) == 2 else "at least one number"
+        raise ValueError(f"{name} expected {expected}, got {value}")

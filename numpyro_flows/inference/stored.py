@@ -65,7 +65,7 @@ class StoredFit(NamedTuple):
             bijection=posterior.bijection,
             prefix=posterior._guide.prefix,
             log_weights=np.asarray(posterior.log_weights),
-            refused="" if posterior.certificate.certified else posterior.certificate.why,
+            refused=_refusal(posterior),
             losses=np.asarray(posterior.losses),
             seconds={name: float(seconds) for name, seconds in posterior.seconds.items()},
             gradient_evaluations={name: int(number) for name, number in posterior.gradient_evaluations.items()},
@@ -214,6 +214,14 @@ def target_of(fit: StoredFit, model: Callable, args: tuple, kwargs: dict[str, An
     if fit.shapes != target.shapes:
         raise ValueError(f"expected the model that was fitted, with sites {fit.shapes}, got one with {target.shapes}")
     return target
+
+
+def _refusal(posterior: Result) -> str:
+    """Why the fit is not certified by the default settings, as far as is known; empty where it is."""
+    if not posterior.certificate.certified:
+        return posterior.certificate.why
+    loosened = posterior._settings.loosened()
+    return f"it was certified by looser settings than the default: {loosened}" if loosened else ""
 
 
 def _sites_of(target: Target | StoredSites) -> Sites | None:

@@ -7,6 +7,8 @@ def verdict(posterior: Result) -> str:
     """The certificate of a posterior, and what it took, in a few lines."""
     c = posterior.certificate
     first = "CERTIFIED" if c.certified else f"NOT CERTIFIED: {c.why}"
+    if c.certified and (loosened := posterior._settings.loosened()):
+        first += f", by looser settings than the default: {loosened}"
     figures = (
         f"k-hat {c.khat:.2f}, ESS {c.ess:.1%} of {c.num_draws} draws, largest weight {c.max_weight:.2g}, "
         f"ELBO {c.elbo:.3f}, log evidence {c.log_evidence:.3f} +- {c.log_evidence_se:.3f}"
