@@ -160,7 +160,7 @@ def test_a_callback_that_raises_loses_nothing():
 
 
 WHOLE = (3.0, 2.0, 1.5, 1.0)
-ROUNDS = {"num_steps": 18, "length": 6}  # three rounds of two chunks
+ROUNDS: dict[str, Any] = {"num_steps": 18, "length": 6}  # three rounds of two chunks
 
 
 @pytest.mark.parametrize("call", [("train", number) for number in range(6)] + [("score", number) for number in (1, 2)])
