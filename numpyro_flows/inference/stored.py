@@ -177,7 +177,7 @@ class StoredSites:
 
     def unconstrain(self, sites: Mapping[str, ArrayLike]) -> Float[Array, " dim"]:
         """The vector `x` of latent sites' values."""
-        return self._transform._inverse(self._sites.pack(sites))
+        return self._transform.inverse(self._sites.pack(sites))
 
     def log_det(self, x: Float[Array, " dim"]) -> Scalar:
         """`log |det dsites/dx|` of the constraints at `x`."""
