@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -45,8 +46,9 @@ def test_killed_ten_times(name, tmp_path):
 
 def test_wrong_arguments(tmp_path):
     data = np.random.default_rng(0).normal(size=(20, 1))
-    for wrong in ({"checkpoint": 3}, {"callback": "print"}):
-        (name,) = wrong
+    wrong: Any
+    for name, value in (("checkpoint", 3), ("callback", "print")):
+        wrong = {name: value}
         with pytest.raises(TypeError, match=f"{name} expected"):
             FlowVI(neck, **wrong)
         with pytest.raises(TypeError, match=f"{name} expected"):

@@ -110,10 +110,8 @@ def train_stage(interrupt_train=(), interrupt_draw=(), interrupt_make=()) -> Any
         draw_coarsely=None,
         static=static,
     )
-    log_weights = draw(arrays, 0)[2]
-    start = Fit(
-        np.full(1, 4.0), np.eye(1), bijection, certify(log_weights), np.float64(log_weights), Survey([], np.inf)
-    )
+    log_weights = np.asarray(draw(arrays, 0)[2], np.float64)
+    start = Fit(np.full(1, 4.0), np.eye(1), bijection, certify(log_weights), log_weights, Survey([], np.inf))
     return train_flow(FlowTask(SETTINGS, functions, start.survey, Seeds((0,)), Clock()), start, Watch())
 
 

@@ -28,7 +28,7 @@ ROOMS: dict[str, set[str]] = {
     "flows": _MATHS,
     "files": {"bijections"},
     "modeling": _MATHS | {"files"},
-    "training": _MATHS,
+    "training": _MATHS | {"files"},
     # stories, which do not know each other, but for the density that a posterior's draws become
     "density": _WORDS,
     "latent_ode": _WORDS,

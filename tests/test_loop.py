@@ -14,7 +14,7 @@ from numpyro_flows.training.policies import Patience, Score
 from numpyro_flows.training.reasons import Reason
 from numpyro_flows.training.state import State
 from numpyro_flows.training.steps import TrainState
-from numpyro_flows.training.watch import Watch
+from numpyro_flows.training.watch import Progress, Watch
 
 QUIET = Watch()
 

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from numpyro_flows.arguments import require_callable
 from numpyro_flows.bijections.compose import trained_and_fixed
 from numpyro_flows.bijections.noise import estimates
 from numpyro_flows.inference.certificate import Draws
@@ -38,6 +39,9 @@ class FlowTraining:
         optimizer: of a learning rate, as `optax.adam` is; by default that with gradients clipped to a norm of 10. The
             rate's peak is `FlowVISettings.learning_rate`, and each round has a cosine of it.
 
+    Raises:
+        TypeError: where one of them cannot be called.
+
     Example:
         >>> import optax  # doctest: +SLOW
         >>> import jax, numpyro, numpyro.distributions as dist
@@ -50,6 +54,10 @@ class FlowTraining:
 
     objective: Objective = field(default_factory=PathKL)
     optimizer: Optimizer = clipped_adam
+
+    def __post_init__(self) -> None:
+        require_callable("PathKL()", objective=self.objective)
+        require_callable("optax.adam", optimizer=self.optimizer)
 
     def __call__(self, context: Context, fit: Fit) -> Fit:
         settings = context.settings

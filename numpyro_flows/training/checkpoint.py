@@ -121,8 +121,10 @@ def _digest(part: Any) -> str:
     for leaf in leaves:
         if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
+        array = np.asarray(leaf)
+        numeric = array.dtype.kind in "biufcV"  # V: bfloat16
         digest.update(f"{_form(leaf)} {np.shape(leaf)} ".encode())
-        digest.update(_ADDRESS.sub("", leaf).encode() if isinstance(leaf, str) else np.asarray(leaf).tobytes())
+        digest.update(array.tobytes() if numeric else _ADDRESS.sub("", str(leaf)).encode())
     return digest.hexdigest()
 
 

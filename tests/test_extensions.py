@@ -1,0 +1,85 @@
+"""A new stage, a new objective and a new recipe from outside the package: those that CONTRIBUTING.md shows."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+
+PAGE = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+Y = jnp.array([1.0, 2.0, 4.0])
+
+
+def example(heading: str) -> dict[str, Any]:
+    """What the code below a heading defines."""
+    section = PAGE.split(f"## {heading}\n")[1].split("\n## ")[0]
+    (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    assert code.count("\n") < 40
+    namespace: dict[str, Any] = {"__name__": heading}
+    exec(code, namespace)
+    return namespace
+
+
+def gamma_poisson(y):
+    """Its posterior is `Gamma(10, 4)`."""
+    rate = numpyro.sample("rate", dist.Gamma(3.0, 1.0))
+    numpyro.sample("y", dist.Poisson(rate), obs=y)
+
+
+def require_posterior(posterior: Any, num: int = 4000) -> None:
+    assert posterior.certified
+    draws = np.asarray(posterior.sample(jax.random.key(1), num)["rate"])
+    assert abs(draws.mean() - 10 / 4) < 5 * np.sqrt(10) / 4 / np.sqrt(num)
+    exact = dist.GammaPoisson(3.0, 1.0)
+    log_evidence = sum(
+        float(d.log_prob(y)) for d, y in zip([exact, dist.GammaPoisson(4.0, 2.0), dist.GammaPoisson(6.0, 3.0)], Y)
+    )
+    assert abs(posterior.log_evidence - log_evidence) < 5 * posterior.log_evidence_se + 1e-3
+
+
+def test_a_new_stage():
+    require_posterior(example("A new stage of FlowVI")["run"](gamma_poisson, jax.random.key(0), Y))
+
+
+def neck():
+    """Its evidence is 1, and a Gaussian is not certified."""
+    scale = numpyro.sample("scale", dist.HalfNormal(1))
+    numpyro.sample("x", dist.Normal(0, scale))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("heading", ["A new objective", "A new recipe"])
+def test_a_flow_is_trained(heading):
+    posterior = example(heading)["run"](neck, jax.random.key(0))
+    assert posterior.losses.size > 0
+    assert posterior.certified
+    assert abs(posterior.log_evidence) < 5 * posterior.log_evidence_se + 1e-3
+
+
+def test_a_new_objective_is_minimal_at_the_posterior():
+    """By the gradient of its value: 0 where the flow is the posterior, within Monte Carlo error."""
+    from numpyro_flows import FlowVISettings
+    from numpyro_flows.bijections import Affine
+
+    objective = next(value() for name, value in example("A new objective").items() if name == "ReparameterizedKL")
+    base = jax.random.normal(jax.random.key(0), (4000, 2))
+
+    def loss(loc):
+        return objective(Affine(loc), lambda x: dist.Normal(1.0, 1.0).log_prob(x).sum(), base, 0.0, FlowVISettings())
+
+    np.testing.assert_allclose(jax.grad(loss)(jnp.ones(2)), 0.0, atol=5 / np.sqrt(4000))
+    np.testing.assert_allclose(jax.grad(loss)(jnp.zeros(2)), -1.0, atol=5 / np.sqrt(4000))
+
+
+def test_a_new_recipe():
+    flow = example("A new recipe")["mixture_coupling"](jax.random.key(0), 3, cond_dim=2, num_layers=2)
+    assert (flow.shape, flow.cond_shape) == ((3,), (2,))
+    y, log_det = flow.transform_and_log_det(jnp.ones(3), jnp.ones(2))
+    x, inverse_log_det = flow.inverse_and_log_det(y, jnp.ones(2))
+    np.testing.assert_allclose(x, jnp.ones(3), atol=1e-4)
+    np.testing.assert_allclose(log_det, -inverse_log_det, atol=1e-4)
