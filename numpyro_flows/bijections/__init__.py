@@ -27,6 +27,7 @@ from numpyro_flows.bijections.linear import QRLinear as QRLinear
 from numpyro_flows.bijections.matrix_exponential import MatrixExponential as MatrixExponential
 from numpyro_flows.bijections.mixture_cdf import MixtureCDF as MixtureCDF
 from numpyro_flows.bijections.multiscale import Multiscale as Multiscale
+from numpyro_flows.bijections.permutation import Identity as Identity
 from numpyro_flows.bijections.permutation import Permutation as Permutation
 from numpyro_flows.bijections.planar import Planar as Planar
 from numpyro_flows.bijections.planar import Radial as Radial

@@ -13,9 +13,9 @@ from typing import Any
 _CLASSES = {
     "numpyro_flows.bijections": (
         "ActNorm Affine TriangularAffine Autoregressive Bernstein BlockAutoregressive CircularSpline Chain Frozen "
-        "Invert Reshape Scan StandardizedCondition Coupling DeepSigmoid Elementwise DCT Cayley Householder LULinear "
-        "QRLinear MatrixExponential MixtureCDF Multiscale Permutation Planar Radial Residual RationalQuadraticSpline "
-        "Sylvester SinhArcsinh TailTransform AffineUnivariate ShiftUnivariate"
+        "Identity Invert Reshape Scan StandardizedCondition Coupling DeepSigmoid Elementwise DCT Cayley Householder "
+        "LULinear QRLinear MatrixExponential MixtureCDF Multiscale Permutation Planar Radial Residual "
+        "RationalQuadraticSpline Sylvester SinhArcsinh TailTransform AffineUnivariate ShiftUnivariate"
     ),
     "numpyro_flows.continuous": (
         "Exact Hutchinson HutchPlusPlus LinearField MLPField ContinuousFlow ConditionalOT FlowMatching RectifiedFlow "

@@ -16,7 +16,7 @@ from numpyro.infer.initialization import init_to_uniform
 
 from numpyro_flows import flows
 from numpyro_flows.arguments import require_instance, require_key, require_model
-from numpyro_flows.bijections import Chain, Permutation
+from numpyro_flows.bijections import Chain, Identity
 from numpyro_flows.bijections.partial import Partial
 from numpyro_flows.inference.certificate import Certificate
 from numpyro_flows.inference.compiled import compile_flow_stages, compile_starts
@@ -215,7 +215,5 @@ def _interrupted(fit: FlowFit) -> FlowFit:
 
 def _gaussian_fit(gaussian: GaussianFit, certificate: Certificate, draws: Weighed) -> FlowFit:
     """The Gaussian as a fit, its flow the identity."""
-    bijection = Chain(
-        [Permutation(np.arange(gaussian.loc.size)), affine(jnp.asarray(gaussian.loc), jnp.asarray(gaussian.scale))]
-    )
+    bijection = Chain([Identity(gaussian.loc.shape), affine(jnp.asarray(gaussian.loc), jnp.asarray(gaussian.scale))])
     return FlowFit(bijection, certificate, draws.log_weight)

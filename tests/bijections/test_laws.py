@@ -27,7 +27,7 @@ from tests.bijections.laws import (
     flat,
 )
 
-RIGID = ("permutation", "dct", "householder", "cayley")
+RIGID = ("identity", "permutation", "dct", "householder", "cayley")
 # both directions of these are differentiated in the quick suite: closed forms, and sweeps once; test_root.py has roots
 EVERY_GRADIENT = [name for name in QUICK_DOUBLE if name not in FLOWS and not name.startswith(NUMERICAL)]
 EVERY_GRADIENT += ["maf 5d conditional"]
