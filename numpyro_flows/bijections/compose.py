@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, override
 
 import equinox as eqx
 import jax
@@ -56,9 +56,8 @@ class Chain(AbstractBijection):
             log_det = log_det + increment
         return y, log_det
 
-    def transform_with_score(
-        self, x: Float[Array, "..."], score: Float[Array, "..."], condition: Array | None
-    ) -> tuple[Array, Scalar, Array]:
+    @override
+    def transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
         log_det = jnp.zeros_like(x, shape=())
         for bijection in self.bijections:
             x, increment, score = transform_with_score(bijection, x, score, condition)
@@ -104,9 +103,8 @@ class Scan(AbstractBijection):
 
         return self._scan(step, y, jnp.zeros_like(y, shape=()), reverse=True)
 
-    def transform_with_score(
-        self, x: Float[Array, "..."], score: Float[Array, "..."], condition: Array | None
-    ) -> tuple[Array, Scalar, Array]:
+    @override
+    def transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
         def step(layer, x, log_det, score):
             x, increment, score = transform_with_score(layer, x, score, condition)
             return x, log_det + increment, score
@@ -174,9 +172,8 @@ class Frozen(AbstractBijection):
     def _inverse(self, y: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]:
         return held_fixed(self.bijection).inverse_and_log_det(y, condition)
 
-    def transform_with_score(
-        self, x: Float[Array, "..."], score: Float[Array, "..."], condition: Array | None
-    ) -> tuple[Array, Scalar, Array]:
+    @override
+    def transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
         return transform_with_score(held_fixed(self.bijection), x, score, condition)
 
 
@@ -216,9 +213,8 @@ class Reshape(AbstractBijection):
         x, log_det = self.bijection.inverse_and_log_det(y.reshape(self.bijection.shape), condition)
         return x.reshape(self.shape), log_det
 
-    def transform_with_score(
-        self, x: Float[Array, "..."], score: Float[Array, "..."], condition: Array | None
-    ) -> tuple[Array, Scalar, Array]:
+    @override
+    def transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
         shape = self.bijection.shape
         y, log_det, score = transform_with_score(self.bijection, x.reshape(shape), score.reshape(shape), condition)
         return y.reshape(self.shape), log_det, score.reshape(self.shape)
@@ -259,9 +255,8 @@ class StandardizedCondition(AbstractBijection):
     def _inverse(self, y: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]:
         return self.bijection.inverse_and_log_det(y, self._standardized(condition))
 
-    def transform_with_score(
-        self, x: Float[Array, "..."], score: Float[Array, "..."], condition: Array | None
-    ) -> tuple[Array, Scalar, Array]:
+    @override
+    def transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
         return transform_with_score(self.bijection, x, score, self._standardized(condition))
 
     def _standardized(self, condition: Array | None) -> Array | None:

@@ -1,6 +1,7 @@
 """Levels of ever fewer coordinates: half of them leave for the base after each."""
 
 from collections.abc import Sequence
+from typing import override
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -60,9 +61,8 @@ class Multiscale(AbstractBijection):
             y, log_det = y.at[:: 2**k].set(part), log_det + increment
         return y, log_det
 
-    def transform_with_score(
-        self, x: Float[Array, " dim"], score: Float[Array, " dim"], condition: Array | None
-    ) -> tuple[Array, Scalar, Array]:
+    @override
+    def transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
         log_det = jnp.zeros_like(x, shape=())
         for k, level in reversed(list(enumerate(self.levels))):
             part, increment, part_score = transform_with_score(level, x[:: 2**k], score[:: 2**k], condition)

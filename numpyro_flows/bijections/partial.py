@@ -1,5 +1,7 @@
 """A bijection of some coordinates."""
 
+from typing import override
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, Scalar
@@ -43,8 +45,7 @@ class Partial(AbstractBijection):
         part, log_det = self.bijection.inverse_and_log_det(y[self.index], condition)
         return y.at[self.index].set(part), log_det
 
-    def transform_with_score(
-        self, x: Float[Array, " dim"], score: Float[Array, " dim"], condition: Array | None
-    ) -> tuple[Array, Scalar, Array]:
+    @override
+    def transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
         part, log_det, part_score = transform_with_score(self.bijection, x[self.index], score[self.index], condition)
         return x.at[self.index].set(part), log_det, score.at[self.index].set(part_score)

@@ -1,6 +1,7 @@
 """Coordinates as they are, or in another order."""
 
 from collections.abc import Sequence
+from typing import override
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -34,6 +35,7 @@ class Identity(AbstractBijection):
     def _inverse(self, y: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]:
         return y, jnp.zeros((), y.dtype)
 
+    @override
     def transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
         return x, jnp.zeros((), x.dtype), score
 
@@ -75,7 +77,6 @@ class Permutation(AbstractBijection):
     def _inverse(self, y: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
         return y[self.inverse_permutation], jnp.zeros((), y.dtype)
 
-    def transform_with_score(
-        self, x: Float[Array, " dim"], score: Float[Array, " dim"], condition: Array | None
-    ) -> tuple[Array, Scalar, Array]:
+    @override
+    def transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
         return *self._transform(x, condition), score[self.permutation]
