@@ -43,7 +43,7 @@ class Affine(AbstractBijection):
         return (y - self.loc) * jnp.exp(-self.log_scale), -self.log_scale.sum()
 
     @override
-    def transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
+    def _transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
         return *self._transform(x, condition), score * jnp.exp(-self.log_scale)
 
 
@@ -99,6 +99,6 @@ class TriangularAffine(AbstractBijection):
         return x, -self.log_diagonal.sum()
 
     @override
-    def transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
+    def _transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
         solved = jax.scipy.linalg.solve_triangular(self._unit_lower(), score, trans="T", lower=True, unit_diagonal=True)
         return *self._transform(x, condition), solved * jnp.exp(-self.log_diagonal)

@@ -47,7 +47,7 @@ class AbstractAutoregressive(AbstractBijection):
         return x, log_derivative.sum()
 
     @override
-    def transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
+    def _transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
         (y, log_derivative), vjp = jax.vjp(lambda x: self._elementwise(x, condition), x)
         (grad_log_det,) = vjp((jnp.zeros_like(y), jnp.ones_like(y)))
         score = solve_triangular_by_sweeps(

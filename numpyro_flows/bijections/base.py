@@ -67,7 +67,7 @@ class AbstractBijection(eqx.Module):
         """`x = f^-1(y)` alone."""
         return self.inverse_and_log_det(y, condition)[0]
 
-    def transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
+    def _transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
         """What the function `transform_with_score` returns, for arguments that it has checked.
 
         Here by the inverse; a subclass overrides it where the score can be carried forward without one.

@@ -85,7 +85,7 @@ class Coupling(AbstractBijection):
         return jnp.concatenate([y1, x2]), log_derivative.sum()
 
     @override
-    def transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
+    def _transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
         # J^T score_y = score_x - grad log_det, solved block by block: first y_2, whose block of J is diagonal.
         x1, x2 = jnp.split(x, [x.size // 2])
         score1, score2 = jnp.split(score, [x.size // 2])

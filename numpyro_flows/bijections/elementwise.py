@@ -47,7 +47,7 @@ class Elementwise(AbstractBijection):
         return x, log_derivative.sum()
 
     @override
-    def transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
+    def _transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
         (y, log_derivative), vjp = jax.vjp(lambda x: self.univariate.transform_and_log_derivative(x, self.params), x)
         (grad_log_det,) = vjp((jnp.zeros_like(y), jnp.ones_like(y)))
         return y, log_derivative.sum(), (score - grad_log_det) * jnp.exp(-log_derivative)

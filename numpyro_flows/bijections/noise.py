@@ -60,11 +60,8 @@ class AbstractEstimator(eqx.Module):
 
 def estimates(bijection: Any) -> list[str]:
     """What in `bijection` gives random estimates of log-determinants, in words; empty where all are exact."""
-
-    def speaks(node: Any) -> bool:
-        return isinstance(node, AbstractEstimator)
-
-    found = [node.estimate for node in jax.tree.leaves(bijection, is_leaf=speaks) if speaks(node)]
+    nodes = jax.tree.leaves(bijection, is_leaf=lambda node: isinstance(node, AbstractEstimator))
+    found = [node.estimate for node in nodes if isinstance(node, AbstractEstimator)]
     return list(dict.fromkeys(text for text in found if text))
 
 

@@ -74,7 +74,7 @@ class Planar(AbstractBijection):
         return y - u * jnp.tanh(t + b), log_det
 
     @override
-    def transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
+    def _transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
         # J = 1 + u (slope w)^T; by Sherman and Morrison J^-T r = r - slope w (u . r) / (1 + slope w . u)
         w, u, b, along = self._bend(condition)
         bent = jnp.tanh(w @ x + b)
@@ -155,7 +155,7 @@ class Radial(AbstractBijection):
         return centre + (y - centre) / across, -self._log_det(across, outward)
 
     @override
-    def transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
+    def _transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
         # J stretches by `outward` along the direction away from the centre, by `across` along all others
         centre, alpha, push = self._around(condition)
         direction, r = _direction(x - centre)

@@ -124,7 +124,7 @@ class Residual(AbstractBijection, AbstractEstimator):
         return x, -self._transform(x, condition)[1]
 
     @override
-    def transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
+    def _transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
         (y, log_det), vjp = jax.vjp(lambda x: self._transform(x, condition), x)
         right = score - vjp((jnp.zeros_like(y), jnp.ones_like(log_det)))[0]
         layers = self._layers(condition)

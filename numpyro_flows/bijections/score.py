@@ -17,8 +17,8 @@ def transform_with_score(
     """`y = f(x)`, `log |det dy/dx|` and the score of `y`, where `score` is that of `x`; all of one event, of its shape.
 
     With `log q(y) = log p(x) - log_det(x)` and `J = dy/dx` the score `s(y) = grad_y log q(y)` solves
-    `J^T s(y) = s(x) - grad_x log_det(x)`. A bijection that overrides the method `transform_with_score` solves it on
-    the way forward, for a coupling at the price of one vector-Jacobian product; for any other, one of FlowJAX say, it
+    `J^T s(y) = s(x) - grad_x log_det(x)`. A bijection that overrides `_transform_with_score` solves it on the way
+    forward, for a coupling at the price of one vector-Jacobian product; for any other, one of FlowJAX say, it
     comes from its inverse: `s(y) = grad_y [x(y) . s(x) + log |det dx/dy|]` with `s(x)` held fixed.
 
     Raises:
@@ -36,4 +36,4 @@ def transform_with_score(
     x, condition = checked(bijection, x, condition)
     # a bijection of FlowJAX has the rest of the protocol, which is what the base class needs
     own = type(bijection) if isinstance(bijection, AbstractBijection) else AbstractBijection
-    return own.transform_with_score(bijection, x, jnp.asarray(score, x.dtype), condition)
+    return own._transform_with_score(bijection, x, jnp.asarray(score, x.dtype), condition)

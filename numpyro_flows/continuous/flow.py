@@ -156,7 +156,7 @@ class ContinuousFlow(AbstractBijection, AbstractEstimator):
         return Trajectory(times, path, log_det, divergence)
 
     @override
-    def transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
+    def _transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
         """Of the three, gradients go through `y` alone: through the score they would need third derivatives.
 
         Along a trajectory the score `s` of the density that is carried along follows

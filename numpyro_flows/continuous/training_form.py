@@ -36,9 +36,9 @@ class Penalised(AbstractBijection):
         return self._move(y, condition, self.flow.backwards)
 
     @override
-    def transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
+    def _transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
         """The flow's own: a path gradient has no log-determinant in it, and so no penalty."""
-        return self.flow.transform_with_score(x, score, condition)
+        return self.flow._transform_with_score(x, score, condition)
 
     def _move(
         self, x: Float[Array, " dim"], condition: Array | None, interval: tuple[float, float]
