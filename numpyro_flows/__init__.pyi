@@ -11,9 +11,13 @@ from .density.fit import DensityFit as DensityFit
 from .density.fit import fit_density as fit_density
 from .diagnostics import NutsComparison as NutsComparison
 from .diagnostics import compare_with_nuts as compare_with_nuts
+from .inference.flow_training import FlowTraining as FlowTraining
 from .inference.flow_vi import FlowVI as FlowVI
+from .inference.losses import ForwardKL as ForwardKL
+from .inference.losses import PathKL as PathKL
 from .inference.posterior import FlowPosterior as FlowPosterior
 from .inference.settings import FlowVISettings as FlowVISettings
+from .inference.start import GaussianStart as GaussianStart
 from .latent_ode.fit import LatentODEFit as LatentODEFit
 from .latent_ode.fit import fit_latent_ode as fit_latent_ode
 from .latent_ode.model import LatentODE as LatentODE

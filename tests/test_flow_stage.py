@@ -1,6 +1,5 @@
 """Which round of training is kept, and when training ends: the compiled parts are scripts, in NumPy."""
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,13 +11,16 @@ import pytest
 
 from numpyro_flows.bijections import Affine
 from numpyro_flows.inference.certificate import certify
-from numpyro_flows.inference.compiled import FlowStages
-from numpyro_flows.inference.gaussian import fit_gaussian
-from numpyro_flows.inference.rounds import FlowFit, FlowTask, train_flow
+from numpyro_flows.inference.compiled import FlowFunctions
+from numpyro_flows.inference.flow_training import FlowTask, train_flow
 from numpyro_flows.inference.settings import FlowVISettings
+from numpyro_flows.inference.stages import Fit
 from numpyro_flows.inference.survey import Survey
 from numpyro_flows.training.ahead import Ahead
 from numpyro_flows.training.clock import Clock
+from numpyro_flows.training.seeds import Seeds
+from numpyro_flows.training.steps import TrainState
+from numpyro_flows.training.watch import Watch
 
 SETTINGS = FlowVISettings()
 
@@ -73,25 +75,16 @@ class Scripted:
 
     def run(self, start: np.ndarray) -> Any:
         arrays, static = eqx.partition(Affine(jnp.zeros(1)), eqx.is_array)
-        stages = FlowStages(
+        functions = FlowFunctions(
+            begin=Script(lambda params: TrainState(params, ())),
             make=Script(lambda *args: arrays),
             train=Script(self.train),
             draw=Script(self.draw),
             draw_coarsely=None,
             static=static,
         )
-        seeds = itertools.repeat(np.zeros(4, np.uint32))
-        gaussian = fit_gaussian(
-            lambda x: (-0.5 * (x**2).sum(1), -x), np.random.default_rng(0), np.zeros((1, 1)), SETTINGS
-        )
-        task = FlowTask(SETTINGS, stages, Survey([], np.inf), seeds, Clock())
-        return train_flow(
-            task,
-            gaussian,
-            FlowFit(Affine(jnp.zeros(1)), certify(start), start),
-            np.zeros(4, np.uint32),
-            progress_bar=False,
-        )
+        fit = Fit(np.zeros(1), np.eye(1), Affine(jnp.zeros(1)), certify(start), start, Survey([], np.inf))
+        return train_flow(FlowTask(SETTINGS, functions, fit.survey, Seeds((0,)), Clock()), fit, Watch())
 
 
 NUM_BLOCKS = SETTINGS.certificate_draws // SETTINGS.block

@@ -15,13 +15,16 @@ import pytest
 from numpyro_flows import FlowVI
 from numpyro_flows.bijections import Affine
 from numpyro_flows.inference.certificate import certify
-from numpyro_flows.inference.compiled import FlowStages
-from numpyro_flows.inference.gaussian import GaussianFit
-from numpyro_flows.inference.rounds import FlowFit, FlowTask, train_flow
+from numpyro_flows.inference.compiled import FlowFunctions
+from numpyro_flows.inference.flow_training import FlowTask, train_flow
+from numpyro_flows.inference.gaussian import fit_gaussian
 from numpyro_flows.inference.settings import FlowVISettings
-from numpyro_flows.inference.survey import Survey, fit_and_survey, judge
+from numpyro_flows.inference.stages import Fit
+from numpyro_flows.inference.survey import Survey, judge, survey_around
 from numpyro_flows.training.clock import Clock
+from numpyro_flows.training.seeds import Seeds
 from numpyro_flows.training.steps import TrainState
+from numpyro_flows.training.watch import Watch
 
 SETTINGS = FlowVISettings()
 
@@ -65,14 +68,15 @@ def num_calls(function, *args):
 
 
 def survey(density):
-    return fit_and_survey(density, np.random.default_rng(0), np.ones((4, 2)), SETTINGS)
+    rng = np.random.default_rng(0)
+    return survey_around(density, rng, fit_gaussian(density, rng, np.ones((4, 2)), SETTINGS), SETTINGS)
 
 
 def test_in_the_gaussian_stage():
     """In its search, a Gaussian is there; in Newton's method none; a second Ctrl-C is obeyed."""
     last = num_calls(survey) - 1
     gaussian, draws, found = survey(Interrupting(density, last))
-    assert found.interrupted
+    assert found.left_out.startswith(UNSEARCHED)
     certificate = judge(draws, found, SETTINGS)
     assert not certificate.certified
     assert certificate.why.startswith(UNSEARCHED)
@@ -98,19 +102,19 @@ def train_stage(interrupt_train=(), interrupt_draw=(), interrupt_make=()) -> Any
         log_p = -0.5 * x[:, 0] ** 2
         return x, log_p, log_p + 0.5 * u[:, 0] ** 2
 
-    stages = FlowStages(
+    functions = FlowFunctions(
+        begin=lambda params: TrainState(params, ()),  # pyright: ignore[reportArgumentType]
         make=Interrupting(lambda loc, scale, seed: arrays, *interrupt_make),  # pyright: ignore[reportArgumentType]
         train=Interrupting(train, *interrupt_train),  # pyright: ignore[reportArgumentType]
         draw=Interrupting(draw, *interrupt_draw),  # pyright: ignore[reportArgumentType]
         draw_coarsely=None,
         static=static,
     )
-    seeds = iter(np.random.default_rng(0).integers(2**32, size=(100_000, 4), dtype=np.uint32))
-    task = FlowTask(SETTINGS, stages, Survey([], np.inf), seeds, Clock())
-    log_weights = draw(arrays, next(seeds))[2]
-    start = FlowFit(bijection, certify(log_weights), log_weights)
-    gaussian = GaussianFit(np.full(1, 4.0), np.eye(1), -8.0, None)  # pyright: ignore[reportArgumentType]
-    return train_flow(task, gaussian, start, next(seeds), progress_bar=False)
+    log_weights = draw(arrays, 0)[2]
+    start = Fit(
+        np.full(1, 4.0), np.eye(1), bijection, certify(log_weights), np.float64(log_weights), Survey([], np.inf)
+    )
+    return train_flow(FlowTask(SETTINGS, functions, start.survey, Seeds((0,)), Clock()), start, Watch())
 
 
 BLOCKS = SETTINGS.certificate_draws // SETTINGS.block  # calls of one verdict
@@ -120,7 +124,6 @@ CHUNKS = SETTINGS.first_round // SETTINGS.chunk  # of the first round's training
 @pytest.mark.parametrize(
     ("where", "loc"),
     [
-        ({"interrupt_make": [0]}, 4.0),  # nothing trained: the Gaussian
         ({"interrupt_train": [1]}, 2.0),  # after one chunk
         ({"interrupt_draw": [3]}, 4.0 / 2**CHUNKS),  # in the first verdict: what was trained is judged all the same
         ({"interrupt_draw": [3, 4]}, 4.0),  # twice

@@ -200,7 +200,7 @@ def fit_waves(key, **options):
         latent_dim=2,
         flow=None,
         width=16,
-        **({"progress_bar": False} | options),
+        **{"progress_bar": False, **options},
     )
 
 

@@ -13,14 +13,16 @@ import numpyro_flows
 PACKAGE = Path(__file__).parents[1] / "numpyro_flows"
 
 # What a room, a folder or a file that stands alone, may import; from the bottom up.
-_MATHS = {"arguments", "precision", "picture", "networks", "bijections", "continuous", "gaussianization", "flows"}
+_MATHS = {"_jax", "arguments", "precision", "picture", "networks"}
+_MATHS |= {"bijections", "continuous", "gaussianization", "flows"}
 _WORDS = _MATHS | {"files", "modeling", "training"}
 ROOMS: dict[str, set[str]] = {
+    "_jax": set(),
     "arguments": set(),
     "precision": set(),
     "picture": set(),
     "networks": {"arguments"},
-    "bijections": {"arguments", "precision", "networks"},
+    "bijections": {"_jax", "arguments", "precision", "networks"},
     "continuous": {"arguments", "networks", "bijections"},
     "gaussianization": {"arguments", "precision", "picture", "bijections"},
     "flows": _MATHS,

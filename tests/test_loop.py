@@ -1,17 +1,22 @@
 """The host loop by itself: tasks in plain NumPy, whose parameter is the number of chunks that trained it."""
 
 import math
+import signal
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
-from tqdm.auto import tqdm
 
-from numpyro_flows.training.loop import State, run
+from numpyro_flows.training.checkpoint import Checkpoint
+from numpyro_flows.training.loop import run
 from numpyro_flows.training.policies import Patience, Score
 from numpyro_flows.training.reasons import Reason
+from numpyro_flows.training.state import State
 from numpyro_flows.training.steps import TrainState
+from numpyro_flows.training.watch import Watch
+
+QUIET = Watch()
 
 
 class Counting:
@@ -42,17 +47,34 @@ class Counting:
         return state.train._replace(params=state.train.params + 1), np.full(3, self.loss), 1
 
     def score(self, state: State) -> Score:
-        score = self.scores[self.call("score")]
+        self.call("score")
+        score = self.scores[state.num_rounds + (state.part > 0)]
         best = (score, state.train.params) if score < state.best[0] else state.best
         return Score(score, best, None)
 
-    def shown(self, state: State) -> dict[str, str]:
-        return {"best": str(state.best)}
+    def figures(self, state: State) -> dict[str, float]:
+        return {"best": state.best[0]}
 
-    def run(self, num_steps: int, length: int, patience: float | None = math.inf) -> Any:
+    def run(
+        self,
+        num_steps: int,
+        length: int,
+        patience: float | None = math.inf,
+        watch: Watch = QUIET,
+        parts: dict[str, Any] | None = None,
+    ) -> Any:
         policy = Patience(np.ones(num_steps), length, patience)
         state = State(TrainState(0, ()), None, (math.inf, 0), None)
-        return run(self, policy, policy.start(state, self.score(state)), tqdm(disable=True))
+        checkpoint = Checkpoint(watch.checkpoint, lambda: parts or {})
+        return run(
+            self,
+            policy,
+            policy.start(state, self.score(state)),
+            watch=watch,
+            checkpoint=checkpoint,
+            num_steps=num_steps,
+            title="counting",
+        )
 
 
 def test_steps_that_fill_up_a_chunk_have_no_rate_and_no_loss():
@@ -91,7 +113,7 @@ BROKEN = jax.errors.JaxRuntimeError("out of memory")
         ({("train", 0): KeyboardInterrupt()}, Reason.INTERRUPTED, (3.0, 0), 0),
         ({("train", 1): KeyboardInterrupt()}, Reason.INTERRUPTED, (2.0, 1), 3),
         ({("train", 1): BROKEN}, Reason.ERROR, (2.0, 1), 3),
-        ({("score", 1): KeyboardInterrupt()}, Reason.INTERRUPTED, (1.0, 2), 6),  # and scored again
+        ({("score", 1): KeyboardInterrupt()}, Reason.INTERRUPTED, (2.0, 2), 6),  # and scored again
         ({("score", 1): KeyboardInterrupt(), ("score", 2): KeyboardInterrupt()}, Reason.INTERRUPTED, (3.0, 0), 6),
         ({("score", 1): BROKEN}, Reason.ERROR, (3.0, 0), 6),
         ({("train", 1): KeyboardInterrupt(), ("score", 1): BROKEN}, Reason.ERROR, (3.0, 0), 3),
@@ -117,3 +139,103 @@ def test_ctrl_c_between_two_rounds(monkeypatch):
     state, ending = Counting(3.0, 2.0, 1.0).run(12, length=6)
     assert (state.best, ending.reason) == ((2.0, 2), Reason.INTERRUPTED)
     assert sum(map(len, state.losses)) == 12
+
+
+def test_a_callback_is_told_of_each_round_and_may_stop():
+    told: list[Progress] = []
+    state, ending = Counting(3.0, 2.0, 1.0).run(12, length=4, watch=Watch(callback=told.append))
+    assert [progress.step for progress in told] == [4, 8, 12]
+    assert [progress.losses.shape for progress in told] == [(4,)] * 3
+    assert [progress.figures["best"] for progress in told] == [2.0, 1.0, 1.0]
+    assert ending.reason == Reason.BUDGET
+    stop = Watch(callback=lambda progress: progress.figures["best"] < 2.5)
+    state, ending = Counting(3.0, 2.0, 1.0).run(12, length=4, watch=stop)
+    assert (state.step, state.best, ending.reason) == (4, (2.0, 2), Reason.CALLBACK)
+
+
+def test_a_callback_that_raises_loses_nothing():
+    with pytest.warns(UserWarning, match=r"the callback raised ZeroDivisionError"):
+        state, ending = Counting(3.0, 2.0, 1.0).run(12, length=4, watch=Watch(callback=lambda progress: 1 / 0))
+    assert (state.best, ending.reason) == ((2.0, 2), Reason.ERROR)
+
+
+WHOLE = (3.0, 2.0, 1.5, 1.0)
+ROUNDS: dict[str, Any] = {"num_steps": 18, "length": 6}  # three rounds of two chunks
+
+
+@pytest.mark.parametrize("call", [("train", number) for number in range(6)] + [("score", number) for number in (1, 2)])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), BROKEN, SystemExit()], ids=["ctrl-c", "device", "exit"])
+def test_a_run_goes_on_from_its_checkpoint(tmp_path, call, error):
+    """Bit for bit, whatever ended it."""
+    whole, whole_ending = Counting(*WHOLE).run(**ROUNDS)
+    watch = Watch(checkpoint=tmp_path / "run.ckpt")
+    first = Counting(*WHOLE, raising={call: error})
+    if isinstance(error, SystemExit):
+        with pytest.raises(SystemExit):
+            first.run(**ROUNDS, watch=watch)
+    else:
+        first.run(**ROUNDS, watch=watch)
+    second = Counting(*WHOLE)
+    state, ending = second.run(**ROUNDS, watch=watch)
+    assert second.calls["train"] == 6 - (call[1] if call[0] == "train" else 2 * call[1])  # none is trained twice
+    assert (state.train.params, state.best, state.step, state.num_skipped) == (6, whole.best, 18, whole.num_skipped)
+    np.testing.assert_array_equal(np.concatenate(state.losses), np.concatenate(whole.losses))
+    np.testing.assert_array_equal(state.scores, whole.scores)
+    assert ending == whole_ending
+
+
+def test_a_run_that_is_over_is_not_trained_again(tmp_path):
+    watch = Watch(checkpoint=tmp_path / "run.ckpt")
+    whole = Counting(*WHOLE).run(**ROUNDS, watch=watch)
+    again = Counting(*WHOLE)
+    assert again.run(**ROUNDS, watch=watch)[1] == whole[1]
+    assert again.calls["train"] == 0
+
+
+def test_a_checkpoint_of_another_fit_is_refused(tmp_path):
+    watch = Watch(checkpoint=tmp_path / "run.ckpt")
+    parts = {"data": np.arange(3.0), "setting": (1, None), "key": "some text"}
+    Counting(*WHOLE).run(**ROUNDS, watch=watch, parts=parts)
+    Counting(*WHOLE).run(**ROUNDS, watch=watch, parts=dict(parts))
+    for name, other in {"data": np.arange(3.0) + 1e-9, "setting": (2, None), "key": "some Text"}.items():
+        with pytest.raises(ValueError, match=rf"got '.*run.ckpt' of a fit with another {name}: remove the file"):
+            Counting(*WHOLE).run(**ROUNDS, watch=watch, parts=parts | {name: other})
+    (tmp_path / "run.ckpt").write_bytes(b"no checkpoint")
+    with pytest.raises(ValueError, match="expected a whole file"):
+        Counting(*WHOLE).run(**ROUNDS, watch=watch, parts=parts)
+
+
+def test_a_checkpoint_that_cannot_be_written(tmp_path):
+    """At the start it is an error; later the fit goes on."""
+    with pytest.raises(FileNotFoundError):
+        Counting(*WHOLE).run(**ROUNDS, watch=Watch(checkpoint=tmp_path / "no folder" / "run.ckpt"))
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    callback = {3: lambda: folder.rename(tmp_path / "away"), 6: lambda: None}
+    watch = Watch(checkpoint=folder / "run.ckpt", callback=lambda progress: callback[progress.step]())
+    with pytest.warns(UserWarning, match="could not be written"):
+        _, ending = Counting(*WHOLE).run(6, length=3, watch=watch)
+    assert ending.reason == Reason.BUDGET
+
+
+def test_sigterm_writes_first(tmp_path):
+    """And then does what it did before."""
+    terminated: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: terminated.append(number))
+    try:
+        watch = Watch(checkpoint=tmp_path / "run.ckpt")
+        task = Counting(*WHOLE)
+        train = task.train
+
+        def terminated_train(state: State, planned: Any, rates: np.ndarray) -> Any:
+            if state.part == 1:
+                held = (tmp_path / "run.ckpt").read_bytes()
+                signal.raise_signal(signal.SIGTERM)
+                assert (tmp_path / "run.ckpt").read_bytes() != held
+            return train(state, planned, rates)
+
+        task.train = terminated_train
+        task.run(6, length=6, watch=watch)
+        assert terminated == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -8,7 +8,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from numpyro.infer import SVI, Trace_ELBO
-from numpyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
+from numpyro.infer.autoguide import AutoDiagonalNormal, AutoMultivariateNormal, AutoNormal
 
 from numpyro_flows import AutoFlow, PathELBO, flows
 from numpyro_flows.bijections import Affine, Chain
@@ -51,8 +51,9 @@ def affine(key, dim: int) -> Affine:
         pytest.param(AutoMultivariateNormal, marks=pytest.mark.slow),
         pytest.param(partial(AutoFlow, flow=SMALL), marks=pytest.mark.slow),
         partial(AutoFlow, flow=affine),
+        AutoDiagonalNormal,  # whose posterior has a batch shape in place of an event shape
     ],
-    ids=["numpyro", "realnvp", "affine"],
+    ids=["numpyro", "realnvp", "affine", "diagonal"],
 )
 def test_value_and_expected_gradient_are_those_of_the_elbo(make):
     n = 20_000

@@ -24,6 +24,7 @@ from numpyro_flows.inference.certificate import certify
 from numpyro_flows.inference.fingerprint import fingerprint
 from numpyro_flows.inference.target import Target
 from numpyro_flows.modeling.guides import AutoFlow
+from numpyro_flows.training.reasons import Reason
 
 Y = np.array([0.3, 1.0, 2.0])
 KEY = jax.random.key(1)
@@ -57,6 +58,7 @@ def posterior_of(model, *args, spread=0.1, why="") -> FlowPosterior:
         certificate=certificate._replace(certified=False, why=why) if why else certificate,
         log_weights=log_weights,
         losses=np.zeros(3),
+        reason=Reason.GOOD_ENOUGH,
         seconds={"flow": 1.0},
         gradient_evaluations={"flow": 3},
         num_skipped=0,
@@ -290,12 +292,13 @@ def test_how_a_flow_was_fitted_is_in_its_file(tmp_path):
     some, counts = np.array([1.0, 0.5]), np.array([10, 20])
     solver = SolverCheck(float("nan"), 8, lambda: 16.0)
     score = Score(0.5, 0.1)
-    flow.fit = DensityFit(some, some, counts, score, None, {"training": 1.0}, 0, "all steps taken", solver)
+    flow.fit = DensityFit(some, some, counts, score, None, {"training": 1.0}, 0, "all 9 steps", Reason.BUDGET, solver)
     flow.save(tmp_path / "flow")
     again: Any = FlowDistribution.load(tmp_path / "flow").fit
     assert type(again) is DensityFit
     np.testing.assert_array_equal(again.losses, some)
-    assert (again.held_out, again.test, again.why) == (score, None, "all steps taken")
+    assert (again.held_out, again.test, again.why) == (score, None, "all 9 steps")
+    assert again.reason == Reason.BUDGET
     again_solver: Any = again.solver
     assert (again_solver.num_steps, again_solver.num_evaluations) == (8, 16.0)
 

@@ -10,12 +10,18 @@ from numpyro_flows.inference.gaussian import draw_gaussian, fit_gaussian
 from numpyro_flows.inference.heavy_tails import degrees_of_freedom
 from numpyro_flows.inference.modes import find_modes, missed_share, weigh
 from numpyro_flows.inference.settings import FlowVISettings
-from numpyro_flows.inference.survey import Survey, fit_and_survey, judge
+from numpyro_flows.inference.survey import Survey, judge, survey_around
 from tests.test_gaussian import on_host
 
 SETTINGS = FlowVISettings()
 
 pytestmark = pytest.mark.usefixtures("x64")
+
+
+def surveyed(density):
+    """From one start at 0."""
+    rng = np.random.default_rng(0)
+    return survey_around(density, rng, fit_gaussian(density, rng, np.zeros((1, 2)), SETTINGS), SETTINGS)
 
 
 def two_modes(x, distance=8.0, share=0.3):
@@ -62,7 +68,7 @@ def test_draws_of_both_modes_lack_none():
 
 def test_the_fit_starts_again_from_a_heavier_mode():
     density = on_host(two_modes)
-    fit, draws, survey = fit_and_survey(density, np.random.default_rng(0), np.zeros((1, 2)), SETTINGS)
+    fit, draws, survey = surveyed(density)
     np.testing.assert_allclose(fit.loc, 8.0 / np.sqrt(2), atol=0.1)
     certificate = judge(draws, survey, SETTINGS)
     assert certificate.ess > 0.99
@@ -103,7 +109,7 @@ def test_ordinary_tails(log_density):
 
 def test_the_verdict_names_heavy_tails():
     density = on_host(lambda x: -0.5 * jnp.sum(x**2))
-    _, draws, survey = fit_and_survey(density, np.random.default_rng(0), np.zeros((1, 2)), SETTINGS)
+    _, draws, survey = surveyed(density)
     assert judge(draws, survey, SETTINGS).certified
     certificate = judge(draws, Survey(survey.modes, 1.5), SETTINGS)
     assert not certificate.certified

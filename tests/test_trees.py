@@ -24,7 +24,18 @@ from numpyro_flows.density.fit import DensityFit, Score
 from numpyro_flows.modeling.sites import Sites, SitesTransform
 
 LOSSES = np.array([2.0, np.nan])
-FIT = DensityFit(LOSSES, LOSSES, np.arange(2), Score(1.0, 0.1), None, {"training": 0.5}, 1, "all 2 steps taken", None)
+FIT = DensityFit(
+    LOSSES,
+    LOSSES,
+    np.arange(2),
+    Score(1.0, 0.1),
+    None,
+    {"training": 0.5},
+    1,
+    "all 2 steps taken",
+    "all steps taken",
+    None,
+)
 CONDITION = jnp.array([0.3, -0.2])
 
 

@@ -26,7 +26,7 @@ def flow(posterior: Posterior, seed: int) -> Row:
         warnings.filterwarnings("ignore", message="the fit is not certified")
         fit = FlowVI(posterior.model, progress_bar=False).run(jax.random.key(seed), *posterior.args)
     seconds = time.perf_counter() - start
-    if "interrupted" in fit.why:  # Ctrl-C ends FlowVI's training only
+    if fit.reason == "interrupted":  # Ctrl-C ends FlowVI's training only
         raise KeyboardInterrupt
     row = score_weighted(fit.sample_weighted, posterior.reference, jax.random.key(seed + 1000), seconds, fit.certified)
     own = {name: value for name, value in fit.certificate._asdict().items() if name in row}

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from equinox import AbstractVar
 from jaxtyping import Array, ArrayLike, Float, Scalar
 
+from numpyro_flows._jax import alike
 from numpyro_flows.arguments import as_array
-from numpyro_flows.bijections.sharding import alike
 from numpyro_flows.precision import full_precision
 
 

@@ -1,5 +1,6 @@
 """Density estimation: data in, a flow that was trained on them by maximum likelihood out."""
 
+import os
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,10 +11,8 @@ from jaxtyping import ArrayLike, Float, Int, PRNGKeyArray
 
 from numpyro_flows import flows
 from numpyro_flows.arguments import (
-    as_numbers,
     described,
     require_counts,
-    require_finite_rows,
     require_key,
     require_numbers,
 )
@@ -22,12 +21,13 @@ from numpyro_flows.bijections.noise import estimates
 from numpyro_flows.continuous import FlowMatching
 from numpyro_flows.density.fitting import Settings, SolverCheck, train
 from numpyro_flows.density.losses import Rows, flow_matching, log_prob_rows, maximum_likelihood
-from numpyro_flows.density.observations import Support, observe
+from numpyro_flows.density.observations import Support, checked_condition, checked_weights, observe
 from numpyro_flows.density.resuming import observe_for, require_condition_of
 from numpyro_flows.density.whitening import Whitening
 from numpyro_flows.flows import Recipe
 from numpyro_flows.modeling.distributions import FlowDistribution
-from numpyro_flows.training.seeds import seed_stream
+from numpyro_flows.training.seeds import Seeds
+from numpyro_flows.training.watch import Callback, Watch
 
 _MOST_VALIDATION = 10_000  # rows: more tell no better when to stop
 _INITIAL_ROWS = 1_000  # that set what is set by data
@@ -35,7 +35,6 @@ _LIKELIHOOD_STEPS, _MATCHING_STEPS = 5_000, 20_000
 _LIKELIHOOD_ROUND, _MATCHING_ROUND = 50, 1_000  # least number of steps between two looks at the validation rows
 _MATCHING_BATCH = 256  # small ones are no help there: times and draws of the base are noise enough
 _CLOSE = 0.02  # nats by which training's solver may differ from the flow's own at the end
-_LEAST_ESS = 0.01  # of weights, as a share of the rows, below which one is warned
 
 
 class Score(NamedTuple):
@@ -56,7 +55,7 @@ class DensityFit(NamedTuple):
         test: on rows that nothing was chosen by; None where no share of the data was set aside for it.
         seconds: wall time of compilation and training.
         num_skipped: steps left out because loss or gradient was not finite.
-        why: what ended the training.
+        why: what ended the training, and `reason`, the same in one word or two.
         solver: of a continuous flow, how the solver of training compares with its own; None for others.
 
     Example:
@@ -75,6 +74,7 @@ class DensityFit(NamedTuple):
     seconds: dict[str, float]
     num_skipped: int
     why: str
+    reason: str
     solver: SolverCheck | None
 
     def __eq__(self, other: object) -> bool:
@@ -103,6 +103,8 @@ def fit_density(
     test: float = 0.0,
     num_restarts: int = 1,
     progress_bar: bool = True,
+    callback: Callback | None = None,
+    checkpoint: str | os.PathLike | None = None,
 ) -> FlowDistribution:
     """Fit a flow to data, by default by maximum likelihood: the density whose mean negative log likelihood is least.
 
@@ -142,6 +144,10 @@ def fit_density(
         test: share of the rows to set aside for `fit.test`.
         num_restarts: trainings from different starts, side by side; the one with the best validation score is kept.
         progress_bar: whether to show one.
+        callback: called after each round with `step`, `losses` (on the whitened scale) and `figures` ("nll", of the
+            best on the validation rows); where it returns True, the fit ends there.
+        checkpoint: path of a file that the training is written to after each round, on Ctrl-C and on SIGTERM; a second
+            call with the same arguments goes on from there, and ends as an uninterrupted one would, bit for bit.
 
     Returns:
         The distribution; its `fit` is a `DensityFit`. Ctrl-C ends the training and returns what was fitted by then.
@@ -151,7 +157,7 @@ def fit_density(
         ValueError: for data that are not finite (rows by index), outside the support or constant in a coordinate, for
             too few rows, for weights that are negative or all zero, and numbers out of their range; for a distribution
             on another base, or on other sites, shapes or another support than the data; for a coupling by minibatch
-            optimal transport with a condition or weights.
+            optimal transport with a condition or weights; for a checkpoint of another fit.
 
     Source: Papamakarios, Nalisnick, Rezende, Mohamed, Lakshminarayanan 2021, arXiv 1912.02762, section 2.3.1.
 
@@ -180,31 +186,33 @@ def fit_density(
     require_numbers("(0, inf)", learning_rate=learning_rate)
     require_numbers("(0, 1)", validation=validation)
     require_numbers("[0, 1)", test=test)
+    watch = Watch(progress_bar, callback, checkpoint).checked()
     if isinstance(flow, FlowDistribution):
         observations = observe_for(flow, data, support, dequantize)
     else:
         observations = observe(data, support, dequantize=dequantize)
     num = len(observations.values)
-    all_weights, conditions = _checked_weights(weights, observations.values), _checked_condition(condition, num)
+    all_weights, conditions = checked_weights(weights, observations.values), checked_condition(condition, num)
     if isinstance(flow, FlowDistribution):
         require_condition_of(flow, conditions)
-    seeds = seed_stream(rng_key)
-    rng = np.random.default_rng(next(seeds))
-    train_index, held_index, test_index = _split(rng, num, validation, test)
+    seeds = Seeds.of(rng_key)
+    train_index, held_index, test_index = _split(seeds.rng("split"), num, validation, test)
 
-    def draw(index: Int[np.ndarray, " some"]) -> tuple[Rows, Float[np.ndarray, " some"]]:
+    def draw(index: Int[np.ndarray, " some"], use: str, *numbers: int) -> tuple[Rows, Float[np.ndarray, " some"]]:
         """Rows, unconstrained, and `log |det|` of that."""
-        noise = rng.uniform(size=(len(index), *observations.values.shape[1:])) if dequantize else None
+        size = (len(index), *observations.values.shape[1:])
+        noise = seeds.rng(use, *numbers).uniform(size=size) if dequantize else None
         x, log_det = observations.rows(index, noise)
         return Rows(x, None if conditions is None else conditions[index], all_weights[index]), log_det
 
-    first, log_det = draw(train_index)
+    first, log_det = draw(train_index, "first noise")
     if isinstance(flow, FlowDistribution):  # whitened already
         start, whitening = flow.bijection, Whitening.identity(first)
     else:
-        start, whitening = None, Whitening.of(first, rng)
-    make = _maker(flow, whitening.rows(first)) if start is None else lambda key: start
-    held, held_log_det = draw(held_index)
+        start, whitening = None, Whitening.of(first, seeds.rng("whitening"))
+    whitened = whitening.rows(first)
+    make = _maker(flow, whitened) if start is None else lambda key: start
+    held, held_log_det = draw(held_index, "validation noise")
     if batch_size is None:
         batch_size = int(np.clip(len(train_index) // 40, 32, 256)) if matching is None else _MATCHING_BATCH
     if patience is None and matching is not None:
@@ -221,15 +229,14 @@ def fit_density(
     )
     trained = train(
         make,
-        lambda: whitening.rows(draw(train_index)[0] if dequantize else first),
+        lambda number: whitening.rows(draw(train_index, "noise", number)[0]) if dequantize else whitened,
         whitening.rows(held),
         settings,
         seeds,
-        rng,
-        progress_bar=progress_bar,
+        watch,
     )
-    if trained.failed:
-        warnings.warn(f"the fit is not finished: {trained.why}", UserWarning, stacklevel=2)
+    if trained.ending.failed:
+        warnings.warn(f"the fit is not finished: {trained.ending.why}", UserWarning, stacklevel=2)
     if trained.solver is not None and abs(trained.solver.gap) > _CLOSE:
         warnings.warn(
             f"the solver of training, of {trained.solver.num_steps} steps, is too coarse: its score of the validation "
@@ -248,7 +255,7 @@ def fit_density(
 
     tested = None
     if len(test_index):
-        rows, test_log_det = draw(test_index)
+        rows, test_log_det = draw(test_index, "test noise")
         log_prob = jax.jit(lambda rows: log_prob_rows(trained.bijection, rows))(whitening.rows(rows))
         tested = score(rows, log_prob, test_log_det)
     volume = whitening.log_det + np.mean(held.weights * held_log_det)
@@ -262,7 +269,8 @@ def fit_density(
         test=tested,
         seconds=trained.seconds,
         num_skipped=trained.num_skipped,
-        why=trained.why,
+        why=trained.ending.why,
+        reason=trained.ending.reason,
         solver=trained.solver,
     )
     return fitted
@@ -312,36 +320,3 @@ def _split(rng: np.random.Generator, num: int, validation: float, test: float) -
     if num_train < 1:
         raise ValueError(f"expected rows to train on, got {num} in all with shares {validation} and {test} set aside")
     return np.split(rng.permutation(num), [num_train, num_train + num_validation])
-
-
-def _checked_weights(weights: ArrayLike | None, values: Float[np.ndarray, "num *event"]) -> Float[np.ndarray, " num"]:
-    """Weights of mean 1."""
-    num, size = len(values), int(np.prod(values.shape[1:]))
-    if weights is None:
-        return np.ones(num)
-    array = as_numbers(weights, "weights")
-    if array.shape != (num,):
-        raise ValueError(f"weights expected the shape {(num,)}, got {array.shape}")
-    if not np.isfinite(array).all() or (array < 0).any() or array.sum() == 0:
-        raise ValueError("weights expected finite numbers >= 0 that are not all 0")
-    ess = array.sum() ** 2 / (array**2).sum()
-    if ess <= size:
-        raise ValueError(f"weights expected an effective sample size above {size}, that of an event, got {ess:.1f}")
-    if ess < _LEAST_ESS * num:
-        warnings.warn(
-            f"the weights have an effective sample size of {ess:.1f} in {num} rows: a few rows decide the fit",
-            UserWarning,
-            stacklevel=3,
-        )
-    return array / array.mean()
-
-
-def _checked_condition(condition: ArrayLike | None, num: int) -> Float[np.ndarray, "num cond_dim"] | None:
-    if condition is None:
-        return None
-    array = as_numbers(condition, "condition")
-    if array.ndim != 2 or len(array) != num:
-        advice = ": write condition[:, None]" if array.shape == (num,) else ""
-        raise ValueError(f"condition expected the shape (num, cond_dim) with num={num}, got {array.shape}{advice}")
-    require_finite_rows("condition", array)
-    return array

@@ -1,7 +1,7 @@
 """Training of a bijection on rows of data, stopped by the likelihood of rows that it was not trained on."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import cached_property, partial
 from typing import Any, ClassVar, NamedTuple
@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
-from tqdm.auto import tqdm
 
 from numpyro_flows.bijections import AbstractBijection
 from numpyro_flows.bijections.compose import trained_and_fixed
@@ -25,11 +24,14 @@ from numpyro_flows.continuous.training_form import (
 from numpyro_flows.density.losses import Objective, Rows, maximum_likelihood, mean_nll
 from numpyro_flows.files.rules import InFiles
 from numpyro_flows.training.ahead import NO_OPTIMIZATION, Ahead, prototype
-from numpyro_flows.training.loop import Round, State, run
+from numpyro_flows.training.checkpoint import Checkpoint
+from numpyro_flows.training.loop import Round, run
 from numpyro_flows.training.policies import Patience, Score
-from numpyro_flows.training.reasons import Reason
-from numpyro_flows.training.seeds import Seed, seed_key
+from numpyro_flows.training.reasons import Ending
+from numpyro_flows.training.seeds import Seed, Seeds, seed_key
+from numpyro_flows.training.state import State
 from numpyro_flows.training.steps import TrainState, cosine_schedule, train_chunk
+from numpyro_flows.training.watch import Watch
 
 _SOLVER_GAP = 0.01  # nats between training's solver and the flow's own, from which training takes twice the steps
 _COUNTED_ROWS = 100  # to tell how often a field is evaluated
@@ -91,7 +93,7 @@ class Trained(NamedTuple):
     solver: of a continuous flow; None for others.
     losses: of every step, and `num_skipped`, the number of steps that were not finite and changed nothing.
     validation: mean negative log likelihood of the validation rows at each look, after so many `steps`.
-    why: what ended the training, and `failed`, whether that was a failure.
+    ending: what ended the training.
     """
 
     bijection: AbstractBijection
@@ -102,8 +104,7 @@ class Trained(NamedTuple):
     steps: Int[np.ndarray, " looks"]
     seconds: dict[str, float]
     num_skipped: int
-    why: str
-    failed: bool
+    ending: Ending
 
 
 class _Best(NamedTuple):
@@ -140,27 +141,26 @@ class _DensityTask:
     def __init__(
         self,
         functions: _Functions,
-        draw_rows: Callable[[], Rows],
-        rows: Rows,
+        draw_rows: Callable[[int], Rows],
         validation: Rows,
         batch: int,
         chunk: int,
-        rng: np.random.Generator,
+        seeds: Seeds,
     ):
         self.chunk, self.batch = chunk, batch
         self.functions = functions
-        self.draw_rows, self.rows, self.validation = draw_rows, rows, validation
-        self.rng = rng
+        self.draw_rows, self.validation = draw_rows, validation
+        self.seeds = seeds
 
     def train(self, state: State, planned: Round, rates: np.ndarray) -> tuple[TrainState, np.ndarray, int]:
-        if state.num_rounds > 0:
-            self.rows = self.draw_rows()
-        num = len(self.rows.x)
+        rows = self.draw_rows(state.num_rounds)
+        num = len(rows.x)
         epoch = num // self.batch
-        order = [self.rng.permutation(num)[: epoch * self.batch] for _ in range(-(-self.chunk // epoch))]
+        rng = self.seeds.rng("minibatches", state.num_rounds)
+        order = [rng.permutation(num)[: epoch * self.batch] for _ in range(-(-self.chunk // epoch))]
         index = np.concatenate(order).reshape(-1, self.batch)[: self.chunk].astype(np.int32)
-        noise = self.rng.integers(2**32, size=(self.chunk, 4), dtype=np.uint32)
-        return self.functions.train(state.train, state.fixed, self.rows, index, noise, rates)
+        seeds = self.seeds.many(self.chunk, "train", state.num_rounds)
+        return self.functions.train(state.train, state.fixed, rows, index, seeds, rates)
 
     def score(self, state: State) -> Score:
         best, now = self.functions.score(state.train.average, state.fixed, state.best, self.validation)
@@ -168,8 +168,17 @@ class _DensityTask:
         coarse = np.any(np.abs(now.gap) > _SOLVER_GAP)
         return Score(np.asarray(now.nll), best, with_more_steps(state.fixed) if coarse else state.fixed)
 
-    def shown(self, state: State) -> dict[str, str]:
-        return {"nll": f"{np.min(state.best.nll):.3f}"}
+    def figures(self, state: State) -> dict[str, float]:
+        return {"nll": float(np.min(state.best.nll))}
+
+    def identity(self, settings: Settings, rows: Rows) -> dict[str, Any]:
+        """What makes the fit this one and no other."""
+        return {
+            "data": (rows, self.validation),
+            "flow or objective": (self.functions.start.program(), self.functions.train.program()),
+            "setting": settings[1:],
+            "key": self.seeds.entropy,
+        }
 
     def last_unless_worse(self, state: State, never: _Best) -> _Best:
         """The best of all looks, where it scores better than the last parameters do beyond chance; else these."""
@@ -185,16 +194,14 @@ class _DensityTask:
 
 def train(
     make: Callable[[PRNGKeyArray], AbstractBijection],
-    draw_rows: Callable[[], Rows],
+    draw_rows: Callable[[int], Rows],
     validation: Rows,
     settings: Settings,
-    seeds: Iterator[Seed],
-    rng: np.random.Generator,
-    *,
-    progress_bar: bool,
+    seeds: Seeds,
+    watch: Watch,
 ) -> Trained:
     """Train what `make` gives on the rows that `draw_rows` gives each round; keep what is best on `validation`."""
-    rows = draw_rows()
+    rows = draw_rows(0)
     batch = min(settings.batch_size, len(rows.x))
     epoch = len(rows.x) // batch
     length = min(epoch * -(-settings.least_round // epoch), settings.num_steps)  # of a round
@@ -202,12 +209,11 @@ def train(
 
     began = time.perf_counter()
     several = settings.num_restarts > 1
-    seed = np.stack([next(seeds) for _ in range(settings.num_restarts)])
+    seed = seeds.many(settings.num_restarts, "start")
     seed = seed if several else seed[0]
     with ThreadPoolExecutor() as pool:
-        progress = tqdm(total=settings.num_steps, desc="density", unit="step", disable=not progress_bar)
         functions = _compile(pool, settings.objective, make, rows, validation, seed, (length, batch), several)
-        task = _DensityTask(functions, draw_rows, rows, validation, batch, length, rng)
+        task = _DensityTask(functions, draw_rows, validation, batch, length, seeds)
         start, fixed = functions.start(seed)
         none = np.full(np.shape(seed)[:-1], np.inf, jnp.result_type(float))
         never = _Best(start.params, none, np.full((*none.shape, len(validation.x)), np.nan, none.dtype), none)
@@ -215,7 +221,15 @@ def train(
         state = policy.start(state, task.score(state))
         functions.train.wait()
         compiled = time.perf_counter()
-        state, ending = run(task, policy, state, progress)
+        state, ending = run(
+            task,
+            policy,
+            state,
+            watch=watch,
+            checkpoint=Checkpoint(watch.checkpoint, lambda: task.identity(settings, rows)),
+            num_steps=settings.num_steps,
+            title="density",
+        )
     best = task.last_unless_worse(state, never) if settings.prefers_last and state.losses else state.best
     best = task.with_present_gap(state, best)
     which = int(np.argmin(best.nll))
@@ -234,8 +248,7 @@ def train(
         steps=np.minimum(length * np.arange(len(validations)), settings.num_steps),
         seconds={"compilation": compiled - began, "training": time.perf_counter() - compiled},
         num_skipped=state.num_skipped,
-        why=ending.why,
-        failed=ending.reason in (Reason.ERROR, Reason.NOT_FINITE),
+        ending=ending,
     )
 
 

@@ -20,6 +20,7 @@ Support = constraints.Constraint | Sequence[constraints.Constraint] | Mapping[st
 """Of an event; one for each column; one for each site; the real numbers."""
 
 _SHOWN = 5  # rows or columns that a message names
+_LEAST_ESS = 0.01  # of weights, as a share of the rows, below which one is warned
 _REPEATED = 0.1  # share of rows that are there already from which one is warned
 
 
@@ -196,3 +197,37 @@ def _warn_of_repetition(x: Float[np.ndarray, "num dim"]) -> None:
             UserWarning,
             stacklevel=4,
         )
+
+
+def checked_weights(weights: ArrayLike | None, values: Float[np.ndarray, "num *event"]) -> Float[np.ndarray, " num"]:
+    """Weights of mean 1."""
+    num, size = len(values), int(np.prod(values.shape[1:]))
+    if weights is None:
+        return np.ones(num)
+    array = as_numbers(weights, "weights")
+    if array.shape != (num,):
+        raise ValueError(f"weights expected the shape {(num,)}, got {array.shape}")
+    if not np.isfinite(array).all() or (array < 0).any() or array.sum() == 0:
+        raise ValueError("weights expected finite numbers >= 0 that are not all 0")
+    ess = array.sum() ** 2 / (array**2).sum()
+    if ess <= size:
+        raise ValueError(f"weights expected an effective sample size above {size}, that of an event, got {ess:.1f}")
+    if ess < _LEAST_ESS * num:
+        warnings.warn(
+            f"the weights have an effective sample size of {ess:.1f} in {num} rows: a few rows decide the fit",
+            UserWarning,
+            stacklevel=3,
+        )
+    return array / array.mean()
+
+
+def checked_condition(condition: ArrayLike | None, num: int) -> Float[np.ndarray, "num cond_dim"] | None:
+    """Conditions of `num` rows, if there are any."""
+    if condition is None:
+        return None
+    array = as_numbers(condition, "condition")
+    if array.ndim != 2 or len(array) != num:
+        advice = ": write condition[:, None]" if array.shape == (num,) else ""
+        raise ValueError(f"condition expected the shape (num, cond_dim) with num={num}, got {array.shape}{advice}")
+    require_finite_rows("condition", array)
+    return array

@@ -96,4 +96,4 @@ def _is_instance(value: Any, cls: Any) -> bool:
 
 def _is_given_later(value: Any) -> bool:
     """Whether it is diffrax's mark for a tolerance or a norm that its step size controller gives."""
-    return type(value).__module__ == "diffrax._root_finder._with_tols"
+    return name_of(value) == "diffrax.use_stepsize_tol"

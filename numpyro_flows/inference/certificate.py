@@ -51,6 +51,12 @@ class Certificate(NamedTuple):
     log_evidence_se: float
     num_draws: int
 
+    @classmethod
+    def unknown(cls, why: str, num_draws: int = 0) -> "Certificate":
+        """Of a fit that weights say nothing about."""
+        nan = float("nan")
+        return cls(False, why, float("inf"), 0.0, 1.0, nan, nan, nan, nan, num_draws)
+
 
 def relative_ess(log_weights: Float[np.ndarray, " draws"]) -> float:
     """`(sum w)^2 / (n sum w^2)`, in [0, 1]; 0 where a log weight is NaN or infinite upwards, or none is finite."""
@@ -87,8 +93,7 @@ def certify(
         )
         if bad == 0:
             why = "the model's density is zero at every draw of the flow"
-        nan = float("nan")
-        return Certificate(False, why, float("inf"), 0.0, 1.0, nan, nan, nan, nan, n)
+        return Certificate.unknown(why, n)
     _, khat = smooth(log_weights)
     ess = relative_ess(log_weights)
     log_evidence = logsumexp(log_weights) - np.log(n)

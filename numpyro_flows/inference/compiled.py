@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -20,22 +21,23 @@ from numpyro_flows.continuous.training_form import (
     without_errors,
 )
 from numpyro_flows.inference.certificate import Draws
-from numpyro_flows.inference.losses import path_loss
+from numpyro_flows.inference.losses import Objective
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.target import Fitted
 from numpyro_flows.modeling.guides import AutoFlow, affine
 from numpyro_flows.modeling.scoring import standard_normal_log_prob
 from numpyro_flows.precision import full_precision
 from numpyro_flows.training.ahead import NO_OPTIMIZATION, Ahead, prototype
-from numpyro_flows.training.seeds import Seed, Seeds, seed_key
-from numpyro_flows.training.steps import TrainState, train_chunk
+from numpyro_flows.training.seeds import Seed, SeedRows, seed_key
+from numpyro_flows.training.steps import Optimizer, TrainState, train_chunk
 
 
-class FlowStages(NamedTuple):
+class FlowFunctions(NamedTuple):
     """What the flow stage calls, of a bijection's `arrays`: `params`, their trained part, and `fixed`, the rest.
 
     make: loc, scale, seed -> arrays of an untrained flow around that Gaussian, which stays fixed: trained is a map of
         coordinates in which it is standard, so that one learning rate fits all.
+    begin: params -> `TrainState`, before the first step.
     train: `TrainState`, fixed, seeds `(chunk, 4)`, learning rates `(chunk,)`, share of the forward KL
         -> `TrainState`, losses `(chunk,)`, number skipped.
     draw: arrays, seed -> `Block`.
@@ -44,16 +46,23 @@ class FlowStages(NamedTuple):
     """
 
     make: Ahead
+    begin: Ahead
     train: Ahead
     draw: Ahead
     draw_coarsely: Ahead | None
     static: AbstractBijection
 
 
-def compile_flow_stages(
-    pool: Executor, target: Fitted, guide: AutoFlow, scale: np.ndarray, settings: FlowVISettings
-) -> FlowStages:
-    """Trace the stages one after the other, as Python must, while XLA compiles those traced in other threads."""
+def compile_flow(
+    pool: Executor,
+    target: Fitted,
+    guide: AutoFlow,
+    scale: np.ndarray,
+    objective: Objective,
+    optimizer: Optimizer,
+    settings: FlowVISettings,
+) -> FlowFunctions:
+    """Trace the functions one after the other, as Python must, while XLA compiles those traced in other threads."""
     seed = np.zeros(4, np.uint32)
     loc = np.zeros(target.dim, scale.dtype)
 
@@ -70,22 +79,24 @@ def compile_flow_stages(
     def make(loc: Array, scale: Array, seed: Seed) -> PyTree:
         return eqx.filter(whitened(seed, loc, scale), is_array)
 
-    def train(state: TrainState, fixed: PyTree, seeds: Seeds, learning_rates: Array, forward: Array) -> Any:
+    def train(state: TrainState, fixed: PyTree, seeds: SeedRows, learning_rates: Array, forward: Array) -> Any:
         def loss(params: PyTree, key: PRNGKeyArray) -> Array:
             base = jax.random.normal(key, (settings.num_particles, target.dim))
             bijection = in_training(eqx.combine(params, fixed, static), key)
-            return path_loss(bijection, target.log_density, base, forward, settings.max_weight)
+            return objective(bijection, target.log_density, base, forward, settings)
 
-        return train_chunk(loss, state, seed_key(seeds), learning_rates)
+        return train_chunk(loss, state, seed_key(seeds), learning_rates, optimizer)
 
-    state = jax.eval_shape(TrainState.init, params)
+    begin = partial(TrainState.init, optimizer=optimizer)
+    state = jax.eval_shape(begin, params)
     seeds = np.zeros((settings.chunk, 4), np.uint32)
     coarse = None
     if continuous_flows(shapes):
         coarse = Ahead(pool, drawing(target, static, settings.block, with_training_solver), arrays, seed)
-    return FlowStages(
+    return FlowFunctions(
         train=Ahead(pool, train, state, fixed, seeds, jnp.zeros(settings.chunk), jnp.zeros(())),
         make=Ahead(pool, make, loc, scale, seed, options=NO_OPTIMIZATION),
+        begin=Ahead(pool, begin, params, options=NO_OPTIMIZATION),
         draw=Ahead(pool, drawing(target, static, settings.block), arrays, seed),
         draw_coarsely=coarse,
         static=static,

@@ -1,37 +1,35 @@
 """Posterior inference by a flow: a NumPyro model in, a certified posterior out."""
 
 import copy
+import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PRNGKeyArray
-from numpyro.infer.initialization import init_to_uniform
+from jaxtyping import PRNGKeyArray
 
 from numpyro_flows import flows
-from numpyro_flows.arguments import require_instance, require_key, require_model
-from numpyro_flows.bijections import Chain, Identity
+from numpyro_flows.arguments import described, require_callable, require_instance, require_key, require_model
+from numpyro_flows.bijections import Chain
 from numpyro_flows.bijections.partial import Partial
-from numpyro_flows.inference.certificate import Certificate
-from numpyro_flows.inference.compiled import compile_flow_stages, compile_starts
-from numpyro_flows.inference.gaussian import GaussianFit
+from numpyro_flows.inference.flow_training import FlowTraining, explained
 from numpyro_flows.inference.host_density import HostDensity
-from numpyro_flows.inference.modes import Weighed
 from numpyro_flows.inference.posterior import FlowPosterior
-from numpyro_flows.inference.rounds import FlowFit, FlowTask, finished, train_flow
+from numpyro_flows.inference.rounds import finished
 from numpyro_flows.inference.settings import FlowVISettings
-from numpyro_flows.inference.survey import fit_and_survey, judge
+from numpyro_flows.inference.stages import Context, Fit, Stage
+from numpyro_flows.inference.start import GaussianStart
 from numpyro_flows.inference.target import Target
-from numpyro_flows.modeling.guides import AutoFlow, affine
-from numpyro_flows.training.ahead import Ahead
+from numpyro_flows.modeling.guides import AutoFlow
 from numpyro_flows.training.clock import Clock
-from numpyro_flows.training.seeds import Seed, seed_key, seed_stream
+from numpyro_flows.training.reasons import INTERRUPTED, Reason
+from numpyro_flows.training.seeds import Seeds
+from numpyro_flows.training.watch import Callback, Watch
 
 _DEFAULTS = FlowVISettings()
 
@@ -52,15 +50,22 @@ class FlowVI:
         guide: an `AutoFlow` of the same model, for another flow or other starts; by default of affine couplings with
             tails, or of splines where there is one coordinate only. Its recipe is traced: where it cannot be, as those
             of FlowJAX, make the bijection before and give `lambda key, dim: bijection`.
+        stages: functions `stage(context, fit) -> fit`, called one after the other: `GaussianStart`, `FlowTraining`, and
+            your own (CONTRIBUTING.md has one).
         settings: every constant of the fit. Four of them have arguments of their own, which count where they are given:
         num_steps: most steps of the flow stage.
         num_particles: draws for each step.
         learning_rate: peak learning rate of Adam.
         target_ess: relative effective sample size, in (0, 1], at which training stops.
         progress_bar: whether to show one.
+        callback: called after each round of the flow stage with `step`, `losses` and `figures` ("ess", "khat", "elbo");
+            where it returns True, the fit ends there.
+        checkpoint: path of a file that the flow stage is written to after each round, on Ctrl-C and on SIGTERM. A
+            second call with the same model, data, key and settings goes on from there, and ends as an uninterrupted one
+            would, bit for bit.
 
     Raises:
-        TypeError: where `model` cannot be called, `guide` is not an `AutoFlow`, or an argument is no number.
+        TypeError: where `model` cannot be called, `guide` is not an `AutoFlow`, or an argument is of another kind.
         ValueError: for a guide of another model, and numbers out of their range.
 
     Example:
@@ -81,12 +86,15 @@ class FlowVI:
         model: Callable,
         guide: AutoFlow | None = None,
         *,
+        stages: Sequence[Stage] = (GaussianStart(), FlowTraining()),
         settings: FlowVISettings = _DEFAULTS,
         num_steps: int | None = None,
         num_particles: int | None = None,
         learning_rate: float | None = None,
         target_ess: float | None = None,
         progress_bar: bool = True,
+        callback: Callback | None = None,
+        checkpoint: str | os.PathLike | None = None,
     ):
         require_model(model)
         if not (guide is None or isinstance(guide, AutoFlow)):
@@ -94,6 +102,8 @@ class FlowVI:
         if guide is not None and guide.model is not model:
             raise ValueError(f"guide expected to be one of {model}, got one of {guide.model}")
         require_instance(FlowVISettings, "FlowVISettings(num_steps=2000)", settings=settings)
+        stages = tuple(stages)
+        require_callable("GaussianStart()", **{f"each stage, number {i}": stage for i, stage in enumerate(stages, 1)})
         given = {
             "num_steps": num_steps,
             "num_particles": num_particles,
@@ -103,7 +113,8 @@ class FlowVI:
         self.model = model
         self.guide = guide
         self.settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
-        self.progress_bar = progress_bar
+        self.stages = stages
+        self.watch = Watch(progress_bar, callback, checkpoint).checked()
 
     def run(self, rng_key: PRNGKeyArray, *args: Any, **kwargs: Any) -> FlowPosterior:
         """Fit the posterior of the model called with `args` and `kwargs`.
@@ -114,39 +125,19 @@ class FlowVI:
         Raises:
             TypeError: where `rng_key` is not one random key.
             ValueError: where the model has no latent site, a discrete one, a `numpyro.param` site without a given
-                value, a subsampled plate, a site larger than its plates or data that are not finite, or where its
-                density is not finite at any start.
+                value, a subsampled plate, a site larger than its plates or data that are not finite, where its density
+                is not finite at any start, or the checkpoint is of another fit.
         """
         require_key(rng_key)
-        settings = self.settings
-        seeds = seed_stream(rng_key)
-        rng = np.random.default_rng(next(seeds))
-        clock = Clock()
+        seeds, clock = Seeds.of(rng_key), Clock()
         with clock.stage("tracing"):
-            target = Target(self.model, seed_key(next(seeds)), args, kwargs)
-            fitted = target.fitted
-            guide = self._guide(fitted.dim)
+            target = Target(self.model, seeds.key("model"), args, kwargs)
+            guide = self._guide(target.fitted.dim)
         with _compilers() as pool:
             with clock.stage("tracing"):
-                start = compile_starts(pool, fitted, guide.init_loc_fn)
-                density = HostDensity(pool, fitted, settings.batch)
-            with clock.stage("compilation"):
-                start.wait()
-                density.wait()
-            with clock.stage("gaussian"):
-                starts = _starts(start, guide.init_loc_fn, fitted.dim, seeds, rng, settings)
-                gaussian, draws, survey = fit_and_survey(density, rng, starts, settings)
-                if not np.isfinite(gaussian.elbo):
-                    fitted.require_finite(jnp.asarray(starts))
-                fit = _gaussian_fit(gaussian, judge(draws, survey, settings), draws)
-            if settings.num_steps > 0 and not (survey.interrupted or finished(fit.certificate, settings)):
-                try:
-                    with clock.stage("tracing"):
-                        stages = compile_flow_stages(pool, fitted, guide, gaussian.scale, settings)
-                    task = FlowTask(settings, stages, survey, seeds, clock)
-                    fit = train_flow(task, gaussian, fit, next(seeds), progress_bar=self.progress_bar)
-                except KeyboardInterrupt:
-                    fit = _interrupted(fit)
+                density = HostDensity(pool, target.fitted, self.settings.batch)
+            context = Context(target.fitted, density, guide, self.settings, seeds, clock, pool, self.watch)
+            fit = self._staged(context)
         if target.free.any():
             whole = Partial(fit.bijection, np.flatnonzero(~target.free), target.dim)
             fit = fit._replace(bijection=Chain([whole]), draw=None)
@@ -166,11 +157,29 @@ class FlowVI:
             seconds=clock.seconds,
             gradient_evaluations={
                 "gaussian": density.num_evaluations,
-                "flow": fit.losses.size * settings.num_particles,
+                "flow": fit.losses.size * self.settings.num_particles,
             },
             num_skipped=fit.num_skipped,
-            settings=settings,
+            reason=fit.reason or Reason.BUDGET,
+            settings=self.settings,
         )
+
+    def _staged(self, context: Context) -> Fit:
+        """What the stages make of nothing; Ctrl-C gives what there is by then, and raises where that is nothing."""
+        fit = Fit.before(context.target.dim)
+        for stage in self.stages:
+            try:
+                staged = stage(context, fit)
+            except KeyboardInterrupt:
+                if not fit.judged:
+                    raise
+                return explained(fit, INTERRUPTED)
+            if not isinstance(staged, Fit):
+                raise TypeError(f"the stage {stage!r} expected to return a Fit, got {described(staged)}")
+            fit = staged
+        if fit.reason is None and finished(fit.certificate, self.settings):
+            fit = fit._replace(reason=Reason.GOOD_ENOUGH)
+        return fit
 
     def _guide(self, dim: int) -> AutoFlow:
         if self.guide is not None:
@@ -178,22 +187,6 @@ class FlowVI:
         # one coordinate has no other to depend on: affine couplings would be one affine map, splines still bend
         recipe = flows.realnvp if dim > 1 else flows.nsf_coupling
         return AutoFlow(self.model, flows.with_tails(partial(recipe, order="nearby")))
-
-
-def _starts(
-    start: Ahead,
-    init_loc_fn: Callable,
-    dim: int,
-    seeds: Iterator[Seed],
-    rng: np.random.Generator,
-    settings: FlowVISettings,
-) -> Float[np.ndarray, "starts dim"]:
-    """Starts of a user's own strategy; by default draws from the prior and uniform ones."""
-    by_strategy = np.stack([start(next(seeds)) for _ in range(settings.num_starts)])
-    if init_loc_fn is not init_to_uniform:
-        return by_strategy
-    uniform = rng.uniform(-settings.start_radius, settings.start_radius, (settings.num_starts, dim))
-    return np.concatenate([uniform.astype(by_strategy.dtype), by_strategy])
 
 
 @contextmanager
@@ -204,16 +197,3 @@ def _compilers() -> Iterator[Executor]:
         yield pool
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _interrupted(fit: FlowFit) -> FlowFit:
-    certificate = fit.certificate
-    if not certificate.certified:
-        certificate = certificate._replace(why=f"{certificate.why}; interrupted before the flow was trained")
-    return fit._replace(certificate=certificate)
-
-
-def _gaussian_fit(gaussian: GaussianFit, certificate: Certificate, draws: Weighed) -> FlowFit:
-    """The Gaussian as a fit, its flow the identity."""
-    bijection = Chain([Identity(gaussian.loc.shape), affine(jnp.asarray(gaussian.loc), jnp.asarray(gaussian.scale))])
-    return FlowFit(bijection, certificate, draws.log_weight)

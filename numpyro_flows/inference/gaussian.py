@@ -40,7 +40,7 @@ def fit_gaussian(
     """
     dim = starts.shape[1]
     full = dim <= settings.max_full_dim
-    climbs = _no_climbs(starts)
+    climbs = no_climbs(starts[0])
     best = None
     u = _antithetic(rng, settings.refine_draws, dim, starts.dtype)
     if full:
@@ -63,9 +63,10 @@ def _candidates(climbs: Climb, num: int) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(climbs.x[i], climbs.factor[i]) for i in best]
 
 
-def _no_climbs(starts: np.ndarray) -> Climb:
-    num, dim = 0, starts.shape[1]
-    return Climb(starts[:num], np.zeros(num), np.zeros((num, dim, dim)), np.zeros(num, bool))
+def no_climbs(loc: np.ndarray) -> Climb:
+    """Of a Gaussian that none led to."""
+    dim = loc.size
+    return Climb(np.zeros((0, dim), loc.dtype), np.zeros(0), np.zeros((0, dim, dim)), np.zeros(0, bool))
 
 
 def _best(

@@ -1,6 +1,8 @@
-"""The loss that a flow on an unnormalized density is trained by."""
+"""What a flow on an unnormalized density is trained for: an objective is a callable object, a new one a new file."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +12,77 @@ from numpyro_flows.bijections import AbstractBijection, transform_with_score
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.modeling.scoring import standard_normal_log_prob
 
+LogDensity = Callable[[Float[Array, " dim"]], Scalar]
+
+
+class Objective(Protocol):
+    """A loss of the flow `x = bijection(u)`, differentiable in the bijection, by draws `u ~ N(0, I)`.
+
+    forward: the share of the forward KL that the round asks for, 0 until the weights are good enough.
+    """
+
+    def __call__(
+        self,
+        bijection: AbstractBijection,
+        log_density: LogDensity,
+        base_draws: Float[Array, "particles dim"],
+        forward: ArrayLike,
+        settings: FlowVISettings,
+    ) -> Scalar: ...
+
+
+@dataclass(frozen=True)
+class PathKL:
+    """`KL(q || p)` by path gradients, and where the weights are good enough for it, in part `KL(p || q)`.
+
+    The objective of `FlowTraining` by default. Its constants are `FlowVISettings`: from `forward_ess` on the second has
+    the weight `forward_share`, and in it no draw counts more than `max_weight` times the mean.
+
+    Source: Vaitl, Nicoli, Nakajima, Kessel 2022, arXiv 2207.08219.
+
+    Example:
+        >>> from numpyro_flows import FlowTraining, PathKL
+        >>> FlowTraining(objective=PathKL()) == FlowTraining()
+        True
+    """
+
+    def __call__(
+        self,
+        bijection: AbstractBijection,
+        log_density: LogDensity,
+        base_draws: Float[Array, "particles dim"],
+        forward: ArrayLike,
+        settings: FlowVISettings,
+    ) -> Scalar:
+        return path_loss(bijection, log_density, base_draws, forward, settings.max_weight)
+
+
+@dataclass(frozen=True)
+class ForwardKL:
+    """`KL(p || q)` alone, by path gradients with weights: it covers the posterior, where the start is close to it.
+
+    Source: Vaitl, Nicoli, Nakajima, Kessel 2022, arXiv 2207.08219.
+
+    Example:
+        >>> from numpyro_flows import FlowTraining, ForwardKL
+        >>> FlowTraining(objective=ForwardKL())
+        FlowTraining(objective=ForwardKL(), optimizer=<function clipped_adam ...>)
+    """
+
+    def __call__(
+        self,
+        bijection: AbstractBijection,
+        log_density: LogDensity,
+        base_draws: Float[Array, "particles dim"],
+        forward: ArrayLike,
+        settings: FlowVISettings,
+    ) -> Scalar:
+        return path_loss(bijection, log_density, base_draws, 1.0, settings.max_weight)
+
 
 def path_loss(
     bijection: AbstractBijection,
-    log_density: Callable[[Float[Array, " dim"]], Scalar],
+    log_density: LogDensity,
     base_draws: Float[Array, "particles dim"],
     forward: ArrayLike = 0.0,
     max_weight: float = FlowVISettings.max_weight,

@@ -13,6 +13,7 @@ from numpyro.distributions.transforms import biject_to
 from numpyro.handlers import trace
 
 from numpyro_flows.inference.model_checks import unwrapped
+from numpyro_flows.modeling._numpyro import mask_of
 
 _PROBES = 3  # random points at which the density must not depend on a masked entry
 
@@ -100,7 +101,7 @@ def _kept(distribution: Any) -> Bool[Array, "*batch"]:
     kept = jnp.ones(shape, bool)
     for d in unwrapped(distribution):
         if isinstance(d, dist.MaskedDistribution):
-            mask = jnp.broadcast_to(d._mask, d.batch_shape)
+            mask = jnp.broadcast_to(mask_of(d), d.batch_shape)
             kept &= mask.reshape((*d.batch_shape, *[1] * d.event_dim))
     return kept.reshape((*distribution.batch_shape, -1)).any(-1)
 

@@ -14,7 +14,9 @@ import numpyro.distributions as dist
 from jax.core import Tracer
 from numpyro.primitives import Messenger
 
+from numpyro_flows._jax import used_leaves
 from numpyro_flows.arguments import as_array_advice, described
+from numpyro_flows.modeling._numpyro import is_in_scan, mask_of
 
 Site = dict[str, Any]
 
@@ -64,10 +66,8 @@ def require_priors(density: Callable[[dict[str, Any]], Any], parameters: dict[st
         ValueError: where it computes anything with one.
     """
     shapes, rest = eqx.partition(parameters, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
-    jaxpr = jax.make_jaxpr(lambda arrays: density(eqx.combine(arrays, rest)))(shapes).jaxpr
-    used = {id(variable) for equation in jaxpr.eqns for variable in equation.invars}
-    for name, variables in jax.tree.unflatten(jax.tree.structure(shapes), jaxpr.invars).items():
-        if any(id(variable) in used for variable in jax.tree.leaves(variables)):
+    for name, used in used_leaves(lambda arrays: density(eqx.combine(arrays, rest)), shapes).items():
+        if any(jax.tree.leaves(used)):
             raise ValueError(
                 f"expected a model whose parameters have priors, got the numpyro.param site {name!r} (flax_module, "
                 "eqx_module and haiku_module make such sites): give it a prior (random_flax_module, "
@@ -137,7 +137,7 @@ def nonfinite_entries(values: dict[str, Any]) -> str:
 
 def is_masked(distribution: Any) -> bool:
     """Whether a mask may take elements of a site out of the density."""
-    return any(isinstance(d, dist.MaskedDistribution) and d._mask is not True for d in unwrapped(distribution))
+    return any(isinstance(d, dist.MaskedDistribution) and mask_of(d) is not True for d in unwrapped(distribution))
 
 
 def unwrapped(distribution: Any) -> Iterator[Any]:
@@ -197,7 +197,7 @@ def _scores(site: Site) -> bool:
 
 def _check_shape(name: str, site: Site) -> None:
     """Make sure that broadcasting has not made a site larger than its data, or stretched it beyond its plates."""
-    if site.get("_control_flow_done"):  # a scan has axes of its own
+    if is_in_scan(site):  # a scan has axes of its own
         return
     data, own, batch = _data_batch(site), _own_batch(site["fn"]), tuple(site["fn"].batch_shape)
     try:

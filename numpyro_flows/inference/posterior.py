@@ -1,9 +1,8 @@
 """The result of a fit: draws, densities, evidence, and how far to trust them."""
 
 import copy
-import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,7 @@ from numpyro_flows.modeling.guides import AutoFlow
 from numpyro_flows.modeling.scoring import standard_normal_log_prob
 from numpyro_flows.modeling.sites import Sites
 from numpyro_flows.training.ahead import OPTIMIZATION_LEVEL
-from numpyro_flows.training.seeds import Seed, seed_stream
+from numpyro_flows.training.seeds import Seed, Seeds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,6 +53,7 @@ class FlowPosterior:
         seconds: wall time by stage: tracing, compilation, gaussian (with its verdict), flow, certificate (the flow's).
         gradient_evaluations: gradients of the model's log density by stage.
         num_skipped: steps left out because their loss or gradient was not finite.
+        reason: what ended the training, in one word or two, "good enough" or "interrupted" say.
         log_weights: log importance weights of the certificate's draws, `(draws,)`.
         model: the model, with `args` and `kwargs` it was fitted with.
         has_model: whether it has them; a posterior that was loaded without has draws and densities, and no weights.
@@ -83,15 +83,15 @@ class FlowPosterior:
         seconds: dict[str, float],
         gradient_evaluations: dict[str, int],
         num_skipped: int,
+        reason: str,
         draw: Callable[[PyTree, Seed], Block] | None = None,
         settings: FlowVISettings = _DEFAULTS,
     ):
         self.model, self.has_model = model, model is not without_model
         self.args, self.kwargs = args, kwargs
-        self.bijection = bijection
-        self.certificate = certificate
+        self.bijection, self.certificate = bijection, certificate
         self.log_weights = log_weights
-        self.losses, self.num_skipped = losses, num_skipped
+        self.losses, self.num_skipped, self.reason = losses, num_skipped, reason
         self.seconds, self.gradient_evaluations = seconds, gradient_evaluations
         self._guide, self._target, self._settings = guide, target, settings
         if draw is None:  # the fit has not compiled it yet
@@ -156,7 +156,7 @@ class FlowPosterior:
         resample = self.has_model if resample is None else resample
         if resample:
             return self._constrain(self._resampled_draws(rng_key, num_samples).x)
-        return self._constrain(self._draw_from(seed_stream(rng_key), num_samples).x)
+        return self._constrain(self._draw_from(Seeds.of(rng_key), num_samples).x)
 
     def sample_weighted(
         self, rng_key: PRNGKeyArray, num_samples: int = 1000
@@ -168,7 +168,7 @@ class FlowPosterior:
         """
         _check(rng_key, num_samples)
         self._require_model()
-        draws = self._draw_from(seed_stream(rng_key), num_samples)
+        draws = self._draw_from(Seeds.of(rng_key), num_samples)
         return self._constrain(draws.x), np.asarray(draws.log_weight, np.float64)
 
     def log_prob(self, sites: Mapping[str, ArrayLike]) -> Float[Array, "*batch"]:
@@ -305,15 +305,15 @@ class FlowPosterior:
     def _resampled_draws(self, rng_key: PRNGKeyArray, num: int) -> Draws:
         """Draws that importance resampling keeps, with the weights they had before it."""
         self._require_model()
-        fresh_seeds = seed_stream(rng_key)
-        draws = self._draw_from(fresh_seeds, self._settings.pool * num)
-        index = resample(np.asarray(draws.log_weight), num, np.random.default_rng(next(fresh_seeds)))
+        seeds = Seeds.of(rng_key)
+        draws = self._draw_from(seeds, self._settings.pool * num)
+        index = resample(np.asarray(draws.log_weight), num, seeds.rng("resampling"))
         return Draws(*(leaf[index] for leaf in draws))
 
-    def _draw_from(self, fresh_seeds: Iterator[Seed], num: int) -> Draws:
+    def _draw_from(self, seeds: Seeds, num: int) -> Draws:
         arrays = eqx.filter(self.bijection, eqx.is_array)
-        seeds = itertools.islice(fresh_seeds, -(-num // self._settings.block))
-        draws = join(self._draw_block(arrays, seed) for seed in seeds)
+        num_blocks = -(-num // self._settings.block)
+        draws = join(self._draw_block(arrays, seed) for seed in seeds.many(num_blocks, "draws"))
         return Draws(*(leaf[:num] for leaf in draws))
 
     def _constrain(self, x: Float[Array | np.ndarray, "num dim"]) -> dict[str, Array]:

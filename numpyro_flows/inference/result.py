@@ -25,6 +25,7 @@ class Result(Protocol):
     seconds: dict[str, float]
     gradient_evaluations: dict[str, int]
     num_skipped: int
+    reason: str
     _guide: Any
     _target: Any
     _settings: FlowVISettings

@@ -48,6 +48,7 @@ class StoredFit(NamedTuple):
     seconds: dict[str, float]
     gradient_evaluations: dict[str, int]
     num_skipped: int
+    reason: str
     shapes: dict[str, tuple[int, ...]]
     sites: Sites | None
     free_entries: dict[str, int]
@@ -70,6 +71,7 @@ class StoredFit(NamedTuple):
             seconds={name: float(seconds) for name, seconds in posterior.seconds.items()},
             gradient_evaluations={name: int(number) for name, number in posterior.gradient_evaluations.items()},
             num_skipped=int(posterior.num_skipped),
+            reason=str(posterior.reason),
             shapes=dict(target.shapes),
             sites=_sites_of(target),
             free_entries=dict(target.free_entries),
@@ -100,7 +102,7 @@ class StoredFit(NamedTuple):
 
     def unchanged(self) -> dict[str, Any]:
         """What a posterior has as the file has it."""
-        names = ("bijection", "log_weights", "losses", "seconds", "gradient_evaluations", "num_skipped")
+        names = ("bijection", "log_weights", "losses", "seconds", "gradient_evaluations", "num_skipped", "reason")
         return {name: getattr(self, name) for name in names}
 
     def require_coherent(self) -> None:
@@ -175,7 +177,7 @@ class StoredSites:
 
     def unconstrain(self, sites: Mapping[str, ArrayLike]) -> Float[Array, " dim"]:
         """The vector `x` of latent sites' values."""
-        return self._transform._inverse(self._sites.pack(sites))
+        return self._transform.inverse(self._sites.pack(sites))
 
     def log_det(self, x: Float[Array, " dim"]) -> Scalar:
         """`log |det dsites/dx|` of the constraints at `x`."""

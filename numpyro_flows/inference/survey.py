@@ -1,9 +1,8 @@
-"""The Gaussian stage and a look around it: what a fit's own weights cannot show."""
+"""A look around a Gaussian: what a fit's own weights cannot show."""
 
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 
 from numpyro_flows.inference.certificate import Certificate, certify
 from numpyro_flows.inference.gaussian import GaussianFit, draw_gaussian, fit_gaussian
@@ -16,28 +15,28 @@ from numpyro_flows.inference.settings import FlowVISettings
 class Survey(NamedTuple):
     """The modes that a search found, and the degrees of freedom of the heaviest tail (infinite for an ordinary one).
 
-    interrupted: whether the search was ended by Ctrl-C.
+    left_out: why there was no search, or none to its end; else empty.
     """
 
     modes: list[Mode]
     degrees_of_freedom: float
-    interrupted: bool = False
+    left_out: str = ""
 
 
-def fit_and_survey(
-    density: Density, rng: np.random.Generator, starts: Float[np.ndarray, "starts dim"], settings: FlowVISettings
+def survey_around(
+    density: Density, rng: np.random.Generator, gaussian: GaussianFit, settings: FlowVISettings
 ) -> tuple[GaussianFit, Weighed, Survey]:
-    """A Gaussian from `starts`, fresh draws of it, and what a search around it finds.
+    """A Gaussian, fresh draws of it, and what a search around it finds.
 
     Where the search finds most of the posterior elsewhere, the Gaussian is fitted again from there. Ctrl-C ends the
-    search; before there is a Gaussian, and a second time, it raises.
+    search; a second time it raises.
     """
-    gaussian = fit_gaussian(density, rng, starts, settings)
     try:
         return _survey(density, rng, gaussian, settings)
     except KeyboardInterrupt:
         draws = weigh(draw_gaussian(density, gaussian, rng, settings), [])
-        return gaussian, draws, Survey([], np.inf, interrupted=True)
+        left_out = "interrupted before the search for other modes and heavy tails was over"
+        return gaussian, draws, Survey([], np.inf, left_out)
 
 
 def _survey(
@@ -61,7 +60,7 @@ def judge(draws: Weighed, survey: Survey, settings: FlowVISettings) -> Certifica
     certificate = certify(draws.log_weight, resolution, settings)
     if np.isnan(certificate.elbo):
         return certificate
-    causes = ["interrupted before the search for other modes and heavy tails was over"] if survey.interrupted else []
+    causes = [survey.left_out] if survey.left_out else []
     missed = missed_share(survey.modes, draws)
     if missed > settings.max_missed:
         causes.append(f"dispersed starts disagree: a mode that the fit lacks holds about {missed:.0%} of the posterior")

@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import jaxpr_as_fun
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, Scalar
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import biject_to
@@ -14,6 +13,7 @@ from numpyro.handlers import seed, substitute, trace
 from numpyro.infer.initialization import init_to_uniform
 from numpyro.infer.util import constrain_fn, potential_energy, unconstrain_fn
 
+from numpyro_flows._jax import traced
 from numpyro_flows.inference.masked import find_free, free_coordinates, with_normals
 from numpyro_flows.inference.model_checks import (
     RefuseUnfit,
@@ -98,7 +98,7 @@ class Target:
         kind = (x.dtype, jnp.result_type(float))
         with model_run():
             if kind not in self._densities:
-                self._densities[kind] = _traced(self._log_density, jax.ShapeDtypeStruct((self.dim,), x.dtype))
+                self._densities[kind] = _with_gradient(self._log_density, jax.ShapeDtypeStruct((self.dim,), x.dtype))
         return self._densities[kind](x)
 
     @model_run()
@@ -228,21 +228,21 @@ Fitted = Target | Reduced
 """What the stages of a fit know of a target: its `dim`, `log_density` and `start`."""
 
 
-def _traced(function: Callable[[Array], Scalar], x: jax.ShapeDtypeStruct) -> Callable[[Array], Scalar]:
+def _with_gradient(function: Callable[[Array], Scalar], x: jax.ShapeDtypeStruct) -> Callable[[Array], Scalar]:
     """`function` of arrays like `x`, with its gradient, traced here and now: to use it later runs no model."""
-    value = jaxpr_as_fun(jax.make_jaxpr(function)(x))
-    value_and_gradient = jaxpr_as_fun(jax.make_jaxpr(jax.value_and_grad(function))(x))
+    value = traced(function, x)
+    value_and_gradient = traced(jax.value_and_grad(function), x)
 
     @jax.custom_jvp
-    def traced(x: Array) -> Scalar:
+    def density(x: Array) -> Scalar:
         return value(x)[0]
 
-    @traced.defjvp
+    @density.defjvp
     def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Scalar, Scalar]:
         height, gradient = value_and_gradient(*primals)
         return height, jnp.sum(gradient * tangents[0])
 
-    return traced
+    return density
 
 
 def _is_latent(site: dict[str, Any]) -> bool:

@@ -1,9 +1,9 @@
 """Series in, a latent ODE out that was trained on them by their evidence lower bound."""
 
 import math
+import os
 import time
 import warnings
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree
 from numpyro.infer import Trace_ELBO
-from tqdm.auto import tqdm
 
 from numpyro_flows.arguments import require_counts, require_key, require_numbers
 from numpyro_flows.flows import Recipe
@@ -19,11 +18,13 @@ from numpyro_flows.latent_ode.model import FLOW, MAX_TRAINING_STEPS, PARAM_NAME,
 from numpyro_flows.latent_ode.series import Series, observe_series
 from numpyro_flows.modeling.model_run import model_run
 from numpyro_flows.precision import full_precision
-from numpyro_flows.training.loop import Round, State, run
+from numpyro_flows.training.checkpoint import Checkpoint
+from numpyro_flows.training.loop import Round, run
 from numpyro_flows.training.policies import Patience, Score
-from numpyro_flows.training.reasons import Reason
-from numpyro_flows.training.seeds import Seed, seed_key, seed_stream
+from numpyro_flows.training.seeds import Seed, Seeds, seed_key
+from numpyro_flows.training.state import State
 from numpyro_flows.training.steps import TrainState, cosine_schedule, train_chunk
+from numpyro_flows.training.watch import Callback, Watch
 
 _ROUND = 100  # steps between two looks at the validation series
 _VALIDATION_DRAWS = 8  # of each series' z0
@@ -41,7 +42,7 @@ class LatentODEFit(NamedTuple):
         solver_error: `latent_ode.solver_error` of the validation series, on average.
         seconds: wall time, with compilation.
         num_skipped: steps left out because loss or gradient was not finite.
-        why: what ended the training.
+        why: what ended the training, and `reason`, the same in one word or two.
 
     Example:
         >>> import jax, numpy as np  # doctest: +SLOW
@@ -63,6 +64,7 @@ class LatentODEFit(NamedTuple):
     seconds: float
     num_skipped: int
     why: str
+    reason: str
 
 
 def fit_latent_ode(
@@ -80,6 +82,8 @@ def fit_latent_ode(
     learning_rate: float = 1e-2,
     validation: float = 0.1,
     progress_bar: bool = True,
+    callback: Callback | None = None,
+    checkpoint: str | os.PathLike | None = None,
 ) -> LatentODEFit:
     """Fit a latent ODE to irregularly observed series, by the evidence lower bound of its NumPyro model and guide.
 
@@ -101,6 +105,10 @@ def fit_latent_ode(
         learning_rate: peak learning rate of Adam.
         validation: share of the series to choose by.
         progress_bar: whether to show one.
+        callback: called after each round with `step`, `losses` and `figures` ("nll", of the best on the validation
+            series); where it returns True, the fit ends there.
+        checkpoint: path of a file that the training is written to after each round, on Ctrl-C and on SIGTERM; a second
+            call with the same arguments goes on from there, and ends as an uninterrupted one would, bit for bit.
 
     Returns:
         The trained latent ODE, and how it came about. Ctrl-C ends the training and returns what was fitted by then.
@@ -108,7 +116,8 @@ def fit_latent_ode(
     Raises:
         TypeError: where times or values are not numbers, or the mask is not of booleans.
         ValueError: for wrong shapes, times that are not sorted or before the window, values that are not finite or
-            constant, series without a value, fewer than two series, and numbers out of their range.
+            constant, series without a value, fewer than two series, and numbers out of their range; for a checkpoint of
+            another fit.
 
     Source: Rubanova, Chen, Duvenaud 2019, arXiv 1907.03907.
 
@@ -127,6 +136,7 @@ def fit_latent_ode(
     require_counts(num_steps=num_steps, batch_size=batch_size)
     require_numbers("(0, inf)", learning_rate=learning_rate)
     require_numbers("(0, 1)", validation=validation)
+    watch = Watch(progress_bar, callback, checkpoint).checked()
     start_time = None if window is None else checked_window(window)[0]
     series = observe_series(times, values, mask, obs_dim=None, start=start_time)
     num = len(series.times)
@@ -141,9 +151,9 @@ def fit_latent_ode(
         if not window[1] > window[0]:
             raise ValueError(f"times expected at least two different ones, got {window[0]} alone")
 
-    seeds = seed_stream(rng_key)
+    seeds = Seeds.of(rng_key)
     start = LatentODE(
-        seed_key(next(seeds)),
+        seeds.key("start"),
         series.values.shape[2],
         latent_dim=latent_dim,
         flow=flow,
@@ -152,17 +162,24 @@ def fit_latent_ode(
         center=observed.mean(0).tolist(),
         spread=observed.std(0).tolist(),
     )
-    order = np.random.default_rng(next(seeds)).permutation(num)
+    order = seeds.rng("split").permutation(num)
     num_held = min(max(round(validation * num), 1), num - 1)
     held, rows = (Series(*(jnp.asarray(leaf[some]) for leaf in series)) for some in np.split(order, [num_held]))
     params, rest = eqx.partition(start, eqx.is_inexact_array)
-    task = _LatentODETask(rows, held, min(batch_size, num - num_held), next(seeds), seeds)
+    task = _LatentODETask(rows, held, min(batch_size, num - num_held), seeds)
     policy = Patience(cosine_schedule(num_steps, learning_rate), _ROUND, patience=math.inf)
     began = time.perf_counter()
-    progress = tqdm(total=num_steps, desc="latent ODE", unit="step", disable=not progress_bar)
     state = State(TrainState.init(params, averaged=True), rest, _Best(params, math.inf), None)
-    state, ending = run(task, policy, policy.start(state, task.score(state)), progress)
-    if ending.reason in (Reason.NOT_FINITE, Reason.ERROR):
+    state, ending = run(
+        task,
+        policy,
+        policy.start(state, task.score(state)),
+        watch=watch,
+        checkpoint=Checkpoint(watch.checkpoint, lambda: task.identity(state, policy)),
+        num_steps=num_steps,
+        title="latent ODE",
+    )
+    if ending.failed:
         warnings.warn(f"the fit is not finished: {ending.why}", UserWarning, stacklevel=2)
     solver_error = task.solver_error(state.best.params, state.fixed)
     if not solver_error < 2 * _MOST_SOLVER_ERROR:
@@ -181,6 +198,7 @@ def fit_latent_ode(
         seconds=time.perf_counter() - began,
         num_skipped=state.num_skipped,
         why=ending.why,
+        reason=ending.reason,
     )
 
 
@@ -194,13 +212,13 @@ class _LatentODETask:
 
     chunk = _ROUND
 
-    def __init__(self, series: Series, held: Series, batch_size: int, held_seed: Seed, seeds: Iterator[Seed]):
+    def __init__(self, series: Series, held: Series, batch_size: int, seeds: Seeds):
         self.series, self.held = series, held
         self.batch_size = batch_size
-        self.held_seed, self.seeds = held_seed, seeds
+        self.held_seed, self.seeds = seeds.one("validation"), seeds
 
     def train(self, state: State, planned: Round, rates: np.ndarray) -> tuple[TrainState, Array, Array]:
-        seeds = np.stack([next(self.seeds) for _ in range(self.chunk)])
+        seeds = self.seeds.many(self.chunk, "train", state.num_rounds)
         return _train(state.train, state.fixed, self.series, self.batch_size, seeds, jnp.asarray(rates))
 
     def score(self, state: State) -> Score:
@@ -208,8 +226,17 @@ class _LatentODETask:
         best = _Best(state.train.average, nll) if nll < state.best.nll else state.best
         return Score(nll, best, state.fixed if error < _MOST_SOLVER_ERROR else _with_more_steps(state.fixed))
 
-    def shown(self, state: State) -> dict[str, str]:
-        return {"loss": f"{state.best.nll:.3f}"}
+    def figures(self, state: State) -> dict[str, float]:
+        return {"nll": float(state.best.nll)}
+
+    def identity(self, state: State, policy: Patience) -> dict[str, Any]:
+        """What makes the fit this one and no other."""
+        return {
+            "data": (self.series, self.held),
+            "model": (state.train.params, state.fixed),
+            "setting": (policy.rates, self.batch_size),
+            "key": self.seeds.entropy,
+        }
 
     def solver_error(self, params: PyTree, rest: PyTree) -> float:
         return float(_score(params, rest, self.held, self.held_seed)[1])

@@ -1,6 +1,5 @@
 """A flow as a NumPyro distribution."""
 
-import copy
 import os
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -12,13 +11,18 @@ import numpyro.distributions as dist
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 from numpyro.distributions import constraints
-from numpyro.distributions.batch_util import promote_batch_shape
 from numpyro.distributions.transforms import Transform
 
 from numpyro_flows.arguments import as_array, described, require_key, require_shape_of_sample
 from numpyro_flows.bijections import AbstractBijection
 from numpyro_flows.files.rules import InFiles
 from numpyro_flows.files.tree import load_tree, save_tree
+from numpyro_flows.modeling._numpyro import (
+    DISTRIBUTION_STATE,
+    register_in_scan,
+    validates,
+    warn_outside_support,
+)
 from numpyro_flows.modeling.scoring import LogProbParts, parts_of_draw, parts_of_value
 from numpyro_flows.modeling.sites import Sites
 from numpyro_flows.modeling.transforms import FlowTransform
@@ -127,7 +131,7 @@ class FlowDistribution(dist.TransformedDistribution, InFiles):
     @property
     def support(self) -> constraints.Constraint:
         codomain = (self.constrain or self._flow).codomain
-        num_more = len(self._event_shape) - codomain.event_dim
+        num_more = len(self.event_shape) - codomain.event_dim
         return constraints.independent(codomain, num_more) if num_more else codomain
 
     @property
@@ -152,9 +156,7 @@ class FlowDistribution(dist.TransformedDistribution, InFiles):
 
     def _but(self, condition: ArrayLike | None, *, is_vector: bool) -> "FlowDistribution":
         base, constrain = self._around.tree
-        other = FlowDistribution(
-            self.bijection, base, condition, constrain=constrain, validate_args=self._validate_args
-        )
+        other = FlowDistribution(self.bijection, base, condition, constrain=constrain, validate_args=validates(self))
         other._is_vector, other.fit = is_vector, self.fit
         return other
 
@@ -208,8 +210,8 @@ class FlowDistribution(dist.TransformedDistribution, InFiles):
     ) -> Float[Array, "*batch"]:
         """Log density, of shape `(*sample, *batch)`, of an array `(*sample, *batch, *event)` or a dict of sites."""
         value = self._packed(value)
-        if self._validate_args and not self._leading_shape and not isinstance(value, Tracer):
-            self._validate_sample(value)  # which warns
+        if validates(self) and not self._leading_shape and not isinstance(value, Tracer):
+            warn_outside_support(self, value)
         base, log_det = self._parts(value, intermediates)
         return base + log_det
 
@@ -230,7 +232,7 @@ class FlowDistribution(dist.TransformedDistribution, InFiles):
 
     def _parts(self, y: Array, intermediates: list[Any] | None) -> LogProbParts:
         if self._leading_shape:
-            axis = y.ndim - len(self._event_shape) - len(self._own_batch_shape) - len(self._leading_shape)
+            axis = y.ndim - len(self.event_shape) - len(self._own_batch_shape) - len(self._leading_shape)
             y, axis = jnp.reshape(y, (1,) * max(-axis, 0) + y.shape), max(axis, 0)
             size = max(self._leading_shape[0], y.shape[axis])
             y = jnp.broadcast_to(y, (*y.shape[:axis], size, *y.shape[axis + 1 :]))
@@ -238,7 +240,7 @@ class FlowDistribution(dist.TransformedDistribution, InFiles):
         base, constrain = self._around.tree
         if intermediates:
             return parts_of_draw(base, self._flow, constrain, y, intermediates)
-        return parts_of_value(base, self._flow, constrain, y, len(self._event_shape))
+        return parts_of_value(base, self._flow, constrain, y, len(self.event_shape))
 
     @property
     def _leading_shape(self) -> tuple[int, ...]:
@@ -332,14 +334,6 @@ def _drawn_and_scored(distribution: dist.Distribution, shape: tuple[int, ...]) -
     return drawn, jnp.asarray(distribution.log_prob(drawn))
 
 
-_STRUCTURE = ("_own_batch_shape", "_batch_shape", "_event_shape", "_validate_args", "_is_vector", "fit")
+_STRUCTURE = (*DISTRIBUTION_STATE, "_own_batch_shape", "_is_vector", "fit")
 
-
-def _promote_batch_shape(flow: FlowDistribution) -> FlowDistribution:
-    """After NumPyro's `scan`: the axes in front of the arrays become axes of the batch."""
-    promoted = copy.copy(flow)
-    promoted._batch_shape = (*flow._leading_shape, *flow._own_batch_shape)
-    return promoted
-
-
-promote_batch_shape.register(FlowDistribution, _promote_batch_shape)  # pyright: ignore[reportArgumentType, reportCallIssue]
+register_in_scan(FlowDistribution, lambda flow: (*flow._leading_shape, *flow._own_batch_shape))

@@ -13,6 +13,7 @@ from numpyro.infer.util import compute_log_probs
 from numpyro.util import check_model_guide_match
 
 from numpyro_flows.arguments import require_counts
+from numpyro_flows.modeling._numpyro import current_posterior, latent_name
 
 
 class PathELBO(ELBO):
@@ -47,7 +48,7 @@ class PathELBO(ELBO):
     ) -> Any:
         if not isinstance(guide, AutoContinuous):
             raise TypeError(f"PathELBO expected an AutoContinuous guide, got {type(guide).__name__}")
-        latent_name = f"_{guide.prefix}_latent"
+        latent = latent_name(guide)
 
         def single_particle(rng_key: Array) -> Scalar:
             model_key, guide_key = jax.random.split(rng_key)
@@ -56,10 +57,10 @@ class PathELBO(ELBO):
                 replay(seed(model, model_key), guide_trace), args, kwargs, param_map
             )
             check_model_guide_match(model_trace, guide_trace)
-            del guide_log_probs[latent_name]  # what remains is the Jacobian of the constraints
+            del guide_log_probs[latent]  # what remains is the Jacobian of the constraints
             held = jax.lax.stop_gradient(param_map)
             with substitute(data=held):
-                log_q = guide._get_posterior().log_prob(guide_trace[latent_name]["value"])
+                log_q = jnp.sum(current_posterior(guide).log_prob(guide_trace[latent]["value"]))
             return log_q + _total(guide_log_probs) - _total(model_log_probs)
 
         losses = self.vectorize_particles_fn(single_particle, jax.random.split(rng_key, self.num_particles))

@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
-from jax.core import eval_context
-from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
-from numpyro.infer.autoguide import AutoContinuous
+from jaxtyping import Array, ArrayLike, PRNGKeyArray
 from numpyro.infer.initialization import init_to_uniform
 
 from numpyro_flows import flows
+from numpyro_flows._jax import eval_context
 from numpyro_flows.arguments import described, require_callable, require_key, require_model, require_numbers
 from numpyro_flows.bijections import AbstractBijection, Affine, Chain, TriangularAffine
 from numpyro_flows.bijections.compose import trained_and_fixed
+from numpyro_flows.modeling._numpyro import VectorGuide
 from numpyro_flows.modeling.distributions import FlowDistribution
 from numpyro_flows.modeling.model_run import model_run
 
@@ -24,7 +24,7 @@ _MAX_FULL_DIM = 256  # above it the scale is diagonal
 _MARGINAL_DRAWS = 10_000  # behind `median` and `quantiles`
 
 
-class AutoFlow(AutoContinuous):
+class AutoFlow(VectorGuide):
     """A normalizing flow over all continuous latent sites: `x = loc + L f(u)`, `u ~ N(0, I)`, on unconstrained sites.
 
     Works wherever NumPyro's own continuous guides do: `SVI`, `Predictive`, `NeuTraReparam`, one-dimensional models,
@@ -108,7 +108,7 @@ class AutoFlow(AutoContinuous):
     def set_up(self, bijection: AbstractBijection, *args: Any, **kwargs: Any) -> None:
         """Run the model once, as a first call would, and take the structure of a `bijection` trained elsewhere."""
         with model_run(), numpyro.handlers.seed(rng_seed=0):
-            self._setup_prototype(*args, **kwargs)
+            self.run_model(*args, **kwargs)
         self._untrained = bijection
 
     def get_base_dist(self) -> dist.Distribution:
@@ -117,7 +117,7 @@ class AutoFlow(AutoContinuous):
     def get_posterior(self, params: dict[str, Any]) -> FlowDistribution:
         """The guide's distribution of the unconstrained latent vector, of event shape `(latent_dim,)`."""
         with model_run(), numpyro.handlers.substitute(data=params):
-            return self._get_posterior()
+            return self.current_posterior()
 
     def median(self, params: dict[str, Any]) -> dict[str, Array]:
         """Median of every site's marginal, by 10,000 draws of a fixed key (a flow's marginals have no closed form)."""
@@ -134,8 +134,8 @@ class AutoFlow(AutoContinuous):
         draws = self.sample_posterior(jax.random.key(0), params, sample_shape=(_MARGINAL_DRAWS,))
         return {name: jnp.quantile(value, jnp.asarray(quantiles), axis=0) for name, value in draws.items()}
 
-    def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
-        super()._setup_prototype(*args, **kwargs)
+    def after_setup(self, init: Array) -> None:
+        self._init = init
         # Concrete even where SVI.init is traced: integer arrays of a flow (masks, orders) outlive that trace.
         with eval_context():
             loc = jnp.zeros(self.latent_dim, jnp.result_type(float))
@@ -143,20 +143,13 @@ class AutoFlow(AutoContinuous):
 
     def _init_params(self, rng_key: PRNGKeyArray) -> list[Array]:
         scale = self.initial_scale(self.latent_dim)
-        return self.parameters(self.make_bijection(rng_key, self._init_latent, scale))
+        return self.parameters(self.make_bijection(rng_key, self._init, scale))
 
-    def _get_posterior(self) -> FlowDistribution:
+    def current_posterior(self) -> FlowDistribution:
         params: Any = numpyro.param(self.param_name, self._init_params)
         untrained, static = trained_and_fixed(self._untrained)
         trained = jax.tree.unflatten(jax.tree.structure(untrained), params)
         return FlowDistribution(eqx.combine(trained, static), self.get_base_dist())
-
-    def _unpack_and_constrain(self, latent_sample: Float[Array, "*sample dim"], params: dict[str, Any]) -> Any:
-        # NumPyro's own maps draw by draw; all draws at once are faster by an order of magnitude
-        constrain = super()._unpack_and_constrain
-        for _ in latent_sample.shape[:-1]:
-            constrain = jax.vmap(constrain, in_axes=(0, None))
-        return jax.jit(constrain)(latent_sample, params)
 
 
 def affine(loc: Array, scale: Array) -> AbstractBijection:

@@ -8,14 +8,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from equinox import _errors, is_array
+from equinox import is_array
 from jaxtyping import Array, PyTree
 
+from numpyro_flows._jax import checks_by, raise_if
 from numpyro_flows.precision import full_precision
 
 _LOCK = threading.RLock()  # NumPyro's stack of handlers is global: a model in another thread would meet them
 _NAN_FOR_ERRORS = jax.make_user_context(False)  # makes JAX keep what it traces in a run apart from all else
-_raise_if = _errors.branched_error_if_impl_jit
 
 
 @contextmanager
@@ -38,19 +38,14 @@ def model_run() -> Iterator[None]:
         ...     jax.vmap(model_density)(jnp.array([1.0, 5.0])).tolist()
         [-1.0, nan]
     """
-    with _LOCK, full_precision(), _NAN_FOR_ERRORS(True):
-        outer = _errors.branched_error_if_impl_jit
-        _errors.branched_error_if_impl_jit = _nan_if
-        try:
-            yield
-        finally:
-            _errors.branched_error_if_impl_jit = outer
+    with _LOCK, full_precision(), _NAN_FOR_ERRORS(True), checks_by(_nan_if):
+        yield
 
 
 def _nan_if(x: PyTree, pred: Any, index: Any, msgs: Sequence[str], *, on_error: Any) -> PyTree:
     """Equinox's check, with NaN for an error."""
     if isinstance(pred, bool) or not _NAN_FOR_ERRORS.value:  # of no array, or in a thread without a run
-        return _raise_if(x, pred, index, msgs, on_error=on_error)
+        return raise_if(x, pred, index, msgs, on_error=on_error)
     failed = jnp.any(jnp.asarray(pred))
     return jax.tree.map(lambda leaf: jnp.where(failed, _nan_like(leaf), leaf) if is_array(leaf) else leaf, x)
 

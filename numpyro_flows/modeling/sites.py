@@ -11,6 +11,7 @@ from numpyro.distributions.transforms import Transform, biject_to
 
 from numpyro_flows.arguments import as_array
 from numpyro_flows.files.rules import InFiles
+from numpyro_flows.modeling._numpyro import TwoWayTransform
 
 
 class Sites(constraints.Constraint, InFiles):
@@ -104,7 +105,7 @@ class Sites(constraints.Constraint, InFiles):
         return self.pack(values)
 
 
-class SitesTransform(Transform, InFiles):
+class SitesTransform(TwoWayTransform, InFiles):
     """From real vectors onto the support of `Sites`: every site by NumPyro's own transform to its support."""
 
     FILE_KINDS: ClassVar = {"sites": Sites}
@@ -123,7 +124,7 @@ class SitesTransform(Transform, InFiles):
     def __call__(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch size"]:  # pyright: ignore
         return self.sites.pack({name: transform(part) for name, transform, part in self._parts(x)})
 
-    def _inverse(self, y: Float[Array, "*batch size"]) -> Float[Array, "*batch dim"]:  # pyright: ignore
+    def inverse(self, y: Float[Array, "*batch size"]) -> Float[Array, "*batch dim"]:
         values = self.sites.unpack(y)
         batch = jnp.shape(y)[:-1]
         parts = [jnp.reshape(t.inv(values[name]), (*batch, -1)) for name, t in self._transforms().items()]

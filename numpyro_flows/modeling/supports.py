@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
-from numpyro.distributions.util import sum_rightmost
 
 from numpyro_flows.modeling.sites import Sites
 
@@ -58,4 +57,4 @@ def where_events(condition: Bool[Array, "*batch"], x: Array, y: Array) -> Array:
 def log_det_of_events(constrain: Transform, x: Array, y: Array, intermediates: Any, real_dim: int) -> Array:
     """`log |det dy/dx|` of every event, which has `real_dim` axes as real numbers `x`."""
     each = jnp.asarray(constrain.log_abs_det_jacobian(x, y, intermediates))
-    return sum_rightmost(each, each.ndim - (x.ndim - real_dim))
+    return each.sum(range(x.ndim - real_dim, each.ndim))

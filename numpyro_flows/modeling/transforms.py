@@ -10,11 +10,11 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike
 from numpyro.distributions import constraints
-from numpyro.distributions.transforms import Transform
 
 from numpyro_flows.arguments import as_array
 from numpyro_flows.bijections import AbstractBijection
 from numpyro_flows.files.rules import InFiles
+from numpyro_flows.modeling._numpyro import TwoWayTransform
 from numpyro_flows.modeling.trees import Split
 from numpyro_flows.precision import full_precision
 
@@ -27,7 +27,7 @@ class _Call(NamedTuple):
     log_det: Array
 
 
-class FlowTransform(Transform, InFiles):
+class FlowTransform(TwoWayTransform, InFiles):
     """`y = f(x | condition)` as a NumPyro `Transform` on real events of the bijection's shape.
 
     Values may have any batch shape, a condition too: the two broadcast. The log-determinant is computed together with
@@ -86,7 +86,7 @@ class FlowTransform(Transform, InFiles):
             self._last_call = _Call(weakref.ref(x), weakref.ref(y, self._forget), log_det)
         return y
 
-    def _inverse(self, y: Array) -> Array:  # pyright: ignore
+    def inverse(self, y: Array) -> Array:
         return self.inverse_and_log_det(y)[0]
 
     def call_with_intermediates(self, x: Array) -> tuple[Array, Array]:  # pyright: ignore

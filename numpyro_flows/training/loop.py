@@ -4,43 +4,20 @@ A `State` is all that a run is. A `Task` has the compiled functions; a `Policy` 
 round comes next or why there is none. What can go wrong on the way (Ctrl-C, errors of the device) is dealt with here.
 """
 
+import warnings
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PyTree
+from jaxtyping import Float
 from tqdm.auto import tqdm
 
-from numpyro_flows.training.reasons import INTERRUPTED, Ending, failed
+from numpyro_flows.training.checkpoint import Checkpoint
+from numpyro_flows.training.reasons import INTERRUPTED, Ending, Reason, failed
+from numpyro_flows.training.state import State
 from numpyro_flows.training.steps import TrainState
-
-
-class State(NamedTuple):
-    """All that a run is.
-
-    train: parameters, and the optimiser's moments.
-    fixed: the arrays that steps leave as they are; between rounds a policy may change them.
-    best: what would be returned now, with its score, as the task has it.
-    plan: what the policy keeps in mind.
-    step: steps taken in the rounds before this one.
-    part: compiled chunks taken of this round.
-    num_rounds: rounds that are over.
-    num_skipped: steps left out as their loss or gradient was not finite.
-    losses: of every step, a chunk an array, along the last axis.
-    scores: of every round, and of the start.
-    """
-
-    train: TrainState
-    fixed: PyTree
-    best: PyTree
-    plan: PyTree
-    step: int = 0
-    part: int = 0
-    num_rounds: int = 0
-    num_skipped: int = 0
-    losses: tuple[np.ndarray, ...] = ()
-    scores: tuple[np.ndarray, ...] = ()
+from numpyro_flows.training.watch import Progress, Watch
 
 
 class Round(NamedTuple):
@@ -66,8 +43,8 @@ class Task(Protocol):
         """What the policy decides by."""
         ...
 
-    def shown(self, state: State) -> dict[str, str]:
-        """What the progress bar shows."""
+    def figures(self, state: State) -> dict[str, float]:
+        """What the progress bar and a callback show of the best by now."""
         ...
 
 
@@ -81,19 +58,26 @@ class Policy(Protocol):
         ...
 
 
-def run(task: Task, policy: Policy, state: State, progress: tqdm) -> tuple[State, Ending]:
-    """Train until the policy ends it.
+def run(
+    task: Task, policy: Policy, state: State, *, watch: Watch, checkpoint: Checkpoint, num_steps: int, title: str
+) -> tuple[State, Ending]:
+    """Train until the policy ends it, from where the checkpoint is, if it is anywhere.
 
     Ctrl-C, and an error of the device, end the training with a score of what was trained by then; a second Ctrl-C gives
-    back what was best before.
+    back what was best before. The checkpoint then has what was trained without the early score.
     """
+    state = checkpoint.resume(state)
+    initial = min(state.step + state.part * task.chunk, num_steps)
+    progress = tqdm(total=num_steps, initial=initial, desc=title, unit="step", disable=not watch.progress_bar)
+    enough: Ending | None = None
     try:
-        with progress:
+        with progress, checkpoint.written_on_sigterm():
             while True:
                 planned = policy.next(state)
+                planned = enough if enough and isinstance(planned, Round) else planned
                 if isinstance(planned, Ending):
                     return state, planned
-                trained, ending = _train(task, state, planned, progress)
+                trained, ending = _train(task, state, planned, progress, checkpoint)
                 if trained.part == 0:
                     return state, ending or INTERRUPTED
                 # what is left where the score cannot be had
@@ -105,14 +89,34 @@ def run(task: Task, policy: Policy, state: State, progress: tqdm) -> tuple[State
                 state = state._replace(step=state.step + taken, part=0, num_rounds=state.num_rounds + 1)
                 if ending is not None:
                     return state, ending
-                progress.set_postfix(task.shown(state))
+                checkpoint.keep(state)
+                checkpoint.write()
+                progress.set_postfix(task.figures(state))
+                enough = _called(watch, task, state, -(-taken // task.chunk))
     except KeyboardInterrupt:
         return state, INTERRUPTED
     except jax.errors.JaxRuntimeError as error:
         return state, failed(error)
+    finally:
+        checkpoint.write()
 
 
-def _train(task: Task, state: State, planned: Round, progress: tqdm) -> tuple[State, Ending | None]:
+def _called(watch: Watch, task: Task, state: State, num_chunks: int) -> Ending | None:
+    """What a callback ends, if it does."""
+    if watch.callback is None:
+        return None
+    losses = np.concatenate(state.losses[-num_chunks:], axis=-1)
+    try:
+        answer = watch.callback(Progress(state.step, losses, task.figures(state)))
+    except Exception as error:
+        warnings.warn(f"the callback raised {error!r}, and the fit ended there", UserWarning, stacklevel=2)
+        return failed(error)
+    return Ending(Reason.CALLBACK, "stopped by the callback") if answer is True or answer is np.True_ else None
+
+
+def _train(
+    task: Task, state: State, planned: Round, progress: tqdm, checkpoint: Checkpoint
+) -> tuple[State, Ending | None]:
     """The state after a round's chunks, and what ended it early, if anything did."""
     num_steps = len(planned.rates)
     num_chunks = -(-num_steps // task.chunk)
@@ -131,8 +135,9 @@ def _train(task: Task, state: State, planned: Round, progress: tqdm) -> tuple[St
                 num_skipped=state.num_skipped + int(np.sum(skipped)),
                 losses=(*state.losses, np.asarray(losses)[..., :taken]),
             )
+            checkpoint.keep(state)
             progress.update(taken)
-            progress.set_postfix(task.shown(state))
+            progress.set_postfix(loss=float(np.mean(state.losses[-1])))
     except KeyboardInterrupt:
         return state, INTERRUPTED
     except jax.errors.JaxRuntimeError as error:

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from numpyro_flows.training.loop import Round, State
+from numpyro_flows.training.loop import Round
 from numpyro_flows.training.reasons import Ending, Reason
+from numpyro_flows.training.state import State
 
 _LEAST_PATIENCE = 250  # steps
 

@@ -1,6 +1,6 @@
 """Seeds from NumPy, and keys of them: splitting keys by JAX would compile a function for each number of them."""
 
-from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,17 +8,37 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray, UInt32
 
 Seed = UInt32[np.ndarray, "4"]
-Seeds = UInt32[np.ndarray, "num 4"]
+SeedRows = UInt32[np.ndarray, "num 4"]
 
 
-def seed_stream(rng_key: PRNGKeyArray) -> Iterator[Seed]:
-    """Seeds without end from a key of either style, by NumPy: each shape of `jax.random.split` is a compilation."""
-    typed = jnp.issubdtype(rng_key.dtype, jax.dtypes.prng_key)
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(rng_key) if typed else rng_key))
-    while True:
-        yield rng.integers(2**32, size=4, dtype=np.uint32)
+class Seeds(NamedTuple):
+    """The seeds of a fit: each is a function of the fit's key, the name of a use and numbers, and of nothing before."""
+
+    entropy: tuple[int, ...]
+
+    @classmethod
+    def of(cls, rng_key: PRNGKeyArray) -> "Seeds":
+        """Of a key of either style."""
+        typed = jnp.issubdtype(rng_key.dtype, jax.dtypes.prng_key)
+        data = np.asarray(jax.random.key_data(rng_key) if typed else rng_key)
+        return cls(tuple(map(int, data.ravel())))
+
+    def many(self, num: int, use: str, *numbers: int) -> SeedRows:
+        return self._sequence(use, *numbers).generate_state(4 * num).reshape(num, 4)
+
+    def one(self, use: str, *numbers: int) -> Seed:
+        return self.many(1, use, *numbers)[0]
+
+    def key(self, use: str) -> PRNGKeyArray:
+        return seed_key(self.one(use))
+
+    def rng(self, use: str, *numbers: int) -> np.random.Generator:
+        return np.random.default_rng(self._sequence(use, *numbers))
+
+    def _sequence(self, use: str, *numbers: int) -> np.random.SeedSequence:
+        return np.random.SeedSequence(self.entropy, spawn_key=(len(use), *use.encode(), *numbers))
 
 
-def seed_key(seed: Seed | Seeds | Array) -> PRNGKeyArray:
+def seed_key(seed: Seed | SeedRows | Array) -> PRNGKeyArray:
     """A key, or keys, of XLA's own generator, which compiles and runs in a fraction of Threefry's time."""
     return jax.random.wrap_key_data(jnp.asarray(seed), impl="rbg")

@@ -1,6 +1,5 @@
 """A continuous flow as a guide: SVI, FlowVI and its certificate, NeuTra."""
 
-import itertools
 import pickle
 import weakref
 from dataclasses import replace
@@ -25,14 +24,16 @@ from numpyro_flows.bijections.compose import trained_and_fixed
 from numpyro_flows.continuous import ContinuousFlow, Exact, Hutchinson, LinearField, MLPField, Training
 from numpyro_flows.continuous.training_form import continuous_flows
 from numpyro_flows.inference.certificate import certify
-from numpyro_flows.inference.compiled import FlowStages
-from numpyro_flows.inference.gaussian import GaussianFit
-from numpyro_flows.inference.rounds import FlowFit, FlowTask, train_flow
+from numpyro_flows.inference.compiled import FlowFunctions
+from numpyro_flows.inference.flow_training import FlowTask, train_flow
 from numpyro_flows.inference.settings import FlowVISettings
+from numpyro_flows.inference.stages import Fit
 from numpyro_flows.inference.survey import Survey
 from numpyro_flows.modeling.guides import affine
 from numpyro_flows.training.clock import Clock
+from numpyro_flows.training.seeds import Seeds
 from numpyro_flows.training.steps import TrainState
+from numpyro_flows.training.watch import Watch
 from tests.bijections.cases import perturbed
 from tests.continuous.common import COARSE, KEY, with_random_parameters
 
@@ -111,14 +112,13 @@ def test_estimated_densities_are_not_certified(divergence, certified):
     rng = np.random.default_rng(0)
     block: Any = rng.normal(size=(recipe.block, 2)), np.zeros(recipe.block), np.zeros(recipe.block)
     trained: Any = TrainState(trained_and_fixed(arrays)[0], ()), np.zeros(recipe.chunk), np.zeros(())
-    scripted: dict[str, Any] = {"make": Scripted(arrays), "train": Scripted(trained), "draw": Scripted(block)}
-    stages = FlowStages(draw_coarsely=None, static=static, **scripted)
-    seeds = itertools.repeat(np.zeros(4, np.uint32))
+    results = {"begin": trained[0], "make": arrays, "train": trained, "draw": block}
+    scripted: dict[str, Any] = {name: Scripted(result) for name, result in results.items()}
+    functions = FlowFunctions(draw_coarsely=None, static=static, **scripted)
     log_weights = rng.normal(scale=3.0, size=2000)
-    gaussian = GaussianFit(np.zeros(2), np.eye(2), 0.0, None)  # pyright: ignore[reportArgumentType]
-    start = FlowFit(affine(jnp.zeros(2), jnp.eye(2)), certify(log_weights), log_weights)
-    task = FlowTask(recipe, stages, Survey([], np.inf), seeds, Clock())
-    fit = train_flow(task, gaussian, start, next(seeds), progress_bar=False)
+    survey = Survey([], np.inf)
+    start = Fit(np.zeros(2), np.eye(2), affine(jnp.zeros(2), jnp.eye(2)), certify(log_weights), log_weights, survey)
+    fit = train_flow(FlowTask(recipe, functions, survey, Seeds((0,)), Clock()), start, Watch())
     assert fit.certificate.certified == certified
     assert ("log densities are random estimates, by Hutchinson's" in fit.certificate.why) == (not certified)
 

@@ -1,0 +1,173 @@
+"""The stage that trains a flow around a Gaussian until fresh draws are good enough."""
+
+from dataclasses import dataclass, field
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from numpyro_flows.bijections.compose import trained_and_fixed
+from numpyro_flows.bijections.noise import estimates
+from numpyro_flows.inference.certificate import Draws
+from numpyro_flows.inference.compiled import FlowFunctions, compile_flow
+from numpyro_flows.inference.losses import Objective, PathKL
+from numpyro_flows.inference.modes import weigh
+from numpyro_flows.inference.rounds import Best, Judged, UntilCertified, finished
+from numpyro_flows.inference.settings import FlowVISettings
+from numpyro_flows.inference.stages import Context, Fit
+from numpyro_flows.inference.survey import Survey, judge
+from numpyro_flows.training.checkpoint import Checkpoint
+from numpyro_flows.training.clock import Clock
+from numpyro_flows.training.loop import Round, run
+from numpyro_flows.training.reasons import Ending, Reason
+from numpyro_flows.training.seeds import Seeds
+from numpyro_flows.training.state import State
+from numpyro_flows.training.steps import Optimizer, TrainState, clipped_adam
+from numpyro_flows.training.watch import Watch
+
+
+@dataclass(frozen=True)
+class FlowTraining:
+    """The stage that trains the guide's flow around the Gaussian of the fit before, in rounds, until it is certified.
+
+    A fit that is good enough is left as it is.
+
+    Args:
+        objective: what is minimised: `PathKL()`, `ForwardKL()`, or a function of your own like them.
+        optimizer: of a learning rate, as `optax.adam` is; by default that with gradients clipped to a norm of 10. The
+            rate's peak is `FlowVISettings.learning_rate`, and each round has a cosine of it.
+
+    Example:
+        >>> import optax  # doctest: +SLOW
+        >>> import jax, numpyro, numpyro.distributions as dist
+        >>> from numpyro_flows import FlowTraining, FlowVI, GaussianStart
+        >>> def model():
+        ...     numpyro.sample("x", dist.Gamma(0.5, 1.0))
+        >>> stages = GaussianStart(), FlowTraining(optimizer=optax.adamw)
+        >>> posterior = FlowVI(model, stages=stages, num_steps=100, progress_bar=False).run(jax.random.key(0))
+    """
+
+    objective: Objective = field(default_factory=PathKL)
+    optimizer: Optimizer = clipped_adam
+
+    def __call__(self, context: Context, fit: Fit) -> Fit:
+        settings = context.settings
+        if fit.reason is Reason.INTERRUPTED or finished(fit.certificate, settings) or settings.num_steps == 0:
+            return fit
+        with context.clock.stage("tracing"):
+            functions = compile_flow(
+                context.pool,
+                context.target,
+                context.guide,
+                fit.scale,
+                self.objective,
+                self.optimizer,
+                settings,
+            )
+        task = FlowTask(settings, functions, fit.survey, context.seeds, context.clock)
+        return train_flow(task, fit, context.watch)
+
+
+class FlowTask:
+    """The compiled functions of the flow stage: steps of training, and verdicts on draws."""
+
+    def __init__(self, settings: FlowVISettings, functions: FlowFunctions, survey: Survey, seeds: Seeds, clock: Clock):
+        self.settings = settings
+        self.chunk = settings.chunk
+        self.functions = functions
+        self.survey = survey
+        self.seeds = seeds
+        self.clock = clock
+
+    def train(self, state: State, planned: Round, rates: np.ndarray) -> tuple[TrainState, np.ndarray, int]:
+        with self.clock.stage("compilation"):
+            self.functions.train.wait()
+        with self.clock.stage("flow"):
+            seeds = self.seeds.many(self.chunk, "train", state.num_rounds, state.part)
+            forward = rates.dtype.type(planned.forward)
+            return jax.block_until_ready(self.functions.train(state.train, state.fixed, seeds, rates, forward))
+
+    def score(self, state: State) -> Judged:
+        arrays = eqx.combine(state.train.params, state.fixed)
+        with self.clock.stage("compilation"):
+            self.functions.draw.wait()
+        with self.clock.stage("certificate"):
+            num_blocks = -(-self.settings.certificate_draws // self.settings.block)
+            seeds = self.seeds.many(num_blocks, "verdict", state.num_rounds)
+            draws = weigh((Draws(*self.functions.draw(arrays, seed)) for seed in seeds), self.survey.modes)
+            certificate = judge(draws, self.survey, self.settings)
+            coarse = self._solves_too_coarsely(arrays, state.num_rounds)
+        if estimated := estimates(self.functions.static):
+            why = f"log densities are random estimates, by {', '.join(estimated)}, and weights must not be"
+            certificate = certificate._replace(
+                certified=False, why="; ".join([why, certificate.why] if certificate.why else [why])
+            )
+        return Judged(certificate, np.asarray(draws.log_weight, np.float64), coarse)
+
+    def figures(self, state: State) -> dict[str, float]:
+        certificate = state.best.judged.certificate
+        return {"ess": certificate.ess, "khat": certificate.khat, "elbo": certificate.elbo}
+
+    def _solves_too_coarsely(self, arrays: PyTree, round_number: int) -> bool:
+        """Whether a continuous flow as training solves it has another ELBO than by its own solver."""
+        if self.functions.draw_coarsely is None:
+            return False
+        seed = self.seeds.one("solver", round_number)
+        _, _, coarse = self.functions.draw_coarsely(arrays, seed)
+        _, _, own = self.functions.draw(arrays, seed)
+        apart = np.abs(np.mean(np.asarray(coarse, np.float64) - np.asarray(own, np.float64)))
+        return not apart <= self.settings.solver_gap  # nor where it is NaN
+
+
+def train_flow(task: FlowTask, start: Fit, watch: Watch) -> Fit:
+    """The flow around the Gaussian of `start`, trained until a verdict on it is good enough, or what comes nearest.
+
+    Ctrl-C ends the training with a verdict on what was trained by then; a second one gives back the best before.
+    """
+    settings, functions = task.settings, task.functions
+    policy = UntilCertified(settings, functions.begin)
+    with task.clock.stage("compilation"):
+        functions.make.wait()
+    arrays = functions.make(start.loc, start.scale, task.seeds.one("flow"))
+    params, fixed = trained_and_fixed(arrays)
+    best = Best(arrays, Judged(start.certificate, start.log_weights))
+    state, ending = run(
+        task,
+        policy,
+        State(functions.begin(params), fixed, best, policy.init()),
+        watch=watch,
+        checkpoint=Checkpoint(watch.checkpoint, lambda: _identity(task)),
+        num_steps=settings.num_steps,
+        title="flow stage",
+    )
+    fit, best = start, state.best
+    if best.trained:
+        bijection = eqx.combine(best.arrays, functions.static)
+        fit = fit._replace(
+            bijection=bijection,
+            certificate=best.judged.certificate,
+            log_weights=best.judged.log_weights,
+            draw=functions.draw,
+        )
+    losses = np.concatenate([np.zeros(0), *state.losses])
+    return explained(fit._replace(losses=losses, num_skipped=state.num_skipped), ending)
+
+
+def _identity(task: FlowTask) -> dict[str, object]:
+    return {
+        "model, data or flow": task.functions.train.program(),
+        "setting": repr(task.settings),
+        "key": task.seeds.entropy,
+    }
+
+
+def explained(fit: Fit, ending: Ending) -> Fit:
+    """The fit with what ended its training, as its reason and, where it is not certified, in its `why`."""
+    certificate = fit.certificate
+    if not certificate.certified:
+        why = f"{certificate.why}, after {fit.losses.size} steps of training"
+        why += f" ({fit.num_skipped} skipped as not finite)" if fit.num_skipped else ""
+        why += f"; training was {ending.why}" if ending.why else ""
+        certificate = certificate._replace(why=why)
+    return fit._replace(certificate=certificate, reason=ending.reason)

@@ -1,0 +1,115 @@
+"""What the stages of a fit hand on: a stage is a function `stage(context, fit) -> fit`."""
+
+from concurrent.futures import Executor
+from typing import NamedTuple, Protocol
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from numpyro_flows.bijections import AbstractBijection, Chain, Identity
+from numpyro_flows.inference.certificate import Certificate
+from numpyro_flows.inference.gaussian import GaussianFit, no_climbs
+from numpyro_flows.inference.host_density import HostDensity
+from numpyro_flows.inference.settings import FlowVISettings
+from numpyro_flows.inference.survey import Survey, judge, survey_around
+from numpyro_flows.inference.target import Fitted
+from numpyro_flows.modeling.guides import AutoFlow, affine
+from numpyro_flows.training.ahead import Ahead
+from numpyro_flows.training.clock import Clock
+from numpyro_flows.training.reasons import Reason
+from numpyro_flows.training.seeds import Seeds
+from numpyro_flows.training.watch import Watch
+
+
+class Context(NamedTuple):
+    """What the stages of a fit share.
+
+    target: the model as a density: `dim`, and `log_density(x)` of one vector, to be traced.
+    density: the same on the host: `density(points)` gives log densities and gradients in NumPy.
+    guide: with the recipe of the flow.
+    settings: the constants of the fit.
+    seeds: by name: a stage draws by `seeds.rng("name of the stage")`.
+    clock: the seconds of the stages.
+    pool: threads to compile in.
+    watch: progress bar, callback, checkpoint.
+    """
+
+    target: Fitted
+    density: HostDensity
+    guide: AutoFlow
+    settings: FlowVISettings
+    seeds: Seeds
+    clock: Clock
+    pool: Executor
+    watch: Watch
+
+
+class Fit(NamedTuple):
+    """A bijection from `N(0, I)` to the unconstrained posterior, with the verdict on it.
+
+    loc, scale: a Gaussian near the posterior: `scale` lower-triangular, or a vector where the covariance is diagonal.
+    bijection: what is fitted; of a Gaussian stage that Gaussian.
+    certificate: the verdict, on draws with these `log_weights`.
+    survey: what a search around the Gaussian found; every later verdict needs it.
+    losses: of every step of training, `num_skipped` of which changed nothing.
+    reason: why training ended; None where there was none.
+    draw: the compiled sampler of the bijection, if there is one.
+    """
+
+    loc: Float[np.ndarray, " dim"]
+    scale: Float[np.ndarray, "dim dim"] | Float[np.ndarray, " dim"]
+    bijection: AbstractBijection
+    certificate: Certificate
+    log_weights: Float[np.ndarray, " draws"]
+    survey: Survey
+    losses: Float[np.ndarray, " steps"] = np.zeros(0)
+    num_skipped: int = 0
+    reason: Reason | None = None
+    draw: Ahead | None = None
+
+    @classmethod
+    def before(cls, dim: int) -> "Fit":
+        """`N(0, I)`, which nothing was fitted or searched for."""
+        dtype = np.dtype(jnp.result_type(float))
+        loc, scale = np.zeros(dim, dtype), np.ones(dim, dtype)
+        certificate = Certificate.unknown("nothing was fitted")
+        survey = Survey([], np.inf, "no stage searched for other modes and heavy tails")
+        return cls(loc, scale, _gaussian(loc, scale), certificate, np.full(1, np.nan), survey)
+
+    @property
+    def judged(self) -> bool:
+        return self.certificate.num_draws > 0
+
+
+class Stage(Protocol):
+    """A step of `FlowVI`."""
+
+    def __call__(self, context: Context, fit: Fit) -> Fit: ...
+
+
+def around(
+    context: Context, loc: Float[np.ndarray, " dim"], scale: Float[np.ndarray, "dim dim"] | Float[np.ndarray, " dim"]
+) -> Fit:
+    """The fit that is a given Gaussian: what every stage that starts from somewhere returns."""
+    loc, scale = (np.asarray(array, context.density.dtype) for array in (loc, scale))
+    return surveyed(context, GaussianFit(loc, scale, -np.inf, no_climbs(loc)))
+
+
+def surveyed(context: Context, gaussian: GaussianFit) -> Fit:
+    """A Gaussian with its verdict and what a search around it finds: it may find a better one elsewhere."""
+    density, settings = context.density, context.settings
+    gaussian, draws, survey = survey_around(density, context.seeds.rng("survey"), gaussian, settings)
+    return Fit(
+        loc=gaussian.loc,
+        scale=gaussian.scale,
+        bijection=_gaussian(gaussian.loc, gaussian.scale),
+        certificate=judge(draws, survey, settings),
+        log_weights=np.asarray(draws.log_weight, np.float64),
+        survey=survey,
+        reason=Reason.INTERRUPTED if survey.left_out else None,
+    )
+
+
+def _gaussian(loc: np.ndarray, scale: np.ndarray) -> Chain:
+    return Chain([Identity(loc.shape), affine(jnp.asarray(loc), jnp.asarray(scale))])

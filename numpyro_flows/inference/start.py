@@ -1,0 +1,55 @@
+"""The first stage: a Gaussian, from several starts."""
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+from numpyro.infer.initialization import init_to_uniform
+
+from numpyro_flows.inference.compiled import compile_starts
+from numpyro_flows.inference.gaussian import fit_gaussian
+from numpyro_flows.inference.stages import Context, Fit, surveyed
+from numpyro_flows.training.ahead import Ahead
+
+
+@dataclass(frozen=True)
+class GaussianStart:
+    """The stage that fits a Gaussian from several starts, and searches around it for modes and heavy tails.
+
+    Newton's method climbs from every start, and natural gradients refine the best Gaussian at a mode that was found.
+
+    Example:
+        >>> import jax, numpyro, numpyro.distributions as dist
+        >>> from numpyro_flows import FlowVI, GaussianStart
+        >>> def model():
+        ...     numpyro.sample("x", dist.Gamma(3.0, 1.0))
+        >>> gaussian = FlowVI(model, stages=(GaussianStart(),), progress_bar=False).run(jax.random.key(0))
+        >>> gaussian.losses.size
+        0
+    """
+
+    def __call__(self, context: Context, fit: Fit) -> Fit:
+        settings, clock = context.settings, context.clock
+        with clock.stage("tracing"):
+            start = compile_starts(context.pool, context.target, context.guide.init_loc_fn)
+        with clock.stage("compilation"):
+            start.wait()
+            context.density.wait()
+        with clock.stage("gaussian"):
+            starts = _starts(context, start)
+            gaussian = fit_gaussian(context.density, context.seeds.rng("gaussian"), starts, settings)
+            if not np.isfinite(gaussian.elbo):
+                context.target.require_finite(jnp.asarray(starts))
+            return surveyed(context, gaussian)
+
+
+def _starts(context: Context, start: Ahead) -> Float[np.ndarray, "starts dim"]:
+    """Starts of a user's own strategy; by default draws from the prior and uniform ones."""
+    settings = context.settings
+    by_strategy = np.stack([start(seed) for seed in context.seeds.many(settings.num_starts, "starts")])
+    if context.guide.init_loc_fn is not init_to_uniform:
+        return by_strategy
+    shape = settings.num_starts, context.target.dim
+    uniform = context.seeds.rng("uniform starts").uniform(-settings.start_radius, settings.start_radius, shape)
+    return np.concatenate([uniform.astype(by_strategy.dtype), by_strategy])

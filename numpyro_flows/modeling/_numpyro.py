@@ -1,0 +1,98 @@
+"""The one file that names NumPyro's private API, saved files' names apart; tested by `tests/test_private_api.py`."""
+
+import copy
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpyro.distributions as dist
+from jaxtyping import Array, ArrayLike, Float
+from numpyro.distributions.batch_util import promote_batch_shape
+from numpyro.distributions.transforms import Transform
+from numpyro.infer.autoguide import AutoContinuous
+
+DISTRIBUTION_STATE = ("_batch_shape", "_event_shape", "_validate_args")
+"""All attributes that the constructor of `Distribution` sets."""
+
+
+class VectorGuide(AutoContinuous):
+    """`AutoContinuous`, whose hooks call `after_setup` and `current_posterior`."""
+
+    @abstractmethod
+    def after_setup(self, init: Float[Array, " dim"]) -> None:
+        """Called when the model has been run once, with the latent vector of `init_loc_fn`."""
+
+    @abstractmethod
+    def current_posterior(self) -> dist.Distribution:
+        """The distribution of the latent vector, within a handler that gives its parameters."""
+
+    def run_model(self, *args: Any, **kwargs: Any) -> None:
+        """Run the model once, as a first call of the guide would."""
+        self._setup_prototype(*args, **kwargs)
+
+    def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
+        super()._setup_prototype(*args, **kwargs)
+        self.after_setup(self._init_latent)
+
+    def _get_posterior(self) -> dist.Distribution:
+        return self.current_posterior()
+
+    def _unpack_and_constrain(self, latent_sample: Float[Array, "*sample dim"], params: dict[str, Any]) -> Any:
+        # NumPyro's own maps draw by draw; all draws at once are faster by an order of magnitude
+        constrain = super()._unpack_and_constrain
+        for _ in latent_sample.shape[:-1]:
+            constrain = jax.vmap(constrain, in_axes=(0, None))
+        return jax.jit(constrain)(latent_sample, params)
+
+
+class TwoWayTransform(Transform):
+    """A transform whose inverse is its method `inverse`."""
+
+    @abstractmethod
+    def inverse(self, y: Array) -> Array:
+        """What the transform maps to `y`."""
+
+    def _inverse(self, y: Array) -> Array:  # pyright: ignore
+        return self.inverse(y)
+
+
+def current_posterior(guide: AutoContinuous) -> Any:
+    """The distribution of a guide's latent vector, within a handler that gives its parameters."""
+    return guide._get_posterior()
+
+
+def latent_name(guide: AutoContinuous) -> str:
+    """The name of the site of that vector."""
+    return f"_{guide.prefix}_latent"
+
+
+def mask_of(distribution: dist.MaskedDistribution) -> bool | Array:
+    """What is kept of a masked distribution."""
+    return distribution._mask
+
+
+def is_in_scan(site: dict[str, Any]) -> bool:
+    """Whether a site is of NumPyro's `scan`, and has its axes in front."""
+    return site.get("_control_flow_done", False)
+
+
+def validates(distribution: dist.Distribution) -> bool | None:
+    """Whether a distribution checks what it is asked for."""
+    return distribution._validate_args
+
+
+def warn_outside_support(distribution: dist.Distribution, value: ArrayLike) -> None:
+    """Warn where `value` is not in the support."""
+    distribution._validate_sample(value)
+
+
+def register_in_scan(cls: type[dist.Distribution], batch_shape: Callable[[Any], tuple[int, ...]]) -> None:
+    """Make `batch_shape(distribution)` the batch shape of distributions that come out of NumPyro's `scan`."""
+
+    def promoted(distribution: Any) -> Any:
+        distribution = copy.copy(distribution)
+        distribution._batch_shape = batch_shape(distribution)
+        return distribution
+
+    promote_batch_shape.register(cls, promoted)  # pyright: ignore[reportArgumentType, reportCallIssue]

@@ -1,0 +1,133 @@
+"""A run in a file: written after each round, and gone on from where the same fit is called again."""
+
+import hashlib
+import os
+import re
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from numpyro_flows.files.tree import load_tree, save_tree
+from numpyro_flows.training.state import State
+
+_KIND = "Checkpoint"
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+_COUNTS = ("step", "part", "num_rounds", "num_skipped")
+
+
+class _Stored(NamedTuple):
+    """A state without its structure, which the fit that goes on has itself."""
+
+    identity: dict[str, str]
+    leaves: list[Any]
+    losses: list[Any]
+    scores: list[Any]
+    counts: dict[str, int]
+
+
+class Checkpoint:
+    """The file at `path` with the state of one fit; without a path, nothing.
+
+    Args:
+        path: of the file, or None.
+        parts: gives what makes the fit this one and no other, by name: trees of arrays and text.
+    """
+
+    def __init__(self, path: str | os.PathLike | None, parts: Callable[[], dict[str, Any]]):
+        self.path = path
+        self.identity = {} if path is None else {name: _digest(part) for name, part in parts().items()}
+        self._latest: State | None = None  # not written yet
+
+    def resume(self, state: State) -> State:
+        """The state in the file; where there is no file, `state`, which is then in one.
+
+        Raises:
+            OSError: where the file cannot be written.
+            ValueError: where it is of another fit, or damaged.
+        """
+        if self.path is None:
+            return state
+        if not os.path.exists(self.path):
+            self._save(state)
+            return state
+        stored = load_tree(self.path, _KIND, _Stored, trusted=(_Stored,))
+        names = stored.identity.keys() | self.identity.keys()
+        if other := sorted(name for name in names if stored.identity.get(name) != self.identity.get(name)):
+            raise self._refusal(f"of a fit with another {', another '.join(other)}")
+        trees = (state.train, state.fixed, state.best, state.plan)
+        leaves, structure = jax.tree.flatten(trees)
+        if list(map(_form, leaves)) != list(map(_form, stored.leaves)) or stored.counts.keys() != set(_COUNTS):
+            raise self._refusal("of another version of numpyro_flows")
+        trees = jax.tree.unflatten(structure, stored.leaves)
+        return State(*trees, **stored.counts, losses=tuple(stored.losses), scores=tuple(stored.scores))
+
+    def keep(self, state: State) -> None:
+        """Have a state to write."""
+        self._latest = state
+
+    def write(self) -> None:
+        """Write what was kept last; a fit does not end because it cannot be written, it warns."""
+        if self.path is None or self._latest is None:
+            return
+        state, self._latest = self._latest, None
+        try:
+            self._save(state)
+        except OSError as error:
+            warnings.warn(f"the checkpoint {os.fspath(self.path)!r} could not be written: {error}", stacklevel=2)
+
+    @contextmanager
+    def written_on_sigterm(self) -> Iterator[None]:
+        """Write, before SIGTERM does what it would do; in the main thread, which alone gets signals."""
+        if self.path is None or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
+
+        def write_first(number: int, frame: Any) -> None:
+            self.write()
+            signal.signal(number, before)
+            signal.raise_signal(number)
+
+        signal.signal(signal.SIGTERM, write_first)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def _save(self, state: State) -> None:
+        assert self.path is not None
+        leaves = jax.tree.leaves((state.train, state.fixed, state.best, state.plan))
+        counts = {name: int(getattr(state, name)) for name in _COUNTS}
+        save_tree(self.path, _KIND, _Stored(self.identity, leaves, list(state.losses), list(state.scores), counts))
+
+    def _refusal(self, got: str) -> ValueError:
+        return ValueError(
+            f"checkpoint expected a file of this fit, got {os.fspath(self.path or '')!r} {got}: "
+            "remove the file, or give another path"
+        )
+
+
+def _digest(part: Any) -> str:
+    """A hash of a tree, that is the same in every process."""
+    leaves, structure = jax.tree.flatten(part)
+    digest = hashlib.sha256(_ADDRESS.sub("", f"{jnp.result_type(float)} {structure}").encode())
+    for leaf in leaves:
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        digest.update(f"{_form(leaf)} {np.shape(leaf)} ".encode())
+        digest.update(_ADDRESS.sub("", leaf).encode() if isinstance(leaf, str) else np.asarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def _form(leaf: Any) -> str:
+    """Type and number of axes of an array or a number, which a file may have as the other."""
+    if isinstance(leaf, str):
+        return "str"
+    return f"{np.ndim(leaf)} {leaf.dtype if hasattr(leaf, 'dtype') else np.asarray(leaf).dtype}"
