@@ -5,7 +5,8 @@ in them are welcome, so what `fit_density` returns: its whitening comes after th
 scale. Where a distribution has a constrained support, they are of its real vectors.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +21,9 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from numpyro_flows.arguments import require_counts, require_key
-from numpyro_flows.bijections import AbstractBijection, Chain, StandardizedCondition
+from numpyro_flows.bijections import AbstractBijection
+from numpyro_flows.bijections.compose import layers_of
+from numpyro_flows.bijections.composition import Part
 from numpyro_flows.continuous import ContinuousFlow, Trajectory
 from numpyro_flows.continuous.training_form import continuous_flows
 from numpyro_flows.modeling.distributions import FlowDistribution
@@ -190,22 +193,22 @@ def _with_median(
 
 
 class _Parts(NamedTuple):
-    """A continuous flow, what comes before it and after it, each with the condition that it is told."""
+    """A continuous flow, and what comes before it and after it."""
 
     distribution: FlowDistribution
-    before: list[tuple[AbstractBijection, Array | None]]
+    before: list[Part]
     flow: ContinuousFlow
     condition: Array | None
-    after: list[tuple[AbstractBijection, Array | None]]
+    after: list[Part]
 
     def trajectory(self, x: Float[Array, " dim"], num_times: int) -> Trajectory:
-        for bijection, condition in self.before:
-            x = bijection.transform_and_log_det(x, condition)[0]
+        for part in self.before:
+            x, _ = part.move(x, to_base=False)
         found = self.flow.trajectory(x, self.condition, num_times=num_times)
 
         def moved(x: Float[Array, " dim"]) -> Float[Array, " dim"]:
-            for bijection, condition in self.after:
-                x = bijection.transform_and_log_det(x, condition)[0]
+            for part in self.after:
+                x, _ = part.move(x, to_base=False)
             return x
 
         return found._replace(x=jax.vmap(moved)(found.x))
@@ -213,13 +216,13 @@ class _Parts(NamedTuple):
     def log_prob_at(self, time: Array, y: Float[Array, " dim"]) -> Array:
         """The log density of draws that have been carried until `time` and then put on the data's scale."""
         total = jnp.zeros((), y.dtype)
-        for bijection, condition in reversed(self.after):
-            y, log_det = bijection.inverse_and_log_det(y, condition)
+        for part in reversed(self.after):
+            y, log_det = part.move(y, to_base=True)
             total = total + log_det
         y, log_det, _ = self.flow.move(y, self.condition, (time, self.flow.interval[0]))  # pyright: ignore
         total = total + log_det
-        for bijection, condition in reversed(self.before):
-            y, log_det = bijection.inverse_and_log_det(y, condition)
+        for part in reversed(self.before):
+            y, log_det = part.move(y, to_base=True)
             total = total + log_det
         return total + jnp.asarray(self.distribution.base_dist.log_prob(y))
 
@@ -232,28 +235,16 @@ def _parts(flow: FlowDistribution | AbstractBijection, condition: ArrayLike | No
     got = None if told is None else told.shape
     if got != bijection.cond_shape:
         raise ValueError(f"a picture expected one condition of shape {bijection.cond_shape}, got {got}")
-    parts = list(_flat(bijection, told))
-    at = [i for i, (part, _) in enumerate(parts) if isinstance(part, ContinuousFlow)]
+    parts = list(chain.from_iterable(layers_of(Part(bijection, told))))
+    at = [i for i, p in enumerate(parts) if isinstance(p.bijection, ContinuousFlow) and not p.inverted]
     num = len(continuous_flows(bijection))
     if len(at) != 1 or num != 1:
         name = type(bijection).__name__
         raise ValueError(f"a picture expected one continuous flow, by itself or in a chain, got {num} in a {name}")
     (i,) = at
-    part, told = parts[i]
-    assert isinstance(part, ContinuousFlow)
-    return _Parts(distribution, parts[:i], part, told, parts[i + 1 :])
-
-
-def _flat(bijection: AbstractBijection, condition: Array | None) -> Iterator[tuple[AbstractBijection, Array | None]]:
-    """What is applied one after the other, from the base on."""
-    if isinstance(bijection, StandardizedCondition):
-        standardized = None if condition is None else (condition - bijection.loc) / bijection.scale
-        yield from _flat(bijection.bijection, standardized)
-    elif isinstance(bijection, Chain):
-        for part in bijection.bijections:
-            yield from _flat(part, condition)
-    else:
-        yield bijection, condition
+    flow, told, *_ = parts[i]
+    assert isinstance(flow, ContinuousFlow)
+    return _Parts(distribution, parts[:i], flow, told, parts[i + 1 :])
 
 
 def _trajectories(parts: _Parts, rng_key: PRNGKeyArray, num_paths: int, num_times: int) -> Trajectory:

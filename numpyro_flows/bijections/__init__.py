@@ -11,6 +11,7 @@ from numpyro_flows.bijections.block_autoregressive import BlockAutoregressive as
 from numpyro_flows.bijections.circular import CircularSpline as CircularSpline
 from numpyro_flows.bijections.compose import Chain as Chain
 from numpyro_flows.bijections.compose import Frozen as Frozen
+from numpyro_flows.bijections.compose import Identity as Identity
 from numpyro_flows.bijections.compose import Invert as Invert
 from numpyro_flows.bijections.compose import Reshape as Reshape
 from numpyro_flows.bijections.compose import Scan as Scan
@@ -27,7 +28,6 @@ from numpyro_flows.bijections.linear import QRLinear as QRLinear
 from numpyro_flows.bijections.matrix_exponential import MatrixExponential as MatrixExponential
 from numpyro_flows.bijections.mixture_cdf import MixtureCDF as MixtureCDF
 from numpyro_flows.bijections.multiscale import Multiscale as Multiscale
-from numpyro_flows.bijections.permutation import Identity as Identity
 from numpyro_flows.bijections.permutation import Permutation as Permutation
 from numpyro_flows.bijections.planar import Planar as Planar
 from numpyro_flows.bijections.planar import Radial as Radial

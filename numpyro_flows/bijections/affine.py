@@ -1,5 +1,7 @@
 """Affine maps: elementwise and lower-triangular."""
 
+from typing import override
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -40,9 +42,8 @@ class Affine(AbstractBijection):
     def _inverse(self, y: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]:
         return (y - self.loc) * jnp.exp(-self.log_scale), -self.log_scale.sum()
 
-    def transform_with_score(
-        self, x: Float[Array, "..."], score: Float[Array, "..."], condition: Array | None
-    ) -> tuple[Array, Scalar, Array]:
+    @override
+    def _transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
         return *self._transform(x, condition), score * jnp.exp(-self.log_scale)
 
 
@@ -97,8 +98,7 @@ class TriangularAffine(AbstractBijection):
         x = jax.scipy.linalg.solve_triangular(self._unit_lower(), scaled, lower=True, unit_diagonal=True)
         return x, -self.log_diagonal.sum()
 
-    def transform_with_score(
-        self, x: Float[Array, " dim"], score: Float[Array, " dim"], condition: Array | None
-    ) -> tuple[Array, Scalar, Array]:
+    @override
+    def _transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
         solved = jax.scipy.linalg.solve_triangular(self._unit_lower(), score, trans="T", lower=True, unit_diagonal=True)
         return *self._transform(x, condition), solved * jnp.exp(-self.log_diagonal)

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from typing import override
 
 import equinox as eqx
 import jax
@@ -45,9 +46,8 @@ class AbstractAutoregressive(AbstractBijection):
         x, log_derivative = self.univariate.inverse_and_log_derivative(y, self._params(x, condition))
         return x, log_derivative.sum()
 
-    def transform_with_score(
-        self, x: Float[Array, " dim"], score: Float[Array, " dim"], condition: Array | None
-    ) -> tuple[Array, Scalar, Array]:
+    @override
+    def _transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
         (y, log_derivative), vjp = jax.vjp(lambda x: self._elementwise(x, condition), x)
         (grad_log_det,) = vjp((jnp.zeros_like(y), jnp.ones_like(y)))
         score = solve_triangular_by_sweeps(

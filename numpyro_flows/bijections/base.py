@@ -67,6 +67,15 @@ class AbstractBijection(eqx.Module):
         """`x = f^-1(y)` alone."""
         return self.inverse_and_log_det(y, condition)[0]
 
+    def _transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
+        """What the function `transform_with_score` returns, for arguments that it has checked.
+
+        Here by the inverse; a subclass overrides it where the score can be carried forward without one.
+        """
+        y, log_det = self.transform_and_log_det(x, condition)
+        _, inverse_vjp = jax.vjp(lambda y: self.inverse_and_log_det(y, condition), y)
+        return y, log_det, inverse_vjp((score, jnp.ones_like(log_det)))[0]
+
     @abstractmethod
     def _transform(self, x: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]: ...
 

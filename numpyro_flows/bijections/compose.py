@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from itertools import chain
+from typing import Any, override
 
 import equinox as eqx
 import jax
@@ -10,10 +11,31 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Scalar
 
 from numpyro_flows.bijections.base import AbstractBijection, merge_cond_shapes
-from numpyro_flows.bijections.score import transform_with_score
+from numpyro_flows.bijections.composition import AbstractComposition, Part
 
 
-class Chain(AbstractBijection):
+class Identity(AbstractComposition):
+    """`y = x`: a composition of nothing.
+
+    Args:
+        shape: of the events.
+        cond_shape: of the condition, which changes nothing; None without one.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from numpyro_flows.bijections import Identity
+        >>> Identity((2,)).transform(jnp.array([1.0, 2.0])).tolist()
+        [1.0, 2.0]
+    """
+
+    shape: tuple[int, ...] = eqx.field(static=True)
+    cond_shape: tuple[int, ...] | None = eqx.field(static=True, default=None)
+
+    def _parts(self, condition: Array | None) -> list[Part]:
+        return []
+
+
+class Chain(AbstractComposition):
     """`f = f_n o ... o f_1`: the bijections of a sequence, the first applied first.
 
     Args:
@@ -42,31 +64,11 @@ class Chain(AbstractBijection):
         self.shape = shapes.pop()
         self.cond_shape = merge_cond_shapes(self.bijections)
 
-    def _transform(self, x: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]:
-        log_det = jnp.zeros_like(x, shape=())
-        for bijection in self.bijections:
-            x, increment = bijection.transform_and_log_det(x, condition)
-            log_det = log_det + increment
-        return x, log_det
-
-    def _inverse(self, y: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]:
-        log_det = jnp.zeros_like(y, shape=())
-        for bijection in reversed(self.bijections):
-            y, increment = bijection.inverse_and_log_det(y, condition)
-            log_det = log_det + increment
-        return y, log_det
-
-    def transform_with_score(
-        self, x: Float[Array, "..."], score: Float[Array, "..."], condition: Array | None
-    ) -> tuple[Array, Scalar, Array]:
-        log_det = jnp.zeros_like(x, shape=())
-        for bijection in self.bijections:
-            x, increment, score = transform_with_score(bijection, x, score, condition)
-            log_det = log_det + increment
-        return x, log_det, score
+    def _parts(self, condition: Array | None) -> list[Part]:
+        return [Part(bijection, condition) for bijection in self.bijections]
 
 
-class Scan(AbstractBijection):
+class Scan(AbstractComposition):
     """`f = f_n o ... o f_1` for layers of one structure, run by `lax.scan`: compile time does not grow with `n`.
 
     Args:
@@ -90,39 +92,28 @@ class Scan(AbstractBijection):
         self.shape = layers.shape
         self.cond_shape = layers.cond_shape
 
-    def _transform(self, x: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]:
-        def step(layer, x, log_det):
-            x, increment = layer.transform_and_log_det(x, condition)
-            return x, log_det + increment
+    def _parts(self, condition: Array | None) -> list[Part]:
+        arrays, static = eqx.partition(self.layers, eqx.is_array)
+        numbers = range(len(jax.tree.leaves(arrays)[0]))
+        return [Part(eqx.combine(jax.tree.map(lambda a, i=i: a[i], arrays), static), condition) for i in numbers]
 
-        return self._scan(step, x, jnp.zeros_like(x, shape=()))
-
-    def _inverse(self, y: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]:
-        def step(layer, y, log_det):
-            y, increment = layer.inverse_and_log_det(y, condition)
-            return y, log_det + increment
-
-        return self._scan(step, y, jnp.zeros_like(y, shape=()), reverse=True)
-
-    def transform_with_score(
-        self, x: Float[Array, "..."], score: Float[Array, "..."], condition: Array | None
-    ) -> tuple[Array, Scalar, Array]:
-        def step(layer, x, log_det, score):
-            x, increment, score = transform_with_score(layer, x, score, condition)
-            return x, log_det + increment, score
-
-        return self._scan(step, x, jnp.zeros_like(x, shape=()), score)
-
-    def _scan[*Carry](self, step: Callable[..., tuple[*Carry]], *carry: *Carry, reverse: bool = False) -> tuple[*Carry]:
+    @override
+    def _through(
+        self, step: Callable[..., tuple[Any, ...]], condition: Array | None, to_base: bool, *events: Array
+    ) -> tuple[Any, ...]:
         arrays, static = eqx.partition(self.layers, eqx.is_array)
 
         def body(carry, layer_arrays):
-            return step(eqx.combine(layer_arrays, static), *carry), None
+            log_det, *events = carry
+            x, increment, *others = step(Part(eqx.combine(layer_arrays, static), condition), *events)
+            return (log_det + increment, x, *others), None
 
-        return jax.lax.scan(body, carry, arrays, reverse=reverse)[0]
+        carry = jnp.zeros_like(events[0], shape=()), *events
+        (log_det, x, *others), _ = jax.lax.scan(body, carry, arrays, reverse=to_base)
+        return x, log_det, *others
 
 
-class Invert(AbstractBijection):
+class Invert(AbstractComposition):
     """`f^-1` as a bijection: the two directions of `bijection` exchanged.
 
     Example:
@@ -141,14 +132,15 @@ class Invert(AbstractBijection):
         self.shape = bijection.shape
         self.cond_shape = bijection.cond_shape
 
-    def _transform(self, x: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]:
-        return self.bijection.inverse_and_log_det(x, condition)
+    def _parts(self, condition: Array | None) -> list[Part]:
+        return [Part(self.bijection, condition, inverted=True)]
 
-    def _inverse(self, y: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]:
-        return self.bijection.transform_and_log_det(y, condition)
+    @override
+    def _transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
+        return AbstractBijection._transform_with_score(self, x, score, condition)
 
 
-class Frozen(AbstractBijection):
+class Frozen(AbstractComposition):
     """`bijection` with parameters that no gradient reaches: training leaves them as they are.
 
     Example:
@@ -168,19 +160,11 @@ class Frozen(AbstractBijection):
         self.shape = bijection.shape
         self.cond_shape = bijection.cond_shape
 
-    def _transform(self, x: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]:
-        return held_fixed(self.bijection).transform_and_log_det(x, condition)
-
-    def _inverse(self, y: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]:
-        return held_fixed(self.bijection).inverse_and_log_det(y, condition)
-
-    def transform_with_score(
-        self, x: Float[Array, "..."], score: Float[Array, "..."], condition: Array | None
-    ) -> tuple[Array, Scalar, Array]:
-        return transform_with_score(held_fixed(self.bijection), x, score, condition)
+    def _parts(self, condition: Array | None) -> list[Part]:
+        return [Part(held_fixed(self.bijection), condition)]
 
 
-class Reshape(AbstractBijection):
+class Reshape(AbstractComposition):
     """`bijection` for events of another shape with as many numbers, row by row: images for a flow of vectors, say.
 
     Args:
@@ -208,23 +192,11 @@ class Reshape(AbstractBijection):
         self.shape = tuple(shape)
         self.cond_shape = bijection.cond_shape
 
-    def _transform(self, x: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]:
-        y, log_det = self.bijection.transform_and_log_det(x.reshape(self.bijection.shape), condition)
-        return y.reshape(self.shape), log_det
-
-    def _inverse(self, y: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]:
-        x, log_det = self.bijection.inverse_and_log_det(y.reshape(self.bijection.shape), condition)
-        return x.reshape(self.shape), log_det
-
-    def transform_with_score(
-        self, x: Float[Array, "..."], score: Float[Array, "..."], condition: Array | None
-    ) -> tuple[Array, Scalar, Array]:
-        shape = self.bijection.shape
-        y, log_det, score = transform_with_score(self.bijection, x.reshape(shape), score.reshape(shape), condition)
-        return y.reshape(self.shape), log_det, score.reshape(self.shape)
+    def _parts(self, condition: Array | None) -> list[Part]:
+        return [Part(self.bijection, condition)]
 
 
-class StandardizedCondition(AbstractBijection):
+class StandardizedCondition(AbstractComposition):
     """`f(x | (c - loc) / scale)`: a conditional bijection whose networks see conditions of everyday size.
 
     Args:
@@ -253,20 +225,27 @@ class StandardizedCondition(AbstractBijection):
         self.shape = bijection.shape
         self.cond_shape = bijection.cond_shape
 
-    def _transform(self, x: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]:
-        return self.bijection.transform_and_log_det(x, self._standardized(condition))
+    def _parts(self, condition: Array | None) -> list[Part]:
+        if condition is not None:
+            fixed = jax.lax.stop_gradient((self.loc, self.scale))
+            loc, scale = (jnp.broadcast_to(a, condition.shape) for a in fixed)  # of a batch of conditions, too
+            condition = (condition - loc) / scale
+        return [Part(self.bijection, condition)]
 
-    def _inverse(self, y: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]:
-        return self.bijection.inverse_and_log_det(y, self._standardized(condition))
 
-    def transform_with_score(
-        self, x: Float[Array, "..."], score: Float[Array, "..."], condition: Array | None
-    ) -> tuple[Array, Scalar, Array]:
-        return transform_with_score(self.bijection, x, score, self._standardized(condition))
+def layers_of(part: Part) -> list[list[Part]]:
+    """What a part is made of, from the base to the target: layers, each a list of parts that have none themselves.
 
-    def _standardized(self, condition: Array | None) -> Array | None:
-        loc, scale = jax.lax.stop_gradient((self.loc, self.scale))
-        return None if condition is None else (condition - loc) / scale
+    A layer is one step of a `Scan`, or a part of the outermost chain. What does not map whole events is one part.
+    """
+    bijection, condition, inverted, _ = part
+    parts = bijection._parts(condition) if isinstance(bijection, AbstractComposition) else []
+    if not all(p.index is None and p.bijection.shape == bijection.shape for p in parts) or not parts:
+        return [[part]]
+    inner = [layers_of(p._replace(inverted=p.inverted != inverted)) for p in parts[:: -1 if inverted else 1]]
+    if isinstance(bijection, Scan):
+        return [list(chain.from_iterable(layers)) for layers in inner]
+    return list(chain.from_iterable(inner))
 
 
 def held_fixed[T](tree: T) -> T:

@@ -1,6 +1,7 @@
 """The coupling scheme: one half of the coordinates decides what happens to the other."""
 
 from collections.abc import Callable, Sequence
+from typing import override
 
 import equinox as eqx
 import jax
@@ -83,9 +84,8 @@ class Coupling(AbstractBijection):
         x2, log_derivative = self.univariate.inverse_and_log_derivative(y2, params)
         return jnp.concatenate([y1, x2]), log_derivative.sum()
 
-    def transform_with_score(
-        self, x: Float[Array, " dim"], score: Float[Array, " dim"], condition: Array | None
-    ) -> tuple[Array, Scalar, Array]:
+    @override
+    def _transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
         # J^T score_y = score_x - grad log_det, solved block by block: first y_2, whose block of J is diagonal.
         x1, x2 = jnp.split(x, [x.size // 2])
         score1, score2 = jnp.split(score, [x.size // 2])

@@ -1,5 +1,7 @@
 """A univariate map on every coordinate by itself."""
 
+from typing import override
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -44,9 +46,8 @@ class Elementwise(AbstractBijection):
         x, log_derivative = self.univariate.inverse_and_log_derivative(y, self.params)
         return x, log_derivative.sum()
 
-    def transform_with_score(
-        self, x: Float[Array, " dim"], score: Float[Array, " dim"], condition: Array | None
-    ) -> tuple[Array, Scalar, Array]:
+    @override
+    def _transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
         (y, log_derivative), vjp = jax.vjp(lambda x: self.univariate.transform_and_log_derivative(x, self.params), x)
         (grad_log_det,) = vjp((jnp.zeros_like(y), jnp.ones_like(y)))
         return y, log_derivative.sum(), (score - grad_log_det) * jnp.exp(-log_derivative)

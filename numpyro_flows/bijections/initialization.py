@@ -1,7 +1,5 @@
 """Parameters that a batch of data sets before training."""
 
-from collections.abc import Sequence
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,8 +7,8 @@ from jaxtyping import Array, ArrayLike, Float
 
 from numpyro_flows.bijections.actnorm import ActNorm
 from numpyro_flows.bijections.base import AbstractBijection, checked
-from numpyro_flows.bijections.compose import Chain, Invert, Scan
-from numpyro_flows.bijections.multiscale import Multiscale
+from numpyro_flows.bijections.compose import Frozen, Scan
+from numpyro_flows.bijections.composition import AbstractComposition, Part
 
 _BY_ROUNDING = 8  # times eps: a spread below that share of the values is no spread
 
@@ -18,9 +16,9 @@ _BY_ROUNDING = 8  # times eps: a spread below that share of the values is no spr
 def initialize_from_data[T: AbstractBijection](bijection: T, y: ArrayLike, condition: ArrayLike | None = None) -> T:
     """`bijection` with every `ActNorm` set so that what leaves it, on the way to the base, has mean 0 and deviation 1.
 
-    The batch goes from the target to the base through `Chain`, `Scan`, `Invert` and `Multiscale`, each `ActNorm` set by
-    what reaches it, those of a stack layer by layer. All else, also what is in a `Frozen` or in a composition of
-    FlowJAX, stays as it is and passes the batch on. A coordinate without spread is centred, its scale left at 1.
+    The batch goes from the target to the base, through all compositions but `Frozen` and those of FlowJAX, and each
+    `ActNorm` is set by what reaches it, those of a stack layer by layer. All else stays as it is and passes the batch
+    on. A coordinate without spread is centred, its scale left at 1.
 
     Args:
         bijection: any.
@@ -59,18 +57,7 @@ def _initialized[T: AbstractBijection](
     bijection: T, batch: Array, condition: Array | None, to_base: bool
 ) -> tuple[T, Array]:
     """The bijection as the batch that reaches it sets it, and the batch that leaves it."""
-    if isinstance(bijection, Chain):
-        parts = list(bijection.bijections)
-        for i in _in_order(len(parts), reverse=to_base):
-            parts[i], batch = _initialized(parts[i], batch, condition, to_base)
-        return eqx.tree_at(lambda b: b.bijections, bijection, tuple(parts)), batch
-    if isinstance(bijection, Multiscale):
-        levels = list(bijection.levels)
-        for k in _in_order(len(levels), reverse=not to_base):
-            levels[k], part = _initialized(levels[k], batch[:, :: 2**k], condition, to_base)
-            batch = batch.at[:, :: 2**k].set(part)
-        return eqx.tree_at(lambda b: b.levels, bijection, tuple(levels)), batch
-    if isinstance(bijection, Scan):
+    if isinstance(bijection, Scan):  # its parts are stacked, and set one after another in a loop
         arrays, static = eqx.partition(bijection.layers, eqx.is_array)
 
         def step(batch, layer_arrays):
@@ -79,17 +66,18 @@ def _initialized[T: AbstractBijection](
 
         batch, arrays = jax.lax.scan(step, batch, arrays, reverse=to_base)
         return eqx.tree_at(lambda b: b.layers, bijection, eqx.combine(arrays, static)), batch
-    if isinstance(bijection, Invert):
-        inner, batch = _initialized(bijection.bijection, batch, condition, not to_base)
-        return eqx.tree_at(lambda b: b.bijection, bijection, inner), batch
+    if isinstance(bijection, AbstractComposition) and not isinstance(bijection, Frozen):
+        parts, new = bijection._parts(condition), []
+        for part in parts[::-1] if to_base else parts:
+            taken, towards_base = jax.vmap(part.take)(batch), to_base != part.inverted
+            inner, moved = _initialized(part.bijection, taken, part.condition, towards_base)
+            batch = jax.vmap(part.put)(batch, moved)
+            new.append(inner)
+        new = new[::-1] if to_base else new
+        return eqx.tree_at(lambda b: [part.bijection for part in b._parts(None)], bijection, new), batch
     if isinstance(bijection, ActNorm):
         bijection = _standardizing(bijection, batch, to_base)
-    method = bijection.inverse_and_log_det if to_base else bijection.transform_and_log_det
-    return bijection, jax.vmap(lambda y, condition: method(y, condition)[0])(batch, condition)
-
-
-def _in_order(num: int, reverse: bool) -> Sequence[int]:
-    return range(num)[::-1] if reverse else range(num)
+    return bijection, jax.vmap(lambda y, condition: Part(bijection, condition).move(y, to_base)[0])(batch, condition)
 
 
 def _standardizing[T: ActNorm](actnorm: T, batch: Float[Array, "num dim"], to_base: bool) -> T:

@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 
 import equinox as eqx
-import jax.numpy as jnp
-from jaxtyping import Array, Float, Scalar
+from jaxtyping import Array
 
 from numpyro_flows.bijections.base import AbstractBijection, merge_cond_shapes
-from numpyro_flows.bijections.score import transform_with_score
+from numpyro_flows.bijections.composition import AbstractComposition, Part
 
 
-class Multiscale(AbstractBijection):
+class Multiscale(AbstractComposition):
     """`f = f_0 o f_1 o f_2 o ...`, level `f_k` on every 2^k-th coordinate: 0, 2^k, 2 2^k, ...
 
     Towards the base, `f_0^-1` takes all coordinates; then every second one leaves as it is, and `f_1^-1` takes the
@@ -46,26 +45,5 @@ class Multiscale(AbstractBijection):
         self.shape = shapes[0]
         self.cond_shape = merge_cond_shapes(self.levels)
 
-    def _transform(self, x: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
-        log_det = jnp.zeros_like(x, shape=())
-        for k, level in reversed(list(enumerate(self.levels))):
-            part, increment = level.transform_and_log_det(x[:: 2**k], condition)
-            x, log_det = x.at[:: 2**k].set(part), log_det + increment
-        return x, log_det
-
-    def _inverse(self, y: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
-        log_det = jnp.zeros_like(y, shape=())
-        for k, level in enumerate(self.levels):
-            part, increment = level.inverse_and_log_det(y[:: 2**k], condition)
-            y, log_det = y.at[:: 2**k].set(part), log_det + increment
-        return y, log_det
-
-    def transform_with_score(
-        self, x: Float[Array, " dim"], score: Float[Array, " dim"], condition: Array | None
-    ) -> tuple[Array, Scalar, Array]:
-        log_det = jnp.zeros_like(x, shape=())
-        for k, level in reversed(list(enumerate(self.levels))):
-            part, increment, part_score = transform_with_score(level, x[:: 2**k], score[:: 2**k], condition)
-            x, log_det = x.at[:: 2**k].set(part), log_det + increment
-            score = score.at[:: 2**k].set(part_score)
-        return x, log_det, score
+    def _parts(self, condition: Array | None) -> list[Part]:
+        return [Part(level, condition, index=slice(None, None, 2**k)) for k, level in enumerate(self.levels)][::-1]

@@ -1,5 +1,6 @@
 """Randomness of estimated log-determinants: its own for each event, the same each time, new at each training step."""
 
+from abc import abstractmethod
 from typing import Any
 
 import equinox as eqx
@@ -48,16 +49,19 @@ def reseeded[T](tree: T, key: PRNGKeyArray) -> T:
     return jax.tree.unflatten(structure, nodes)
 
 
+class AbstractEstimator(eqx.Module):
+    """A module whose log-determinants may be estimates. It speaks for all within it."""
+
+    @property
+    @abstractmethod
+    def estimate(self) -> str:
+        """How log-determinants are estimated, in words; empty where they are exact."""
+
+
 def estimates(bijection: Any) -> list[str]:
-    """What in `bijection` gives random estimates of log-determinants, in words; empty where all are exact.
-
-    A module says so by a property `estimate`, a text that is empty where it is exact, and speaks for all within it.
-    """
-
-    def speaks(node: Any) -> bool:
-        return hasattr(node, "estimate")
-
-    found = [node.estimate for node in jax.tree.leaves(bijection, is_leaf=speaks) if speaks(node)]
+    """What in `bijection` gives random estimates of log-determinants, in words; empty where all are exact."""
+    nodes = jax.tree.leaves(bijection, is_leaf=lambda node: isinstance(node, AbstractEstimator))
+    found = [node.estimate for node in nodes if isinstance(node, AbstractEstimator)]
     return list(dict.fromkeys(text for text in found if text))
 
 

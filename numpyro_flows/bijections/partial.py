@@ -2,13 +2,13 @@
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Int, Scalar
+from jaxtyping import Array, ArrayLike, Int
 
 from numpyro_flows.bijections.base import AbstractBijection
-from numpyro_flows.bijections.score import transform_with_score
+from numpyro_flows.bijections.composition import AbstractComposition, Part
 
 
-class Partial(AbstractBijection):
+class Partial(AbstractComposition):
     """`bijection` on some coordinates; the others stay as they are.
 
     Args:
@@ -35,16 +35,5 @@ class Partial(AbstractBijection):
         self.shape = (dim,)
         self.cond_shape = bijection.cond_shape
 
-    def _transform(self, x: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
-        part, log_det = self.bijection.transform_and_log_det(x[self.index], condition)
-        return x.at[self.index].set(part), log_det
-
-    def _inverse(self, y: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
-        part, log_det = self.bijection.inverse_and_log_det(y[self.index], condition)
-        return y.at[self.index].set(part), log_det
-
-    def transform_with_score(
-        self, x: Float[Array, " dim"], score: Float[Array, " dim"], condition: Array | None
-    ) -> tuple[Array, Scalar, Array]:
-        part, log_det, part_score = transform_with_score(self.bijection, x[self.index], score[self.index], condition)
-        return x.at[self.index].set(part), log_det, score.at[self.index].set(part_score)
+    def _parts(self, condition: Array | None) -> list[Part]:
+        return [Part(self.bijection, condition, index=self.index)]

@@ -1,6 +1,7 @@
-"""Coordinates as they are, or in another order."""
+"""Reordering of coordinates."""
 
 from collections.abc import Sequence
+from typing import override
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -9,33 +10,6 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int, Scalar
 
 from numpyro_flows.bijections.base import AbstractBijection
-
-
-class Identity(AbstractBijection):
-    """`y = x`.
-
-    Args:
-        shape: of the events.
-        cond_shape: of the condition, which changes nothing; None without one.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from numpyro_flows.bijections import Identity
-        >>> Identity((2,)).transform(jnp.array([1.0, 2.0])).tolist()
-        [1.0, 2.0]
-    """
-
-    shape: tuple[int, ...] = eqx.field(static=True)
-    cond_shape: tuple[int, ...] | None = eqx.field(static=True, default=None)
-
-    def _transform(self, x: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]:
-        return x, jnp.zeros((), x.dtype)
-
-    def _inverse(self, y: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]:
-        return y, jnp.zeros((), y.dtype)
-
-    def transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
-        return x, jnp.zeros((), x.dtype), score
 
 
 class Permutation(AbstractBijection):
@@ -75,7 +49,6 @@ class Permutation(AbstractBijection):
     def _inverse(self, y: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
         return y[self.inverse_permutation], jnp.zeros((), y.dtype)
 
-    def transform_with_score(
-        self, x: Float[Array, " dim"], score: Float[Array, " dim"], condition: Array | None
-    ) -> tuple[Array, Scalar, Array]:
+    @override
+    def _transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
         return *self._transform(x, condition), score[self.permutation]

@@ -1,6 +1,7 @@
 """Maps that bend space along one direction, or around one point."""
 
 from collections.abc import Sequence
+from typing import override
 
 import equinox as eqx
 import jax
@@ -72,9 +73,8 @@ class Planar(AbstractBijection):
         t, log_det = invert_increasing(increasing, w @ y, "Planar")
         return y - u * jnp.tanh(t + b), log_det
 
-    def transform_with_score(
-        self, x: Float[Array, " dim"], score: Float[Array, " dim"], condition: Array | None
-    ) -> tuple[Array, Scalar, Array]:
+    @override
+    def _transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
         # J = 1 + u (slope w)^T; by Sherman and Morrison J^-T r = r - slope w (u . r) / (1 + slope w . u)
         w, u, b, along = self._bend(condition)
         bent = jnp.tanh(w @ x + b)
@@ -154,9 +154,8 @@ class Radial(AbstractBijection):
         across, outward = self._stretches(s, push)
         return centre + (y - centre) / across, -self._log_det(across, outward)
 
-    def transform_with_score(
-        self, x: Float[Array, " dim"], score: Float[Array, " dim"], condition: Array | None
-    ) -> tuple[Array, Scalar, Array]:
+    @override
+    def _transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
         # J stretches by `outward` along the direction away from the centre, by `across` along all others
         centre, alpha, push = self._around(condition)
         direction, r = _direction(x - centre)

@@ -1,6 +1,7 @@
 """Residual maps: a step by a network that contracts, so that it can be taken back."""
 
 from collections.abc import Callable, Sequence
+from typing import override
 
 import equinox as eqx
 import jax
@@ -9,7 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
 from numpyro_flows.arguments import require_cond_dim, require_counts, require_key, require_numbers
 from numpyro_flows.bijections.base import AbstractBijection
-from numpyro_flows.bijections.noise import EventNoise
+from numpyro_flows.bijections.noise import AbstractEstimator, EventNoise
 from numpyro_flows.networks import MLP
 
 _MAX_STEPS = 1000  # of a fixed point; 350 reach the rounding of double precision at the default contraction
@@ -20,7 +21,7 @@ _NUM_CERTAIN = 8  # terms of the series before the roulette
 Layers = list[tuple[Float[Array, "_ _"], Float[Array, " _"]]]
 
 
-class Residual(AbstractBijection):
+class Residual(AbstractBijection, AbstractEstimator):
     """`y = x + g(x, condition)`: `g` an MLP whose Lipschitz constant in `x` is below 1.
 
     Each weight of `g` is divided by (a bound on) its spectral norm where that is too large, whatever the parameters:
@@ -90,8 +91,8 @@ class Residual(AbstractBijection):
         self.cond_shape = None if cond_dim is None else (cond_dim,)
 
     @property
+    @override
     def estimate(self) -> str:
-        """How the log-determinant is estimated; empty where it is exact."""
         dim = self.shape[0]
         return (
             f"the series of Residual, exact up to {self.exact_dim} of {dim} coordinates" if dim > self.exact_dim else ""
@@ -122,9 +123,8 @@ class Residual(AbstractBijection):
         x = eqx.error_if(x, failed, "the inverse of Residual did not converge: max_lipschitz is too near to 1")
         return x, -self._transform(x, condition)[1]
 
-    def transform_with_score(
-        self, x: Float[Array, " dim"], score: Float[Array, " dim"], condition: Array | None
-    ) -> tuple[Array, Scalar, Array]:
+    @override
+    def _transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
         (y, log_det), vjp = jax.vjp(lambda x: self._transform(x, condition), x)
         right = score - vjp((jnp.zeros_like(y), jnp.ones_like(log_det)))[0]
         layers = self._layers(condition)

@@ -1,6 +1,5 @@
 """How the score of a density changes under a bijection: what the path-derivative gradient needs."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Scalar
 
@@ -18,7 +17,7 @@ def transform_with_score(
     """`y = f(x)`, `log |det dy/dx|` and the score of `y`, where `score` is that of `x`; all of one event, of its shape.
 
     With `log q(y) = log p(x) - log_det(x)` and `J = dy/dx` the score `s(y) = grad_y log q(y)` solves
-    `J^T s(y) = s(x) - grad_x log_det(x)`. A bijection which has a method `transform_with_score` solves it on the way
+    `J^T s(y) = s(x) - grad_x log_det(x)`. A bijection that overrides `_transform_with_score` solves it on the way
     forward, for a coupling at the price of one vector-Jacobian product; for any other, one of FlowJAX say, it
     comes from its inverse: `s(y) = grad_y [x(y) . s(x) + log |det dx/dy|]` with `s(x)` held fixed.
 
@@ -35,10 +34,6 @@ def transform_with_score(
         ([2.0], [-0.5])
     """
     x, condition = checked(bijection, x, condition)
-    score = jnp.asarray(score, x.dtype)
-    own = getattr(bijection, "transform_with_score", None)
-    if own is not None:
-        return own(x, score, condition)
-    y, log_det = bijection.transform_and_log_det(x, condition)
-    _, inverse_vjp = jax.vjp(lambda y: bijection.inverse_and_log_det(y, condition), y)
-    return y, log_det, inverse_vjp((score, jnp.ones_like(log_det)))[0]
+    # a bijection of FlowJAX has the rest of the protocol, which is what the base class needs
+    own = type(bijection) if isinstance(bijection, AbstractBijection) else AbstractBijection
+    return own._transform_with_score(bijection, x, jnp.asarray(score, x.dtype), condition)

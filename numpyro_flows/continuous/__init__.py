@@ -5,6 +5,7 @@ from numpyro_flows.continuous.divergence import Exact as Exact
 from numpyro_flows.continuous.divergence import Hutchinson as Hutchinson
 from numpyro_flows.continuous.divergence import HutchPlusPlus as HutchPlusPlus
 from numpyro_flows.continuous.fields import AbstractField as AbstractField
+from numpyro_flows.continuous.fields import AbstractFieldWithDivergence as AbstractFieldWithDivergence
 from numpyro_flows.continuous.fields import LinearField as LinearField
 from numpyro_flows.continuous.fields import MLPField as MLPField
 from numpyro_flows.continuous.flow import ContinuousFlow as ContinuousFlow

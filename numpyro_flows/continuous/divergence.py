@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
 from numpyro_flows.arguments import require_choice, require_counts
-from numpyro_flows.bijections.noise import EventNoise
-from numpyro_flows.continuous.fields import AbstractField
+from numpyro_flows.bijections.noise import AbstractEstimator, EventNoise
+from numpyro_flows.continuous.fields import AbstractField, AbstractFieldWithDivergence
 
 Probes = Float[Array, "num_probes dim"] | None
 
@@ -28,7 +28,7 @@ class Velocity(NamedTuple):
     squared_norm: Scalar
 
 
-class AbstractDivergence(eqx.Module):
+class AbstractDivergence(AbstractEstimator):
     """A way to find `div v = tr dv/dx`. Probes are drawn once for a trajectory, and fixed along it.
 
     Example:
@@ -44,11 +44,6 @@ class AbstractDivergence(eqx.Module):
         >>> float(Incompressible()(LinearField(2), 0.0, jnp.ones(2), None, None).divergence)
         0.0
     """
-
-    @property
-    @abstractmethod
-    def estimate(self) -> str:
-        """How it is estimated, in words; empty where it is exact."""
 
     @abstractmethod
     def probes(self, x: Float[Array, " dim"]) -> Probes:
@@ -86,9 +81,8 @@ class Exact(AbstractDivergence):
     ) -> Velocity:
         value, columns = _products(field, t, x, condition, jnp.eye(x.size, dtype=x.dtype))
         squared_norm = (columns**2).sum()  # computed only where a penalty asks for it
-        own = getattr(field, "velocity_and_divergence", None)
-        if own is not None:
-            value, divergence = own(t, x, condition)
+        if isinstance(field, AbstractFieldWithDivergence):
+            value, divergence = field.velocity_and_divergence(t, x, condition)
             return Velocity(value, divergence, squared_norm)
         return Velocity(value, jnp.trace(columns), squared_norm)
 

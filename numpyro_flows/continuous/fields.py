@@ -20,8 +20,7 @@ Time = Literal["fourier", "concatenated"]
 class AbstractField(eqx.Module):
     """A vector field `v(t, x | condition)`, of one vector `x` at a time `t` between 0, the base, and 1, the target.
 
-    A field whose divergence has a closed form has a method `velocity_and_divergence` of the same arguments, too, which
-    the exact divergence then uses.
+    A field whose divergence has a closed form is an `AbstractFieldWithDivergence`.
 
     Attributes:
         dim: number of coordinates.
@@ -43,6 +42,30 @@ class AbstractField(eqx.Module):
 
     @abstractmethod
     def __call__(self, t: Scalar, x: Float[Array, " dim"], condition: Array | None = None) -> Float[Array, " dim"]: ...
+
+
+class AbstractFieldWithDivergence(AbstractField):
+    """A vector field whose divergence has a closed form, which `Exact` uses.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from numpyro_flows.continuous import AbstractFieldWithDivergence, Exact
+        >>> class Decay(AbstractFieldWithDivergence):
+        ...     dim, cond_dim = 2, None
+        ...     def velocity_and_divergence(self, t, x, condition=None):
+        ...         return -x, jnp.array(-2.0)
+        >>> float(Exact()(Decay(), 0.0, jnp.ones(2), None, None).divergence)
+        -2.0
+    """
+
+    def __call__(self, t: Scalar, x: Float[Array, " dim"], condition: Array | None = None) -> Float[Array, " dim"]:
+        return self.velocity_and_divergence(t, x, condition)[0]
+
+    @abstractmethod
+    def velocity_and_divergence(
+        self, t: Scalar, x: Float[Array, " dim"], condition: Array | None = None
+    ) -> tuple[Float[Array, " dim"], Scalar]:
+        """The field and its divergence at one point."""
 
 
 class MLPField(AbstractField):
@@ -109,7 +132,7 @@ class MLPField(AbstractField):
         return self.network(inputs, list(zip(jnp.split(scales, cuts), jnp.split(shifts, cuts))))
 
 
-class LinearField(AbstractField):
+class LinearField(AbstractFieldWithDivergence):
     """`v = W x + b`: of constant divergence `tr W`. Zero at the start.
 
     `flows.matrix_exponential` is its flow in closed form.
@@ -138,13 +161,10 @@ class LinearField(AbstractField):
         self.weight, self.bias = jnp.zeros((dim, dim)), jnp.zeros(dim)
         self.dim, self.cond_dim = dim, None
 
-    def __call__(self, t: Scalar, x: Float[Array, " dim"], condition: Array | None = None) -> Float[Array, " dim"]:
-        return self.weight @ x + self.bias
-
     def velocity_and_divergence(
         self, t: Scalar, x: Float[Array, " dim"], condition: Array | None = None
     ) -> tuple[Float[Array, " dim"], Scalar]:
-        return self(t, x), jnp.trace(self.weight)
+        return self.weight @ x + self.bias, jnp.trace(self.weight)
 
 
 def time_features(t: Scalar, num_frequencies: int) -> Float[Array, " features"]:

@@ -1,6 +1,6 @@
 """Continuous flows: bijections that follow an ordinary differential equation."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, override
 
 import diffrax
 import equinox as eqx
@@ -11,6 +11,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, Scalar
 from numpyro_flows.arguments import require_instance, require_two_times
 from numpyro_flows.bijections.base import AbstractBijection, checked
 from numpyro_flows.bijections.compose import held_fixed
+from numpyro_flows.bijections.noise import AbstractEstimator
 from numpyro_flows.continuous.divergence import AbstractDivergence, Exact, Probes, Velocity
 from numpyro_flows.continuous.fields import AbstractField
 from numpyro_flows.continuous.solving import ODESolver, adaptive
@@ -42,7 +43,7 @@ class Trajectory(NamedTuple):
     divergence: Float[Array, " times"]
 
 
-class ContinuousFlow(AbstractBijection):
+class ContinuousFlow(AbstractBijection, AbstractEstimator):
     """`y = x(1)` for `dx/dt = v(t, x | condition)`, `x(0) = x`; `log |det dy/dx| = int_0^1 tr(dv/dx) dt`.
 
     State and log-determinant are integrated together, in either direction, by diffrax. They are right to the tolerance
@@ -117,8 +118,8 @@ class ContinuousFlow(AbstractBijection):
         self.cond_shape = None if field.cond_dim is None else (field.cond_dim,)
 
     @property
+    @override
     def estimate(self) -> str:
-        """How log-determinants are estimated; empty where they are exact."""
         return self.divergence.estimate
 
     @property
@@ -154,9 +155,8 @@ class ContinuousFlow(AbstractBijection):
         divergence = jax.vmap(lambda t, x: self._velocity(t, x, args).divergence)(times, path)
         return Trajectory(times, path, log_det, divergence)
 
-    def transform_with_score(
-        self, x: Float[Array, " dim"], score: Float[Array, " dim"], condition: Array | None
-    ) -> tuple[Array, Scalar, Array]:
+    @override
+    def _transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
         """Of the three, gradients go through `y` alone: through the score they would need third derivatives.
 
         Along a trajectory the score `s` of the density that is carried along follows

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
 from numpyro_flows.arguments import require_cond_dim, require_counts, require_key
-from numpyro_flows.continuous.fields import AbstractField, Time, check_time, time_features
+from numpyro_flows.continuous.fields import AbstractField, AbstractFieldWithDivergence, Time, check_time, time_features
 from numpyro_flows.networks import MLP, draw_normals
 
 
@@ -63,7 +63,7 @@ class PotentialField(AbstractField):
         return jax.grad(lambda x: self.network(jnp.concatenate([x, *others]))[0])(x)
 
 
-class OTFlowField(AbstractField):
+class OTFlowField(AbstractFieldWithDivergence):
     """`v = -grad_x phi`, `phi(s) = w . n(s) + s . A^T A s / 2 + b . s` of `s = (x, t, condition)`, its trace exact.
 
     `n(s) = u + sigma(K_1 u + b_1)` with `u = sigma(K_0 s + b_0)` and `sigma(z) = log(2 cosh z)`, whose slope is tanh.
@@ -114,9 +114,6 @@ class OTFlowField(AbstractField):
         self.weight = jnp.zeros(width)
         self.quadratic = 0.01 * quadratic / np.sqrt(num)  # not zero, where it would have no gradient
         self.linear = jnp.zeros(num)
-
-    def __call__(self, t: Scalar, x: Float[Array, " dim"], condition: Array | None = None) -> Float[Array, " dim"]:
-        return self.velocity_and_divergence(t, x, condition)[0]
 
     def velocity_and_divergence(
         self, t: Scalar, x: Float[Array, " dim"], condition: Array | None = None

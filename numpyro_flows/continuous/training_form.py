@@ -1,7 +1,7 @@
 """What training makes of a bijection with continuous flows in it: coarse solvers, new probes, penalties, no errors."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, override
 
 import diffrax
 import equinox as eqx
@@ -35,11 +35,10 @@ class Penalised(AbstractBijection):
     def _inverse(self, y: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
         return self._move(y, condition, self.flow.backwards)
 
-    def transform_with_score(
-        self, x: Float[Array, " dim"], score: Float[Array, " dim"], condition: Array | None
-    ) -> tuple[Array, Scalar, Array]:
+    @override
+    def _transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
         """The flow's own: a path gradient has no log-determinant in it, and so no penalty."""
-        return self.flow.transform_with_score(x, score, condition)
+        return self.flow._transform_with_score(x, score, condition)
 
     def _move(
         self, x: Float[Array, " dim"], condition: Array | None, interval: tuple[float, float]

@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from numpyro_flows.arguments import as_numbers, described, require_finite_rows
-from numpyro_flows.bijections import Chain, Frozen, Invert, Scan
+from numpyro_flows.bijections.compose import layers_of
+from numpyro_flows.bijections.composition import Part
 from numpyro_flows.gaussianization.entropies import neighbour_entropy, spacing_entropies
 from numpyro_flows.precision import full_precision
 
@@ -114,8 +115,8 @@ def inspect_layers(flow: Any, data: ArrayLike, condition: ArrayLike | None = Non
 
     A layer is one step of a `Scan`, or a part of the outermost `Chain`; the parts of a chain within a layer have rows
     of their own: of a Gaussianization flow the rotation, which leaves the divergence from a Gaussian alone and moves it
-    to the marginals, and the marginal map, which removes it. `Invert` and `Frozen` are looked through; what else there
-    is, is one part.
+    to the marginals, and the marginal map, which removes it. `Invert`, `Frozen` and `StandardizedCondition` are looked
+    through; what else there is, is one part.
 
     The total correlation after a part is the sum of the marginal entropies, by spacings, less the joint entropy: that
     at the base, by nearest neighbours, less the log-determinants from here to there. Inspect with data that the flow
@@ -156,11 +157,11 @@ def inspect_layers(flow: Any, data: ArrayLike, condition: ArrayLike | None = Non
             raise ValueError(f"condition expected the shape {expected[1:]} or {expected}, got {of_each.shape}")
         of_each = jnp.broadcast_to(of_each, expected)
     layers, parts, samples, log_dets = [0], ["data"], [x], [np.zeros(len(x))]
-    for number, layer in enumerate(_layers(bijection, to_base=True), start=1):
-        for part, to_base in layer:
-            x, log_det = _step(part, x, of_each, to_base)
+    for number, layer in enumerate(reversed(layers_of(Part(bijection, of_each))), start=1):
+        for part in reversed(layer):
+            x, log_det = _step(part, x)
             layers.append(number)
-            parts.append(type(part).__name__)
+            parts.append(type(part.bijection).__name__)
             samples.append(x)
             log_dets.append(np.asarray(log_det))
     rows = np.stack([np.asarray(s, dtype=float).reshape(len(s), -1) for s in samples])
@@ -184,26 +185,7 @@ def inspect_layers(flow: Any, data: ArrayLike, condition: ArrayLike | None = Non
     )
 
 
-def _layers(bijection: Any, to_base: bool) -> list[list[tuple[Any, bool]]]:
-    """The layers in the order in which they act, each a list of parts and their directions."""
-    if isinstance(bijection, Chain):
-        parts = bijection.bijections[::-1] if to_base else bijection.bijections
-        return [layer for part in parts for layer in _layers(part, to_base)]
-    if isinstance(bijection, Scan):
-        arrays, static = eqx.partition(bijection.layers, eqx.is_array)
-        numbers = range(len(jax.tree.leaves(arrays)[0]))
-        steps = [eqx.combine(jax.tree.map(lambda a, i=i: a[i], arrays), static) for i in numbers]
-        steps = steps[::-1] if to_base else steps
-        return [[part for layer in _layers(step, to_base) for part in layer] for step in steps]
-    if isinstance(bijection, Invert):
-        return _layers(bijection.bijection, not to_base)
-    if isinstance(bijection, Frozen):
-        return _layers(bijection.bijection, to_base)
-    return [[(bijection, to_base)]]
-
-
 @eqx.filter_jit
 @full_precision()  # a bijection of FlowJAX does not ask for it
-def _step(part: Any, x: Array, condition: Array | None, to_base: bool) -> tuple[Array, Array]:
-    method = part.inverse_and_log_det if to_base else part.transform_and_log_det
-    return jax.vmap(method)(x, condition)
+def _step(part: Part, x: Array) -> tuple[Array, Array]:
+    return jax.vmap(lambda x, condition: part._replace(condition=condition).move(x, to_base=True))(x, part.condition)

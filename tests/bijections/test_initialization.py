@@ -12,11 +12,23 @@ import pytest
 from flowjax.bijections import Affine as TheirAffine
 from flowjax.bijections import Chain as TheirChain
 
-from numpyro_flows.bijections import Affine, AffineUnivariate, Chain, Coupling, Frozen, Invert, Permutation, Scan
+from numpyro_flows.bijections import (
+    Affine,
+    AffineUnivariate,
+    Chain,
+    Coupling,
+    Frozen,
+    Invert,
+    Permutation,
+    Reshape,
+    Scan,
+    StandardizedCondition,
+)
 from numpyro_flows.bijections.actnorm import ActNorm
 from numpyro_flows.bijections.initialization import initialize_from_data
 from numpyro_flows.bijections.linear import Householder
 from numpyro_flows.bijections.multiscale import Multiscale
+from numpyro_flows.bijections.partial import Partial
 from tests.bijections.cases import COND_DIM
 from tests.bijections.common import made, single_is_slow
 
@@ -141,6 +153,21 @@ def test_each_level_standardizes_what_reaches_it(direction, x64):
     steps = [(1, first), (2, second)] if direction is not Invert else [(2, second.bijection), (1, first.bijection)]
     for stride, chain in steps:
         y[:, ::stride] = check_each_actnorm(chain.bijections[::-1], y[:, ::stride])
+
+
+def test_the_batch_goes_through_all_compositions(x64):
+    """Each on its own coordinates, with the condition and in the shape that it sees."""
+    y, condition = data()
+    inner = Reshape(Partial(ActNorm(2), jnp.array([3, 1]), DIM), (2, 2))
+    chain = Chain([Reshape(inner, (DIM,)), made(lambda: layer(KEY, COND_DIM))])
+    loc = np.array([1.0, 2.0])
+    flow = StandardizedCondition(chain, loc, 3.0)
+    got: Any = initialize_from_data(flow, y, condition)
+    assert jax.tree.structure(got) == jax.tree.structure(flow)
+    first, last = got.bijection.bijections
+    x = check_each_actnorm(last.bijections[::-1], y, (condition - loc) / 3.0)
+    actnorm = first.bijection.bijection.bijection
+    np.testing.assert_allclose(actnorm.loc, x.mean(0)[[3, 1]], atol=1e-12)
 
 
 @pytest.mark.unchecked

@@ -10,7 +10,16 @@ import pytest
 from scipy.stats import kurtosis, skew
 
 from numpyro_flows import FlowDistribution, flows
-from numpyro_flows.bijections import Affine, Chain, Frozen, Invert
+from numpyro_flows.bijections import (
+    Affine,
+    AffineUnivariate,
+    Chain,
+    Coupling,
+    Frozen,
+    Identity,
+    Invert,
+    StandardizedCondition,
+)
 from numpyro_flows.gaussianization import fit_rbig, inspect_layers
 from tests.bijections.common import made
 
@@ -78,6 +87,19 @@ def test_sees_a_flow_distribution_with_its_condition(x64):
     own = inspect_layers(FlowDistribution(flow, condition=condition), DATA)
     given = inspect_layers(flow, DATA, np.broadcast_to(condition, (400, 2)))
     np.testing.assert_allclose(own.samples, given.samples, rtol=1e-12)
+
+
+def test_looks_through_what_standardises_inverts_and_holds_fixed(x64):
+    affine = Affine(np.ones(3), 2.0)
+    coupling = made(lambda: Coupling(KEY, 3, AffineUnivariate(), cond_dim=2), scale=0.05)
+    chain = Chain([coupling, Invert(Chain([affine, Frozen(Invert(affine)), Identity((3,))]))])
+    flow = StandardizedCondition(chain, np.array([1.0, 2.0]), np.array([3.0, 4.0]))
+    condition = np.broadcast_to([0.5, -0.5], (400, 2))
+    table = inspect_layers(flow, DATA, condition)
+    assert table.parts == ["data", "Affine", "Affine", "Identity", "Coupling"]
+    z, log_det = jax.vmap(flow.inverse_and_log_det)(DATA, condition)
+    np.testing.assert_allclose(table.samples[-1], z, rtol=1e-12)
+    np.testing.assert_allclose(table.log_det.sum(), log_det.mean(), rtol=1e-12)
 
 
 def test_table_and_picture(tmp_path, x64):
