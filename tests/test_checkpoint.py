@@ -1,5 +1,6 @@
 """Fits that are killed at any moment go on from their checkpoint, and end as if nothing had been."""
 
+import os
 import subprocess
 import sys
 import time
@@ -16,15 +17,17 @@ from tests.checkpoint_fits import neck
 KILLS = 10
 
 
-def fit(name: str, *path: Path) -> subprocess.Popen[str]:
+def fit(name: str, folder: Path, *path: Path) -> subprocess.Popen[str]:
+    """Compiled once, by the first of these processes."""
     command = [sys.executable, "-m", "tests.checkpoint_fits", name, *map(str, path)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(folder), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | cache)
 
 
 def killed_after_a_round(name: str, path: Path, delay: float) -> None:
     """Killed `delay` seconds after the fit has written a round that was not there before."""
     before = path.stat().st_mtime_ns if path.exists() else 0
-    with fit(name, path) as process:
+    with fit(name, path.parent / "cache", path) as process:
         while not path.exists() or path.stat().st_mtime_ns == before:
             assert process.poll() is None, "the fit was over before it could be killed"
             time.sleep(0.01)
@@ -39,7 +42,7 @@ def test_killed_ten_times(name, tmp_path):
     rng = np.random.default_rng(0)
     for delay in rng.uniform(0.0, 0.3, size=KILLS):
         killed_after_a_round(name, path, delay)
-    continued, whole = (fit(name, *paths).communicate()[0] for paths in ((path,), ()))
+    continued, whole = (fit(name, tmp_path / "cache", *paths).communicate()[0] for paths in ((path,), ()))
     assert len(whole.split()[0]) == 64
     assert continued == whole
 
