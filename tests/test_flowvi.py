@@ -140,7 +140,7 @@ def test_a_guide_of_ones_own_and_a_progress_bar(capsys):
     assert posterior.losses.shape == (SETTINGS.chunk,)
     assert posterior.gradient_evaluations["flow"] == SETTINGS.chunk * SETTINGS.num_particles
     shown = capsys.readouterr().err
-    for expected in ("flow stage", "loss=", "ESS="):
+    for expected in ("flow stage", "loss=", "ess="):
         assert expected in shown
 
 
