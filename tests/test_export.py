@@ -95,6 +95,8 @@ def test_certificate_is_in_the_attributes(posterior, tree):
     assert attributes["inference_library"] == "numpyro_flows"
     assert attributes["certified"] == 1
     assert attributes["why"] == ""
+    assert attributes["reason"] == posterior.reason
+    assert attributes["looser_settings"] == ""
     assert attributes["log_evidence"] == posterior.log_evidence
     assert attributes["ess"] == posterior.ess
 

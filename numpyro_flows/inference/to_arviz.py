@@ -178,6 +178,8 @@ def attributes(posterior: Result) -> dict[str, Any]:
     return {
         "inference_library": "numpyro_flows",
         **{name: int(value) if isinstance(value, bool | np.bool_) else value for name, value in certificate.items()},
+        "reason": str(posterior.reason),
+        "looser_settings": posterior._settings.loosened(),
         "sampling_time": float(sum(posterior.seconds.values())),
         "gradient_evaluations": int(sum(posterior.gradient_evaluations.values())),
     }

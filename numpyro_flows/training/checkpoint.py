@@ -61,11 +61,11 @@ class Checkpoint:
         names = stored.identity.keys() | self.identity.keys()
         if other := sorted(name for name in names if stored.identity.get(name) != self.identity.get(name)):
             raise self._refusal(f"of a fit with another {', another '.join(other)}")
-        trees = (state.train, state.fixed, state.best, state.plan)
-        leaves, structure = jax.tree.flatten(trees)
-        if list(map(_form, leaves)) != list(map(_form, stored.leaves)) or stored.counts.keys() != set(_COUNTS):
+        leaves, structure = jax.tree.flatten(state[:4])
+        if list(map(_form, _data(leaves))) != list(map(_form, stored.leaves)) or stored.counts.keys() != set(_COUNTS):
             raise self._refusal("of another version of numpyro_flows")
-        trees = jax.tree.unflatten(structure, stored.leaves)
+        found = iter(stored.leaves)
+        trees = jax.tree.unflatten(structure, [leaf if callable(leaf) else next(found) for leaf in leaves])
         return State(*trees, **stored.counts, losses=tuple(stored.losses), scores=tuple(stored.scores))
 
     def keep(self, state: State) -> None:
@@ -103,7 +103,7 @@ class Checkpoint:
 
     def _save(self, state: State) -> None:
         assert self.path is not None
-        leaves = jax.tree.leaves((state.train, state.fixed, state.best, state.plan))
+        leaves = _data(jax.tree.leaves(state[:4]))  # of `train`, `fixed`, `best` and `plan`
         counts = {name: int(getattr(state, name)) for name in _COUNTS}
         save_tree(self.path, _KIND, _Stored(self.identity, leaves, list(state.losses), list(state.scores), counts))
 
@@ -126,6 +126,11 @@ def _digest(part: Any) -> str:
         digest.update(f"{_form(leaf)} {np.shape(leaf)} ".encode())
         digest.update(array.tobytes() if numeric else _ADDRESS.sub("", str(leaf)).encode())
     return digest.hexdigest()
+
+
+def _data(leaves: list[Any]) -> list[Any]:
+    """All but functions, which the fit that goes on has itself."""
+    return [leaf for leaf in leaves if not callable(leaf)]
 
 
 def _form(leaf: Any) -> str:
