@@ -26,9 +26,12 @@ def neck() -> None:
     numpyro.sample("x", dist.Normal(0, scale))
 
 
-def flow_vi(**options: Any) -> Any:
-    guide = AutoFlow(neck, partial(flows.realnvp, num_layers=2, hidden=(4,)))
-    posterior = FlowVI(neck, guide, settings=SETTINGS, progress_bar=False, **options).run(KEY)
+small = partial(flows.realnvp, num_layers=2, hidden=(4,))
+
+
+def flow_vi(key: Any = KEY, **options: Any) -> Any:
+    options = {"guide": AutoFlow(neck, small), "settings": SETTINGS, "progress_bar": False, **options}
+    posterior = FlowVI(neck, **options).run(key)
     return posterior.bijection, posterior.losses, posterior.log_weights, tuple(posterior.certificate)
 
 
@@ -38,9 +41,6 @@ def density(**options: Any) -> Any:
         KEY, data, flow=small, dequantize=True, num_steps=1500, patience=1500, progress_bar=False, **options
     )
     return flow.bijection, flow.fit.losses, flow.fit.validation, flow.fit.held_out
-
-
-small = partial(flows.realnvp, num_layers=2, hidden=(4,))
 
 
 def latent_ode(**options: Any) -> Any:

@@ -1,10 +1,12 @@
 """The host loop by itself: tasks in plain NumPy, whose parameter is the number of chunks that trained it."""
 
 import math
+import os
 import signal
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -153,6 +155,15 @@ def test_a_callback_is_told_of_each_round_and_may_stop():
     assert (state.step, state.best, ending.reason) == (4, (2.0, 2), Reason.CALLBACK)
 
 
+@pytest.mark.parametrize(
+    ("answer", "stops"),
+    [(True, True), (np.True_, True), (jnp.array(True), True), (False, False), (None, False), (1, False), ("a", False)],
+)
+def test_what_stops(answer, stops):
+    _, ending = Counting(3.0, 2.0, 1.0).run(12, length=4, watch=Watch(callback=lambda progress: answer))
+    assert ending.reason == (Reason.CALLBACK if stops else Reason.BUDGET)
+
+
 def test_a_callback_that_raises_loses_nothing():
     with pytest.warns(UserWarning, match=r"the callback raised ZeroDivisionError"):
         state, ending = Counting(3.0, 2.0, 1.0).run(12, length=4, watch=Watch(callback=lambda progress: 1 / 0))
@@ -235,7 +246,39 @@ def test_sigterm_writes_first(tmp_path):
             return train(state, planned, rates)
 
         task.train = terminated_train
-        task.run(6, length=6, watch=watch)
-        assert terminated == [signal.SIGTERM]
+        task.run(12, length=6, watch=watch)
+        assert terminated == [signal.SIGTERM] * 2  # in each round
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_the_file_is_written(tmp_path, monkeypatch, number):
+    """The file that is being written becomes whole, and no other is left."""
+    taken: list[int] = []
+
+    def handler(number: int, frame: Any) -> None:
+        taken.append(number)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+
+    before = {each: signal.signal(each, handler) for each in (signal.SIGTERM, signal.SIGINT)}
+    fsync, calls = os.fsync, iter(range(100))
+
+    def interrupted_fsync(descriptor: int) -> None:
+        if next(calls) == 2:  # of the file, after its first writing and the folder's
+            signal.raise_signal(number)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", interrupted_fsync)
+    try:
+        state, _ = Counting(*WHOLE).run(**ROUNDS, watch=Watch(checkpoint=tmp_path / "run.ckpt"))
+    finally:
+        for each, old in before.items():
+            signal.signal(each, old)
+    assert taken == [number]
+    assert [path.name for path in tmp_path.iterdir()] == ["run.ckpt"]
+    again, _ = Counting(*WHOLE).run(**ROUNDS, watch=Watch(checkpoint=tmp_path / "run.ckpt"))
+    assert again.train.params == 6
+    if number == signal.SIGINT:
+        assert state.train.params == 2

@@ -24,7 +24,7 @@ from numpyro_flows.continuous.training_form import (
 from numpyro_flows.density.losses import Objective, Rows, maximum_likelihood, mean_nll
 from numpyro_flows.files.rules import InFiles
 from numpyro_flows.training.ahead import NO_OPTIMIZATION, Ahead, prototype
-from numpyro_flows.training.checkpoint import Checkpoint
+from numpyro_flows.training.checkpoint import Checkpoint, program
 from numpyro_flows.training.loop import Round, run
 from numpyro_flows.training.policies import Patience, Score
 from numpyro_flows.training.reasons import Ending
@@ -175,7 +175,7 @@ class _DensityTask:
         """What makes the fit this one and no other."""
         return {
             "data": (rows, self.validation),
-            "flow or objective": (self.functions.start.program(), self.functions.train.program()),
+            "flow or objective": [program(self.functions.start.jaxpr), program(self.functions.train.jaxpr)],
             "setting": settings[1:],
             "key": self.seeds.entropy,
         }

@@ -1,6 +1,6 @@
 """The stage that trains a flow around a Gaussian until fresh draws are good enough."""
 
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 
 import equinox as eqx
 import jax
@@ -18,7 +18,7 @@ from numpyro_flows.inference.rounds import Best, Judged, UntilCertified, finishe
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.stages import Context, Fit
 from numpyro_flows.inference.survey import Survey, judge
-from numpyro_flows.training.checkpoint import Checkpoint
+from numpyro_flows.training.checkpoint import Checkpoint, program
 from numpyro_flows.training.clock import Clock
 from numpyro_flows.training.loop import Round, run
 from numpyro_flows.training.reasons import Ending, Reason
@@ -145,7 +145,7 @@ def train_flow(task: FlowTask, start: Fit, watch: Watch) -> Fit:
         policy,
         State(functions.begin(params), fixed, best, policy.init()),
         watch=watch,
-        checkpoint=Checkpoint(watch.checkpoint, lambda: _identity(task)),
+        checkpoint=Checkpoint(watch.checkpoint, lambda: _identity(task, start, arrays)),
         num_steps=settings.num_steps,
         title="flow stage",
     )
@@ -162,10 +162,11 @@ def train_flow(task: FlowTask, start: Fit, watch: Watch) -> Fit:
     return explained(fit._replace(losses=losses, num_skipped=state.num_skipped), ending)
 
 
-def _identity(task: FlowTask) -> dict[str, object]:
+def _identity(task: FlowTask, start: Fit, arrays: PyTree) -> dict[str, object]:
     return {
-        "model, data or flow": task.functions.train.program(),
-        "setting": repr(task.settings),
+        "model, data or flow": (program(task.functions.train.jaxpr), arrays),
+        "start": (start.certificate, start.log_weights, start.survey),
+        "setting": astuple(task.settings),
         "key": task.seeds.entropy,
     }
 

@@ -60,13 +60,14 @@ class FlowVI:
         progress_bar: whether to show one.
         callback: called after each round of the flow stage with `step`, `losses` and `figures` ("ess", "khat", "elbo");
             where it returns True, the fit ends there.
-        checkpoint: path of a file that the flow stage is written to after each round, on Ctrl-C and on SIGTERM. A
-            second call with the same model, data, key and settings goes on from there, and ends as an uninterrupted one
-            would, bit for bit.
+        checkpoint: path of a file that the flow stage is written to after each round, on Ctrl-C and, in the main
+            thread, on SIGTERM. A second call with the same model, data, key and settings goes on from there, and ends
+            as an uninterrupted one would, bit for bit on a device whose arithmetic is. One file is for one fit at a
+            time; data behind a callback to the host are not seen.
 
     Raises:
         TypeError: where `model` cannot be called, `guide` is not an `AutoFlow`, or an argument is of another kind.
-        ValueError: for a guide of another model, and numbers out of their range.
+        ValueError: for a guide of another model, numbers out of their range, and a checkpoint in no folder.
 
     Example:
         >>> import jax, numpyro, numpyro.distributions as dist
@@ -113,6 +114,9 @@ class FlowVI:
         self.model = model
         self.guide = guide
         self.settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
+        trainings = sum(isinstance(stage, FlowTraining) for stage in stages)
+        if checkpoint is not None and trainings > 1:
+            raise ValueError(f"checkpoint expected one FlowTraining, whose state it is, got {trainings} stages of it")
         self.stages = stages
         self.watch = Watch(progress_bar, callback, checkpoint).checked()
 
@@ -160,7 +164,7 @@ class FlowVI:
                 "flow": fit.losses.size * self.settings.num_particles,
             },
             num_skipped=fit.num_skipped,
-            reason=fit.reason or Reason.BUDGET,
+            reason=fit.reason or Reason.UNTRAINED,
             settings=self.settings,
         )
 

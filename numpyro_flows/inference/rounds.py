@@ -63,7 +63,7 @@ class UntilCertified:
     begin: Callable[[PyTree], TrainState]
 
     def init(self) -> Plan:
-        return Plan(self.settings.learning_rate, self.settings.first_round)
+        return Plan(float(self.settings.learning_rate), self.settings.first_round)
 
     def next(self, state: State) -> Round | Ending:
         settings, plan, best = self.settings, state.plan, state.best.judged.certificate

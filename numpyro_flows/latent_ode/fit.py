@@ -18,7 +18,7 @@ from numpyro_flows.latent_ode.model import FLOW, MAX_TRAINING_STEPS, PARAM_NAME,
 from numpyro_flows.latent_ode.series import Series, observe_series
 from numpyro_flows.modeling.model_run import model_run
 from numpyro_flows.precision import full_precision
-from numpyro_flows.training.checkpoint import Checkpoint
+from numpyro_flows.training.checkpoint import Checkpoint, program
 from numpyro_flows.training.loop import Round, run
 from numpyro_flows.training.policies import Patience, Score
 from numpyro_flows.training.seeds import Seed, Seeds, seed_key
@@ -231,9 +231,11 @@ class _LatentODETask:
 
     def identity(self, state: State, policy: Patience) -> dict[str, Any]:
         """What makes the fit this one and no other."""
+        seeds, rates = self.seeds.many(self.chunk, "train"), jnp.zeros(self.chunk)
+        jaxpr, *_ = eqx.filter_make_jaxpr(_train)(state.train, state.fixed, self.series, self.batch_size, seeds, rates)
         return {
             "data": (self.series, self.held),
-            "model": (state.train.params, state.fixed),
+            "flow or width": (program(jaxpr), state.train.params, state.fixed),
             "setting": (policy.rates, self.batch_size),
             "key": self.seeds.entropy,
         }

@@ -23,15 +23,11 @@ class Ahead:
         with full_precision():
             traced = jax.jit(function).trace(*args)
             lowered = traced.lower()
-        self._jaxpr = traced.jaxpr
+        self.jaxpr = traced.jaxpr
         self._compiled = pool.submit(lowered.compile, options)
 
     def __call__(self, *args: Any) -> Any:
         return self._compiled.result()(*args)
-
-    def program(self) -> tuple[str, list[Any]]:
-        """The text and the constants of what is compiled, by which it is known in another process."""
-        return str(self._jaxpr), self._jaxpr.consts
 
     def wait(self) -> None:
         """Until the compilation is over."""

@@ -41,9 +41,10 @@ class Checkpoint:
     """
 
     def __init__(self, path: str | os.PathLike | None, parts: Callable[[], dict[str, Any]]):
-        self.path = path
+        self.path = None if path is None else os.path.abspath(path)
         self.identity = {} if path is None else {name: _digest(part) for name, part in parts().items()}
         self._latest: State | None = None  # not written yet
+        self._writing = self._terminated = False
 
     def resume(self, state: State) -> State:
         """The state in the file; where there is no file, `state`, which is then in one.
@@ -76,11 +77,17 @@ class Checkpoint:
         """Write what was kept last; a fit does not end because it cannot be written, it warns."""
         if self.path is None or self._latest is None:
             return
-        state, self._latest = self._latest, None
+        self._writing = True
         try:
-            self._save(state)
+            self._save(self._latest)
         except OSError as error:
-            warnings.warn(f"the checkpoint {os.fspath(self.path)!r} could not be written: {error}", stacklevel=2)
+            warnings.warn(f"the checkpoint {self.path!r} could not be written: {error}", stacklevel=2)
+        finally:
+            self._writing = False
+        self._latest = None
+        if self._terminated:
+            self._terminated = False
+            signal.raise_signal(signal.SIGTERM)
 
     @contextmanager
     def written_on_sigterm(self) -> Iterator[None]:
@@ -91,15 +98,20 @@ class Checkpoint:
         before = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
 
         def write_first(number: int, frame: Any) -> None:
+            if self._writing:  # once that is done
+                self._terminated = True
+                return
             self.write()
             signal.signal(number, before)
             signal.raise_signal(number)
+            signal.signal(number, write_first)  # one's own handler has returned
 
         signal.signal(signal.SIGTERM, write_first)
         try:
             yield
         finally:
-            signal.signal(signal.SIGTERM, before)
+            if signal.getsignal(signal.SIGTERM) is write_first:
+                signal.signal(signal.SIGTERM, before)
 
     def _save(self, state: State) -> None:
         assert self.path is not None
@@ -109,9 +121,13 @@ class Checkpoint:
 
     def _refusal(self, got: str) -> ValueError:
         return ValueError(
-            f"checkpoint expected a file of this fit, got {os.fspath(self.path or '')!r} {got}: "
-            "remove the file, or give another path"
+            f"checkpoint expected a file of this fit, got {self.path!r} {got}: remove the file, or give another path"
         )
+
+
+def program(jaxpr: Any) -> tuple[str, list[Any]]:
+    """The text of a closed jaxpr, and its constants: what it computes, but for callbacks to the host."""
+    return str(jaxpr), jaxpr.consts
 
 
 def _digest(part: Any) -> str:

@@ -111,7 +111,8 @@ def _called(watch: Watch, task: Task, state: State, num_chunks: int) -> Ending |
     except Exception as error:
         warnings.warn(f"the callback raised {error!r}, and the fit ended there", UserWarning, stacklevel=2)
         return failed(error)
-    return Ending(Reason.CALLBACK, "stopped by the callback") if answer is True or answer is np.True_ else None
+    stop = np.asarray(answer)  # of JAX's or NumPy's booleans too
+    return Ending(Reason.CALLBACK, "stopped by the callback") if stop.dtype == bool and stop.all() else None
 
 
 def _train(

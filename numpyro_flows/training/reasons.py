@@ -7,6 +7,7 @@ from typing import NamedTuple
 class Reason(StrEnum):
     """What ended a training, in one word; `why` of a result has the sentence."""
 
+    UNTRAINED = "nothing trained"
     GOOD_ENOUGH = "good enough"
     BUDGET = "all steps taken"
     LITTLE_GAIN = "little gain"

@@ -39,9 +39,13 @@ class Watch(NamedTuple):
 
         Raises:
             TypeError: where an argument is of another kind.
+            ValueError: where the checkpoint cannot be a file.
         """
         if self.callback is not None:
             require_callable("callback=print", callback=self.callback)
         if self.checkpoint is not None:
             require_instance((str, os.PathLike), 'checkpoint="fit.ckpt"', checkpoint=self.checkpoint)
+            path = os.path.abspath(self.checkpoint)
+            if os.path.isdir(path) or not os.path.isdir(os.path.dirname(path)):
+                raise ValueError(f"checkpoint expected the path of a file in a folder that is there, got {path!r}")
         return self
