@@ -118,11 +118,7 @@ class Hutchinson(AbstractDivergence):
     distribution: str = eqx.field(static=True)
 
     def __init__(
-        self,
-        key: PRNGKeyArray,
-        *,
-        num_probes: int = 1,
-        distribution: Literal["rademacher", "gaussian"] = "rademacher",
+        self, key: PRNGKeyArray, *, num_probes: int = 1, distribution: Literal["rademacher", "gaussian"] = "rademacher"
     ):
         require_counts(num_probes=num_probes)
         require_choice(_DRAW, distribution=distribution)

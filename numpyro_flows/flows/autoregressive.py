@@ -85,11 +85,7 @@ def autoregressive(
 
 
 def maf(
-    key: PRNGKeyArray,
-    dim: int,
-    *,
-    max_log_scale: float = 4.0,
-    **options: Unpack[AutoregressiveOptions],
+    key: PRNGKeyArray, dim: int, *, max_log_scale: float = 4.0, **options: Unpack[AutoregressiveOptions]
 ) -> AbstractBijection:
     """Masked autoregressive flow: `x_i = exp(s(y_<i)) y_i + t(y_<i)`, the density in one pass.
 
@@ -109,21 +105,11 @@ def maf(
         >>> flows.maf(jax.random.key(0), 3).shape
         (3,)
     """
-    return autoregressive(
-        key,
-        dim,
-        univariate=AffineUnivariate(max_log_scale),
-        fast="density",
-        **options,
-    )
+    return autoregressive(key, dim, univariate=AffineUnivariate(max_log_scale), fast="density", **options)
 
 
 def iaf(
-    key: PRNGKeyArray,
-    dim: int,
-    *,
-    max_log_scale: float = 4.0,
-    **options: Unpack[AutoregressiveOptions],
+    key: PRNGKeyArray, dim: int, *, max_log_scale: float = 4.0, **options: Unpack[AutoregressiveOptions]
 ) -> AbstractBijection:
     """Inverse autoregressive flow: `y_i = exp(s(x_<i)) x_i + t(x_<i)`, a draw in one pass.
 
@@ -135,13 +121,7 @@ def iaf(
         >>> flows.iaf(jax.random.key(0), 3).shape
         (3,)
     """
-    return autoregressive(
-        key,
-        dim,
-        univariate=AffineUnivariate(max_log_scale),
-        fast="sampling",
-        **options,
-    )
+    return autoregressive(key, dim, univariate=AffineUnivariate(max_log_scale), fast="sampling", **options)
 
 
 def nsf_autoregressive(
@@ -174,13 +154,7 @@ def nsf_autoregressive(
         >>> flows.nsf_autoregressive(jax.random.key(0), 3, fast="sampling").shape
         (3,)
     """
-    return autoregressive(
-        key,
-        dim,
-        univariate=spline(num_bins, bound, circular),
-        fast=fast,
-        **options,
-    )
+    return autoregressive(key, dim, univariate=spline(num_bins, bound, circular), fast=fast, **options)
 
 
 def naf(
@@ -213,11 +187,7 @@ def naf(
         (3,)
     """
     return autoregressive(
-        key,
-        dim,
-        univariate=DeepSigmoid(num_units),
-        fast=fast,
-        **(AutoregressiveOptions(num_layers=3) | options),
+        key, dim, univariate=DeepSigmoid(num_units), fast=fast, **(AutoregressiveOptions(num_layers=3) | options)
     )
 
 
@@ -250,10 +220,4 @@ def bernstein(
         >>> flows.bernstein(jax.random.key(0), 3).shape
         (3,)
     """
-    return autoregressive(
-        key,
-        dim,
-        univariate=Bernstein(degree, bound),
-        fast=fast,
-        **options,
-    )
+    return autoregressive(key, dim, univariate=Bernstein(degree, bound), fast=fast, **options)

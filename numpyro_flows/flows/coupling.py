@@ -78,11 +78,7 @@ def coupling(
     return permuted(key, dim, num_layers, layer, order=order, adjacency=adjacency)
 
 
-def nice(
-    key: PRNGKeyArray,
-    dim: int,
-    **options: Unpack[CouplingOptions],
-) -> AbstractBijection:
+def nice(key: PRNGKeyArray, dim: int, **options: Unpack[CouplingOptions]) -> AbstractBijection:
     """Additive couplings `y_2 = x_2 + t(x_1)`, whose volume is constant, on a scaled base.
 
     Args and errors are those of `coupling`. Source: Dinh, Krueger, Bengio 2015, arXiv 1410.8516.
@@ -94,21 +90,12 @@ def nice(
         (3,)
     """
     univariate = ShiftUnivariate()
-    shifts = coupling(
-        key,
-        dim,
-        univariate=univariate,
-        **options,
-    )
+    shifts = coupling(key, dim, univariate=univariate, **options)
     return Chain([Affine(jnp.zeros(dim)), shifts])
 
 
 def realnvp(
-    key: PRNGKeyArray,
-    dim: int,
-    *,
-    max_log_scale: float = 4.0,
-    **options: Unpack[CouplingOptions],
+    key: PRNGKeyArray, dim: int, *, max_log_scale: float = 4.0, **options: Unpack[CouplingOptions]
 ) -> AbstractBijection:
     """Affine couplings: `y_2 = exp(s(x_1)) x_2 + t(x_1)`, halves changing from layer to layer.
 
@@ -133,12 +120,7 @@ def realnvp(
         ((3,), ())
     """
     univariate = AffineUnivariate(max_log_scale)
-    return coupling(
-        key,
-        dim,
-        univariate=univariate,
-        **options,
-    )
+    return coupling(key, dim, univariate=univariate, **options)
 
 
 def nsf_coupling(
@@ -173,12 +155,7 @@ def nsf_coupling(
         >>> flows.nsf_coupling(jax.random.key(0), 3, cond_dim=2).cond_shape
         (2,)
     """
-    return coupling(
-        key,
-        dim,
-        univariate=spline(num_bins, bound, circular),
-        **options,
-    )
+    return coupling(key, dim, univariate=spline(num_bins, bound, circular), **options)
 
 
 def spline(num_bins: int, bound: float, circular: bool) -> AbstractUnivariate:
@@ -233,12 +210,7 @@ def glow(
 
 
 def multiscale(
-    key: PRNGKeyArray,
-    dim: int,
-    *,
-    cond_dim: int | None = None,
-    flow: Recipe = realnvp,
-    num_levels: int = 2,
+    key: PRNGKeyArray, dim: int, *, cond_dim: int | None = None, flow: Recipe = realnvp, num_levels: int = 2
 ) -> AbstractBijection:
     """Flows of all, of half, of a quarter ... of the coordinates: on each level half of them leave early.
 

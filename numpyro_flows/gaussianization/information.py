@@ -10,11 +10,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from numpyro_flows.arguments import require_key
 from numpyro_flows.bijections import AbstractBijection
-from numpyro_flows.gaussianization.entropies import (
-    neighbour_distances,
-    neighbour_entropy,
-    neighbour_noise,
-)
+from numpyro_flows.gaussianization.entropies import neighbour_distances, neighbour_entropy, neighbour_noise
 from numpyro_flows.gaussianization.marginals import fit_mixture
 from numpyro_flows.gaussianization.rbig import checked_samples, fit_rbig, rng_of
 

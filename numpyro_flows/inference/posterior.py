@@ -213,11 +213,7 @@ class FlowPosterior:
         return as_prior(self, sites, jax.random.key(0) if rng_key is None else rng_key, num_samples, options)
 
     def to_datatree(
-        self,
-        *,
-        num_samples: int = 1000,
-        rng_key: PRNGKeyArray | None = None,
-        coords: dict[str, Any] | None = None,
+        self, *, num_samples: int = 1000, rng_key: PRNGKeyArray | None = None, coords: dict[str, Any] | None = None
     ) -> "xr.DataTree":
         """An ArviZ DataTree: posterior, sample_stats, posterior_predictive, log_likelihood and observed_data.
 
