@@ -9,7 +9,7 @@ from equinox import AbstractVar
 from jaxtyping import Array, ArrayLike, Float, Scalar
 
 from numpyro_flows._jax import alike
-from numpyro_flows.arguments import as_array
+from numpyro_flows.arguments import as_array, require_cond_dim, require_counts
 from numpyro_flows.precision import full_precision
 
 
@@ -81,6 +81,18 @@ class AbstractBijection(eqx.Module):
 
     @abstractmethod
     def _inverse(self, y: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]: ...
+
+
+class AbstractShaped(AbstractBijection):
+    """A bijection whose shapes are fields, which its constructor sets: by `_set_dims` where events are vectors."""
+
+    shape: tuple[int, ...] = eqx.field(static=True)
+    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
+
+    def _set_dims(self, dim: int, cond_dim: int | None = None) -> None:
+        require_counts(dim=dim)
+        require_cond_dim(cond_dim)
+        self.shape, self.cond_shape = (dim,), None if cond_dim is None else (cond_dim,)
 
 
 def checked(bijection: AbstractBijection, x: ArrayLike, condition: ArrayLike | None) -> tuple[Array, Array | None]:

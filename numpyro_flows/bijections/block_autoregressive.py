@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from numpyro_flows.arguments import as_widths, require_cond_dim, require_counts, require_key
+from numpyro_flows.arguments import as_widths, require_key
 from numpyro_flows.bijections.autoregressive import AbstractAutoregressive
 from numpyro_flows.bijections.univariate import AbstractNumericalUnivariate, AbstractUnivariate
 from numpyro_flows.networks import draw_normals
@@ -56,13 +56,10 @@ class BlockAutoregressive(AbstractAutoregressive):
     condition_weight: Float[Array, "_ _"]
     gate: Float[Array, " dim"]
     depth: int = eqx.field(static=True)
-    shape: tuple[int, ...] = eqx.field(static=True)
-    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(self, key: PRNGKeyArray, dim: int, *, cond_dim: int | None = None, hidden: Sequence[int] = (8, 8)):
         require_key(key, "key")
-        require_counts(dim=dim)
-        require_cond_dim(cond_dim)
+        self._set_dims(dim, cond_dim)
         if not (hidden := as_widths(hidden)):
             raise ValueError("hidden expected at least one width, got none")
         sizes = list(itertools.pairwise([1, *hidden, 1]))
@@ -80,8 +77,6 @@ class BlockAutoregressive(AbstractAutoregressive):
         self.gate = jnp.full(dim, _GATE, jnp.result_type(float))
         self.univariate = _MonotoneNetwork(tuple(hidden))
         self.depth = dim
-        self.shape = (dim,)
-        self.cond_shape = None if cond_dim is None else (cond_dim,)
 
     def _params(self, x: Float[Array, " dim"], condition: Array | None) -> Float[Array, "dim num_params"]:
         return self._run(x, condition)[2]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, override
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar
 
-from numpyro_flows.bijections.base import AbstractBijection
+from numpyro_flows.bijections.base import AbstractBijection, AbstractShaped
 from numpyro_flows.bijections.score import transform_with_score
 
 
@@ -41,7 +41,7 @@ class Part(NamedTuple):
         return moved.reshape(x.shape) if self.index is None else x.at[self.index].set(moved)
 
 
-class AbstractComposition(AbstractBijection):
+class AbstractComposition(AbstractShaped):
     """Bijections one after another."""
 
     @abstractmethod

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from numpyro_flows.arguments import require_counts, require_key
+from numpyro_flows.arguments import require_key
 from numpyro_flows.bijections.autoregressive import AbstractAutoregressive
 from numpyro_flows.bijections.univariate import AbstractNumericalUnivariate, AbstractUnivariate
 from numpyro_flows.networks import Parameters
@@ -45,20 +45,16 @@ class Sylvester(AbstractAutoregressive):
     univariate: AbstractUnivariate
     parameters: Parameters
     depth: int = eqx.field(static=True)
-    shape: tuple[int, ...] = eqx.field(static=True)
-    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(self, key: PRNGKeyArray, dim: int, *, cond_dim: int | None = None, hidden: Sequence[int] = (32, 32)):
         require_key(key, "key")
-        require_counts(dim=dim)
+        self._set_dims(dim, cond_dim)
         b_key, network_key = jax.random.split(key)
         b = jax.random.normal(b_key, (dim, dim)) / np.sqrt(dim)
         start = jnp.concatenate([jnp.zeros(dim * dim), b.ravel(), jnp.zeros(dim)])
         self.parameters = Parameters(network_key, start, cond_dim, hidden)
         self.univariate = _Ridge()
         self.depth = dim
-        self.shape = (dim,)
-        self.cond_shape = None if cond_dim is None else (cond_dim,)
 
     def _params(self, x: Float[Array, " dim"], condition: Array | None) -> Float[Array, "dim num_params"]:
         dim = x.size

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, Scalar
 
 from numpyro_flows.arguments import require_instance, require_two_times
-from numpyro_flows.bijections.base import AbstractBijection, checked
+from numpyro_flows.bijections.base import AbstractShaped, checked
 from numpyro_flows.bijections.compose import held_fixed
 from numpyro_flows.bijections.noise import AbstractEstimator
 from numpyro_flows.continuous.divergence import AbstractDivergence, Exact, Probes, Velocity
@@ -43,7 +43,7 @@ class Trajectory(NamedTuple):
     divergence: Float[Array, " times"]
 
 
-class ContinuousFlow(AbstractBijection, AbstractEstimator):
+class ContinuousFlow(AbstractShaped, AbstractEstimator):
     """`y = x(1)` for `dx/dt = v(t, x | condition)`, `x(0) = x`; `log |det dy/dx| = int_0^1 tr(dv/dx) dt`.
 
     State and log-determinant are integrated together, in either direction, by diffrax. They are right to the tolerance
@@ -83,8 +83,6 @@ class ContinuousFlow(AbstractBijection, AbstractEstimator):
     ode: ODESolver
     training: Training
     interval: tuple[float, float] = eqx.field(static=True)
-    shape: tuple[int, ...] = eqx.field(static=True)
-    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(
         self,
@@ -114,8 +112,7 @@ class ContinuousFlow(AbstractBijection, AbstractEstimator):
         require_instance(AbstractDivergence, "continuous.Exact()", divergence=self.divergence)
         require_instance(Training, "continuous.Training()", training=self.training)
         self.interval = (float(interval[0]), float(interval[1]))
-        self.shape = (field.dim,)
-        self.cond_shape = None if field.cond_dim is None else (field.cond_dim,)
+        self.shape, self.cond_shape = (field.dim,), None if field.cond_dim is None else (field.cond_dim,)
 
     @property
     @override

@@ -10,20 +10,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, Scalar
 
 from numpyro_flows.arguments import require_key
-from numpyro_flows.bijections.base import AbstractBijection
+from numpyro_flows.bijections.base import AbstractBijection, AbstractShaped
 from numpyro_flows.bijections.noise import reseeded
 from numpyro_flows.continuous.flow import ContinuousFlow
 from numpyro_flows.continuous.solving import ODESolver
 from numpyro_flows.continuous.training_settings import MAX_TRAINING_STEPS, Energies
 
 
-class Penalised(AbstractBijection):
+class Penalised(AbstractShaped):
     """A continuous flow whose penalties are taken off its log-determinants, so that every likelihood pays for them."""
 
     flow: ContinuousFlow
     penalties: Energies = eqx.field(static=True)
-    shape: tuple[int, ...] = eqx.field(static=True)
-    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(self, flow: ContinuousFlow, penalties: Energies):
         self.flow, self.penalties = flow, penalties
@@ -109,12 +107,10 @@ def without_errors[T](bijection: T) -> T:
     return _map(quiet, bijection)
 
 
-class _Counting(AbstractBijection):
+class _Counting(AbstractShaped):
     """`flow` with log-determinants that are larger by the evaluations of the field."""
 
     flow: ContinuousFlow
-    shape: tuple[int, ...] = eqx.field(static=True)
-    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(self, flow: ContinuousFlow):
         self.flow, self.shape, self.cond_shape = flow, flow.shape, flow.cond_shape
