@@ -11,7 +11,8 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from numpyro_flows.arguments import as_widths, require_key
 from numpyro_flows.bijections.autoregressive import AbstractAutoregressive
-from numpyro_flows.bijections.univariate import AbstractNumericalUnivariate, AbstractUnivariate
+from numpyro_flows.bijections.root import Values
+from numpyro_flows.bijections.univariate import AbstractNumericalUnivariate, AbstractUnivariate, Params
 from numpyro_flows.networks import draw_normals
 
 _LEAK = 0.1  # least slope of the activation
@@ -116,9 +117,7 @@ class _MonotoneNetwork(AbstractNumericalUnivariate):
     def __post_init__(self):
         self.num_params = 1 + sum(m * n + n for m, n in itertools.pairwise([1, *self.hidden, 1]))
 
-    def transform_and_log_derivative(
-        self, x: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]
-    ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    def transform_and_log_derivative(self, x: Values, params: Params) -> tuple[Values, Values]:
         a, slope, start = x[..., None], jnp.ones((*x.shape, 1), x.dtype), 1
         for m, n in itertools.pairwise([1, *self.hidden, 1]):
             if start > 1:
@@ -135,9 +134,9 @@ class _MonotoneNetwork(AbstractNumericalUnivariate):
         return y, jnp.log((1 - share) + share * slope[..., 0])
 
 
-def _activation(t: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+def _activation(t: Values) -> Values:
     return _LEAK * t + (1 - _LEAK) * jnp.tanh(t)
 
 
-def _activation_slope(t: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+def _activation_slope(t: Values) -> Values:
     return _LEAK + (1 - _LEAK) * (1 - jnp.tanh(t) ** 2)

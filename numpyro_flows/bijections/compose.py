@@ -130,6 +130,9 @@ class Invert(AbstractAround):
         [2.0, 1.0]
     """
 
+    def __init__(self, bijection: AbstractBijection):
+        super().__init__(bijection)
+
     def _parts(self, condition: Array | None) -> list[Part]:
         return [Part(self.bijection, condition, inverted=True)]
 
@@ -148,6 +151,9 @@ class Frozen(AbstractAround):
         >>> gradient.bijection.loc.tolist()
         [0.0, 0.0]
     """
+
+    def __init__(self, bijection: AbstractBijection):
+        super().__init__(bijection)
 
     def _parts(self, condition: Array | None) -> list[Part]:
         return [Part(held_fixed(self.bijection), condition)]

@@ -10,7 +10,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from numpyro_flows.arguments import require_key
 from numpyro_flows.bijections.autoregressive import AbstractAutoregressive
-from numpyro_flows.bijections.univariate import AbstractNumericalUnivariate, AbstractUnivariate
+from numpyro_flows.bijections.root import Values
+from numpyro_flows.bijections.univariate import AbstractNumericalUnivariate, AbstractUnivariate, Params
 from numpyro_flows.networks import Parameters
 
 _MAX_DIAGONAL = 0.99  # of A and B: the slope of the map of a coordinate stays above 0.02
@@ -74,9 +75,7 @@ class _Ridge(AbstractNumericalUnivariate):
     def __post_init__(self):
         self.num_params = 4
 
-    def transform_and_log_derivative(
-        self, x: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]
-    ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    def transform_and_log_derivative(self, x: Values, params: Params) -> tuple[Values, Values]:
         a, b, c, d = jnp.moveaxis(params, -1, 0)
         ridge = jnp.tanh(b * x + c)
         return x + a * ridge + d, jnp.log1p(a * b * (1 - ridge**2))
