@@ -1,7 +1,7 @@
 """Bijections made of bijections: one after another, a stack of like layers, the other way round, held fixed."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any, override
 
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Scalar
 
 from numpyro_flows.bijections.base import AbstractBijection, merge_cond_shapes
-from numpyro_flows.bijections.composition import AbstractComposition, Part
+from numpyro_flows.bijections.composition import AbstractComposition, Part, Step
 
 
 class Identity(AbstractComposition):
@@ -92,9 +92,7 @@ class Scan(AbstractComposition):
         return [Part(eqx.combine(jax.tree.map(lambda a, i=i: a[i], arrays), static), condition) for i in numbers]
 
     @override
-    def _through(
-        self, step: Callable[..., tuple[Any, ...]], condition: Array | None, to_base: bool, *events: Array
-    ) -> tuple[Any, ...]:
+    def _through(self, step: Step, condition: Array | None, to_base: bool, *events: Array) -> tuple[Any, ...]:
         arrays, static = eqx.partition(self.layers, eqx.is_array)
 
         def body(carry, layer_arrays):

@@ -13,7 +13,7 @@ from numpyro_flows.bijections.base import AbstractShaped, checked
 from numpyro_flows.bijections.compose import held_fixed
 from numpyro_flows.bijections.noise import AbstractEstimator
 from numpyro_flows.continuous.divergence import AbstractDivergence, Exact, Probes, Velocity
-from numpyro_flows.continuous.fields import AbstractField
+from numpyro_flows.continuous.fields import AbstractField, Vector
 from numpyro_flows.continuous.solving import ODESolver, adaptive
 from numpyro_flows.continuous.training_settings import Energies, Training
 
@@ -124,15 +124,15 @@ class ContinuousFlow(AbstractShaped, AbstractEstimator):
         """From the target's time to the base's."""
         return self.interval[1], self.interval[0]
 
-    def _transform(self, x: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
+    def _transform(self, x: Vector, condition: Array | None) -> tuple[Array, Scalar]:
         return self.move(x, condition, self.interval)[:2]
 
-    def _inverse(self, y: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
+    def _inverse(self, y: Vector, condition: Array | None) -> tuple[Array, Scalar]:
         return self.move(y, condition, self.backwards)[:2]
 
     def move(
         self,
-        x: Float[Array, " dim"],
+        x: Vector,
         condition: Array | None,
         interval: tuple[float, float],
         *,
@@ -176,7 +176,7 @@ class ContinuousFlow(AbstractShaped, AbstractEstimator):
 
     def solve(
         self,
-        x: Float[Array, " dim"],
+        x: Vector,
         condition: Array | None,
         interval: tuple[float, float],
         times: Array | None = None,
@@ -198,8 +198,6 @@ class ContinuousFlow(AbstractShaped, AbstractEstimator):
         # parameters go through the arguments, where every adjoint finds them
         return self.ode(rate, state, interval, (self.field, condition, self.divergence.probes(x)), times)
 
-    def _velocity(
-        self, t: Scalar, x: Float[Array, " dim"], args: tuple[AbstractField, Array | None, Probes]
-    ) -> Velocity:
+    def _velocity(self, t: Scalar, x: Vector, args: tuple[AbstractField, Array | None, Probes]) -> Velocity:
         field, condition, probes = args
         return self.divergence(field, t, x, condition, probes)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from numpyro_flows.arguments import as_numbers, require_choice, require_counts, require_key
+from numpyro_flows.arguments import as_numbers, listed, require_choice, require_counts, require_key
 from numpyro_flows.bijections import AbstractBijection, Affine, Chain, Householder, Invert, Scan
 from numpyro_flows.gaussianization.entropies import divergences_from_normal
 from numpyro_flows.gaussianization.marginals import Marginal, fit_empirical, fit_mixture, fit_spline
@@ -133,8 +133,7 @@ def checked_samples(data: ArrayLike, name: str = "data") -> Samples:
         raise ValueError(f"expected {name} of at least dim + 8 = {dim + 8} rows, got {num}")
     bad = np.flatnonzero(~np.isfinite(samples).all(1))
     if bad.size:
-        shown = ", ".join(map(str, bad[:5])) + (", ..." if bad.size > 5 else "")
-        raise ValueError(f"expected finite {name}, got NaN or infinite values in {bad.size} rows: {shown}")
+        raise ValueError(f"expected finite {name}, got NaN or infinite values in {bad.size} rows: {listed(bad)}")
     constant = np.flatnonzero(np.ptp(samples, axis=0) == 0)
     if constant.size:
         raise ValueError(f"expected {name} that vary in every column, got constant columns {constant.tolist()}")
