@@ -155,12 +155,7 @@ def masked_autoregressive(
 
 
 def checked_adjacency(adjacency: ArrayLike, dim: int) -> Bool[Array, "dim dim"]:
-    """`adjacency` as a boolean matrix.
-
-    Raises:
-        TypeError: where it is no array of numbers.
-        ValueError: where its shape is not `(dim, dim)`, or a number neither 0 nor 1.
-    """
+    """`adjacency` as a boolean matrix `(dim, dim)`; a TypeError or a ValueError where it is none."""
     matrix = adjacency if isinstance(adjacency, Tracer) else as_numbers(adjacency, "adjacency")
     if matrix.shape != (dim, dim):
         raise ValueError(f"adjacency expected the shape {(dim, dim)}, got {matrix.shape}")

@@ -96,11 +96,7 @@ class AbstractShaped(AbstractBijection):
 
 
 def checked(bijection: AbstractBijection, x: ArrayLike, condition: ArrayLike | None) -> tuple[Array, Array | None]:
-    """`x` and the condition that `bijection` needs, as arrays of one floating type: the widest of theirs and its own.
-
-    Raises:
-        ValueError: as the methods of `AbstractBijection`.
-    """
+    """`x` and the condition, their shapes checked, as arrays of one floating type: the widest of theirs and its own."""
     name = type(bijection).__name__
     x = as_array(x, name)
     arrays = jax.tree.leaves(eqx.filter(bijection, eqx.is_inexact_array))
@@ -119,11 +115,7 @@ def checked(bijection: AbstractBijection, x: ArrayLike, condition: ArrayLike | N
 
 
 def merge_cond_shapes(bijections: "tuple[AbstractBijection, ...]") -> tuple[int, ...] | None:
-    """The condition's shape that a composition of `bijections` needs.
-
-    Raises:
-        ValueError: where two of them need conditions of different shapes.
-    """
+    """The condition's shape that a composition of `bijections` needs; a ValueError where two need different ones."""
     shapes = {b.cond_shape for b in bijections if b.cond_shape is not None}
     if len(shapes) > 1:
         raise ValueError(f"expected bijections with one shape of condition, got {sorted(shapes)}")

@@ -127,7 +127,7 @@ class OTFlowField(AbstractFieldWithDivergence):
         s = jnp.concatenate([x, time] if condition is None else [x, time, condition])
         low = self.first @ s + self.first_bias
         slope = jnp.tanh(low)
-        high = jnp.tanh(self.second @ _log_two_cosh(low) + self.second_bias)
+        high = jnp.tanh(self.second @ jnp.logaddexp(low, -low) + self.second_bias)  # of sigma(low)
         inner = self.weight + self.second.T @ (high * self.weight)  # d (w . n) / du
         gradient = self.first.T @ (slope * inner) + self.quadratic.T @ (self.quadratic @ s) + self.linear
         of_x = self.first[:, : self.dim]
@@ -138,7 +138,3 @@ class OTFlowField(AbstractFieldWithDivergence):
             + (self.quadratic[:, : self.dim] ** 2).sum()
         )
         return -gradient[: self.dim], -curvature
-
-
-def _log_two_cosh(z: Array) -> Array:
-    return jnp.logaddexp(z, -z)

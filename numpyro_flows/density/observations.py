@@ -114,13 +114,11 @@ def _unconstrained(
     return np.asarray(x, np.float64), np.asarray(log_det, np.float64)
 
 
-def _unconstrain_rows(constrain: Transform, values: jax.Array) -> tuple[jax.Array, jax.Array]:
+@jax.jit
+def _unconstrain(constrain: Transform, values: jax.Array) -> tuple[jax.Array, jax.Array]:
     x = jnp.asarray(constrain.inv(values))
     log_det = jnp.asarray(constrain.log_abs_det_jacobian(x, values))
     return x, -log_det.reshape(len(x), -1).sum(1)
-
-
-_unconstrain = jax.jit(_unconstrain_rows)
 
 
 def sites_of(data: Any) -> Mapping[str, ArrayLike] | None:

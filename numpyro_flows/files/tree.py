@@ -58,11 +58,7 @@ def load_tree(path: str | os.PathLike, kind: str, expected: Any, *, trusted: tup
 
 
 def _by_name(trusted: Any) -> dict[str, type]:
-    """Trusted classes by the name that a file gives them.
-
-    Raises:
-        TypeError: where they are no tuple of classes that files can have.
-    """
+    """Trusted classes by their names in a file; a TypeError where they are no tuple of classes that files can have."""
     if not isinstance(trusted, tuple | list):
         raise TypeError(f"trusted expected a tuple of classes, such as trusted=(MyBijection,), got {trusted!r}")
     for cls in trusted:

@@ -113,17 +113,13 @@ def fit_rbig(
         if len(drops) > _PATIENCE and max(drops[-_PATIENCE:]) < least:
             layers, drops = layers[:-_PATIENCE], drops[:-_PATIENCE]
             break
-    bijection = Chain([_stacked(layers), Affine(loc, scale)])
+    to_data = [Chain([Invert(marginals), Householder.from_matrix(matrix.T)]) for matrix, marginals in reversed(layers)]
+    bijection = Chain([Scan(stack_of(to_data)), Affine(loc, scale)])
     return RBIG(bijection, np.array(drops), len(layers), time.perf_counter() - start)
 
 
 def checked_samples(data: ArrayLike, name: str = "data") -> Samples:
-    """Data in double precision.
-
-    Raises:
-        ValueError: where their shape is not `(num, dim)`, there are fewer than `dim + 8` rows, rows are not finite, or
-            columns constant.
-    """
+    """Data in double precision; a ValueError but for `dim + 8` or more finite rows `(num, dim)` that vary."""
     samples = as_numbers(data, name)
     if samples.ndim != 2 or samples.shape[1] < 1:
         advice = f": write {name}[:, None]" if samples.ndim == 1 else ""
@@ -159,15 +155,6 @@ def _fit_layer(
 @eqx.filter_jit  # once: the layers of a fit have one structure
 def _transformed(bijection: AbstractBijection, x: Float[Array, "num dim"]) -> Float[Array, "num dim"]:
     return jax.vmap(bijection.transform)(x)
-
-
-def _stacked(layers: Sequence[tuple[np.ndarray, AbstractBijection]]) -> Scan:
-    """The layers, in the order of fitting, as a bijection from the base to standardised data."""
-    return Scan(
-        stack_of(
-            [Chain([Invert(marginals), Householder.from_matrix(matrix.T)]) for matrix, marginals in reversed(layers)]
-        )
-    )
 
 
 def stack_of[T](modules: Sequence[T]) -> T:

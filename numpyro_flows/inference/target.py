@@ -64,7 +64,9 @@ class Target:
             with naming_arguments(model, args, self.kwargs), unfit:
                 sites = self._trace(self._model, init_to_uniform)
             check_sites(sites)
-            latents = {name: site for name, site in sites.items() if _is_latent(site)}
+            latents = {
+                name: site for name, site in sites.items() if site["type"] == "sample" and not site["is_observed"]
+            }
             masked.extend(name for name, site in latents.items() if is_masked(site["fn"]))
             return _unconstrained(latents), {name: site["value"] for name, site in latents.items()}
 
@@ -108,11 +110,7 @@ class Target:
 
     @model_run()
     def unconstrain(self, sites: Mapping[str, ArrayLike]) -> Float[Array, " dim"]:
-        """The vector `x` of latent sites' values.
-
-        Raises:
-            ValueError: where a latent site is missing.
-        """
+        """The vector `x` of latent sites' values; a ValueError where one is missing."""
         missing = sorted(self.shapes.keys() - sites.keys())
         if missing:
             raise ValueError(f"expected a value for every latent site, missing {missing}")
@@ -137,11 +135,7 @@ class Target:
         return jnp.sum(jnp.stack(log_dets))
 
     def supports(self) -> dict[str, constraints.Constraint]:
-        """The support of every latent site.
-
-        Raises:
-            ValueError: where one depends on the values of other sites.
-        """
+        """The support of every latent site; a ValueError where one depends on the values of other sites."""
         low, high = (self.sites(jnp.full(self.dim, value)) for value in (-1.0, 1.0))
         # by `eq`: to `==` of NumPyro two constraints with equal arrays are different ones
         moving = [name for name in self.shapes if not np.all(low[name]["fn"].support.eq(high[name]["fn"].support))]
@@ -150,11 +144,7 @@ class Target:
         return {name: low[name]["fn"].support for name in self.shapes}
 
     def require_finite(self, starts: Float[Array, "starts dim"]) -> None:
-        """Make sure that the log density is finite at one of `starts`.
-
-        Raises:
-            ValueError: where it is at none; it names the sites that are not, and data that are not.
-        """
+        """A ValueError where no start has a finite log density; it names the sites and the data that are not."""
         if np.isfinite(jax.vmap(self.log_density)(starts)).any():
             return
 
@@ -243,10 +233,6 @@ def _with_gradient(function: Callable[[Array], Scalar], x: jax.ShapeDtypeStruct)
         return height, jnp.sum(gradient * tangents[0])
 
     return density
-
-
-def _is_latent(site: dict[str, Any]) -> bool:
-    return site["type"] == "sample" and not site["is_observed"]
 
 
 def _unconstrained(latents: dict[str, dict[str, Any]]) -> dict[str, Array]:

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import arviz_base
 import jax
 import numpy as np
-import numpyro.distributions as dist
 import xarray as xr
 from arviz_base.io_numpyro import infer_dims
 from jaxtyping import Array, ArrayLike, PRNGKeyArray
@@ -14,6 +13,7 @@ from numpyro.handlers import seed, substitute, trace, uncondition
 from numpyro.infer import Predictive, init_to_sample, log_likelihood
 
 from numpyro_flows.arguments import described, require_counts, require_key
+from numpyro_flows.inference.model_checks import is_factor
 from numpyro_flows.inference.result import Result
 from numpyro_flows.modeling.model_run import model_run
 
@@ -110,7 +110,7 @@ class Layout(NamedTuple):
             return {
                 name: site["value"]
                 for name, site in sites.items()
-                if site["type"] == "sample" and site["is_observed"] and not _is_factor(site["fn"])
+                if site["type"] == "sample" and site["is_observed"] and not is_factor(site["fn"])
             }
 
         values = jax.jit(observed)()  # within jit: op by op, a model takes seconds
@@ -163,13 +163,6 @@ class Layout(NamedTuple):
 
 def _one_chain(values: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
     return {name: np.asarray(value)[None] for name, value in values.items()}
-
-
-def _is_factor(distribution: Any) -> bool:
-    """Whether a site was made by `numpyro.factor`, in plates and masks or not."""
-    while isinstance(distribution, dist.ExpandedDistribution | dist.Independent | dist.MaskedDistribution):
-        distribution = distribution.base_dist
-    return isinstance(distribution, dist.Unit)
 
 
 def attributes(posterior: Result) -> dict[str, Any]:

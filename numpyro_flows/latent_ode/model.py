@@ -290,12 +290,7 @@ def _plate(series: Series, batch_size: int | None) -> numpyro.plate:
 
 
 def checked_window(window: tuple[float, float]) -> tuple[float, float]:
-    """Start and end of a window of time.
-
-    Raises:
-        TypeError: where there are not two.
-        ValueError: where they are not finite, or the second not later.
-    """
+    """Start and end of a window of time; a TypeError where there are not two, a ValueError where they do not rise."""
     require_two_times(window=window)
     if not window[0] < window[1]:
         raise ValueError(f"window expected two finite times, the later one second, got {window}")
