@@ -144,14 +144,8 @@ class Householder(AbstractOrthogonal):
 class Cayley(AbstractOrthogonal):
     """`y = (I - S) (I + S)^-1 x` with `S^T = -S`: all rotations but those with an eigenvalue of -1.
 
-    Args:
-        key: not used, for nothing is drawn: all linear maps are made alike.
-        dim: number of coordinates.
-
-    Raises:
-        ValueError: where `dim` is below 1.
-
-    Source: Cayley 1846, J. reine angew. Math. 32; as a layer: Helfrich, Willmott, Ye 2018, arXiv 1707.09520.
+    Args and errors are those of `LULinear`. Source: Cayley 1846, J. reine angew. Math. 32; as a layer: Helfrich,
+    Willmott, Ye 2018, arXiv 1707.09520.
 
     Example:
         >>> import jax.numpy as jnp

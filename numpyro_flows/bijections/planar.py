@@ -99,16 +99,7 @@ class Radial(AbstractShaped):
     Both directions in closed form. The slope of the log-determinant jumps at the centre, so prefer other maps under
     Hamiltonian samplers. It starts as the identity: `beta` is zero, `c` random and `alpha` the square root of `dim`.
 
-    Args:
-        key: random key of `c` and of the network of the condition.
-        dim: number of coordinates.
-        cond_dim: length of a condition that `c`, `alpha` and `beta` depend on, None without one.
-        hidden: widths of the hidden layers of the network of the condition.
-
-    Raises:
-        ValueError: where `dim` is below 1.
-
-    Source: Rezende, Mohamed 2015, arXiv 1505.05770.
+    Arguments are those of `Planar`, and so is the ValueError. Source: Rezende, Mohamed 2015, arXiv 1505.05770.
 
     Example:
         >>> import jax

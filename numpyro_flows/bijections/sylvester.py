@@ -24,17 +24,7 @@ class Sylvester(AbstractAutoregressive):
     autoregressive layer in the reversed order. Put between an orthogonal map and its inverse it is the Sylvester flow
     `x + Q A tanh(B Q^T x + b)`. Starts as the identity, with `A = 0`.
 
-    Args:
-        key: random key of `B` and of the network.
-        dim: number of coordinates.
-        cond_dim: length of the condition that `A`, `B` and `b` then depend on, None without one.
-        hidden: widths of the hidden layers of the network of the condition.
-
-    Raises:
-        ValueError: where `dim` is below 1.
-        RuntimeError: (of `eqx.error_if`) where an inverse, which is numerical, did not converge.
-
-    Source: van den Berg, Hasenclever, Tomczak, Welling 2018, arXiv 1803.05649.
+    Args and errors are those of `Planar`. Source: van den Berg, Hasenclever, Tomczak, Welling 2018, arXiv 1803.05649.
 
     Example:
         >>> import jax

@@ -10,7 +10,8 @@ from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
 from numpyro_flows.arguments import require_choice, require_counts
 from numpyro_flows.bijections.noise import AbstractEstimator, EventNoise
-from numpyro_flows.continuous.fields import AbstractField, AbstractFieldWithDivergence, Vector
+from numpyro_flows.bijections.sweeps import Vector
+from numpyro_flows.continuous.fields import AbstractField, AbstractFieldWithDivergence
 
 Probes = Float[Array, "num_probes dim"] | None
 

@@ -11,9 +11,8 @@ from equinox import AbstractVar
 from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
 from numpyro_flows.arguments import as_widths, require_choice, require_cond_dim, require_counts, require_key
+from numpyro_flows.bijections.sweeps import Vector
 from numpyro_flows.networks import MLP
-
-Vector = Float[Array, " dim"]
 
 Time = Literal["fourier", "concatenated"]
 """How a network sees the time."""

@@ -12,8 +12,9 @@ from numpyro_flows.arguments import require_instance, require_two_times
 from numpyro_flows.bijections.base import AbstractShaped, checked
 from numpyro_flows.bijections.compose import held_fixed
 from numpyro_flows.bijections.noise import AbstractEstimator
+from numpyro_flows.bijections.sweeps import Vector
 from numpyro_flows.continuous.divergence import AbstractDivergence, Exact, Probes, Velocity
-from numpyro_flows.continuous.fields import AbstractField, Vector
+from numpyro_flows.continuous.fields import AbstractField
 from numpyro_flows.continuous.solving import ODESolver, adaptive
 from numpyro_flows.continuous.training_settings import Energies, Training
 
@@ -131,12 +132,7 @@ class ContinuousFlow(AbstractShaped, AbstractEstimator):
         return self.move(y, condition, self.backwards)[:2]
 
     def move(
-        self,
-        x: Vector,
-        condition: Array | None,
-        interval: tuple[float, float],
-        *,
-        with_energies: bool = False,
+        self, x: Vector, condition: Array | None, interval: tuple[float, float], *, with_energies: bool = False
     ) -> tuple[Array, Scalar, Energies]:
         """Where `x` at the start of the interval is at its end, the log-determinant of that, and the energies."""
         (moved, log_det, *energies), _ = self.solve(x, condition, interval, with_energies=with_energies)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 from scipy.optimize import linear_sum_assignment
 
 from numpyro_flows.arguments import require_choice, require_instance, require_key, require_numbers
-from numpyro_flows.continuous.fields import Vector
+from numpyro_flows.bijections.sweeps import Vector
 from numpyro_flows.continuous.flow import ContinuousFlow
 
 Coupling = Literal["independent", "minibatch_ot"]

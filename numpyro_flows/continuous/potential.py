@@ -9,14 +9,8 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
 from numpyro_flows.arguments import require_cond_dim, require_counts, require_key
-from numpyro_flows.continuous.fields import (
-    AbstractField,
-    AbstractFieldWithDivergence,
-    Time,
-    Vector,
-    check_time,
-    time_features,
-)
+from numpyro_flows.bijections.sweeps import Vector
+from numpyro_flows.continuous.fields import AbstractField, AbstractFieldWithDivergence, Time, check_time, time_features
 from numpyro_flows.networks import MLP, draw_normals
 
 

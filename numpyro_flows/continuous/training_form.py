@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, PRNGKeyArray, Scalar
 from numpyro_flows.arguments import require_key
 from numpyro_flows.bijections.base import AbstractBijection, AbstractShaped
 from numpyro_flows.bijections.noise import reseeded
-from numpyro_flows.continuous.fields import Vector
+from numpyro_flows.bijections.sweeps import Vector
 from numpyro_flows.continuous.flow import ContinuousFlow
 from numpyro_flows.continuous.solving import ODESolver
 from numpyro_flows.continuous.training_settings import MAX_TRAINING_STEPS, Energies

@@ -5,18 +5,12 @@ from typing import TypedDict, Unpack
 
 from jaxtyping import ArrayLike, PRNGKeyArray
 
-from numpyro_flows.bijections import (
-    AbstractBijection,
-    AbstractUnivariate,
-    AffineUnivariate,
-    Bernstein,
-    DeepSigmoid,
-    masked_autoregressive,
-)
+from numpyro_flows import bijections
+from numpyro_flows.bijections import AbstractBijection, AbstractUnivariate
 from numpyro_flows.flows.coupling import spline
 from numpyro_flows.flows.stack import Adjacency, Fast, Order, directed, permuted
 
-_AFFINE = AffineUnivariate()
+_AFFINE = bijections.AffineUnivariate()
 
 
 class AutoregressiveOptions(TypedDict, total=False):
@@ -71,7 +65,7 @@ def autoregressive(
     """
 
     def layer(key: PRNGKeyArray, adjacency: ArrayLike | None) -> AbstractBijection:
-        return masked_autoregressive(
+        return bijections.masked_autoregressive(
             key,
             dim,
             univariate,
@@ -105,7 +99,7 @@ def maf(
         >>> flows.maf(jax.random.key(0), 3).shape
         (3,)
     """
-    return autoregressive(key, dim, univariate=AffineUnivariate(max_log_scale), fast="density", **options)
+    return autoregressive(key, dim, univariate=bijections.AffineUnivariate(max_log_scale), fast="density", **options)
 
 
 def iaf(
@@ -121,7 +115,7 @@ def iaf(
         >>> flows.iaf(jax.random.key(0), 3).shape
         (3,)
     """
-    return autoregressive(key, dim, univariate=AffineUnivariate(max_log_scale), fast="sampling", **options)
+    return autoregressive(key, dim, univariate=bijections.AffineUnivariate(max_log_scale), fast="sampling", **options)
 
 
 def nsf_autoregressive(
@@ -186,9 +180,9 @@ def naf(
         >>> flows.naf(jax.random.key(0), 3).shape
         (3,)
     """
-    return autoregressive(
-        key, dim, univariate=DeepSigmoid(num_units), fast=fast, **(AutoregressiveOptions(num_layers=3) | options)
-    )
+    univariate = bijections.DeepSigmoid(num_units)
+    options = AutoregressiveOptions(num_layers=3) | options
+    return autoregressive(key, dim, univariate=univariate, fast=fast, **options)
 
 
 def bernstein(
@@ -220,4 +214,4 @@ def bernstein(
         >>> flows.bernstein(jax.random.key(0), 3).shape
         (3,)
     """
-    return autoregressive(key, dim, univariate=Bernstein(degree, bound), fast=fast, **options)
+    return autoregressive(key, dim, univariate=bijections.Bernstein(degree, bound), fast=fast, **options)

@@ -7,24 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import ArrayLike, PRNGKeyArray
 
+from numpyro_flows import bijections
 from numpyro_flows.arguments import require_callable, require_counts, require_flags, require_key
-from numpyro_flows.bijections import (
-    AbstractBijection,
-    AbstractUnivariate,
-    ActNorm,
-    Affine,
-    AffineUnivariate,
-    Chain,
-    CircularSpline,
-    Coupling,
-    LULinear,
-    Multiscale,
-    RationalQuadraticSpline,
-    ShiftUnivariate,
-)
+from numpyro_flows.bijections import AbstractBijection, AbstractUnivariate
 from numpyro_flows.flows.stack import Adjacency, Order, Recipe, permuted
 
-_AFFINE = AffineUnivariate()
+_AFFINE = bijections.AffineUnivariate()
 
 
 class CouplingOptions(TypedDict, total=False):
@@ -73,7 +61,7 @@ def coupling(
     """
 
     def layer(key: PRNGKeyArray, adjacency: ArrayLike | None) -> AbstractBijection:
-        return Coupling(key, dim, univariate, cond_dim=cond_dim, hidden=hidden, adjacency=adjacency)
+        return bijections.Coupling(key, dim, univariate, cond_dim=cond_dim, hidden=hidden, adjacency=adjacency)
 
     return permuted(key, dim, num_layers, layer, order=order, adjacency=adjacency)
 
@@ -89,9 +77,8 @@ def nice(key: PRNGKeyArray, dim: int, **options: Unpack[CouplingOptions]) -> Abs
         >>> flows.nice(jax.random.key(0), 3).shape
         (3,)
     """
-    univariate = ShiftUnivariate()
-    shifts = coupling(key, dim, univariate=univariate, **options)
-    return Chain([Affine(jnp.zeros(dim)), shifts])
+    shifts = coupling(key, dim, univariate=bijections.ShiftUnivariate(), **options)
+    return bijections.Chain([bijections.Affine(jnp.zeros(dim)), shifts])
 
 
 def realnvp(
@@ -119,8 +106,7 @@ def realnvp(
         >>> y.shape, log_det.shape
         ((3,), ())
     """
-    univariate = AffineUnivariate(max_log_scale)
-    return coupling(key, dim, univariate=univariate, **options)
+    return coupling(key, dim, univariate=bijections.AffineUnivariate(max_log_scale), **options)
 
 
 def nsf_coupling(
@@ -161,7 +147,7 @@ def nsf_coupling(
 def spline(num_bins: int, bound: float, circular: bool) -> AbstractUnivariate:
     """The univariate map of a spline flow, on the line or on the circle."""
     require_flags(circular=circular)
-    return CircularSpline(num_bins) if circular else RationalQuadraticSpline(num_bins, bound)
+    return bijections.CircularSpline(num_bins) if circular else bijections.RationalQuadraticSpline(num_bins, bound)
 
 
 def glow(
@@ -172,7 +158,7 @@ def glow(
     num_layers: int = 8,
     hidden: Sequence[int] = (32, 32),
     max_log_scale: float = 4.0,
-    linear: Callable[[PRNGKeyArray, int], AbstractBijection] = LULinear,
+    linear: Callable[[PRNGKeyArray, int], AbstractBijection] = bijections.LULinear,
     order: Order = "random",
 ) -> AbstractBijection:
     """Layers of an affine coupling, an invertible matrix that mixes all coordinates, and an `ActNorm`.
@@ -199,12 +185,12 @@ def glow(
         >>> flow = bijections.initialize_from_data(flow, 5.0 + 2.0 * data)
     """
     require_callable("bijections.LULinear", linear=linear)
-    univariate = AffineUnivariate(max_log_scale)
+    univariate = bijections.AffineUnivariate(max_log_scale)
 
     def layer(key: PRNGKeyArray, _: ArrayLike | None) -> AbstractBijection:
         coupling_key, linear_key = jax.random.split(key)
-        affine_coupling = Coupling(coupling_key, dim, univariate, cond_dim=cond_dim, hidden=hidden)
-        return Chain([affine_coupling, linear(linear_key, dim), ActNorm(dim)])
+        affine_coupling = bijections.Coupling(coupling_key, dim, univariate, cond_dim=cond_dim, hidden=hidden)
+        return bijections.Chain([affine_coupling, linear(linear_key, dim), bijections.ActNorm(dim)])
 
     return permuted(key, dim, num_layers, layer, order=order)
 
@@ -240,4 +226,4 @@ def multiscale(
     if dim % 2 ** (num_levels - 1):
         raise ValueError(f"dim expected a multiple of 2 ** (num_levels - 1) = {2 ** (num_levels - 1)}, got {dim}")
     keys = jax.random.split(key, num_levels)
-    return Multiscale([flow(k, dim // 2**level, cond_dim=cond_dim) for level, k in enumerate(keys)])
+    return bijections.Multiscale([flow(k, dim // 2**level, cond_dim=cond_dim) for level, k in enumerate(keys)])

@@ -20,7 +20,6 @@ from numpyro_flows.inference.compiled import Block, drawing, join
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.stored import StoredFit, StoredSites, target_of, without_model
 from numpyro_flows.inference.target import Target
-from numpyro_flows.inference.verdict import verdict
 from numpyro_flows.modeling.distributions import FlowDistribution
 from numpyro_flows.modeling.guides import AutoFlow
 from numpyro_flows.modeling.scoring import standard_normal_log_prob
@@ -242,7 +241,20 @@ class FlowPosterior:
 
     def verdict(self) -> str:
         """The certificate in a few lines of text."""
-        return verdict(self)
+        c = self.certificate
+        first = "CERTIFIED" if c.certified else f"NOT CERTIFIED: {c.why}"
+        if c.certified and (loosened := self._settings.loosened()):
+            first += f", by looser settings than the default: {loosened}"
+        figures = (
+            f"k-hat {c.khat:.2f}, ESS {c.ess:.1%} of {c.num_draws} draws, largest weight {c.max_weight:.2g}, "
+            f"ELBO {c.elbo:.3f}, log evidence {c.log_evidence:.3f} +- {c.log_evidence_se:.3f}"
+        )
+        seconds, gradients = sum(self.seconds.values()), sum(self.gradient_evaluations.values())
+        work = f"{seconds:.1f} s, {gradients:,} gradient evaluations, {self.num_skipped} steps skipped as not finite"
+        free = [f"{num} entries of {name!r}" for name, num in self._target.free_entries.items()]
+        masked = f"\nmasked, so not in the density, and standard normal here: {', '.join(free)}" if free else ""
+        alone = "" if self.has_model else "\nloaded without its model: draws are the flow's own, not resampled"
+        return f"{first}\n{figures}\n{work}{masked}{alone}"
 
     def __repr__(self) -> str:
         return f"FlowPosterior({self.verdict()})"

@@ -17,6 +17,7 @@ from numpyro_flows import flows
 from numpyro_flows.arguments import require_counts, require_key, require_numbers, require_two_times
 from numpyro_flows.bijections import AbstractBijection
 from numpyro_flows.continuous.solving import ODESolver, adaptive
+from numpyro_flows.continuous.training_settings import MAX_TRAINING_STEPS
 from numpyro_flows.flows import Recipe
 from numpyro_flows.latent_ode.networks import Encoder, LatentField, thinned
 from numpyro_flows.latent_ode.series import Series, observe_series
@@ -27,7 +28,6 @@ from numpyro_flows.precision import full_precision
 Times = ArrayLike | Sequence[float]
 
 PARAM_NAME = "latent_ode$params"
-MAX_TRAINING_STEPS = 256
 FLOW: Recipe = partial(flows.nsf_coupling, num_layers=2, hidden=(32,))
 """Of the latent state: small, because series are few."""
 _TOLERANCE = 1e-5  # of the solver that predicts
