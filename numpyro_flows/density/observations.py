@@ -47,18 +47,7 @@ class Observations(NamedTuple):
 
 
 def observe(data: Any, support: Support = None, *, dequantize: bool = False) -> Observations:
-    """Read and check data.
-
-    Args:
-        data: an array `(num, *event)`, sites of shape `(num, *site)`, or ArviZ's DataTree with a posterior.
-        support: see `Support`.
-        dequantize: whether the data are integers `k` that stand for `[k, k + 1)`.
-
-    Raises:
-        TypeError: where data are not numbers.
-        ValueError: where a row is not finite or outside the support, a coordinate is constant, rows are no more than
-            coordinates, or shapes do not fit.
-    """
+    """Data, checked: arguments and errors are those of `fit_density`."""
     if (sites := sites_of(data)) is not None:
         shapes, values = _stack(sites)
         if not (support is None or isinstance(support, Mapping)):

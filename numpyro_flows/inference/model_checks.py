@@ -56,14 +56,9 @@ class RefuseUnfit(Messenger):
 
 
 def require_priors(density: Callable[[dict[str, Any]], Any], parameters: dict[str, Any]) -> None:
-    """Make sure that a density does not depend on parameters, as where `random_eqx_module` puts samples in their place.
+    """A ValueError where a density computes with parameters; `random_eqx_module` for one puts samples in their place.
 
-    Args:
-        density: of the parameters' values by name, to be traced.
-        parameters: these values, with shapes in place of arrays.
-
-    Raises:
-        ValueError: where it computes anything with one.
+    `parameters` are their values by name, with shapes in place of arrays.
     """
     shapes, rest = eqx.partition(parameters, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
     for name, used in used_leaves(lambda arrays: density(eqx.combine(arrays, rest)), shapes).items():

@@ -199,9 +199,7 @@ class LatentODE(eqx.Module):
         """The path from the mean of `q(z0 | series)`, without noise.
 
         Args:
-            times: of the series, as in `model`, and
-            values: and
-            mask: of them.
+            times, values, mask: of the series, as in `model`.
             at: sorted times `(num, at)`, or `(at,)` for all series, in the window or beyond its end; None: the series'
                 own, where a reconstruction is wanted.
 

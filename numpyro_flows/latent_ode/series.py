@@ -27,20 +27,10 @@ class Series(NamedTuple):
 def observe_series(
     times: ArrayLike, values: ArrayLike, mask: ArrayLike | None, *, obs_dim: int | None, start: float | None
 ) -> Series:
-    """Check series and fill what is masked. Within jit only shapes can be checked.
+    """Check series and fill what is masked; arguments and errors are those of `LatentODE.model`.
 
-    Args:
-        times: `(num, length)`.
-        values: `(num, length, obs_dim)`.
-        mask: `(num, length)`; None: all are there.
-        obs_dim: what is expected of `values`; None: any.
-        start: the earliest time allowed, which fills what is masked before a series' first time; None: the earliest
-            observed time.
-
-    Raises:
-        TypeError: where times or values are not real numbers, or the mask is not of booleans.
-        ValueError: for wrong shapes, times that are not sorted or before `start`, values that are not finite, and
-            series without a value.
+    Any `obs_dim` will do where it is None. `start` is the earliest time allowed, which fills what is masked before a
+    series' first time; where it is None, that is the earliest observed time.
     """
     t, x = _numbers(times, "times"), _numbers(values, "values")
     if x.ndim != 3 or obs_dim not in (None, x.shape[2]):
