@@ -16,9 +16,6 @@ class EventNoise(eqx.Module):
 
     So a bijection stays a function: one event has the same estimate each time, another event noise of its own. Training
     exchanges the seeds at each step, by `reseeded`.
-
-    Args:
-        key: random key of the seed.
     """
 
     seed: UInt32[Array, "2"]

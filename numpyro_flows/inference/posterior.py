@@ -214,11 +214,24 @@ class FlowPosterior:
     def to_datatree(
         self, *, num_samples: int = 1000, rng_key: PRNGKeyArray | None = None, coords: dict[str, Any] | None = None
     ) -> "xr.DataTree":
-        """An ArviZ DataTree: posterior, sample_stats, posterior_predictive, log_likelihood and observed_data.
+        """The fit as an ArviZ DataTree.
 
-        The posterior's draws are resampled; `sample_stats` has their log weights from before that, and their densities.
-        Its attributes hold the certificate. Posterior predictive draws and likelihoods are there where the model has
-        observed sites. `coords` are labels of the plates' dimensions, as ArviZ takes them.
+        Its groups are
+
+        - `posterior`: the draws that `sample(rng_key, num_samples)` returns, with the certificate as attributes;
+        - `sample_stats`: `log_weight`, the log importance weight that a draw had before resampling, and `lp`, its
+          `log p(x, data)` on the unconstrained scale, in nats;
+        - `posterior_predictive`, `log_likelihood` and `observed_data`: of the observed sites, where the model has any;
+          `numpyro.factor` sites are none. Predictions are left out where a likelihood has no sampler.
+
+        Draws have dimensions `chain` (one) and `draw`; the others are named after the model's plates, and `coords` are
+        their labels, as ArviZ takes them. A `/` in a site's name (NumPyro's `scope`) becomes a `.`, because a
+        DataTree's own names are separated by it.
+
+        Raises:
+            TypeError: where `rng_key` is no random key, `num_samples` no integer, or `coords` not a dict of arrays.
+            ValueError: where `num_samples` is below 1, or `coords` are of dimensions that the model does not have, or
+                of another length.
         """
         from numpyro_flows.inference.to_arviz import to_datatree
 

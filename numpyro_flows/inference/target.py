@@ -32,13 +32,7 @@ class Target:
 
     The sites follow each other in the order of the trace, as in NumPyro's continuous autoguides. The model is traced
     abstractly, which costs no compilation. Entries of latent sites that a mask takes out of the density, as `obs_mask`
-    does, have a standard normal one.
-
-    Args:
-        model: a NumPyro model.
-        rng_key: random key for what the model itself draws.
-        args: the model's positional arguments.
-        kwargs: the model's keyword arguments.
+    does, have a standard normal one. `rng_key` is for what the model itself draws.
 
     Attributes:
         shapes: the latent sites' unconstrained shapes, and `site_shapes` as the model has them.
@@ -189,11 +183,7 @@ class Target:
 
 
 class Reduced:
-    """The density of a target on the coordinates that it depends on: what is fitted.
-
-    Args:
-        target: one with free coordinates.
-    """
+    """The density of a target with free coordinates on the others, on which it depends: what is fitted."""
 
     def __init__(self, target: Target):
         self._target = target

@@ -23,34 +23,7 @@ Coords = Mapping[str, Sequence[Any] | ArrayLike]  # values along dimensions, as 
 def to_datatree(
     posterior: Result, rng_key: PRNGKeyArray, num_samples: int = 1000, coords: Coords | None = None
 ) -> xr.DataTree:
-    """A fit as a DataTree.
-
-    Its groups are
-
-    - `posterior`: the draws that `posterior.sample(rng_key, num_samples)` returns, with the certificate as attributes;
-    - `sample_stats`: `log_weight`, the log importance weight that a draw had before resampling, and `lp`, its
-      `log p(x, data)` on the unconstrained scale, in nats;
-    - `posterior_predictive`, `log_likelihood` and `observed_data`: of the observed sites, where the model has any;
-      `numpyro.factor` sites are none. Predictions are left out where a likelihood has no sampler.
-
-    Draws have dimensions `chain` (one) and `draw`; the others are named after the model's plates. A `/` in a site's
-    name (NumPyro's `scope`) becomes a `.`, because a DataTree's own names are separated by it.
-
-    Raises:
-        TypeError: where `rng_key` is no random key, `num_samples` no integer, or `coords` not a dict of arrays.
-        ValueError: where `num_samples` is below 1, or `coords` are of dimensions that the model does not have, or of
-            another length.
-
-    Example:
-        >>> import jax, numpyro, numpyro.distributions as dist  # doctest: +SLOW
-        >>> from numpyro_flows import FlowVI
-        >>> def model():
-        ...     numpyro.sample("x", dist.Normal(0, 1))
-        >>> posterior = FlowVI(model, progress_bar=False).run(jax.random.key(0))
-        >>> tree = to_datatree(posterior, jax.random.key(0), 100)
-        >>> tree["posterior"]["x"].dims
-        ('chain', 'draw')
-    """
+    """A fit as a DataTree: see `FlowPosterior.to_datatree`."""
     require_key(rng_key)
     require_counts(num_samples=num_samples)
     layout = Layout.of(posterior)
