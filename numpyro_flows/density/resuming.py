@@ -42,7 +42,7 @@ def observe_for(flow: FlowDistribution, data: Any, support: Support, dequantize:
 
 
 def require_condition_of(flow: FlowDistribution, conditions: Float[np.ndarray, "num cond_dim"] | None) -> None:
-    """A ValueError where conditions are not of the shape that the flow has, or there where it has none, or missing."""
+    """Raise a ValueError where conditions are not of the flow's shape, missing, or there where the flow has none."""
     shape, got = flow.bijection.cond_shape, None if conditions is None else conditions.shape[1:]
     if shape is None and got is not None:
         raise ValueError("condition expected None, as the flow has no condition, got one: give a recipe as flow")

@@ -14,7 +14,7 @@ def save_tree(path: str | os.PathLike, kind: str, tree: Any) -> None:
     """Write a tree of arrays, plain values, containers, Equinox modules and NumPyro's distributions to `path`.
 
     The file is whole at every moment, the old one or the new one. `kind` says what it is, in a word, which `load_tree`
-    checks. A TypeError where the tree holds anything else, a function that the table does not have, say.
+    checks. It raises a TypeError where the tree holds anything else, a function that the table does not have, say.
     """
     writer = Writer()
     structure = writer.encode(tree)
@@ -24,8 +24,8 @@ def save_tree(path: str | os.PathLike, kind: str, tree: Any) -> None:
 def load_tree(path: str | os.PathLike, kind: str, expected: Any, *, trusted: tuple[type, ...] = ()) -> Any:
     """The tree that `save_tree` wrote to `path`, which must be of that kind, and of the type hint `expected`.
 
-    `trusted` are classes beside those of the table that the file may have, a TypeError where they are no tuple of
-    classes. Where anything is wrong with the file, a ValueError says what, and where in the structure.
+    `trusted` are classes beside those of the table that the file may have; where they are no tuple of classes it raises
+    a TypeError. Where anything is wrong with the file, a ValueError says what, and where in the structure.
     """
     classes = _by_name(trusted)
     with open(path, "rb") as file:

@@ -10,14 +10,13 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from numpyro_flows.arguments import require_key
-from numpyro_flows.gaussianization.entropies import neighbour_distances, neighbour_entropy, neighbour_noise
+from numpyro_flows.gaussianization.entropies import Samples, neighbour_distances, neighbour_entropy, neighbour_noise
 from numpyro_flows.gaussianization.marginals import fit_mixture
 from numpyro_flows.gaussianization.rbig import checked_samples, fit_rbig, rng_of
 
 _NUM_NEIGHBOURS = 5
 _NUM_NULL = 8  # Gaussian samples beside which a density is measured
 
-Samples = Float[np.ndarray, "num dim"]
 Contributions = Float[np.ndarray, " num"]
 
 

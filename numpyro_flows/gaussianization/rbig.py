@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from numpyro_flows.arguments import as_numbers, listed, require_choice, require_counts, require_key
 from numpyro_flows.bijections import AbstractBijection, Affine, Chain, Householder, Invert, Scan
-from numpyro_flows.gaussianization.entropies import divergences_from_normal
+from numpyro_flows.gaussianization.entropies import Samples, divergences_from_normal
 from numpyro_flows.gaussianization.marginals import Marginal, fit_empirical, fit_mixture, fit_spline
 from numpyro_flows.gaussianization.rotations import Kind, find_rotation
 
@@ -30,8 +30,6 @@ _PATIENCE = 2  # layers of no significant gain that end the fit
 _NUM_NULL = 8  # Gaussian samples that tell what is significant
 _SIGNIFICANT = 2.0  # standard deviations
 _MAX_NULL = 3_000  # size of these; noise falls like the root of the size
-
-Samples = Float[np.ndarray, "num dim"]
 
 
 class RBIG(NamedTuple):

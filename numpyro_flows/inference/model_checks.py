@@ -56,7 +56,7 @@ class RefuseUnfit(Messenger):
 
 
 def require_priors(density: Callable[[dict[str, Any]], Any], parameters: dict[str, Any]) -> None:
-    """A ValueError where a density computes with parameters; `random_eqx_module` for one puts samples in their place.
+    """Raise a ValueError where a density computes with parameters; `random_eqx_module` puts samples in their place.
 
     `parameters` are their values by name, with shapes in place of arrays.
     """
@@ -72,7 +72,7 @@ def require_priors(density: Callable[[dict[str, Any]], Any], parameters: dict[st
 
 
 def check_sites(sites: dict[str, Site]) -> None:
-    """A ValueError for a subsampled plate, a site that is larger than its plates, or observed values not finite."""
+    """Raise a ValueError for a subsampled plate, a site larger than its plates, or observed values not finite."""
     for name, site in sites.items():
         if site["type"] == "plate":
             _check_plate(name, *site["args"])

@@ -101,7 +101,7 @@ class StoredFit(NamedTuple):
         return {name: getattr(self, name) for name in names}
 
     def require_coherent(self) -> None:
-        """A ValueError where the parts do not fit together."""
+        """Raise a ValueError where the parts do not fit together."""
         dim = sum(int(np.prod(shape)) for shape in self.shapes.values())
         bijection = self.bijection
         if not isinstance(bijection, Chain) or bijection.shape != (dim,) or bijection.cond_shape is not None:
@@ -119,7 +119,7 @@ class StoredFit(NamedTuple):
                 raise ValueError(f"expected a bijection to vectors of shape {(dim,)}, got {value.shape}")
 
     def require_fitted_to(self, target: Target) -> None:
-        """A ValueError where a model's arguments, by fingerprint, or log densities are not those of the fit."""
+        """Raise a ValueError where a model's arguments, by fingerprint, or log densities are not those of the fit."""
         if not self.fingerprint.is_of(target.args, target.kwargs):
             raise ValueError(
                 "expected the model and data that were fitted, got other arguments: their fingerprint differs. "

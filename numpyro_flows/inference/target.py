@@ -138,7 +138,7 @@ class Target:
         return {name: low[name]["fn"].support for name in self.shapes}
 
     def require_finite(self, starts: Float[Array, "starts dim"]) -> None:
-        """A ValueError where no start has a finite log density; it names the sites and the data that are not."""
+        """Raise a ValueError where no start has a finite log density; it names the sites and the data that are not."""
         if np.isfinite(jax.vmap(self.log_density)(starts)).any():
             return
 
