@@ -1,8 +1,9 @@
 """Checks of what users pass: random keys, whole numbers, numbers in an interval, data."""
 
+import itertools
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from functools import cache
 from typing import Any
 
@@ -10,18 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 _SHOWN = 5  # names that a message repeats
 _LONGEST = 40  # characters of a value that a message repeats
 
 
 def require_key(key: Any, name: str = "rng_key") -> None:
-    """Make sure that `key` is one random key, of either style; within jit and vmap too.
-
-    Raises:
-        TypeError: where it is anything else, a batch of keys too.
-    """
+    """Raise a TypeError where `key` is not one random key, of either style (nor is a batch of keys); in jit, too."""
     dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
     typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     if typed and shape == ():
@@ -40,12 +37,7 @@ def _shape_of_raw_keys(default_impl: str) -> tuple[int, ...]:
 
 
 def require_counts(least: int = 1, most: int | None = None, /, **counts: Any) -> None:
-    """Make sure that the named numbers are integers from `least` on, up to `most` where that is given.
-
-    Raises:
-        TypeError: where one is no integer; booleans are none, and numbers such as 100.0 neither.
-        ValueError: where one is below `least` or above `most`.
-    """
+    """Raise a TypeError where a named number is no integer (as True, 100.0), a ValueError where it is out of range."""
     expected = f"at least {least}" if most is None else f"from {least} to {most}"
     for name, count in counts.items():
         if not _is_scalar(count, int, jnp.integer):
@@ -56,12 +48,7 @@ def require_counts(least: int = 1, most: int | None = None, /, **counts: Any) ->
 
 
 def require_cond_dim(cond_dim: Any) -> None:
-    """Make sure that the length of a condition is an integer, or None where there is no condition.
-
-    Raises:
-        TypeError: where it is neither.
-        ValueError: where it is negative.
-    """
+    """Raise a TypeError where the length of a condition is no integer and not None, a ValueError for a negative one."""
     if isinstance(cond_dim, tuple):
         raise TypeError(f"cond_dim expected an integer or None, got {cond_dim}: write cond_dim={math.prod(cond_dim)}")
     if cond_dim is not None:
@@ -69,11 +56,7 @@ def require_cond_dim(cond_dim: Any) -> None:
 
 
 def require_instance(kind: type | tuple[type, ...], example: str, /, **objects: Any) -> None:
-    """Make sure that the named objects are of a kind, of which `example` is one in code.
-
-    Raises:
-        TypeError: where one is not.
-    """
+    """Raise a TypeError where one of the named objects is not of a kind, of which `example` is one in code."""
     for name, value in objects.items():
         if not isinstance(value, kind):
             got = f"the class {value.__name__}" if isinstance(value, type) else described(value)
@@ -81,23 +64,14 @@ def require_instance(kind: type | tuple[type, ...], example: str, /, **objects: 
 
 
 def require_callable(example: str, /, **functions: Any) -> None:
-    """Make sure that the named objects are functions, of which `example` is one in code.
-
-    Raises:
-        TypeError: where one cannot be called.
-    """
+    """Raise a TypeError where one of the named objects is no function, of which `example` is one in code."""
     for name, value in functions.items():
         if not callable(value):
             raise TypeError(f"{name} expected a function such as {example}, got {described(value)}")
 
 
 def require_numbers(interval: str, /, **numbers: Any) -> None:
-    """Make sure that the named numbers are in an interval such as `"(0, 1]"`; infinite ones never are.
-
-    Raises:
-        TypeError: where one is not a real number; booleans are none.
-        ValueError: where one is outside.
-    """
+    """Raise a TypeError where one is no number (as True), a ValueError if infinite or outside, say, `(0, 1]`."""
     low, high = map(float, interval[1:-1].split(","))
     expected = "a finite number" if interval == "(-inf, inf)" else f"a number in {interval}"
     for name, number in numbers.items():
@@ -110,11 +84,7 @@ def require_numbers(interval: str, /, **numbers: Any) -> None:
 
 
 def require_choice(choices: Iterable[str], /, **strings: Any) -> None:
-    """Make sure that the named strings are among the choices.
-
-    Raises:
-        ValueError: where one is another string, or none.
-    """
+    """Raise a ValueError where one of the named objects is not a string among the choices."""
     choices = list(choices)
     for name, value in strings.items():
         if not isinstance(value, str) or value not in choices:
@@ -123,23 +93,14 @@ def require_choice(choices: Iterable[str], /, **strings: Any) -> None:
 
 
 def require_flags(**flags: Any) -> None:
-    """Make sure that the named values are True or False.
-
-    Raises:
-        TypeError: where one is anything else.
-    """
+    """Raise a TypeError where one of the named values is neither True nor False."""
     for name, value in flags.items():
         if not isinstance(value, bool | np.bool_):
             raise TypeError(f"{name} expected True or False, got {described(value)}")
 
 
 def require_two_times(**intervals: Any) -> None:
-    """Make sure that the named intervals are two different finite times each.
-
-    Raises:
-        TypeError: where one is not two numbers.
-        ValueError: where they are equal or not finite.
-    """
+    """Raise a TypeError where a named interval is not two numbers, a ValueError where they are equal or not finite."""
     for name, times in intervals.items():
         if not isinstance(times, Sequence | np.ndarray) or isinstance(times, str) or len(times) != 2:
             raise TypeError(f"{name} expected two times, for example (0.0, 1.0), got {described(times)}")
@@ -160,11 +121,8 @@ def _is_scalar(value: Any, python: Any, *kinds: Any) -> bool:
 def as_numbers(values: Any, name: str) -> Float[np.ndarray, "..."]:
     """Real numbers in double precision, of an array, a list, a number, a pandas DataFrame or Series.
 
-    What is masked (NumPy) or missing (pandas) becomes NaN.
-
-    Raises:
-        TypeError: where they are no numbers, or not known yet, within jit.
-        ValueError: where a list's rows differ in length.
+    What is masked (NumPy) or missing (pandas) becomes NaN. It raises a TypeError where they are no numbers, or not
+    known yet, within jit; a ValueError where a list's rows differ in length.
     """
     if isinstance(values, Tracer):
         raise TypeError(f"{name} expected numbers, got an array that jit, vmap or grad traces: call this outside of it")
@@ -202,33 +160,32 @@ def _of_pandas(values: Any, name: str, pandas: Any) -> np.ndarray:
     numeric = pandas.api.types.is_numeric_dtype
     others = [column for column, dtype in columns.dtypes.items() if not numeric(dtype) or dtype.kind == "c"]
     if others:
-        shown = ", ".join(map(repr, others[:_SHOWN])) + (", ..." if len(others) > _SHOWN else "")
+        shown = listed([repr(column) for column in others])
         which = "a Series of other values" if columns is not values else f"other values in the columns {shown}"
         raise TypeError(f"{name} expected real numbers, got {which}: encode them, or leave them out")
     return values.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
 def require_finite_rows(name: str, values: Float[np.ndarray, "num *event"]) -> None:
-    """Make sure that there is no NaN and nothing infinite.
+    """Raise a ValueError where rows have NaN or infinite values."""
+    finite = np.isfinite(values).reshape(len(values), -1).all(1)
+    require_all(finite, f"{name} expected finite values, got NaN or infinite ones")
 
-    Raises:
-        ValueError: where there is, with the numbers of the rows.
-    """
-    bad = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(1))
+
+def require_all(good: Bool[np.ndarray, " num"], message: str, what: str = "rows") -> None:
+    """Raise a ValueError where some are not good: it says the message, how many they are, and which."""
+    bad = np.flatnonzero(~good)
     if bad.size:
-        shown = ", ".join(map(str, bad[:_SHOWN])) + (", ..." if bad.size > _SHOWN else "")
-        raise ValueError(
-            f"{name} expected finite values, got NaN or infinite ones in {bad.size} of {len(values)} rows: {shown}"
-        )
+        raise ValueError(f"{message} in {bad.size} of {good.size} {what}: {listed(bad)}")
+
+
+def listed(items: Collection[Any]) -> str:
+    """The first few of some items."""
+    return ", ".join(map(str, itertools.islice(items, _SHOWN))) + (", ..." if len(items) > _SHOWN else "")
 
 
 def require_shape_of_sample(sample_shape: Any) -> None:
-    """Make sure that the shape of a sample is a tuple of integers from 0 on.
-
-    Raises:
-        TypeError: where it is not a tuple of integers.
-        ValueError: where one is negative.
-    """
+    """Raise a TypeError where the shape of a sample is no tuple of integers, a ValueError where one is negative."""
     if not isinstance(sample_shape, tuple):
         advice = f": write ({sample_shape},)" if isinstance(sample_shape, int) else ""
         raise TypeError(f"sample_shape expected a tuple of integers, got {described(sample_shape)}{advice}")
@@ -280,12 +237,7 @@ def as_array_advice(value: Any, name: str) -> str:
 
 
 def as_widths(hidden: Any) -> tuple[int, ...]:
-    """The widths of hidden layers.
-
-    Raises:
-        TypeError: where they are not a sequence of integers.
-        ValueError: where one is below 1.
-    """
+    """The widths of hidden layers; a TypeError where they are no sequence of integers, a ValueError for one below 1."""
     if not isinstance(hidden, Sequence | np.ndarray) or isinstance(hidden, str):
         advice = f": write ({hidden},)" if isinstance(hidden, int) else ""
         raise TypeError(f"hidden expected a sequence of widths, for example (32, 32), got {described(hidden)}{advice}")
@@ -295,10 +247,6 @@ def as_widths(hidden: Any) -> tuple[int, ...]:
 
 
 def require_model(model: Any) -> None:
-    """Make sure that a model can be called.
-
-    Raises:
-        TypeError: where it cannot.
-    """
+    """Raise a TypeError where a model cannot be called."""
     if not callable(model) or hasattr(model, "log_prob"):  # NumPyro's distributions can be called
         raise TypeError(f"model expected a NumPyro model, passed without calling it, got {described(model)}")

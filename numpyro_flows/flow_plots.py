@@ -161,11 +161,8 @@ def plot_divergence(
 
     Example:
         >>> import jax  # doctest: +SLOW
-        >>> from diffrax import ConstantStepSize, Euler
-        >>> from numpyro_flows import flow_plots
-        >>> from numpyro_flows.continuous import ContinuousFlow, LinearField
-        >>> flow = ContinuousFlow(LinearField(2), solver=Euler(), stepsize_controller=ConstantStepSize(), num_steps=4)
-        >>> figure = flow_plots.plot_divergence(flow, jax.random.key(0), num_paths=10)
+        >>> from numpyro_flows import flow_plots, flows
+        >>> figure = flow_plots.plot_divergence(flows.ffjord(jax.random.key(0), 2), jax.random.key(1), num_paths=10)
         >>> figure.axes[1].get_xlabel()
         'time'
     """

@@ -2,15 +2,14 @@
 
 from typing import override
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Scalar
 
-from numpyro_flows.bijections.base import AbstractBijection
+from numpyro_flows.bijections.base import AbstractShaped
 
 
-class Affine(AbstractBijection):
+class Affine(AbstractShaped):
     """`y = loc + exp(log_scale) x`, elementwise.
 
     Args:
@@ -27,14 +26,11 @@ class Affine(AbstractBijection):
 
     loc: Float[Array, "..."]
     log_scale: Float[Array, "..."]
-    shape: tuple[int, ...] = eqx.field(static=True)
-    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(self, loc: ArrayLike, scale: ArrayLike = 1.0):
         self.loc = jnp.asarray(loc, dtype=float)
         self.log_scale = jnp.log(jnp.broadcast_to(jnp.asarray(scale, self.loc.dtype), self.loc.shape))
-        self.shape = self.loc.shape
-        self.cond_shape = None
+        self.shape, self.cond_shape = self.loc.shape, None
 
     def _transform(self, x: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]:
         return self.loc + jnp.exp(self.log_scale) * x, self.log_scale.sum()
@@ -47,7 +43,7 @@ class Affine(AbstractBijection):
         return *self._transform(x, condition), score * jnp.exp(-self.log_scale)
 
 
-class TriangularAffine(AbstractBijection):
+class TriangularAffine(AbstractShaped):
     """`y = loc + L x` with `L` lower-triangular of positive diagonal.
 
     `L = D (I + N)`: `D` the exponential of `log_diagonal`, `N` strictly lower-triangular. The rows of `N` are thus in
@@ -71,8 +67,6 @@ class TriangularAffine(AbstractBijection):
     loc: Float[Array, " dim"]
     log_diagonal: Float[Array, " dim"]
     lower: Float[Array, "dim dim"]
-    shape: tuple[int, ...] = eqx.field(static=True)
-    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(self, loc: ArrayLike, tril: ArrayLike):
         self.loc = jnp.asarray(loc, dtype=float)
@@ -84,8 +78,7 @@ class TriangularAffine(AbstractBijection):
         diagonal = jnp.diagonal(tril)
         self.log_diagonal = jnp.log(diagonal)
         self.lower = jnp.tril(tril, -1) / diagonal[:, None]
-        self.shape = self.loc.shape
-        self.cond_shape = None
+        self.shape, self.cond_shape = self.loc.shape, None
 
     def _unit_lower(self) -> Float[Array, "dim dim"]:
         return jnp.tril(self.lower, -1) + jnp.eye(self.loc.size, dtype=self.lower.dtype)

@@ -13,13 +13,13 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, Scalar
 
 from numpyro_flows.arguments import as_numbers, require_cond_dim, require_counts, require_instance, require_key
-from numpyro_flows.bijections.base import AbstractBijection
+from numpyro_flows.bijections.base import AbstractShaped
 from numpyro_flows.bijections.sweeps import fixed_point, solve_triangular_by_sweeps
 from numpyro_flows.bijections.univariate import AbstractUnivariate
 from numpyro_flows.networks import MaskedMLP, OnCircle
 
 
-class AbstractAutoregressive(AbstractBijection):
+class AbstractAutoregressive(AbstractShaped):
     """`y_i = f(x_i; g_i(x))`: `f` a univariate map, `g_i` a function of the coordinates before `i` in some order.
 
     The transform is one pass. The inverse solves for all coordinates at once by sweeps (`fixed_point`), and is exact
@@ -80,8 +80,6 @@ class Autoregressive(AbstractAutoregressive):
     univariate: AbstractUnivariate
     conditioner: Callable[[Array], Array]
     depth: int = eqx.field(static=True)
-    shape: tuple[int, ...] = eqx.field(static=True)
-    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(
         self,
@@ -92,14 +90,12 @@ class Autoregressive(AbstractAutoregressive):
         cond_dim: int | None = None,
         depth: int,
     ):
-        require_counts(dim=dim, depth=depth)
-        require_cond_dim(cond_dim)
+        self._set_dims(dim, cond_dim)
+        require_counts(depth=depth)
         require_instance(AbstractUnivariate, "bijections.AffineUnivariate()", univariate=univariate)
         self.univariate = univariate
         self.conditioner = conditioner
         self.depth = depth
-        self.shape = (dim,)
-        self.cond_shape = None if cond_dim is None else (cond_dim,)
 
     def _params(self, x: Float[Array, " dim"], condition: Array | None) -> Float[Array, "dim num_params"]:
         seen = x if condition is None else jnp.concatenate([x, condition])
@@ -159,12 +155,7 @@ def masked_autoregressive(
 
 
 def checked_adjacency(adjacency: ArrayLike, dim: int) -> Bool[Array, "dim dim"]:
-    """`adjacency` as a boolean matrix.
-
-    Raises:
-        TypeError: where it is no array of numbers.
-        ValueError: where its shape is not `(dim, dim)`, or a number neither 0 nor 1.
-    """
+    """`adjacency` as a boolean matrix `(dim, dim)`; a TypeError or a ValueError where it is none."""
     matrix = adjacency if isinstance(adjacency, Tracer) else as_numbers(adjacency, "adjacency")
     if matrix.shape != (dim, dim):
         raise ValueError(f"adjacency expected the shape {(dim, dim)}, got {matrix.shape}")

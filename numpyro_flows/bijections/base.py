@@ -9,7 +9,7 @@ from equinox import AbstractVar
 from jaxtyping import Array, ArrayLike, Float, Scalar
 
 from numpyro_flows._jax import alike
-from numpyro_flows.arguments import as_array
+from numpyro_flows.arguments import as_array, require_cond_dim, require_counts
 from numpyro_flows.precision import full_precision
 
 
@@ -83,12 +83,20 @@ class AbstractBijection(eqx.Module):
     def _inverse(self, y: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]: ...
 
 
-def checked(bijection: AbstractBijection, x: ArrayLike, condition: ArrayLike | None) -> tuple[Array, Array | None]:
-    """`x` and the condition that `bijection` needs, as arrays of one floating type: the widest of theirs and its own.
+class AbstractShaped(AbstractBijection):
+    """A bijection whose shapes are fields, which its constructor sets: by `_set_dims` where events are vectors."""
 
-    Raises:
-        ValueError: as the methods of `AbstractBijection`.
-    """
+    shape: tuple[int, ...] = eqx.field(static=True)
+    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
+
+    def _set_dims(self, dim: int, cond_dim: int | None = None) -> None:
+        require_counts(dim=dim)
+        require_cond_dim(cond_dim)
+        self.shape, self.cond_shape = (dim,), None if cond_dim is None else (cond_dim,)
+
+
+def checked(bijection: AbstractBijection, x: ArrayLike, condition: ArrayLike | None) -> tuple[Array, Array | None]:
+    """`x` and the condition, their shapes checked, as arrays of one floating type: the widest of theirs and its own."""
     name = type(bijection).__name__
     x = as_array(x, name)
     arrays = jax.tree.leaves(eqx.filter(bijection, eqx.is_inexact_array))
@@ -107,11 +115,7 @@ def checked(bijection: AbstractBijection, x: ArrayLike, condition: ArrayLike | N
 
 
 def merge_cond_shapes(bijections: "tuple[AbstractBijection, ...]") -> tuple[int, ...] | None:
-    """The condition's shape that a composition of `bijections` needs.
-
-    Raises:
-        ValueError: where two of them need conditions of different shapes.
-    """
+    """The condition's shape that a composition of `bijections` needs; a ValueError where two need different ones."""
     shapes = {b.cond_shape for b in bijections if b.cond_shape is not None}
     if len(shapes) > 1:
         raise ValueError(f"expected bijections with one shape of condition, got {sorted(shapes)}")

@@ -10,7 +10,8 @@ from jaxtyping import Array, Float
 from scipy.special import comb
 
 from numpyro_flows.arguments import require_counts, require_numbers
-from numpyro_flows.bijections.univariate import AbstractNumericalUnivariate
+from numpyro_flows.bijections.root import Values
+from numpyro_flows.bijections.univariate import AbstractNumericalUnivariate, Params
 
 _MIN_STEP = 1e-3  # least difference of two coefficients, as a share of that of the identity
 
@@ -54,9 +55,7 @@ class Bernstein(AbstractNumericalUnivariate):
         require_counts(1, 50, degree=self.degree)
         require_numbers("(0, inf)", bound=self.bound)
 
-    def transform_and_log_derivative(
-        self, x: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]
-    ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    def transform_and_log_derivative(self, x: Values, params: Params) -> tuple[Values, Values]:
         steps = _MIN_STEP + (1 - _MIN_STEP) * jax.nn.softplus(params[..., 1:] + math.log(math.e - 1))  # 1 for zeros
         width = 2 * self.bound / self.degree
         inside = jnp.clip(x, -self.bound, self.bound)
@@ -70,7 +69,7 @@ class Bernstein(AbstractNumericalUnivariate):
         return params[..., 0] + value + slope * (x - inside), jnp.log(slope)
 
 
-def _basis(t: Float[Array, "*shape"], degree: int) -> Float[Array, "*shape terms"]:
+def _basis(t: Values, degree: int) -> Float[Array, "*shape terms"]:
     shape = (*t.shape, degree + 1)
     k = np.broadcast_to(np.arange(degree + 1), shape)
     coefficients = jnp.asarray(comb(degree, k), t.dtype)

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from numpyro_flows.arguments import as_widths, require_cond_dim, require_counts, require_key
+from numpyro_flows.arguments import as_widths, require_key
 from numpyro_flows.bijections.autoregressive import AbstractAutoregressive
-from numpyro_flows.bijections.univariate import AbstractNumericalUnivariate, AbstractUnivariate
+from numpyro_flows.bijections.root import Values
+from numpyro_flows.bijections.univariate import AbstractNumericalUnivariate, AbstractUnivariate, Params
 from numpyro_flows.networks import draw_normals
 
 _LEAK = 0.1  # least slope of the activation
@@ -56,13 +57,10 @@ class BlockAutoregressive(AbstractAutoregressive):
     condition_weight: Float[Array, "_ _"]
     gate: Float[Array, " dim"]
     depth: int = eqx.field(static=True)
-    shape: tuple[int, ...] = eqx.field(static=True)
-    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(self, key: PRNGKeyArray, dim: int, *, cond_dim: int | None = None, hidden: Sequence[int] = (8, 8)):
         require_key(key, "key")
-        require_counts(dim=dim)
-        require_cond_dim(cond_dim)
+        self._set_dims(dim, cond_dim)
         if not (hidden := as_widths(hidden)):
             raise ValueError("hidden expected at least one width, got none")
         sizes = list(itertools.pairwise([1, *hidden, 1]))
@@ -80,8 +78,6 @@ class BlockAutoregressive(AbstractAutoregressive):
         self.gate = jnp.full(dim, _GATE, jnp.result_type(float))
         self.univariate = _MonotoneNetwork(tuple(hidden))
         self.depth = dim
-        self.shape = (dim,)
-        self.cond_shape = None if cond_dim is None else (cond_dim,)
 
     def _params(self, x: Float[Array, " dim"], condition: Array | None) -> Float[Array, "dim num_params"]:
         return self._run(x, condition)[2]
@@ -121,9 +117,7 @@ class _MonotoneNetwork(AbstractNumericalUnivariate):
     def __post_init__(self):
         self.num_params = 1 + sum(m * n + n for m, n in itertools.pairwise([1, *self.hidden, 1]))
 
-    def transform_and_log_derivative(
-        self, x: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]
-    ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    def transform_and_log_derivative(self, x: Values, params: Params) -> tuple[Values, Values]:
         a, slope, start = x[..., None], jnp.ones((*x.shape, 1), x.dtype), 1
         for m, n in itertools.pairwise([1, *self.hidden, 1]):
             if start > 1:
@@ -140,9 +134,9 @@ class _MonotoneNetwork(AbstractNumericalUnivariate):
         return y, jnp.log((1 - share) + share * slope[..., 0])
 
 
-def _activation(t: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+def _activation(t: Values) -> Values:
     return _LEAK * t + (1 - _LEAK) * jnp.tanh(t)
 
 
-def _activation_slope(t: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+def _activation_slope(t: Values) -> Values:
     return _LEAK + (1 - _LEAK) * (1 - jnp.tanh(t) ** 2)

@@ -5,11 +5,12 @@ from typing import ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from numpyro_flows.arguments import require_counts
+from numpyro_flows.bijections.root import Values
 from numpyro_flows.bijections.spline import spline_forward, spline_inverse
-from numpyro_flows.bijections.univariate import AbstractUnivariate
+from numpyro_flows.bijections.univariate import AbstractUnivariate, Params
 
 
 class CircularSpline(AbstractUnivariate):
@@ -51,25 +52,21 @@ class CircularSpline(AbstractUnivariate):
     def __check_init__(self):  # also of what a file has
         require_counts(1, 999, num_bins=self.num_bins)
 
-    def transform_and_log_derivative(
-        self, x: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]
-    ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    def transform_and_log_derivative(self, x: Values, params: Params) -> tuple[Values, Values]:
         y, log_derivative = spline_forward(_wrap(x), *self._split(params), math.pi)
         return _wrap(y + params[..., -1]), log_derivative
 
-    def inverse_and_log_derivative(
-        self, y: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]
-    ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    def inverse_and_log_derivative(self, y: Values, params: Params) -> tuple[Values, Values]:
         x, log_derivative = spline_inverse(_wrap(y - params[..., -1]), *self._split(params), math.pi)
         return _wrap(x), log_derivative
 
-    def _split(self, params: Float[Array, "*shape num_params"]) -> tuple[Array, Array, Array]:
+    def _split(self, params: Params) -> tuple[Array, Array, Array]:
         k = self.num_bins
         widths, heights, slopes = (params[..., i * k : (i + 1) * k] for i in range(3))
         return widths, heights, jnp.concatenate([slopes, slopes[..., :1]], axis=-1)
 
 
-def _wrap(angle: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+def _wrap(angle: Values) -> Values:
     """The same angle within `[-pi, pi)`, exactly what it was if it was there."""
     wrapped = angle - 2 * math.pi * jnp.floor((angle + math.pi) / (2 * math.pi))
     # rounding may leave it just outside

@@ -1,7 +1,7 @@
 """Bijections made of bijections: one after another, a stack of like layers, the other way round, held fixed."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any, override
 
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Scalar
 
 from numpyro_flows.bijections.base import AbstractBijection, merge_cond_shapes
-from numpyro_flows.bijections.composition import AbstractComposition, Part
+from numpyro_flows.bijections.composition import AbstractComposition, Part, Step
 
 
 class Identity(AbstractComposition):
@@ -53,16 +53,13 @@ class Chain(AbstractComposition):
     """
 
     bijections: tuple[AbstractBijection, ...]
-    shape: tuple[int, ...] = eqx.field(static=True)
-    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(self, bijections: Sequence[AbstractBijection]):
         self.bijections = tuple(bijections)
         shapes = {b.shape for b in self.bijections}
         if len(shapes) != 1:
             raise ValueError(f"Chain expected bijections of one shape, got {sorted(shapes)}")
-        self.shape = shapes.pop()
-        self.cond_shape = merge_cond_shapes(self.bijections)
+        self.shape, self.cond_shape = shapes.pop(), merge_cond_shapes(self.bijections)
 
     def _parts(self, condition: Array | None) -> list[Part]:
         return [Part(bijection, condition) for bijection in self.bijections]
@@ -84,13 +81,10 @@ class Scan(AbstractComposition):
     """
 
     layers: AbstractBijection
-    shape: tuple[int, ...] = eqx.field(static=True)
-    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(self, layers: AbstractBijection):
         self.layers = layers
-        self.shape = layers.shape
-        self.cond_shape = layers.cond_shape
+        self.shape, self.cond_shape = layers.shape, layers.cond_shape
 
     def _parts(self, condition: Array | None) -> list[Part]:
         arrays, static = eqx.partition(self.layers, eqx.is_array)
@@ -98,9 +92,7 @@ class Scan(AbstractComposition):
         return [Part(eqx.combine(jax.tree.map(lambda a, i=i: a[i], arrays), static), condition) for i in numbers]
 
     @override
-    def _through(
-        self, step: Callable[..., tuple[Any, ...]], condition: Array | None, to_base: bool, *events: Array
-    ) -> tuple[Any, ...]:
+    def _through(self, step: Step, condition: Array | None, to_base: bool, *events: Array) -> tuple[Any, ...]:
         arrays, static = eqx.partition(self.layers, eqx.is_array)
 
         def body(carry, layer_arrays):
@@ -113,7 +105,20 @@ class Scan(AbstractComposition):
         return x, log_det, *others
 
 
-class Invert(AbstractComposition):
+class AbstractAround(AbstractComposition):
+    """A composition of one bijection, whose shapes it has."""
+
+    bijection: AbstractBijection
+
+    def __init__(self, bijection: AbstractBijection):
+        self.bijection = bijection
+        self.shape, self.cond_shape = bijection.shape, bijection.cond_shape
+
+    def _parts(self, condition: Array | None) -> list[Part]:
+        return [Part(self.bijection, condition)]
+
+
+class Invert(AbstractAround):
     """`f^-1` as a bijection: the two directions of `bijection` exchanged.
 
     Example:
@@ -123,14 +128,8 @@ class Invert(AbstractComposition):
         [2.0, 1.0]
     """
 
-    bijection: AbstractBijection
-    shape: tuple[int, ...] = eqx.field(static=True)
-    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
-
     def __init__(self, bijection: AbstractBijection):
-        self.bijection = bijection
-        self.shape = bijection.shape
-        self.cond_shape = bijection.cond_shape
+        super().__init__(bijection)
 
     def _parts(self, condition: Array | None) -> list[Part]:
         return [Part(self.bijection, condition, inverted=True)]
@@ -140,7 +139,7 @@ class Invert(AbstractComposition):
         return AbstractBijection._transform_with_score(self, x, score, condition)
 
 
-class Frozen(AbstractComposition):
+class Frozen(AbstractAround):
     """`bijection` with parameters that no gradient reaches: training leaves them as they are.
 
     Example:
@@ -151,20 +150,14 @@ class Frozen(AbstractComposition):
         [0.0, 0.0]
     """
 
-    bijection: AbstractBijection
-    shape: tuple[int, ...] = eqx.field(static=True)
-    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
-
     def __init__(self, bijection: AbstractBijection):
-        self.bijection = bijection
-        self.shape = bijection.shape
-        self.cond_shape = bijection.cond_shape
+        super().__init__(bijection)
 
     def _parts(self, condition: Array | None) -> list[Part]:
         return [Part(held_fixed(self.bijection), condition)]
 
 
-class Reshape(AbstractComposition):
+class Reshape(AbstractAround):
     """`bijection` for events of another shape with as many numbers, row by row: images for a flow of vectors, say.
 
     Args:
@@ -181,22 +174,14 @@ class Reshape(AbstractComposition):
         [[1.0, 1.0], [1.0, 1.0]]
     """
 
-    bijection: AbstractBijection
-    shape: tuple[int, ...] = eqx.field(static=True)
-    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
-
     def __init__(self, bijection: AbstractBijection, shape: Sequence[int]):
         if math.prod(shape) != math.prod(bijection.shape):
             raise ValueError(f"Reshape expected a shape with as many numbers as {bijection.shape}, got {tuple(shape)}")
-        self.bijection = bijection
+        super().__init__(bijection)
         self.shape = tuple(shape)
-        self.cond_shape = bijection.cond_shape
-
-    def _parts(self, condition: Array | None) -> list[Part]:
-        return [Part(self.bijection, condition)]
 
 
-class StandardizedCondition(AbstractComposition):
+class StandardizedCondition(AbstractAround):
     """`f(x | (c - loc) / scale)`: a conditional bijection whose networks see conditions of everyday size.
 
     Args:
@@ -212,18 +197,13 @@ class StandardizedCondition(AbstractComposition):
         (2,)
     """
 
-    bijection: AbstractBijection
     loc: Float[Array, "..."]
     scale: Float[Array, "..."]
-    shape: tuple[int, ...] = eqx.field(static=True)
-    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(self, bijection: AbstractBijection, loc: ArrayLike, scale: ArrayLike):
-        self.bijection = bijection
+        super().__init__(bijection)
         self.loc = jnp.asarray(loc, dtype=float)
         self.scale = jnp.asarray(scale, dtype=float)
-        self.shape = bijection.shape
-        self.cond_shape = bijection.cond_shape
 
     def _parts(self, condition: Array | None) -> list[Part]:
         if condition is not None:

@@ -7,8 +7,11 @@ from typing import Any, NamedTuple, override
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar
 
-from numpyro_flows.bijections.base import AbstractBijection
+from numpyro_flows.bijections.base import AbstractBijection, AbstractShaped
 from numpyro_flows.bijections.score import transform_with_score
+
+Step = Callable[..., tuple[Any, ...]]
+"""`step(part, x, *others) -> (x, log_det, *others)`."""
 
 
 class Part(NamedTuple):
@@ -41,16 +44,14 @@ class Part(NamedTuple):
         return moved.reshape(x.shape) if self.index is None else x.at[self.index].set(moved)
 
 
-class AbstractComposition(AbstractBijection):
+class AbstractComposition(AbstractShaped):
     """Bijections one after another."""
 
     @abstractmethod
     def _parts(self, condition: Array | None) -> Sequence[Part]:
         """All that it applies, the first applied first."""
 
-    def _through(
-        self, step: Callable[..., tuple[Any, ...]], condition: Array | None, to_base: bool, *events: Array
-    ) -> tuple[Any, ...]:
+    def _through(self, step: Step, condition: Array | None, to_base: bool, *events: Array) -> tuple[Any, ...]:
         """`(x, log_det, *others)` behind all parts, of which `step(part, x, *others)` takes one."""
         log_det = jnp.zeros_like(events[0], shape=())
         parts = self._parts(condition)

@@ -3,19 +3,18 @@
 from collections.abc import Callable, Sequence
 from typing import override
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, Scalar
 
-from numpyro_flows.arguments import require_cond_dim, require_counts, require_instance, require_key
+from numpyro_flows.arguments import require_instance, require_key
 from numpyro_flows.bijections.autoregressive import checked_adjacency
-from numpyro_flows.bijections.base import AbstractBijection
+from numpyro_flows.bijections.base import AbstractShaped
 from numpyro_flows.bijections.univariate import AbstractUnivariate
 from numpyro_flows.networks import MLP, MaskedMLP, OnCircle
 
 
-class Coupling(AbstractBijection):
+class Coupling(AbstractShaped):
     """`y_1 = x_1`, `y_2 = f(x_2; g(x_1, condition))`: `f` a univariate map, `g` the conditioner, a perceptron.
 
     `x_1` is the first `dim // 2` coordinates; alternate with permutations to move all. The triangular Jacobian makes
@@ -44,8 +43,6 @@ class Coupling(AbstractBijection):
 
     univariate: AbstractUnivariate
     conditioner: Callable[[Array], Array]
-    shape: tuple[int, ...] = eqx.field(static=True)
-    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(
         self,
@@ -58,8 +55,7 @@ class Coupling(AbstractBijection):
         adjacency: Bool[ArrayLike, "dim dim"] | None = None,
     ):
         require_key(key, "key")
-        require_counts(dim=dim)
-        require_cond_dim(cond_dim)
+        self._set_dims(dim, cond_dim)
         require_instance(AbstractUnivariate, "bijections.AffineUnivariate()", univariate=univariate)
         split = dim // 2
         self.univariate = univariate
@@ -71,8 +67,6 @@ class Coupling(AbstractBijection):
             allowed = checked_adjacency(adjacency, dim)[split:, :split]
             network = MaskedMLP(key, jnp.tile(allowed, copies), univariate.num_params, hidden, cond_dim or 0)
         self.conditioner = OnCircle(network, split) if univariate.periodic else network
-        self.shape = (dim,)
-        self.cond_shape = None if cond_dim is None else (cond_dim,)
 
     def _transform(self, x: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
         x1, x2, params = self._split(x, condition)

@@ -4,10 +4,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 from numpyro_flows.arguments import require_counts, require_numbers
-from numpyro_flows.bijections.univariate import AbstractNumericalUnivariate
+from numpyro_flows.bijections.root import Values
+from numpyro_flows.bijections.univariate import AbstractNumericalUnivariate, Params
 
 
 class DeepSigmoid(AbstractNumericalUnivariate):
@@ -49,9 +49,7 @@ class DeepSigmoid(AbstractNumericalUnivariate):
         require_counts(num_units=self.num_units)
         require_numbers("(0, inf)", max_log_slope=self.max_log_slope)
 
-    def transform_and_log_derivative(
-        self, x: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]
-    ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    def transform_and_log_derivative(self, x: Values, params: Params) -> tuple[Values, Values]:
         weights, slopes, offsets = jnp.split(params, 3, axis=-1)
         log_weight = jax.nn.log_softmax(weights, axis=-1)
         log_slope = self.max_log_slope * jnp.tanh(slopes / self.max_log_slope)

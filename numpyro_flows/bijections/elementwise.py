@@ -2,17 +2,16 @@
 
 from typing import override
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar
 
-from numpyro_flows.arguments import require_counts, require_instance
-from numpyro_flows.bijections.base import AbstractBijection
+from numpyro_flows.arguments import require_instance
+from numpyro_flows.bijections.base import AbstractShaped
 from numpyro_flows.bijections.univariate import AbstractUnivariate
 
 
-class Elementwise(AbstractBijection):
+class Elementwise(AbstractShaped):
     """`y_i = f(x_i; params_i)`: `f` a univariate map, `params` trained, at first zero and the map the identity.
 
     Args:
@@ -27,16 +26,12 @@ class Elementwise(AbstractBijection):
 
     univariate: AbstractUnivariate
     params: Float[Array, "dim num_params"]
-    shape: tuple[int, ...] = eqx.field(static=True)
-    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(self, dim: int, univariate: AbstractUnivariate):
-        require_counts(dim=dim)
+        self._set_dims(dim)
         require_instance(AbstractUnivariate, "bijections.SinhArcsinh()", univariate=univariate)
         self.univariate = univariate
         self.params = jnp.zeros((dim, univariate.num_params))
-        self.shape = (dim,)
-        self.cond_shape = None
 
     def _transform(self, x: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
         y, log_derivative = self.univariate.transform_and_log_derivative(x, self.params)

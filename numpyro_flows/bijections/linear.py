@@ -12,13 +12,13 @@ import numpy as np
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, Scalar
 
-from numpyro_flows.arguments import require_counts, require_key
-from numpyro_flows.bijections.base import AbstractBijection
+from numpyro_flows.arguments import require_key
+from numpyro_flows.bijections.base import AbstractShaped
 
 _SAME = 1e-7  # distance of unit vectors that are taken for the same
 
 
-class LULinear(AbstractBijection):
+class LULinear(AbstractShaped):
     """`y = L U x`: `L` lower-triangular with ones on its diagonal, `U` upper-triangular with a positive one.
 
     `U = D (I + N)`, `D` the exponential of `log_diagonal`, `N` strictly upper-triangular. The order of the coordinates
@@ -43,13 +43,10 @@ class LULinear(AbstractBijection):
     lower: Float[Array, "dim dim"]
     log_diagonal: Float[Array, " dim"]
     upper: Float[Array, "dim dim"]
-    shape: tuple[int, ...] = eqx.field(static=True)
-    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(self, key: PRNGKeyArray, dim: int):
         require_key(key, "key")
-        self.shape = _checked_shape(dim)
-        self.cond_shape = None
+        self._set_dims(dim)
         self.lower = jnp.zeros((dim, dim))
         self.log_diagonal = jnp.zeros(dim)
         self.upper = jnp.zeros((dim, dim))
@@ -65,7 +62,7 @@ class LULinear(AbstractBijection):
         return jnp.tril(self.lower, -1) + jnp.eye(*self.lower.shape, dtype=self.lower.dtype)
 
 
-class AbstractOrthogonal(AbstractBijection):
+class AbstractOrthogonal(AbstractShaped):
     """`y = Q x` with `Q^-1 = Q^T`, of determinant 1: a rotation, its log-determinant exactly 0."""
 
     @abstractmethod
@@ -106,13 +103,10 @@ class Householder(AbstractOrthogonal):
     """
 
     vectors: Float[Array, "num_reflections dim"]
-    shape: tuple[int, ...] = eqx.field(static=True)
-    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(self, key: PRNGKeyArray, dim: int, num_reflections: int | None = None):
         require_key(key, "key")
-        self.shape = _checked_shape(dim)
-        self.cond_shape = None
+        self._set_dims(dim)
         if num_reflections is None:
             num_reflections = max(dim - dim % 2, 2)
         if num_reflections < 2 or num_reflections % 2:
@@ -150,14 +144,8 @@ class Householder(AbstractOrthogonal):
 class Cayley(AbstractOrthogonal):
     """`y = (I - S) (I + S)^-1 x` with `S^T = -S`: all rotations but those with an eigenvalue of -1.
 
-    Args:
-        key: not used, for nothing is drawn: all linear maps are made alike.
-        dim: number of coordinates.
-
-    Raises:
-        ValueError: where `dim` is below 1.
-
-    Source: Cayley 1846, J. reine angew. Math. 32; as a layer: Helfrich, Willmott, Ye 2018, arXiv 1707.09520.
+    Args and errors are those of `LULinear`. Source: Cayley 1846, J. reine angew. Math. 32; as a layer: Helfrich,
+    Willmott, Ye 2018, arXiv 1707.09520.
 
     Example:
         >>> import jax.numpy as jnp
@@ -168,13 +156,10 @@ class Cayley(AbstractOrthogonal):
     """
 
     upper: Float[Array, "dim dim"]
-    shape: tuple[int, ...] = eqx.field(static=True)
-    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(self, key: PRNGKeyArray, dim: int):
         require_key(key, "key")
-        self.shape = _checked_shape(dim)
-        self.cond_shape = None
+        self._set_dims(dim)
         self.upper = jnp.zeros((dim, dim))
 
     def matrix(self) -> Float[Array, "dim dim"]:
@@ -198,7 +183,7 @@ class Cayley(AbstractOrthogonal):
         return eqx.tree_at(lambda c: c.upper, start, jnp.asarray(upper, float))
 
 
-class QRLinear(AbstractBijection):
+class QRLinear(AbstractShaped):
     """`y = Q R x`: `Q` a product of reflections, `R` upper-triangular with a positive diagonal.
 
     `R = D (I + N)`, `D` the exponential of `log_diagonal`, `N` strictly upper-triangular. Every matrix of positive
@@ -223,13 +208,10 @@ class QRLinear(AbstractBijection):
     rotation: Householder
     log_diagonal: Float[Array, " dim"]
     upper: Float[Array, "dim dim"]
-    shape: tuple[int, ...] = eqx.field(static=True)
-    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(self, key: PRNGKeyArray, dim: int):
         require_key(key, "key")
-        self.shape = _checked_shape(dim)
-        self.cond_shape = None
+        self._set_dims(dim)
         self.rotation = Householder(key, dim)
         self.log_diagonal = jnp.zeros(dim)
         self.upper = jnp.zeros((dim, dim))
@@ -242,7 +224,7 @@ class QRLinear(AbstractBijection):
         return x, -self.log_diagonal.sum()
 
 
-class DCT(AbstractBijection):
+class DCT(AbstractShaped):
     """`y_k = c_k sum_n cos(pi k (2 n + 1) / (2 dim)) x_n`, the orthonormal discrete cosine transform of type II.
 
     `c_0 = sqrt(1 / dim)`, the other `c_k = sqrt(2 / dim)`. Fixed: nothing is trained, and it is not the identity.
@@ -263,23 +245,14 @@ class DCT(AbstractBijection):
         2.0
     """
 
-    shape: tuple[int, ...] = eqx.field(static=True)
-    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
-
     def __init__(self, dim: int):
-        self.shape = _checked_shape(dim)
-        self.cond_shape = None
+        self._set_dims(dim)
 
     def _transform(self, x: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
         return jax.scipy.fft.dct(x, norm="ortho"), jnp.zeros((), x.dtype)
 
     def _inverse(self, y: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
         return jax.scipy.fft.idct(y, norm="ortho"), jnp.zeros((), y.dtype)
-
-
-def _checked_shape(dim: int) -> tuple[int]:
-    require_counts(dim=dim)
-    return (dim,)
 
 
 def _checked_rotation(cls: type, matrix: ArrayLike) -> Float[np.ndarray, "dim dim"]:

@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
-from numpyro_flows.arguments import require_choice, require_cond_dim, require_counts, require_key, require_numbers
-from numpyro_flows.bijections.base import AbstractBijection
+from numpyro_flows.arguments import require_choice, require_key, require_numbers
+from numpyro_flows.bijections.base import AbstractShaped
 
 Gate = Literal["linear", "tanh"]
 """How far a flow has gone at a time: `g(t)`, 0 at time 0."""
 
 
-class MatrixExponential(AbstractBijection):
+class MatrixExponential(AbstractShaped):
     """`y = exp(g W) x + g phi(g W) b`, the solution of `dx/dt = g'(t) (W x + b)`; `log |det dy/dx| = g tr W`.
 
     `phi(A) = sum_k A^k / (k + 1)!`; the inverse is the same with `-g`. `g(t)` is `t` or `tanh(rate t)`: 0 at time 0,
@@ -49,8 +49,6 @@ class MatrixExponential(AbstractBijection):
     bias: Float[Array, " dim"] | None
     rate: Scalar | None
     time: float = eqx.field(static=True)
-    shape: tuple[int, ...] = eqx.field(static=True)
-    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(
         self,
@@ -63,8 +61,7 @@ class MatrixExponential(AbstractBijection):
         gate: Gate = "linear",
     ):
         require_key(key, "key")
-        require_counts(dim=dim)
-        require_cond_dim(cond_dim)
+        self._set_dims(dim, cond_dim)
         if cond_dim not in (None, 1):
             raise ValueError(f"cond_dim expected None or, of a condition that is the time, 1, got {cond_dim}")
         require_numbers("(-inf, inf)", time=time)
@@ -73,8 +70,6 @@ class MatrixExponential(AbstractBijection):
         self.bias = jnp.zeros(dim) if bias else None
         self.rate = jnp.ones(()) if gate == "tanh" else None
         self.time = float(time)
-        self.shape = (dim,)
-        self.cond_shape = None if cond_dim is None else (cond_dim,)
 
     def _transform(self, x: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
         return self._move(x, self._gate(condition))

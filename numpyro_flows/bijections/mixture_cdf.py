@@ -12,8 +12,8 @@ from scipy.special import ndtri
 
 from numpyro_flows.arguments import require_choice, require_counts
 from numpyro_flows.bijections.normal_tail import normal_tail, normal_tail_inverse
-from numpyro_flows.bijections.root import invert_increasing, root_of_increasing
-from numpyro_flows.bijections.univariate import AbstractUnivariate
+from numpyro_flows.bijections.root import Values, invert_increasing, root_of_increasing
+from numpyro_flows.bijections.univariate import AbstractUnivariate, Params
 
 Kind = Literal["normal", "logistic"]
 """The distribution of a component."""
@@ -67,34 +67,26 @@ class MixtureCDF(AbstractUnivariate):
         require_counts(num_components=self.num_components)
         require_choice(get_args(Kind), kind=self.kind)
 
-    def transform_and_log_derivative(
-        self, x: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]
-    ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    def transform_and_log_derivative(self, x: Values, params: Params) -> tuple[Values, Values]:
         in_lower, log_tail, log_rate = self._smaller_tail(x, params)
         score = normal_tail_inverse(log_tail)
         return jnp.where(in_lower, -score, score), log_rate - normal_tail(score)[1]
 
-    def inverse_and_log_derivative(
-        self, y: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]
-    ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    def inverse_and_log_derivative(self, y: Values, params: Params) -> tuple[Values, Values]:
         height, log_slope = _height_of_score(y)
         x, log_derivative = invert_increasing(lambda x: self._height(x, params), height, type(self).__name__)
         return x, log_derivative + log_slope
 
-    def inverse(self, y: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]) -> Float[Array, "*shape"]:
+    def inverse(self, y: Values, params: Params) -> Values:
         return root_of_increasing(lambda x: self._height(x, params), _height_of_score(y)[0])
 
-    def _height(
-        self, x: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]
-    ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    def _height(self, x: Values, params: Params) -> tuple[Values, Values]:
         """A function of the score that is nearly linear in it, and cheap."""
         in_lower, log_tail, log_rate = self._smaller_tail(x, params)
         size, log_slope = _height_of_tail(log_tail)
         return jnp.where(in_lower, -size, size), log_rate + log_slope
 
-    def _smaller_tail(
-        self, x: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]
-    ) -> tuple[Array, Array, Array]:
+    def _smaller_tail(self, x: Values, params: Params) -> tuple[Array, Array, Array]:
         """Whether it is the lower tail; its logarithm; and the logarithm of its hazard."""
         weights, locs, log_scales = jnp.split(params, 3, axis=-1)
         start_loc, start_log_scale = self._start()
@@ -151,14 +143,14 @@ class MixtureCDF(AbstractUnivariate):
         unit = 1.0 if self.kind == "normal" else math.pi / math.sqrt(3)  # standard deviation of `F`
         return loc, 0.5 * math.log(1 - np.mean(loc**2)) - math.log(unit)
 
-    def _tail(self, t: Float[Array, "*shape"]) -> tuple[Array, Array]:
+    def _tail(self, t: Values) -> tuple[Array, Array]:
         """Logarithms of `1 - F(t)` and of its hazard."""
         if self.kind == "normal":
             return normal_tail(t)[:2]
         return jax.nn.log_sigmoid(-t), jax.nn.log_sigmoid(t)
 
 
-def _height_of_tail(log_tail: Float[Array, "*shape"]) -> tuple[Array, Array]:
+def _height_of_tail(log_tail: Values) -> tuple[Array, Array]:
     """`sqrt(a^2 + 2 H) - a` with `H = -log(2 tail)`, and the log of its derivative in `H`.
 
     With `a = sqrt(2 / pi)` it has the slope of the normal score at the centre, and goes like the score far out.
@@ -167,7 +159,7 @@ def _height_of_tail(log_tail: Float[Array, "*shape"]) -> tuple[Array, Array]:
     return jnp.sqrt(squared) - _A, -0.5 * jnp.log(squared)
 
 
-def _height_of_score(y: Float[Array, "*shape"]) -> tuple[Array, Array]:
+def _height_of_score(y: Values) -> tuple[Array, Array]:
     """What `_height_of_tail` gives for the tail beyond a score, with its sign, and the log of its derivative."""
     left = y < 0
     log_tail, log_hazard, _ = normal_tail(jnp.where(left, -y, y))

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import equinox as eqx
 from jaxtyping import Array
 
 from numpyro_flows.bijections.base import AbstractBijection, merge_cond_shapes
@@ -33,8 +32,6 @@ class Multiscale(AbstractComposition):
     """
 
     levels: tuple[AbstractBijection, ...]
-    shape: tuple[int, ...] = eqx.field(static=True)
-    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(self, levels: Sequence[AbstractBijection]):
         self.levels = tuple(levels)
@@ -42,8 +39,7 @@ class Multiscale(AbstractComposition):
         dim = shapes[0][0] if shapes and len(shapes[0]) == 1 else 0
         if dim < 1 or dim % 2 ** (len(shapes) - 1) or shapes != [(dim // 2**k,) for k in range(len(shapes))]:
             raise ValueError(f"Multiscale expected levels of shapes (dim,), (dim / 2,), (dim / 4,), ..., got {shapes}")
-        self.shape = shapes[0]
-        self.cond_shape = merge_cond_shapes(self.levels)
+        self.shape, self.cond_shape = shapes[0], merge_cond_shapes(self.levels)
 
     def _parts(self, condition: Array | None) -> list[Part]:
         return [Part(level, condition, index=slice(None, None, 2**k)) for k, level in enumerate(self.levels)][::-1]

@@ -16,9 +16,6 @@ class EventNoise(eqx.Module):
 
     So a bijection stays a function: one event has the same estimate each time, another event noise of its own. Training
     exchanges the seeds at each step, by `reseeded`.
-
-    Args:
-        key: random key of the seed.
     """
 
     seed: UInt32[Array, "2"]
@@ -45,7 +42,10 @@ def reseeded[T](tree: T, key: PRNGKeyArray) -> T:
 
     nodes, structure = jax.tree.flatten(tree, is_leaf=is_noise)
     keys = jax.random.split(key, max(len(nodes), 1))
-    nodes = [_with_new_seed(node, k) if is_noise(node) else node for node, k in zip(nodes, keys)]
+    for i, node in enumerate(nodes):
+        if is_noise(node):  # of the old shape: layers of a stack have one each
+            seed = jnp.asarray(jax.random.bits(keys[i], node.seed.shape, "uint32"))
+            nodes[i] = eqx.tree_at(lambda n: n.seed, node, seed)
     return jax.tree.unflatten(structure, nodes)
 
 
@@ -63,8 +63,3 @@ def estimates(bijection: Any) -> list[str]:
     nodes = jax.tree.leaves(bijection, is_leaf=lambda node: isinstance(node, AbstractEstimator))
     found = [node.estimate for node in nodes if isinstance(node, AbstractEstimator)]
     return list(dict.fromkeys(text for text in found if text))
-
-
-def _with_new_seed(noise: EventNoise, key: PRNGKeyArray) -> EventNoise:
-    # of the old shape: layers of a stack have one each
-    return eqx.tree_at(lambda n: n.seed, noise, jnp.asarray(jax.random.bits(key, noise.seed.shape, "uint32")))

@@ -1,14 +1,14 @@
 """A bijection of some coordinates."""
 
-import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Int
 
 from numpyro_flows.bijections.base import AbstractBijection
-from numpyro_flows.bijections.composition import AbstractComposition, Part
+from numpyro_flows.bijections.compose import AbstractAround
+from numpyro_flows.bijections.composition import Part
 
 
-class Partial(AbstractComposition):
+class Partial(AbstractAround):
     """`bijection` on some coordinates; the others stay as they are.
 
     Args:
@@ -24,16 +24,12 @@ class Partial(AbstractComposition):
         [3.0, 1.0, 3.0]
     """
 
-    bijection: AbstractBijection
     index: Int[Array, " k"]
-    shape: tuple[int, ...] = eqx.field(static=True)
-    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(self, bijection: AbstractBijection, index: ArrayLike, dim: int):
-        self.bijection = bijection
+        super().__init__(bijection)
         self.index = jnp.asarray(index)
         self.shape = (dim,)
-        self.cond_shape = bijection.cond_shape
 
     def _parts(self, condition: Array | None) -> list[Part]:
         return [Part(self.bijection, condition, index=self.index)]

@@ -3,16 +3,15 @@
 from collections.abc import Sequence
 from typing import override
 
-import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int, Scalar
 
-from numpyro_flows.bijections.base import AbstractBijection
+from numpyro_flows.bijections.base import AbstractShaped
 
 
-class Permutation(AbstractBijection):
+class Permutation(AbstractShaped):
     """`y_i = x_{permutation_i}`, with log-determinant 0.
 
     Args:
@@ -30,8 +29,6 @@ class Permutation(AbstractBijection):
 
     permutation: Int[Array, " dim"]
     inverse_permutation: Int[Array, " dim"]
-    shape: tuple[int, ...] = eqx.field(static=True)
-    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(self, permutation: ArrayLike | Sequence[int]):
         if not isinstance(permutation, Tracer):
@@ -40,8 +37,7 @@ class Permutation(AbstractBijection):
                 raise ValueError(f"Permutation expected each of 0 ... dim - 1 once, got {permutation}")
         self.permutation = jnp.asarray(permutation)
         self.inverse_permutation = jnp.argsort(self.permutation)
-        self.shape = self.permutation.shape
-        self.cond_shape = None
+        self.shape, self.cond_shape = self.permutation.shape, None
 
     def _transform(self, x: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
         return x[self.permutation], jnp.zeros((), x.dtype)

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from typing import override
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
-from numpyro_flows.arguments import require_counts, require_key
-from numpyro_flows.bijections.base import AbstractBijection
+from numpyro_flows.arguments import require_key
+from numpyro_flows.bijections.base import AbstractShaped
 from numpyro_flows.bijections.root import invert_increasing
 from numpyro_flows.networks import Parameters
 
@@ -17,7 +16,7 @@ _MIN_SLOPE = 1e-2  # least derivative, in the direction that a map bends
 _MIN_WIDTH = 1e-3  # least `alpha` of a radial map
 
 
-class Planar(AbstractBijection):
+class Planar(AbstractShaped):
     """`y = x + u tanh(w . x + b)`: bends space along `u`, by what a plane's normal `w` sees.
 
     Increasing along `w`, so invertible, where `w . u > -1`: the part along `w` of the `u` that is trained is moved to
@@ -45,18 +44,14 @@ class Planar(AbstractBijection):
     """
 
     parameters: Parameters
-    shape: tuple[int, ...] = eqx.field(static=True)
-    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(self, key: PRNGKeyArray, dim: int, *, cond_dim: int | None = None, hidden: Sequence[int] = (32, 32)):
         require_key(key, "key")
-        require_counts(dim=dim)
+        self._set_dims(dim, cond_dim)
         normal_key, key = jax.random.split(key)
         normal = jax.random.normal(normal_key, (dim,))
         start = jnp.concatenate([normal / jnp.linalg.norm(normal), jnp.zeros(dim + 1)])
         self.parameters = Parameters(key, start, cond_dim, hidden)
-        self.shape = (dim,)
-        self.cond_shape = None if cond_dim is None else (cond_dim,)
 
     def _transform(self, x: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
         w, u, b, along = self._bend(condition)
@@ -94,7 +89,7 @@ class Planar(AbstractBijection):
         return w, u, b[0], allowed
 
 
-class Radial(AbstractBijection):
+class Radial(AbstractShaped):
     """`y = x + beta (x - c) / (alpha + r)` with `r = |x - c|`: pushes away from a centre `c`, or pulls towards it.
 
     `alpha > 0`, and `beta >= -0.99 alpha` makes the distance from the centre increase with `r`::
@@ -104,16 +99,7 @@ class Radial(AbstractBijection):
     Both directions in closed form. The slope of the log-determinant jumps at the centre, so prefer other maps under
     Hamiltonian samplers. It starts as the identity: `beta` is zero, `c` random and `alpha` the square root of `dim`.
 
-    Args:
-        key: random key of `c` and of the network of the condition.
-        dim: number of coordinates.
-        cond_dim: length of a condition that `c`, `alpha` and `beta` depend on, None without one.
-        hidden: widths of the hidden layers of the network of the condition.
-
-    Raises:
-        ValueError: where `dim` is below 1.
-
-    Source: Rezende, Mohamed 2015, arXiv 1505.05770.
+    Arguments are those of `Planar`, and so is the ValueError. Source: Rezende, Mohamed 2015, arXiv 1505.05770.
 
     Example:
         >>> import jax
@@ -123,19 +109,15 @@ class Radial(AbstractBijection):
     """
 
     parameters: Parameters
-    shape: tuple[int, ...] = eqx.field(static=True)
-    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(self, key: PRNGKeyArray, dim: int, *, cond_dim: int | None = None, hidden: Sequence[int] = (32, 32)):
         require_key(key, "key")
-        require_counts(dim=dim)
+        self._set_dims(dim, cond_dim)
         centre_key, key = jax.random.split(key)
         width = jnp.log(jnp.expm1(jnp.sqrt(float(dim)) - _MIN_WIDTH))
         # layers of one centre would stay alike
         start = jnp.concatenate([jax.random.normal(centre_key, (dim,)), jnp.stack([width, jnp.zeros(())])])
         self.parameters = Parameters(key, start, cond_dim, hidden)
-        self.shape = (dim,)
-        self.cond_shape = None if cond_dim is None else (cond_dim,)
 
     def _transform(self, x: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
         centre, alpha, push = self._around(condition)

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
-from numpyro_flows.arguments import require_cond_dim, require_counts, require_key, require_numbers
-from numpyro_flows.bijections.base import AbstractBijection
+from numpyro_flows.arguments import require_counts, require_key, require_numbers
+from numpyro_flows.bijections.base import AbstractShaped
 from numpyro_flows.bijections.noise import AbstractEstimator, EventNoise
 from numpyro_flows.networks import MLP
 
@@ -21,7 +21,7 @@ _NUM_CERTAIN = 8  # terms of the series before the roulette
 Layers = list[tuple[Float[Array, "_ _"], Float[Array, " _"]]]
 
 
-class Residual(AbstractBijection, AbstractEstimator):
+class Residual(AbstractShaped, AbstractEstimator):
     """`y = x + g(x, condition)`: `g` an MLP whose Lipschitz constant in `x` is below 1.
 
     Each weight of `g` is divided by (a bound on) its spectral norm where that is too large, whatever the parameters:
@@ -64,8 +64,6 @@ class Residual(AbstractBijection, AbstractEstimator):
     noise: EventNoise
     max_lipschitz: float = eqx.field(static=True)
     exact_dim: int = eqx.field(static=True)
-    shape: tuple[int, ...] = eqx.field(static=True)
-    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(
         self,
@@ -78,8 +76,7 @@ class Residual(AbstractBijection, AbstractEstimator):
         exact_dim: int = 64,
     ):
         require_key(key, "key")
-        require_counts(dim=dim)
-        require_cond_dim(cond_dim)
+        self._set_dims(dim, cond_dim)
         require_numbers("(0, 1)", max_lipschitz=max_lipschitz)
         require_counts(0, exact_dim=exact_dim)
         noise_key, key = jax.random.split(key)
@@ -87,8 +84,6 @@ class Residual(AbstractBijection, AbstractEstimator):
         self.noise = EventNoise(noise_key)
         self.max_lipschitz = max_lipschitz
         self.exact_dim = exact_dim
-        self.shape = (dim,)
-        self.cond_shape = None if cond_dim is None else (cond_dim,)
 
     @property
     @override

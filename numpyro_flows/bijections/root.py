@@ -11,13 +11,14 @@ _MAX_DOUBLINGS = 130  # of the bracket: past the largest number of single precis
 _MAX_STEPS = 200  # bisection alone needs 150 from there
 _BY_ROUNDING = 4  # multiples of eps that count as equal
 
+Values = Float[Array, "*shape"]
+"""Numbers of any shape, each of which is mapped by itself."""
+
 Increasing = Callable[[Array], tuple[Array, Array]]
 """`x -> (f(x), log f'(x))`, elementwise."""
 
 
-def invert_increasing(
-    function: Increasing, y: Float[Array, "*shape"], name: str
-) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+def invert_increasing(function: Increasing, y: Values, name: str) -> tuple[Values, Values]:
     """`x` with `f(x) = y` and `log dx/dy`, elementwise, for an increasing function onto the reals.
 
     As `root_of_increasing`, and checked.
@@ -31,7 +32,7 @@ def invert_increasing(
     return x, -function(x)[1]
 
 
-def root_of_increasing(function: Increasing, y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+def root_of_increasing(function: Increasing, y: Values) -> Values:
     """`x` with `f(x) = y`, elementwise, for an increasing function onto the reals; nothing is checked.
 
     A bracket around `y` doubles until it holds the root; then Newton's method, and bisection wherever a step leaves the

@@ -9,10 +9,7 @@ from numpyro_flows.precision import full_precision
 
 @full_precision()
 def transform_with_score(
-    bijection: AbstractBijection,
-    x: ArrayLike,
-    score: ArrayLike,
-    condition: ArrayLike | None = None,
+    bijection: AbstractBijection, x: ArrayLike, score: ArrayLike, condition: ArrayLike | None = None
 ) -> tuple[Array, Scalar, Array]:
     """`y = f(x)`, `log |det dy/dx|` and the score of `y`, where `score` is that of `x`; all of one event, of its shape.
 

@@ -7,7 +7,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from numpyro_flows.arguments import require_counts, require_numbers
-from numpyro_flows.bijections.univariate import AbstractUnivariate
+from numpyro_flows.bijections.root import Values
+from numpyro_flows.bijections.univariate import AbstractUnivariate, Params
+
+Bins = Float[Array, "*shape bins"]
+Knots = Float[Array, "*shape knots"]
 
 MAX_LOG_SIZE = 4.0  # bound on the log of a bin's size, in units of the geometric mean
 MIN_SLOPE = 1e-3  # least derivative at a knot
@@ -56,17 +60,13 @@ class RationalQuadraticSpline(AbstractUnivariate):
         require_counts(1, 999, num_bins=self.num_bins)
         require_numbers("(0, inf)", bound=self.bound)
 
-    def transform_and_log_derivative(
-        self, x: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]
-    ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    def transform_and_log_derivative(self, x: Values, params: Params) -> tuple[Values, Values]:
         inside = jnp.abs(x) < self.bound
         # so that neither branch of the last `where` makes a NaN gradient
         y, log_derivative = spline_forward(jnp.where(inside, x, 0.0), *self._split(params), self.bound)
         return jnp.where(inside, y, x), jnp.where(inside, log_derivative, 0.0)
 
-    def inverse_and_log_derivative(
-        self, y: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]
-    ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    def inverse_and_log_derivative(self, y: Values, params: Params) -> tuple[Values, Values]:
         inside = jnp.abs(y) < self.bound
         x, log_derivative = spline_inverse(jnp.where(inside, y, 0.0), *self._split(params), self.bound)
         return jnp.where(inside, x, y), jnp.where(inside, log_derivative, 0.0)
@@ -76,13 +76,7 @@ class RationalQuadraticSpline(AbstractUnivariate):
         return widths, heights, jnp.pad(slopes, [(0, 0)] * (slopes.ndim - 1) + [(1, 1)])
 
 
-def spline_forward(
-    x: Float[Array, "*shape"],
-    widths: Float[Array, "*shape bins"],
-    heights: Float[Array, "*shape bins"],
-    slopes: Float[Array, "*shape knots"],
-    bound: float,
-) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+def spline_forward(x: Values, widths: Bins, heights: Bins, slopes: Knots, bound: float) -> tuple[Values, Values]:
     """`y` and `log dy/dx` for `x` in `[-bound, bound]`, from parameters of any value."""
     place = _to_unit(x, bound)
     x0, w, y0, h, d0, d1 = _bin(place, widths, heights, slopes)
@@ -90,13 +84,7 @@ def spline_forward(
     return _from_unit(y0 + h * y, bound), log_slope
 
 
-def spline_inverse(
-    y: Float[Array, "*shape"],
-    widths: Float[Array, "*shape bins"],
-    heights: Float[Array, "*shape bins"],
-    slopes: Float[Array, "*shape knots"],
-    bound: float,
-) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+def spline_inverse(y: Values, widths: Bins, heights: Bins, slopes: Knots, bound: float) -> tuple[Values, Values]:
     """`x` and `log dx/dy` for `y` in `[-bound, bound]`."""
     place = _to_unit(y, bound)
     y0, h, x0, w, d0, d1 = _bin(place, heights, widths, slopes)
@@ -105,12 +93,12 @@ def spline_inverse(
     return _from_unit(x0 + t * w, bound), -rational_quadratic(t, s, d0, d1)[1]
 
 
-def bin_sizes(raw: Float[Array, "*shape bins"]) -> Float[Array, "*shape bins"]:
+def bin_sizes(raw: Bins) -> Bins:
     """Positive sizes, yet to be scaled to fill the interval."""
     return jnp.exp(MAX_LOG_SIZE * jnp.tanh(raw / MAX_LOG_SIZE))
 
 
-def squareplus(raw: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+def squareplus(raw: Values) -> Values:
     """A positive slope, 1 for 0, of the kind of a softplus at half the price (Barron 2021, arXiv 2112.11687)."""
     return MIN_SLOPE + (1 - MIN_SLOPE) * 0.5 * (raw + jnp.sqrt(raw**2 + 4.0))
 

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from numpyro_flows.arguments import require_counts, require_key
+from numpyro_flows.arguments import require_key
 from numpyro_flows.bijections.autoregressive import AbstractAutoregressive
-from numpyro_flows.bijections.univariate import AbstractNumericalUnivariate, AbstractUnivariate
+from numpyro_flows.bijections.root import Values
+from numpyro_flows.bijections.univariate import AbstractNumericalUnivariate, AbstractUnivariate, Params
 from numpyro_flows.networks import Parameters
 
 _MAX_DIAGONAL = 0.99  # of A and B: the slope of the map of a coordinate stays above 0.02
@@ -23,17 +24,7 @@ class Sylvester(AbstractAutoregressive):
     autoregressive layer in the reversed order. Put between an orthogonal map and its inverse it is the Sylvester flow
     `x + Q A tanh(B Q^T x + b)`. Starts as the identity, with `A = 0`.
 
-    Args:
-        key: random key of `B` and of the network.
-        dim: number of coordinates.
-        cond_dim: length of the condition that `A`, `B` and `b` then depend on, None without one.
-        hidden: widths of the hidden layers of the network of the condition.
-
-    Raises:
-        ValueError: where `dim` is below 1.
-        RuntimeError: (of `eqx.error_if`) where an inverse, which is numerical, did not converge.
-
-    Source: van den Berg, Hasenclever, Tomczak, Welling 2018, arXiv 1803.05649.
+    Args and errors are those of `Planar`. Source: van den Berg, Hasenclever, Tomczak, Welling 2018, arXiv 1803.05649.
 
     Example:
         >>> import jax
@@ -45,20 +36,16 @@ class Sylvester(AbstractAutoregressive):
     univariate: AbstractUnivariate
     parameters: Parameters
     depth: int = eqx.field(static=True)
-    shape: tuple[int, ...] = eqx.field(static=True)
-    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(self, key: PRNGKeyArray, dim: int, *, cond_dim: int | None = None, hidden: Sequence[int] = (32, 32)):
         require_key(key, "key")
-        require_counts(dim=dim)
+        self._set_dims(dim, cond_dim)
         b_key, network_key = jax.random.split(key)
         b = jax.random.normal(b_key, (dim, dim)) / np.sqrt(dim)
         start = jnp.concatenate([jnp.zeros(dim * dim), b.ravel(), jnp.zeros(dim)])
         self.parameters = Parameters(network_key, start, cond_dim, hidden)
         self.univariate = _Ridge()
         self.depth = dim
-        self.shape = (dim,)
-        self.cond_shape = None if cond_dim is None else (cond_dim,)
 
     def _params(self, x: Float[Array, " dim"], condition: Array | None) -> Float[Array, "dim num_params"]:
         dim = x.size
@@ -78,9 +65,7 @@ class _Ridge(AbstractNumericalUnivariate):
     def __post_init__(self):
         self.num_params = 4
 
-    def transform_and_log_derivative(
-        self, x: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]
-    ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    def transform_and_log_derivative(self, x: Values, params: Params) -> tuple[Values, Values]:
         a, b, c, d = jnp.moveaxis(params, -1, 0)
         ridge = jnp.tanh(b * x + c)
         return x + a * ridge + d, jnp.log1p(a * b * (1 - ridge**2))

@@ -5,11 +5,12 @@ import math
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from numpyro_flows.arguments import require_numbers
 from numpyro_flows.bijections.normal_tail import normal_tail
-from numpyro_flows.bijections.univariate import AbstractUnivariate
+from numpyro_flows.bijections.root import Values
+from numpyro_flows.bijections.univariate import AbstractUnivariate, Params
 
 _MIN_INDEX, _START_INDEX = 1e-3, 0.1  # of a tail
 _MAX_LOG = 40.0  # of a power tail: |y| up to e^40 / lam
@@ -48,18 +49,14 @@ class SinhArcsinh(AbstractUnivariate):
     def __check_init__(self):
         require_numbers("(0, inf)", max_log_power=self.max_log_power)
 
-    def transform_and_log_derivative(
-        self, x: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]
-    ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    def transform_and_log_derivative(self, x: Values, params: Params) -> tuple[Values, Values]:
         a, b = self._coefficients(params)
         t = jnp.arcsinh(x)
         root = jnp.sqrt(t**2 + 1.0)
         p = a * t + b * (root - 1.0)
         return jnp.sinh(p), _log_cosh(p) + jnp.log(a + b * t / root) - _log_cosh(t)
 
-    def inverse_and_log_derivative(
-        self, y: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]
-    ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    def inverse_and_log_derivative(self, y: Values, params: Params) -> tuple[Values, Values]:
         a, b = self._coefficients(params)
         p = jnp.arcsinh(y)
         # p + b - a t = b sqrt(t^2 + 1) has the root t = (a q - b s) / c; where that cancels, another form of it
@@ -70,13 +67,13 @@ class SinhArcsinh(AbstractUnivariate):
         root = jnp.sqrt(t**2 + 1.0)
         return jnp.sinh(t), _log_cosh(t) - _log_cosh(p) - jnp.log(a + b * t / root)
 
-    def _coefficients(self, params: Float[Array, "*shape num_params"]) -> tuple[Array, Array]:
+    def _coefficients(self, params: Params) -> tuple[Array, Array]:
         powers = jnp.exp(self.max_log_power * jnp.tanh(params / self.max_log_power))
         left, right = powers[..., 0], powers[..., 1]
         return 0.5 * (right + left), 0.5 * (right - left)
 
 
-def _log_cosh(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+def _log_cosh(x: Values) -> Values:
     return jnp.logaddexp(x, -x) - jnp.log(2.0)
 
 
@@ -119,9 +116,7 @@ class TailTransform(AbstractUnivariate):
     def __check_init__(self):
         require_numbers(f"({_START_INDEX}, inf)", max_index=self.max_index)
 
-    def transform_and_log_derivative(
-        self, x: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]
-    ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    def transform_and_log_derivative(self, x: Values, params: Params) -> tuple[Values, Values]:
         left = x < 0
         index = self._index(left, params)
         hazard, log_rate = _hazard(jnp.where(left, -x, x))
@@ -129,9 +124,7 @@ class TailTransform(AbstractUnivariate):
         y = (jnp.expm1(log_power) + jnp.exp(log_power) * (index * hazard - log_power)) / index
         return jnp.where(left, -y, y), log_power + log_rate
 
-    def inverse_and_log_derivative(
-        self, y: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]
-    ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    def inverse_and_log_derivative(self, y: Values, params: Params) -> tuple[Values, Values]:
         left = y < 0
         index = self._index(left, params)
         power = index * jnp.where(left, -y, y)
@@ -140,14 +133,14 @@ class TailTransform(AbstractUnivariate):
         x = _at_hazard((log_power + jnp.maximum(power - most, 0.0) * math.exp(-_MAX_LOG)) / index)
         return jnp.where(left, -x, x), -log_power - _hazard(x)[1]
 
-    def _index(self, left: Array, params: Float[Array, "*shape num_params"]) -> Array:
+    def _index(self, left: Array, params: Params) -> Array:
         most = self.max_index - _MIN_INDEX
         start = (_START_INDEX - _MIN_INDEX) / most
         raw = jnp.where(left, params[..., 0], params[..., 1])
         return _MIN_INDEX + most * jax.nn.sigmoid(raw + math.log(start / (1 - start)))
 
 
-def _hazard(x: Float[Array, "*shape"]) -> tuple[Array, Array]:
+def _hazard(x: Values) -> tuple[Array, Array]:
     """`H = -log erfc(x / sqrt(2))` and `log dH/dx`, for `x >= 0`."""
     log_tail, log_rate, _ = normal_tail(x)
     near = x < _NEAR
@@ -156,7 +149,7 @@ def _hazard(x: Float[Array, "*shape"]) -> tuple[Array, Array]:
 
 
 @jax.custom_jvp
-def _at_hazard(hazard: Float[Array, "*shape"]) -> Array:
+def _at_hazard(hazard: Values) -> Array:
     """The inverse of `_hazard`, by Newton's method from above: `H` is convex, so no step goes too far."""
 
     def step(_, x: Array) -> Array:

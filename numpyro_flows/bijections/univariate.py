@@ -9,7 +9,10 @@ from equinox import AbstractVar
 from jaxtyping import Array, Float
 
 from numpyro_flows.arguments import require_numbers
-from numpyro_flows.bijections.root import invert_increasing, root_of_increasing
+from numpyro_flows.bijections.root import Values, invert_increasing, root_of_increasing
+
+Params = Float[Array, "*shape num_params"]
+"""Parameters of the map of each of such `Values`."""
 
 
 class AbstractUnivariate(eqx.Module):
@@ -39,16 +42,12 @@ class AbstractUnivariate(eqx.Module):
     periodic: ClassVar[bool] = False
 
     @abstractmethod
-    def transform_and_log_derivative(
-        self, x: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]
-    ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]: ...
+    def transform_and_log_derivative(self, x: Values, params: Params) -> tuple[Values, Values]: ...
 
     @abstractmethod
-    def inverse_and_log_derivative(
-        self, y: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]
-    ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]: ...
+    def inverse_and_log_derivative(self, y: Values, params: Params) -> tuple[Values, Values]: ...
 
-    def inverse(self, y: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]) -> Float[Array, "*shape"]:
+    def inverse(self, y: Values, params: Params) -> Values:
         """The inverse alone and unchecked, for use within iterations."""
         return self.inverse_and_log_derivative(y, params)[0]
 
@@ -60,12 +59,10 @@ class AbstractNumericalUnivariate(AbstractUnivariate):
         RuntimeError: (of `eqx.error_if`, also within jit) where an inverse did not converge.
     """
 
-    def inverse_and_log_derivative(
-        self, y: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]
-    ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    def inverse_and_log_derivative(self, y: Values, params: Params) -> tuple[Values, Values]:
         return invert_increasing(lambda x: self.transform_and_log_derivative(x, params), y, type(self).__name__)
 
-    def inverse(self, y: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]) -> Float[Array, "*shape"]:
+    def inverse(self, y: Values, params: Params) -> Values:
         return root_of_increasing(lambda x: self.transform_and_log_derivative(x, params), y)
 
 
@@ -87,14 +84,10 @@ class ShiftUnivariate(AbstractUnivariate):
     def __post_init__(self):
         self.num_params = 1
 
-    def transform_and_log_derivative(
-        self, x: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]
-    ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    def transform_and_log_derivative(self, x: Values, params: Params) -> tuple[Values, Values]:
         return x + params[..., 0], jnp.zeros_like(x)
 
-    def inverse_and_log_derivative(
-        self, y: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]
-    ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    def inverse_and_log_derivative(self, y: Values, params: Params) -> tuple[Values, Values]:
         return y - params[..., 0], jnp.zeros_like(y)
 
 
@@ -126,17 +119,13 @@ class AffineUnivariate(AbstractUnivariate):
     def __check_init__(self):
         require_numbers("(0, inf)", max_log_scale=self.max_log_scale)
 
-    def transform_and_log_derivative(
-        self, x: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]
-    ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    def transform_and_log_derivative(self, x: Values, params: Params) -> tuple[Values, Values]:
         log_scale, shift = self._log_scale(params), params[..., 1]
         return jnp.exp(log_scale) * x + shift, log_scale
 
-    def inverse_and_log_derivative(
-        self, y: Float[Array, "*shape"], params: Float[Array, "*shape num_params"]
-    ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    def inverse_and_log_derivative(self, y: Values, params: Params) -> tuple[Values, Values]:
         log_scale, shift = self._log_scale(params), params[..., 1]
         return jnp.exp(-log_scale) * (y - shift), -log_scale
 
-    def _log_scale(self, params: Float[Array, "*shape num_params"]) -> Float[Array, "*shape"]:
+    def _log_scale(self, params: Params) -> Values:
         return self.max_log_scale * jnp.tanh(params[..., 0] / self.max_log_scale)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
 from numpyro_flows.arguments import require_choice, require_counts
 from numpyro_flows.bijections.noise import AbstractEstimator, EventNoise
+from numpyro_flows.bijections.sweeps import Vector
 from numpyro_flows.continuous.fields import AbstractField, AbstractFieldWithDivergence
 
 Probes = Float[Array, "num_probes dim"] | None
@@ -23,7 +24,7 @@ class Velocity(NamedTuple):
     squared_norm: `||dv/dx||_F^2`, or an estimate.
     """
 
-    value: Float[Array, " dim"]
+    value: Vector
     divergence: Scalar
     squared_norm: Scalar
 
@@ -46,12 +47,12 @@ class AbstractDivergence(AbstractEstimator):
     """
 
     @abstractmethod
-    def probes(self, x: Float[Array, " dim"]) -> Probes:
+    def probes(self, x: Vector) -> Probes:
         """What is random, for the trajectory from `x`."""
 
     @abstractmethod
     def __call__(
-        self, field: AbstractField, t: Scalar, x: Float[Array, " dim"], condition: Array | None, probes: Probes
+        self, field: AbstractField, t: Scalar, x: Vector, condition: Array | None, probes: Probes
     ) -> Velocity: ...
 
 
@@ -73,12 +74,10 @@ class Exact(AbstractDivergence):
     def estimate(self) -> str:
         return ""
 
-    def probes(self, x: Float[Array, " dim"]) -> Probes:
+    def probes(self, x: Vector) -> Probes:
         return None
 
-    def __call__(
-        self, field: AbstractField, t: Scalar, x: Float[Array, " dim"], condition: Array | None, probes: Probes
-    ) -> Velocity:
+    def __call__(self, field: AbstractField, t: Scalar, x: Vector, condition: Array | None, probes: Probes) -> Velocity:
         value, columns = _products(field, t, x, condition, jnp.eye(x.size, dtype=x.dtype))
         squared_norm = (columns**2).sum()  # computed only where a penalty asks for it
         if isinstance(field, AbstractFieldWithDivergence):
@@ -118,11 +117,7 @@ class Hutchinson(AbstractDivergence):
     distribution: str = eqx.field(static=True)
 
     def __init__(
-        self,
-        key: PRNGKeyArray,
-        *,
-        num_probes: int = 1,
-        distribution: Literal["rademacher", "gaussian"] = "rademacher",
+        self, key: PRNGKeyArray, *, num_probes: int = 1, distribution: Literal["rademacher", "gaussian"] = "rademacher"
     ):
         require_counts(num_probes=num_probes)
         require_choice(_DRAW, distribution=distribution)
@@ -133,13 +128,11 @@ class Hutchinson(AbstractDivergence):
     def estimate(self) -> str:
         return f"Hutchinson's estimator with {self.num_probes} {self.distribution} probes"
 
-    def probes(self, x: Float[Array, " dim"]) -> Probes:
+    def probes(self, x: Vector) -> Probes:
         key = self.noise.key(jax.lax.stop_gradient(x))
         return _DRAW[self.distribution](key, (self.num_probes, x.size), x.dtype)
 
-    def __call__(
-        self, field: AbstractField, t: Scalar, x: Float[Array, " dim"], condition: Array | None, probes: Probes
-    ) -> Velocity:
+    def __call__(self, field: AbstractField, t: Scalar, x: Vector, condition: Array | None, probes: Probes) -> Velocity:
         assert probes is not None
         value, products = _products(field, t, x, condition, probes)
         return Velocity(value, _mean_product(probes, products), _mean_product(products, products))
@@ -183,15 +176,13 @@ class HutchPlusPlus(AbstractDivergence):
     def estimate(self) -> str:
         return f"the Hutch++ estimator with {self.num_probes} products"
 
-    def probes(self, x: Float[Array, " dim"]) -> Probes:
+    def probes(self, x: Vector) -> Probes:
         if self.num_probes > 3 * x.size:
             raise ValueError(f"num_probes expected at most 3 * {x.size} for so many coordinates, got {self.num_probes}")
         key = self.noise.key(jax.lax.stop_gradient(x))
         return jax.random.rademacher(key, (2 * self.num_probes // 3, x.size), x.dtype)
 
-    def __call__(
-        self, field: AbstractField, t: Scalar, x: Float[Array, " dim"], condition: Array | None, probes: Probes
-    ) -> Velocity:
+    def __call__(self, field: AbstractField, t: Scalar, x: Vector, condition: Array | None, probes: Probes) -> Velocity:
         assert probes is not None
         of_range, of_rest = jnp.split(probes, 2)
         # the range is a direction to look in, not something to differentiate: the estimate is unbiased for any
@@ -211,11 +202,11 @@ _DRAW = {"rademacher": jax.random.rademacher, "gaussian": jax.random.normal}
 
 
 def _products(
-    field: AbstractField, t: Scalar, x: Float[Array, " dim"], condition: Array | None, directions: Float[Array, "n dim"]
-) -> tuple[Float[Array, " dim"], Float[Array, "n dim"]]:
+    field: AbstractField, t: Scalar, x: Vector, condition: Array | None, directions: Float[Array, "n dim"]
+) -> tuple[Vector, Float[Array, "n dim"]]:
     """`v`, and the Jacobian times each direction."""
 
-    def product(direction: Float[Array, " dim"]) -> tuple[Array, Array]:
+    def product(direction: Vector) -> tuple[Array, Array]:
         return jax.jvp(lambda x: field(t, x, condition), (x,), (direction,))
 
     return jax.vmap(product, out_axes=(None, 0))(directions)

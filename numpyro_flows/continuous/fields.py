@@ -11,6 +11,7 @@ from equinox import AbstractVar
 from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
 from numpyro_flows.arguments import as_widths, require_choice, require_cond_dim, require_counts, require_key
+from numpyro_flows.bijections.sweeps import Vector
 from numpyro_flows.networks import MLP
 
 Time = Literal["fourier", "concatenated"]
@@ -41,7 +42,7 @@ class AbstractField(eqx.Module):
     cond_dim: AbstractVar[int | None]
 
     @abstractmethod
-    def __call__(self, t: Scalar, x: Float[Array, " dim"], condition: Array | None = None) -> Float[Array, " dim"]: ...
+    def __call__(self, t: Scalar, x: Vector, condition: Array | None = None) -> Vector: ...
 
 
 class AbstractFieldWithDivergence(AbstractField):
@@ -58,13 +59,11 @@ class AbstractFieldWithDivergence(AbstractField):
         -2.0
     """
 
-    def __call__(self, t: Scalar, x: Float[Array, " dim"], condition: Array | None = None) -> Float[Array, " dim"]:
+    def __call__(self, t: Scalar, x: Vector, condition: Array | None = None) -> Vector:
         return self.velocity_and_divergence(t, x, condition)[0]
 
     @abstractmethod
-    def velocity_and_divergence(
-        self, t: Scalar, x: Float[Array, " dim"], condition: Array | None = None
-    ) -> tuple[Float[Array, " dim"], Scalar]:
+    def velocity_and_divergence(self, t: Scalar, x: Vector, condition: Array | None = None) -> tuple[Vector, Scalar]:
         """The field and its divergence at one point."""
 
 
@@ -123,7 +122,7 @@ class MLPField(AbstractField):
         # a key of its own costs compile time; the last layer is zero, and the first sees other inputs
         self.modulator = None if cond_dim is None else MLP(key, cond_dim, 2 * sum(hidden), (max(hidden),))
 
-    def __call__(self, t: Scalar, x: Float[Array, " dim"], condition: Array | None = None) -> Float[Array, " dim"]:
+    def __call__(self, t: Scalar, x: Vector, condition: Array | None = None) -> Vector:
         inputs = jnp.concatenate([x, time_features(t, self.num_frequencies).astype(x.dtype)])
         if self.modulator is None or condition is None:  # a flow has checked that there is one
             return self.network(inputs)
@@ -152,7 +151,7 @@ class LinearField(AbstractFieldWithDivergence):
     """
 
     weight: Float[Array, "dim dim"]
-    bias: Float[Array, " dim"]
+    bias: Vector
     dim: int = eqx.field(static=True)
     cond_dim: int | None = eqx.field(static=True)
 
@@ -161,9 +160,7 @@ class LinearField(AbstractFieldWithDivergence):
         self.weight, self.bias = jnp.zeros((dim, dim)), jnp.zeros(dim)
         self.dim, self.cond_dim = dim, None
 
-    def velocity_and_divergence(
-        self, t: Scalar, x: Float[Array, " dim"], condition: Array | None = None
-    ) -> tuple[Float[Array, " dim"], Scalar]:
+    def velocity_and_divergence(self, t: Scalar, x: Vector, condition: Array | None = None) -> tuple[Vector, Scalar]:
         return self.weight @ x + self.bias, jnp.trace(self.weight)
 
 

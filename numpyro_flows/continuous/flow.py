@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, Scalar
 
 from numpyro_flows.arguments import require_instance, require_two_times
-from numpyro_flows.bijections.base import AbstractBijection, checked
+from numpyro_flows.bijections.base import AbstractShaped, checked
 from numpyro_flows.bijections.compose import held_fixed
 from numpyro_flows.bijections.noise import AbstractEstimator
+from numpyro_flows.bijections.sweeps import Vector
 from numpyro_flows.continuous.divergence import AbstractDivergence, Exact, Probes, Velocity
 from numpyro_flows.continuous.fields import AbstractField
 from numpyro_flows.continuous.solving import ODESolver, adaptive
@@ -43,7 +44,7 @@ class Trajectory(NamedTuple):
     divergence: Float[Array, " times"]
 
 
-class ContinuousFlow(AbstractBijection, AbstractEstimator):
+class ContinuousFlow(AbstractShaped, AbstractEstimator):
     """`y = x(1)` for `dx/dt = v(t, x | condition)`, `x(0) = x`; `log |det dy/dx| = int_0^1 tr(dv/dx) dt`.
 
     State and log-determinant are integrated together, in either direction, by diffrax. They are right to the tolerance
@@ -83,8 +84,6 @@ class ContinuousFlow(AbstractBijection, AbstractEstimator):
     ode: ODESolver
     training: Training
     interval: tuple[float, float] = eqx.field(static=True)
-    shape: tuple[int, ...] = eqx.field(static=True)
-    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(
         self,
@@ -114,8 +113,7 @@ class ContinuousFlow(AbstractBijection, AbstractEstimator):
         require_instance(AbstractDivergence, "continuous.Exact()", divergence=self.divergence)
         require_instance(Training, "continuous.Training()", training=self.training)
         self.interval = (float(interval[0]), float(interval[1]))
-        self.shape = (field.dim,)
-        self.cond_shape = None if field.cond_dim is None else (field.cond_dim,)
+        self.shape, self.cond_shape = (field.dim,), None if field.cond_dim is None else (field.cond_dim,)
 
     @property
     @override
@@ -127,19 +125,14 @@ class ContinuousFlow(AbstractBijection, AbstractEstimator):
         """From the target's time to the base's."""
         return self.interval[1], self.interval[0]
 
-    def _transform(self, x: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
+    def _transform(self, x: Vector, condition: Array | None) -> tuple[Array, Scalar]:
         return self.move(x, condition, self.interval)[:2]
 
-    def _inverse(self, y: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
+    def _inverse(self, y: Vector, condition: Array | None) -> tuple[Array, Scalar]:
         return self.move(y, condition, self.backwards)[:2]
 
     def move(
-        self,
-        x: Float[Array, " dim"],
-        condition: Array | None,
-        interval: tuple[float, float],
-        *,
-        with_energies: bool = False,
+        self, x: Vector, condition: Array | None, interval: tuple[float, float], *, with_energies: bool = False
     ) -> tuple[Array, Scalar, Energies]:
         """Where `x` at the start of the interval is at its end, the log-determinant of that, and the energies."""
         (moved, log_det, *energies), _ = self.solve(x, condition, interval, with_energies=with_energies)
@@ -179,7 +172,7 @@ class ContinuousFlow(AbstractBijection, AbstractEstimator):
 
     def solve(
         self,
-        x: Float[Array, " dim"],
+        x: Vector,
         condition: Array | None,
         interval: tuple[float, float],
         times: Array | None = None,
@@ -201,8 +194,6 @@ class ContinuousFlow(AbstractBijection, AbstractEstimator):
         # parameters go through the arguments, where every adjoint finds them
         return self.ode(rate, state, interval, (self.field, condition, self.divergence.probes(x)), times)
 
-    def _velocity(
-        self, t: Scalar, x: Float[Array, " dim"], args: tuple[AbstractField, Array | None, Probes]
-    ) -> Velocity:
+    def _velocity(self, t: Scalar, x: Vector, args: tuple[AbstractField, Array | None, Probes]) -> Velocity:
         field, condition, probes = args
         return self.divergence(field, t, x, condition, probes)

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 from scipy.optimize import linear_sum_assignment
 
 from numpyro_flows.arguments import require_choice, require_instance, require_key, require_numbers
+from numpyro_flows.bijections.sweeps import Vector
 from numpyro_flows.continuous.flow import ContinuousFlow
 
 Coupling = Literal["independent", "minibatch_ot"]
@@ -35,9 +36,7 @@ class AbstractPath(eqx.Module):
     def weights(self, t: Scalar) -> tuple[Scalar, Scalar]:
         """`a(t)` and `b(t)`."""
 
-    def __call__(
-        self, t: Scalar, x0: Float[Array, " dim"], x1: Float[Array, " dim"]
-    ) -> tuple[Float[Array, " dim"], Float[Array, " dim"]]:
+    def __call__(self, t: Scalar, x0: Vector, x1: Vector) -> tuple[Vector, Vector]:
         """`x_t` and its velocity."""
         (a, b), (a_slope, b_slope) = jax.jvp(self.weights, (t,), (jnp.ones_like(t),))
         return a * x1 + b * x0, a_slope * x1 + b_slope * x0

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
 from numpyro_flows.arguments import require_cond_dim, require_counts, require_key
+from numpyro_flows.bijections.sweeps import Vector
 from numpyro_flows.continuous.fields import AbstractField, AbstractFieldWithDivergence, Time, check_time, time_features
 from numpyro_flows.networks import MLP, draw_normals
 
@@ -57,7 +58,7 @@ class PotentialField(AbstractField):
         self.num_frequencies = check_time(time, num_frequencies)
         self.network = MLP(key, dim + (2 * self.num_frequencies or 1) + (cond_dim or 0), 1, hidden)
 
-    def __call__(self, t: Scalar, x: Float[Array, " dim"], condition: Array | None = None) -> Float[Array, " dim"]:
+    def __call__(self, t: Scalar, x: Vector, condition: Array | None = None) -> Vector:
         others = [time_features(t, self.num_frequencies).astype(x.dtype)]
         others += [] if condition is None else [condition]
         return jax.grad(lambda x: self.network(jnp.concatenate([x, *others]))[0])(x)
@@ -115,14 +116,12 @@ class OTFlowField(AbstractFieldWithDivergence):
         self.quadratic = 0.01 * quadratic / np.sqrt(num)  # not zero, where it would have no gradient
         self.linear = jnp.zeros(num)
 
-    def velocity_and_divergence(
-        self, t: Scalar, x: Float[Array, " dim"], condition: Array | None = None
-    ) -> tuple[Float[Array, " dim"], Scalar]:
+    def velocity_and_divergence(self, t: Scalar, x: Vector, condition: Array | None = None) -> tuple[Vector, Scalar]:
         time = jnp.reshape(jnp.asarray(t, x.dtype), 1)
         s = jnp.concatenate([x, time] if condition is None else [x, time, condition])
         low = self.first @ s + self.first_bias
         slope = jnp.tanh(low)
-        high = jnp.tanh(self.second @ _log_two_cosh(low) + self.second_bias)
+        high = jnp.tanh(self.second @ jnp.logaddexp(low, -low) + self.second_bias)  # of sigma(low)
         inner = self.weight + self.second.T @ (high * self.weight)  # d (w . n) / du
         gradient = self.first.T @ (slope * inner) + self.quadratic.T @ (self.quadratic @ s) + self.linear
         of_x = self.first[:, : self.dim]
@@ -133,7 +132,3 @@ class OTFlowField(AbstractFieldWithDivergence):
             + (self.quadratic[:, : self.dim] ** 2).sum()
         )
         return -gradient[: self.dim], -curvature
-
-
-def _log_two_cosh(z: Array) -> Array:
-    return jnp.logaddexp(z, -z)

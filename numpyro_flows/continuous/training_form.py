@@ -1,5 +1,6 @@
 """What training makes of a bijection with continuous flows in it: coarse solvers, new probes, penalties, no errors."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, override
 
@@ -7,32 +8,31 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, Scalar
+from jaxtyping import Array, ArrayLike, PRNGKeyArray, Scalar
 
 from numpyro_flows.arguments import require_key
-from numpyro_flows.bijections.base import AbstractBijection
+from numpyro_flows.bijections.base import AbstractBijection, AbstractShaped
 from numpyro_flows.bijections.noise import reseeded
+from numpyro_flows.bijections.sweeps import Vector
 from numpyro_flows.continuous.flow import ContinuousFlow
 from numpyro_flows.continuous.solving import ODESolver
 from numpyro_flows.continuous.training_settings import MAX_TRAINING_STEPS, Energies
 
 
-class Penalised(AbstractBijection):
+class Penalised(AbstractShaped):
     """A continuous flow whose penalties are taken off its log-determinants, so that every likelihood pays for them."""
 
     flow: ContinuousFlow
     penalties: Energies = eqx.field(static=True)
-    shape: tuple[int, ...] = eqx.field(static=True)
-    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(self, flow: ContinuousFlow, penalties: Energies):
         self.flow, self.penalties = flow, penalties
         self.shape, self.cond_shape = flow.shape, flow.cond_shape
 
-    def _transform(self, x: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
+    def _transform(self, x: Vector, condition: Array | None) -> tuple[Array, Scalar]:
         return self._move(x, condition, self.flow.interval)
 
-    def _inverse(self, y: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
+    def _inverse(self, y: Vector, condition: Array | None) -> tuple[Array, Scalar]:
         return self._move(y, condition, self.flow.backwards)
 
     @override
@@ -40,9 +40,7 @@ class Penalised(AbstractBijection):
         """The flow's own: a path gradient has no log-determinant in it, and so no penalty."""
         return self.flow._transform_with_score(x, score, condition)
 
-    def _move(
-        self, x: Float[Array, " dim"], condition: Array | None, interval: tuple[float, float]
-    ) -> tuple[Array, Scalar]:
+    def _move(self, x: Vector, condition: Array | None, interval: tuple[float, float]) -> tuple[Array, Scalar]:
         moved, log_det, energies = self.flow.move(x, condition, interval, with_energies=True)
         paid = [weight * energy for weight, energy in zip(self.penalties, energies)]
         return moved, log_det - jnp.stack(paid).sum()
@@ -95,39 +93,26 @@ def without_errors[T](bijection: T) -> T:
     """`bijection` with NaN for an event whose solver fails, in place of an error."""
 
     def quiet(flow: ContinuousFlow) -> ContinuousFlow:
-        ode = flow.ode
-        quiet = ODESolver(
-            ode.solver,
-            ode.stepsize_controller,
-            ode.adjoint,
-            max_steps=ode.max_steps,
-            num_steps=ode.num_steps,
-            raises=False,
-        )
-        return eqx.tree_at(lambda f: f.ode, flow, quiet)
+        return eqx.tree_at(lambda f: f.ode, flow, dataclasses.replace(flow.ode, raises=False))
 
     return _map(quiet, bijection)
 
 
-class _Counting(AbstractBijection):
+class _Counting(AbstractShaped):
     """`flow` with log-determinants that are larger by the evaluations of the field."""
 
     flow: ContinuousFlow
-    shape: tuple[int, ...] = eqx.field(static=True)
-    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(self, flow: ContinuousFlow):
         self.flow, self.shape, self.cond_shape = flow, flow.shape, flow.cond_shape
 
-    def _transform(self, x: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
+    def _transform(self, x: Vector, condition: Array | None) -> tuple[Array, Scalar]:
         return self._move(x, condition, self.flow.interval)
 
-    def _inverse(self, y: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
+    def _inverse(self, y: Vector, condition: Array | None) -> tuple[Array, Scalar]:
         return self._move(y, condition, self.flow.backwards)
 
-    def _move(
-        self, x: Float[Array, " dim"], condition: Array | None, interval: tuple[float, float]
-    ) -> tuple[Array, Scalar]:
+    def _move(self, x: Vector, condition: Array | None, interval: tuple[float, float]) -> tuple[Array, Scalar]:
         (moved, log_det), num_steps = self.flow.solve(x, condition, interval)
         return moved, log_det + self.flow.ode.evaluations(num_steps)
 

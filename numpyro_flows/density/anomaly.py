@@ -38,9 +38,7 @@ class AnomalyScores(NamedTuple):
 
 
 def anomaly_scores(
-    flow: FlowDistribution,
-    data: ArrayLike | Mapping[str, ArrayLike],
-    reference: ArrayLike | Mapping[str, ArrayLike],
+    flow: FlowDistribution, data: ArrayLike | Mapping[str, ArrayLike], reference: ArrayLike | Mapping[str, ArrayLike]
 ) -> AnomalyScores:
     """Score rows by a density, with p-values by the ranks among reference rows.
 

@@ -10,12 +10,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Float, Int, PRNGKeyArray
 
 from numpyro_flows import flows
-from numpyro_flows.arguments import (
-    described,
-    require_counts,
-    require_key,
-    require_numbers,
-)
+from numpyro_flows.arguments import described, require_counts, require_key, require_numbers
 from numpyro_flows.bijections import AbstractBijection, ActNorm, initialize_from_data
 from numpyro_flows.bijections.noise import estimates
 from numpyro_flows.continuous import FlowMatching

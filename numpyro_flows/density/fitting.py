@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, ClassVar, NamedTuple
 
@@ -135,22 +136,16 @@ class _Functions(NamedTuple):
     static: AbstractBijection
 
 
+@dataclass
 class _DensityTask:
     """Minibatches of rows for the compiled functions; with restarts states have a leading axis of them."""
 
-    def __init__(
-        self,
-        functions: _Functions,
-        draw_rows: Callable[[int], Rows],
-        validation: Rows,
-        batch: int,
-        chunk: int,
-        seeds: Seeds,
-    ):
-        self.chunk, self.batch = chunk, batch
-        self.functions = functions
-        self.draw_rows, self.validation = draw_rows, validation
-        self.seeds = seeds
+    functions: _Functions
+    draw_rows: Callable[[int], Rows]
+    validation: Rows
+    batch: int
+    chunk: int
+    seeds: Seeds
 
     def train(self, state: State, planned: Round, rates: np.ndarray) -> tuple[TrainState, np.ndarray, int]:
         rows = self.draw_rows(state.num_rounds)

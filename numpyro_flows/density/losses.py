@@ -62,11 +62,7 @@ def maximum_likelihood(bijection: AbstractBijection, key: PRNGKeyArray, rows: Ro
 
 
 def flow_matching(matching: FlowMatching) -> Objective:
-    """The loss of `matching`.
-
-    Raises:
-        ValueError: (of the objective) where the bijection is no `ContinuousFlow`.
-    """
+    """The loss of `matching`, which has a ValueError for a bijection that is no `ContinuousFlow`."""
 
     def objective(bijection: AbstractBijection, key: PRNGKeyArray, rows: Rows) -> Scalar:
         if not isinstance(bijection, ContinuousFlow):

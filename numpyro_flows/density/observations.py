@@ -13,13 +13,13 @@ from jaxtyping import ArrayLike, Float, Int
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import ComposeTransform, ReshapeTransform, Transform, biject_to
 
-from numpyro_flows.arguments import as_numbers, described, require_finite_rows
+from numpyro_flows.arguments import as_numbers, described, require_all, require_finite_rows
 from numpyro_flows.modeling.sites import Sites
 
 Support = constraints.Constraint | Sequence[constraints.Constraint] | Mapping[str, constraints.Constraint] | None
 """Of an event; one for each column; one for each site; the real numbers."""
 
-_SHOWN = 5  # rows or columns that a message names
+_SHOWN = 5  # columns that a message names
 _LEAST_ESS = 0.01  # of weights, as a share of the rows, below which one is warned
 _REPEATED = 0.1  # share of rows that are there already from which one is warned
 
@@ -47,18 +47,7 @@ class Observations(NamedTuple):
 
 
 def observe(data: Any, support: Support = None, *, dequantize: bool = False) -> Observations:
-    """Read and check data.
-
-    Args:
-        data: an array `(num, *event)`, sites of shape `(num, *site)`, or ArviZ's DataTree with a posterior.
-        support: see `Support`.
-        dequantize: whether the data are integers `k` that stand for `[k, k + 1)`.
-
-    Raises:
-        TypeError: where data are not numbers.
-        ValueError: where a row is not finite or outside the support, a coordinate is constant, rows are no more than
-            coordinates, or shapes do not fit.
-    """
+    """Data, checked: arguments and errors are those of `fit_density`."""
     if (sites := sites_of(data)) is not None:
         shapes, values = _stack(sites)
         if not (support is None or isinstance(support, Mapping)):
@@ -90,10 +79,10 @@ def observe(data: Any, support: Support = None, *, dequantize: bool = False) -> 
     # of integers the middle of a cell, whose ends may lie on the boundary
     checked = values + 0.5 if dequantize else values
     in_support = np.asarray(inside(jnp.asarray(checked)))
-    _require(in_support.reshape(len(values), -1).all(1), f"data within {inside}", "values outside it")
+    require_all(in_support.reshape(len(values), -1).all(1), f"expected data within {inside}, got values outside it")
     constrain = _constrain(inside, values.shape[1:])
     x, log_det = _unconstrained(constrain, checked)
-    _require(np.isfinite(x).all(1), f"data within {inside}", "values on its boundary")
+    require_all(np.isfinite(x).all(1), f"expected data within {inside}, got values on its boundary")
     if len(x) <= x.shape[1]:
         raise ValueError(f"data expected more rows than coordinates, got {len(x)} rows of {x.shape[1]}")
     if not dequantize:
@@ -114,13 +103,11 @@ def _unconstrained(
     return np.asarray(x, np.float64), np.asarray(log_det, np.float64)
 
 
-def _unconstrain_rows(constrain: Transform, values: jax.Array) -> tuple[jax.Array, jax.Array]:
+@jax.jit
+def _unconstrain(constrain: Transform, values: jax.Array) -> tuple[jax.Array, jax.Array]:
     x = jnp.asarray(constrain.inv(values))
     log_det = jnp.asarray(constrain.log_abs_det_jacobian(x, values))
     return x, -log_det.reshape(len(x), -1).sum(1)
-
-
-_unconstrain = jax.jit(_unconstrain_rows)
 
 
 def sites_of(data: Any) -> Mapping[str, ArrayLike] | None:
@@ -177,13 +164,6 @@ def _constrain(support: constraints.Constraint, event_shape: tuple[int, ...]) ->
     if len(shape) == 1:
         return None if support is constraints.real else transform
     return ComposeTransform([ReshapeTransform(shape, (int(np.prod(shape)),)), transform])
-
-
-def _require(good: np.ndarray, expected: str, got: str) -> None:
-    bad = np.flatnonzero(~good)
-    if bad.size:
-        named = ", ".join(map(str, bad[:_SHOWN])) + (", ..." if bad.size > _SHOWN else "")
-        raise ValueError(f"expected {expected}, got {got} in {bad.size} of {good.size} rows: {named}")
 
 
 def _warn_of_repetition(x: Float[np.ndarray, "num dim"]) -> None:

@@ -11,11 +11,7 @@ from numpyro_flows.modeling.distributions import FlowDistribution
 
 
 def observe_for(flow: FlowDistribution, data: Any, support: Support, dequantize: bool) -> Observations:
-    """Data on which the training of `flow` can go on: of its sites, shape and support.
-
-    Raises:
-        ValueError: where they are not, or `flow` is not on a standard normal base.
-    """
+    """Data on which training goes on; a ValueError but for the flow's sites, shape and support, on a normal base."""
     base = flow.base_dist if len(flow.transforms) == 1 + (flow.constrain is not None) else flow
     while isinstance(base, (dist.Independent, dist.ExpandedDistribution)):
         base = base.base_dist
@@ -46,11 +42,7 @@ def observe_for(flow: FlowDistribution, data: Any, support: Support, dequantize:
 
 
 def require_condition_of(flow: FlowDistribution, conditions: Float[np.ndarray, "num cond_dim"] | None) -> None:
-    """Make sure that there are conditions where the flow has one, of its shape, and none where it has none.
-
-    Raises:
-        ValueError: where not.
-    """
+    """Raise a ValueError where conditions are not of the flow's shape, missing, or there where the flow has none."""
     shape, got = flow.bijection.cond_shape, None if conditions is None else conditions.shape[1:]
     if shape is None and got is not None:
         raise ValueError("condition expected None, as the flow has no condition, got one: give a recipe as flow")

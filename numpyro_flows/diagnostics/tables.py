@@ -11,17 +11,8 @@ if TYPE_CHECKING:
 
 _ROUNDING = 1e-6  # an sd this small next to the mean is rounding: the scalar never changes
 _METHOD_COLUMNS = (
-    "seconds",
-    "compile_seconds",
-    "gradient_evaluations",
-    "draws",
-    "min_ess_bulk",
-    "min_ess_tail",
-    "ess_per_second",
-    "ess_per_second_compiling",
-    "divergences",
-    "max_rhat",
-    "khat",
+    *("seconds", "compile_seconds", "gradient_evaluations", "draws", "min_ess_bulk", "min_ess_tail"),
+    *("ess_per_second", "ess_per_second_compiling", "divergences", "max_rhat", "khat"),
 )
 
 

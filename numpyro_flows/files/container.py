@@ -47,11 +47,7 @@ def pack(kind: str, structure: Any, arrays: dict[str, np.ndarray]) -> bytes:
 
 
 def unpack(data: bytes) -> tuple[str, Any, dict[str, np.ndarray]]:
-    """Kind, structure and arrays of a file's bytes. The arrays are views of `data`.
-
-    Raises:
-        BrokenFile: where the bytes are not what `pack` gives.
-    """
+    """Kind, structure and arrays (views of `data`) of a file; a `BrokenFile` where `pack` does not give such bytes."""
     if data[:4] == b"PK\x03\x04":
         raise BrokenFile("this is an .npz or other zip archive; numpyro_flows no longer reads its .npz files of old")
     if len(data) < 8:
@@ -79,11 +75,7 @@ def unpack(data: bytes) -> tuple[str, Any, dict[str, np.ndarray]]:
 
 
 def parse(text: str | bytes, what: str) -> Any:
-    """JSON without its loopholes: no key twice, no NaN or Infinity.
-
-    Raises:
-        BrokenFile: where it is no such JSON.
-    """
+    """JSON without its loopholes; a `BrokenFile` where it is none, has a key twice, or has NaN or Infinity."""
     try:
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:  # also what is not UTF-8

@@ -14,7 +14,7 @@ from numpyro_flows.files import table
 from numpyro_flows.files.container import BrokenFile, checksum_of
 from numpyro_flows.files.encode import ELEMENT_TYPES, KEY_IMPLEMENTATIONS, MAX_DEPTH, NOT_FINITE, STORED_AS
 from numpyro_flows.files.kinds import describe, fits
-from numpyro_flows.files.rules import Rule, rule_of
+from numpyro_flows.files.rules import rule_of
 
 
 class Reader:
@@ -25,11 +25,7 @@ class Reader:
         self.trusted = trusted
 
     def decode(self, node: Any, kind: Any, path: str = "", depth: int = 0) -> Any:
-        """The value of a structure, which must be of `kind`.
-
-        Raises:
-            BrokenFile: where it is not, or is wrong in itself.
-        """
+        """The value of a structure; a `BrokenFile` where it is not of `kind`, or is wrong in itself."""
         if depth > MAX_DEPTH:
             raise _wrong(path[:200], f"expected at most {MAX_DEPTH} levels of nesting, got more")
         value = self._value(node, path, depth)
@@ -124,17 +120,14 @@ class Reader:
         if rule.kinds is not None and fields.keys() != rule.kinds.keys():
             missing, extra = sorted(rule.kinds.keys() - fields.keys()), sorted(fields.keys() - rule.kinds.keys())
             raise _wrong(path, f"expected exactly the fields of {name}: missing are {missing}, not of it {extra}")
+        kinds = dict.fromkeys(fields, Any) if rule.kinds is None else rule.kinds
         values = {
-            field: self.decode(node, _kind(rule, field), f"{path}.{field}", depth + 1) for field, node in fields.items()
+            field: self.decode(node, kinds[field], f"{path}.{field}", depth + 1) for field, node in fields.items()
         }
         try:
             return rule.build(values)
         except Exception as error:  # of the class's own checks
             raise _wrong(path, f"{name} cannot have these fields: {error}") from error
-
-
-def _kind(rule: Rule, field: str) -> Any:
-    return Any if rule.kinds is None else rule.kinds[field]
 
 
 def _wrong(path: str, what: str) -> BrokenFile:

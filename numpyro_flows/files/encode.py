@@ -33,11 +33,7 @@ class Writer:
         self.arrays: dict[str, np.ndarray] = {}
 
     def encode(self, node: Any, path: str = "", depth: int = 0) -> Any:
-        """The structure of a node, as JSON has it.
-
-        Raises:
-            TypeError: where it is, or holds, what cannot be in a file.
-        """
+        """The structure of a node, as JSON has it; a TypeError where it is, or holds, what cannot be in a file."""
         if depth > MAX_DEPTH:
             raise TypeError(f"cannot save what is nested deeper than {MAX_DEPTH} levels: {path[:200]}")
         if isinstance(node, float) and not np.isfinite(node):

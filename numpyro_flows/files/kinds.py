@@ -34,7 +34,7 @@ def fits(value: Any, kind: Any) -> bool:
         return value is None
     if isinstance(kind, typing.ForwardRef):  # a class by its name in the table, where importing it would point up
         return name_of(type(value)) == kind.__forward_arg__
-    if _is_array_hint(kind):
+    if isinstance(kind, type) and hasattr(kind, "dtypes") and hasattr(kind, "array_type"):  # of jaxtyping
         return is_array(value) and _has_dtype(value, kind.dtypes)
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
@@ -58,10 +58,6 @@ def is_array(value: Any) -> bool:
 def describe(kind: Any) -> str:
     """A kind in words, for messages."""
     return getattr(kind, "__name__", str(kind)).replace("typing.", "").replace("numpyro_flows.", "")
-
-
-def _is_array_hint(kind: Any) -> bool:
-    return isinstance(kind, type) and hasattr(kind, "dtypes") and hasattr(kind, "array_type")
 
 
 def _has_dtype(value: jax.Array | np.ndarray, names: Any) -> bool:

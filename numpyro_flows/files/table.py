@@ -115,12 +115,7 @@ TABLE: dict[str, tuple[str, str]] = {
 
 
 def find(name: str) -> Any:
-    """What a name of the table stands for: a class, or the one object itself.
-
-    Raises:
-        KeyError: where it is not in the table.
-        ImportError: where the installed packages do not have it.
-    """
+    """The class or object of a name; a KeyError where the table lacks it, an ImportError where the packages do."""
     module, attribute = TABLE[name]
     try:
         return getattr(importlib.import_module(module), attribute)

@@ -13,15 +13,8 @@ from numpyro_flows.files.rules import BASES, rule_of
 def save_tree(path: str | os.PathLike, kind: str, tree: Any) -> None:
     """Write a tree of arrays, plain values, containers, Equinox modules and NumPyro's distributions to `path`.
 
-    The file is whole at every moment, the old one or the new one.
-
-    Args:
-        path: the file.
-        kind: what it is, in a word, which `load_tree` checks.
-        tree: what to write.
-
-    Raises:
-        TypeError: where the tree holds anything else, a function that the table does not have, say.
+    The file is whole at every moment, the old one or the new one. `kind` says what it is, in a word, which `load_tree`
+    checks. It raises a TypeError where the tree holds anything else, a function that the table does not have, say.
     """
     writer = Writer()
     structure = writer.encode(tree)
@@ -29,17 +22,10 @@ def save_tree(path: str | os.PathLike, kind: str, tree: Any) -> None:
 
 
 def load_tree(path: str | os.PathLike, kind: str, expected: Any, *, trusted: tuple[type, ...] = ()) -> Any:
-    """The tree that `save_tree` wrote to `path`.
+    """The tree that `save_tree` wrote to `path`, which must be of that kind, and of the type hint `expected`.
 
-    Args:
-        path: the file.
-        kind: what it must be.
-        expected: type hint of the tree.
-        trusted: classes beside those of the table that the file may have.
-
-    Raises:
-        TypeError: where `trusted` is no tuple of classes.
-        ValueError: where anything is wrong with the file: it says what, and where in the structure.
+    `trusted` are classes beside those of the table that the file may have; where they are no tuple of classes it raises
+    a TypeError. Where anything is wrong with the file, a ValueError says what, and where in the structure.
     """
     classes = _by_name(trusted)
     with open(path, "rb") as file:
@@ -58,11 +44,7 @@ def load_tree(path: str | os.PathLike, kind: str, expected: Any, *, trusted: tup
 
 
 def _by_name(trusted: Any) -> dict[str, type]:
-    """Trusted classes by the name that a file gives them.
-
-    Raises:
-        TypeError: where they are no tuple of classes that files can have.
-    """
+    """Trusted classes by their names in a file; a TypeError where they are no tuple of classes that files can have."""
     if not isinstance(trusted, tuple | list):
         raise TypeError(f"trusted expected a tuple of classes, such as trusted=(MyBijection,), got {trusted!r}")
     for cls in trusted:

@@ -5,18 +5,12 @@ from typing import TypedDict, Unpack
 
 from jaxtyping import ArrayLike, PRNGKeyArray
 
-from numpyro_flows.bijections import (
-    AbstractBijection,
-    AbstractUnivariate,
-    AffineUnivariate,
-    Bernstein,
-    DeepSigmoid,
-    masked_autoregressive,
-)
+from numpyro_flows import bijections
+from numpyro_flows.bijections import AbstractBijection, AbstractUnivariate
 from numpyro_flows.flows.coupling import spline
 from numpyro_flows.flows.stack import Adjacency, Fast, Order, directed, permuted
 
-_AFFINE = AffineUnivariate()
+_AFFINE = bijections.AffineUnivariate()
 
 
 class AutoregressiveOptions(TypedDict, total=False):
@@ -71,7 +65,7 @@ def autoregressive(
     """
 
     def layer(key: PRNGKeyArray, adjacency: ArrayLike | None) -> AbstractBijection:
-        return masked_autoregressive(
+        return bijections.masked_autoregressive(
             key,
             dim,
             univariate,
@@ -85,11 +79,7 @@ def autoregressive(
 
 
 def maf(
-    key: PRNGKeyArray,
-    dim: int,
-    *,
-    max_log_scale: float = 4.0,
-    **options: Unpack[AutoregressiveOptions],
+    key: PRNGKeyArray, dim: int, *, max_log_scale: float = 4.0, **options: Unpack[AutoregressiveOptions]
 ) -> AbstractBijection:
     """Masked autoregressive flow: `x_i = exp(s(y_<i)) y_i + t(y_<i)`, the density in one pass.
 
@@ -109,21 +99,11 @@ def maf(
         >>> flows.maf(jax.random.key(0), 3).shape
         (3,)
     """
-    return autoregressive(
-        key,
-        dim,
-        univariate=AffineUnivariate(max_log_scale),
-        fast="density",
-        **options,
-    )
+    return autoregressive(key, dim, univariate=bijections.AffineUnivariate(max_log_scale), fast="density", **options)
 
 
 def iaf(
-    key: PRNGKeyArray,
-    dim: int,
-    *,
-    max_log_scale: float = 4.0,
-    **options: Unpack[AutoregressiveOptions],
+    key: PRNGKeyArray, dim: int, *, max_log_scale: float = 4.0, **options: Unpack[AutoregressiveOptions]
 ) -> AbstractBijection:
     """Inverse autoregressive flow: `y_i = exp(s(x_<i)) x_i + t(x_<i)`, a draw in one pass.
 
@@ -135,13 +115,7 @@ def iaf(
         >>> flows.iaf(jax.random.key(0), 3).shape
         (3,)
     """
-    return autoregressive(
-        key,
-        dim,
-        univariate=AffineUnivariate(max_log_scale),
-        fast="sampling",
-        **options,
-    )
+    return autoregressive(key, dim, univariate=bijections.AffineUnivariate(max_log_scale), fast="sampling", **options)
 
 
 def nsf_autoregressive(
@@ -174,13 +148,7 @@ def nsf_autoregressive(
         >>> flows.nsf_autoregressive(jax.random.key(0), 3, fast="sampling").shape
         (3,)
     """
-    return autoregressive(
-        key,
-        dim,
-        univariate=spline(num_bins, bound, circular),
-        fast=fast,
-        **options,
-    )
+    return autoregressive(key, dim, univariate=spline(num_bins, bound, circular), fast=fast, **options)
 
 
 def naf(
@@ -212,13 +180,9 @@ def naf(
         >>> flows.naf(jax.random.key(0), 3).shape
         (3,)
     """
-    return autoregressive(
-        key,
-        dim,
-        univariate=DeepSigmoid(num_units),
-        fast=fast,
-        **(AutoregressiveOptions(num_layers=3) | options),
-    )
+    univariate = bijections.DeepSigmoid(num_units)
+    options = AutoregressiveOptions(num_layers=3) | options
+    return autoregressive(key, dim, univariate=univariate, fast=fast, **options)
 
 
 def bernstein(
@@ -250,10 +214,4 @@ def bernstein(
         >>> flows.bernstein(jax.random.key(0), 3).shape
         (3,)
     """
-    return autoregressive(
-        key,
-        dim,
-        univariate=Bernstein(degree, bound),
-        fast=fast,
-        **options,
-    )
+    return autoregressive(key, dim, univariate=bijections.Bernstein(degree, bound), fast=fast, **options)

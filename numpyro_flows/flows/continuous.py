@@ -8,14 +8,7 @@ from jaxtyping import PRNGKeyArray
 from numpyro_flows.arguments import require_callable, require_counts, require_key
 from numpyro_flows.bijections import MatrixExponential, Scan
 from numpyro_flows.bijections.matrix_exponential import Gate
-from numpyro_flows.continuous import (
-    AbstractDivergence,
-    AbstractField,
-    ContinuousFlow,
-    Hutchinson,
-    MLPField,
-    Training,
-)
+from numpyro_flows.continuous import AbstractDivergence, AbstractField, ContinuousFlow, Hutchinson, MLPField, Training
 from numpyro_flows.flows.stack import stacked
 
 _MAX_EXACT_DIM = 32  # coordinates above which training estimates the divergence

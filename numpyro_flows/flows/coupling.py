@@ -7,24 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import ArrayLike, PRNGKeyArray
 
+from numpyro_flows import bijections
 from numpyro_flows.arguments import require_callable, require_counts, require_flags, require_key
-from numpyro_flows.bijections import (
-    AbstractBijection,
-    AbstractUnivariate,
-    ActNorm,
-    Affine,
-    AffineUnivariate,
-    Chain,
-    CircularSpline,
-    Coupling,
-    LULinear,
-    Multiscale,
-    RationalQuadraticSpline,
-    ShiftUnivariate,
-)
+from numpyro_flows.bijections import AbstractBijection, AbstractUnivariate
 from numpyro_flows.flows.stack import Adjacency, Order, Recipe, permuted
 
-_AFFINE = AffineUnivariate()
+_AFFINE = bijections.AffineUnivariate()
 
 
 class CouplingOptions(TypedDict, total=False):
@@ -73,16 +61,12 @@ def coupling(
     """
 
     def layer(key: PRNGKeyArray, adjacency: ArrayLike | None) -> AbstractBijection:
-        return Coupling(key, dim, univariate, cond_dim=cond_dim, hidden=hidden, adjacency=adjacency)
+        return bijections.Coupling(key, dim, univariate, cond_dim=cond_dim, hidden=hidden, adjacency=adjacency)
 
     return permuted(key, dim, num_layers, layer, order=order, adjacency=adjacency)
 
 
-def nice(
-    key: PRNGKeyArray,
-    dim: int,
-    **options: Unpack[CouplingOptions],
-) -> AbstractBijection:
+def nice(key: PRNGKeyArray, dim: int, **options: Unpack[CouplingOptions]) -> AbstractBijection:
     """Additive couplings `y_2 = x_2 + t(x_1)`, whose volume is constant, on a scaled base.
 
     Args and errors are those of `coupling`. Source: Dinh, Krueger, Bengio 2015, arXiv 1410.8516.
@@ -93,22 +77,12 @@ def nice(
         >>> flows.nice(jax.random.key(0), 3).shape
         (3,)
     """
-    univariate = ShiftUnivariate()
-    shifts = coupling(
-        key,
-        dim,
-        univariate=univariate,
-        **options,
-    )
-    return Chain([Affine(jnp.zeros(dim)), shifts])
+    shifts = coupling(key, dim, univariate=bijections.ShiftUnivariate(), **options)
+    return bijections.Chain([bijections.Affine(jnp.zeros(dim)), shifts])
 
 
 def realnvp(
-    key: PRNGKeyArray,
-    dim: int,
-    *,
-    max_log_scale: float = 4.0,
-    **options: Unpack[CouplingOptions],
+    key: PRNGKeyArray, dim: int, *, max_log_scale: float = 4.0, **options: Unpack[CouplingOptions]
 ) -> AbstractBijection:
     """Affine couplings: `y_2 = exp(s(x_1)) x_2 + t(x_1)`, halves changing from layer to layer.
 
@@ -132,13 +106,7 @@ def realnvp(
         >>> y.shape, log_det.shape
         ((3,), ())
     """
-    univariate = AffineUnivariate(max_log_scale)
-    return coupling(
-        key,
-        dim,
-        univariate=univariate,
-        **options,
-    )
+    return coupling(key, dim, univariate=bijections.AffineUnivariate(max_log_scale), **options)
 
 
 def nsf_coupling(
@@ -173,18 +141,13 @@ def nsf_coupling(
         >>> flows.nsf_coupling(jax.random.key(0), 3, cond_dim=2).cond_shape
         (2,)
     """
-    return coupling(
-        key,
-        dim,
-        univariate=spline(num_bins, bound, circular),
-        **options,
-    )
+    return coupling(key, dim, univariate=spline(num_bins, bound, circular), **options)
 
 
 def spline(num_bins: int, bound: float, circular: bool) -> AbstractUnivariate:
     """The univariate map of a spline flow, on the line or on the circle."""
     require_flags(circular=circular)
-    return CircularSpline(num_bins) if circular else RationalQuadraticSpline(num_bins, bound)
+    return bijections.CircularSpline(num_bins) if circular else bijections.RationalQuadraticSpline(num_bins, bound)
 
 
 def glow(
@@ -195,7 +158,7 @@ def glow(
     num_layers: int = 8,
     hidden: Sequence[int] = (32, 32),
     max_log_scale: float = 4.0,
-    linear: Callable[[PRNGKeyArray, int], AbstractBijection] = LULinear,
+    linear: Callable[[PRNGKeyArray, int], AbstractBijection] = bijections.LULinear,
     order: Order = "random",
 ) -> AbstractBijection:
     """Layers of an affine coupling, an invertible matrix that mixes all coordinates, and an `ActNorm`.
@@ -222,23 +185,18 @@ def glow(
         >>> flow = bijections.initialize_from_data(flow, 5.0 + 2.0 * data)
     """
     require_callable("bijections.LULinear", linear=linear)
-    univariate = AffineUnivariate(max_log_scale)
+    univariate = bijections.AffineUnivariate(max_log_scale)
 
     def layer(key: PRNGKeyArray, _: ArrayLike | None) -> AbstractBijection:
         coupling_key, linear_key = jax.random.split(key)
-        affine_coupling = Coupling(coupling_key, dim, univariate, cond_dim=cond_dim, hidden=hidden)
-        return Chain([affine_coupling, linear(linear_key, dim), ActNorm(dim)])
+        affine_coupling = bijections.Coupling(coupling_key, dim, univariate, cond_dim=cond_dim, hidden=hidden)
+        return bijections.Chain([affine_coupling, linear(linear_key, dim), bijections.ActNorm(dim)])
 
     return permuted(key, dim, num_layers, layer, order=order)
 
 
 def multiscale(
-    key: PRNGKeyArray,
-    dim: int,
-    *,
-    cond_dim: int | None = None,
-    flow: Recipe = realnvp,
-    num_levels: int = 2,
+    key: PRNGKeyArray, dim: int, *, cond_dim: int | None = None, flow: Recipe = realnvp, num_levels: int = 2
 ) -> AbstractBijection:
     """Flows of all, of half, of a quarter ... of the coordinates: on each level half of them leave early.
 
@@ -268,4 +226,4 @@ def multiscale(
     if dim % 2 ** (num_levels - 1):
         raise ValueError(f"dim expected a multiple of 2 ** (num_levels - 1) = {2 ** (num_levels - 1)}, got {dim}")
     keys = jax.random.split(key, num_levels)
-    return Multiscale([flow(k, dim // 2**level, cond_dim=cond_dim) for level, k in enumerate(keys)])
+    return bijections.Multiscale([flow(k, dim // 2**level, cond_dim=cond_dim) for level, k in enumerate(keys)])

@@ -8,25 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from numpyro_flows import bijections
 from numpyro_flows.arguments import as_widths, described, require_counts, require_instance
-from numpyro_flows.bijections import (
-    AbstractBijection,
-    AbstractUnivariate,
-    Affine,
-    Autoregressive,
-    Cayley,
-    Chain,
-    Elementwise,
-    Householder,
-    Invert,
-    masked_autoregressive,
-)
+from numpyro_flows.bijections import AbstractBijection, AbstractUnivariate
 from numpyro_flows.bijections.mixture_cdf import Kind, MixtureCDF
 from numpyro_flows.flows.stack import require_key_and_sizes, stacked
 from numpyro_flows.gaussianization.rbig import RBIG, stack_of
 from numpyro_flows.gaussianization.rotations import nearest_to_identity, random
 
-Rotation = type[Householder] | type[Cayley]
+Rotation = type[bijections.Householder] | type[bijections.Cayley]
 """How a trained rotation is parametrised."""
 
 
@@ -39,7 +29,7 @@ def gaussianization(
     num_components: int = 8,
     kind: Kind = "normal",
     hidden: Sequence[int] = (32, 32),
-    rotation: Rotation = Householder,
+    rotation: Rotation = bijections.Householder,
     init: RBIG | None = None,
 ) -> AbstractBijection:
     """Layers of a mixture's distribution function on every coordinate and a rotation, all of it trained.
@@ -78,9 +68,9 @@ def gaussianization(
 
     def marginal(key: PRNGKeyArray, univariate: AbstractUnivariate, params: Array) -> AbstractBijection:
         if cond_dim is None:
-            return eqx.tree_at(lambda e: e.params, Elementwise(dim, univariate), params)
+            return eqx.tree_at(lambda e: e.params, bijections.Elementwise(dim, univariate), params)
         return _with_bias(
-            masked_autoregressive(key, dim, univariate, cond_dim=cond_dim, hidden=hidden, passes=1), params
+            bijections.masked_autoregressive(key, dim, univariate, cond_dim=cond_dim, hidden=hidden, passes=1), params
         )
 
     return _flow(key, dim, marginal, MixtureCDF(num_components, kind), num_layers, rotation, init)
@@ -96,7 +86,7 @@ def coupling_gaussianization(
     kind: Kind = "normal",
     hidden: Sequence[int] = (32, 32),
     passes: int = 2,
-    rotation: Rotation = Householder,
+    rotation: Rotation = bijections.Householder,
     init: RBIG | None = None,
 ) -> AbstractBijection:
     """As `gaussianization`, the mixtures of later coordinates predicted by a network that sees the earlier ones.
@@ -125,7 +115,9 @@ def coupling_gaussianization(
     require_counts(passes=passes)
 
     def marginal(key: PRNGKeyArray, univariate: AbstractUnivariate, params: Array) -> AbstractBijection:
-        layer = masked_autoregressive(key, dim, univariate, cond_dim=cond_dim, hidden=hidden, passes=min(passes, dim))
+        layer = bijections.masked_autoregressive(
+            key, dim, univariate, cond_dim=cond_dim, hidden=hidden, passes=min(passes, dim)
+        )
         return _with_bias(layer, params)
 
     return _flow(key, dim, marginal, MixtureCDF(num_components, kind), num_layers, rotation, init)
@@ -139,28 +131,30 @@ def _flow(
     num_layers: int,
     rotation: Rotation,
     init: RBIG | None,
-) -> Chain:
+) -> bijections.Chain:
     require_key_and_sizes(key, dim, num_layers)
-    if rotation not in (Householder, Cayley):
+    if rotation not in (bijections.Householder, bijections.Cayley):
         raise TypeError(f"rotation expected bijections.Householder or bijections.Cayley, got {described(rotation)}")
     if init is None:
         rotations = stack_of([rotation.from_matrix(matrix) for matrix in _mixing(dim, num_layers)])
         params = jnp.zeros((num_layers, dim, univariate.num_params))
-        affine = Affine(jnp.zeros(dim))
+        affine = bijections.Affine(jnp.zeros(dim))
     else:
         univariate, params, rotations, affine = _parts(init, dim)
         num_layers = init.layers
-        if rotation is not Householder:
+        if rotation is not bijections.Householder:
             matrices = np.asarray(eqx.filter_vmap(lambda r: r.matrix())(rotations))
             rotations = stack_of([rotation.from_matrix(matrix) for matrix in matrices])
 
     def layer(key: PRNGKeyArray, rotation: AbstractBijection, params: Array) -> AbstractBijection:
-        return Chain([Invert(marginal(key, univariate, params)), rotation])
+        return bijections.Chain([bijections.Invert(marginal(key, univariate, params)), rotation])
 
-    return Chain([stacked(key, dim, num_layers, layer, rotations, params), affine])
+    return bijections.Chain([stacked(key, dim, num_layers, layer, rotations, params), affine])
 
 
-def _parts(init: RBIG, dim: int) -> tuple[AbstractUnivariate, Float[Array, "layers dim n"], Householder, Affine]:
+def _parts(
+    init: RBIG, dim: int
+) -> tuple[AbstractUnivariate, Float[Array, "layers dim n"], bijections.Householder, bijections.Affine]:
     """What a fit is made of."""
     require_instance(RBIG, "gaussianization.fit_rbig(rng_key, data)", init=init)
     if init.bijection.shape != (dim,):
@@ -168,7 +162,7 @@ def _parts(init: RBIG, dim: int) -> tuple[AbstractUnivariate, Float[Array, "laye
     layers, affine = init.bijection.bijections
     inverted, rotations = layers.layers.bijections  # pyright: ignore[reportAttributeAccessIssue]
     marginals = inverted.bijection
-    if not isinstance(marginals, Elementwise):
+    if not isinstance(marginals, bijections.Elementwise):
         raise ValueError("init expected a fit whose marginals are parametric, got marginal='empirical'")
     return marginals.univariate, marginals.params, rotations, affine  # pyright: ignore[reportReturnType]
 
@@ -181,6 +175,6 @@ def _mixing(dim: int, num_layers: int) -> list[np.ndarray]:
     return [after @ now.T for now, after in itertools.pairwise(frames)]
 
 
-def _with_bias(layer: Autoregressive, params: Float[Array, "dim n"]) -> Autoregressive:
+def _with_bias(layer: bijections.Autoregressive, params: Float[Array, "dim n"]) -> bijections.Autoregressive:
     """The layer with these parameters where its network, last weights zero, says nothing."""
     return eqx.tree_at(lambda a: a.conditioner.mlp.biases[-1], layer, params.ravel())

@@ -5,26 +5,12 @@ from collections.abc import Sequence
 import jax
 from jaxtyping import PRNGKeyArray
 
-from numpyro_flows.bijections import (
-    AbstractBijection,
-    Chain,
-    Householder,
-    Invert,
-    Planar,
-    Radial,
-    Residual,
-    Sylvester,
-)
+from numpyro_flows.bijections import AbstractBijection, Chain, Householder, Invert, Planar, Radial, Residual, Sylvester
 from numpyro_flows.flows.stack import stacked
 
 
 def planar(
-    key: PRNGKeyArray,
-    dim: int,
-    *,
-    cond_dim: int | None = None,
-    num_layers: int = 16,
-    hidden: Sequence[int] = (32, 32),
+    key: PRNGKeyArray, dim: int, *, cond_dim: int | None = None, num_layers: int = 16, hidden: Sequence[int] = (32, 32)
 ) -> AbstractBijection:
     """Planar flow: layers `y = x + u tanh(w . x + b)`; drawing is one pass, the density numerical.
 
@@ -51,12 +37,7 @@ def planar(
 
 
 def radial(
-    key: PRNGKeyArray,
-    dim: int,
-    *,
-    cond_dim: int | None = None,
-    num_layers: int = 16,
-    hidden: Sequence[int] = (32, 32),
+    key: PRNGKeyArray, dim: int, *, cond_dim: int | None = None, num_layers: int = 16, hidden: Sequence[int] = (32, 32)
 ) -> AbstractBijection:
     """Radial flow: layers that draw towards a centre or push away from it, both directions in closed form.
 
@@ -72,12 +53,7 @@ def radial(
 
 
 def sylvester(
-    key: PRNGKeyArray,
-    dim: int,
-    *,
-    cond_dim: int | None = None,
-    num_layers: int = 8,
-    hidden: Sequence[int] = (32, 32),
+    key: PRNGKeyArray, dim: int, *, cond_dim: int | None = None, num_layers: int = 8, hidden: Sequence[int] = (32, 32)
 ) -> AbstractBijection:
     """Sylvester flow: layers `y = x + Q A tanh(B Q^T x + b)`, `Q` of Householder reflections, `A` and `B` triangular.
 

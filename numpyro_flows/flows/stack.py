@@ -32,12 +32,7 @@ _DISORDER = 0.4  # most that a coordinate moves with `order="nearby"`, as a shar
 def stacked(
     key: PRNGKeyArray, dim: int, num_layers: int, layer: Callable[..., AbstractBijection], *arrays: Any
 ) -> Scan:
-    """`num_layers` of `layer(key, *arrays)`, each with its own row of the arrays, run one after the other.
-
-    Raises:
-        TypeError: where `key` is no random key, or a size no integer.
-        ValueError: where `dim` or `num_layers` is below 1.
-    """
+    """`num_layers` of `layer(key, *arrays)`, each with its own row of the arrays, run one after the other."""
     require_key_and_sizes(key, dim, num_layers)
     layers = eqx.filter_jit(eqx.filter_vmap(layer))  # compiled: op by op it takes ten times as long
     return Scan(layers(jax.random.split(key, num_layers), *arrays))
@@ -90,11 +85,7 @@ def permuted(
 
 
 def directed(fast: Fast, make: Callable[[], AbstractBijection]) -> AbstractBijection:
-    """What `make` gives, which is one pass to draw, or its inverse.
-
-    Raises:
-        ValueError: where `fast` is neither word; nothing is made then.
-    """
+    """What `make` gives, which is one pass to draw, or its inverse; a ValueError before that for another `fast`."""
     require_choice(get_args(Fast), fast=fast)
     return make() if fast == "sampling" else Invert(make())
 

@@ -1,14 +1,13 @@
 """A monotone curve through given knots, straight beyond them, for every coordinate."""
 
-import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Scalar
 
-from numpyro_flows.bijections import AbstractBijection
+from numpyro_flows.bijections.base import AbstractShaped
 from numpyro_flows.bijections.spline import rational_quadratic, rational_quadratic_root
 
 
-class EmpiricalMarginal(AbstractBijection):
+class EmpiricalMarginal(AbstractShaped):
     """`y_i = f_i(x_i)`: rational-quadratic between the knots `(x_k, y_k)` of slope `d_k`, straight lines beyond.
 
     With `w`, `h` a bin's width and height, `s = h / w`, `t = (x - x_k) / w`:
@@ -38,8 +37,6 @@ class EmpiricalMarginal(AbstractBijection):
     x: Float[Array, "dim knots"]
     y: Float[Array, "dim knots"]
     slopes: Float[Array, "dim knots"]
-    shape: tuple[int, ...] = eqx.field(static=True)
-    cond_shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(self, x: ArrayLike, y: ArrayLike, slopes: ArrayLike):
         self.x, self.y, self.slopes = (jnp.asarray(a, float) for a in (x, y, slopes))
@@ -48,8 +45,7 @@ class EmpiricalMarginal(AbstractBijection):
             raise ValueError(f"EmpiricalMarginal expected three arrays (dim, knots) with two knots or more, got {got}")
         if not ((jnp.diff(self.x) > 0).all() and (jnp.diff(self.y) > 0).all() and (self.slopes > 0).all()):
             raise ValueError("EmpiricalMarginal expected rising knots of positive slopes")
-        self.shape = self.x.shape[:1]
-        self.cond_shape = None
+        self.shape, self.cond_shape = self.x.shape[:1], None
 
     def _transform(self, x: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
         inside = jnp.clip(x, self.x[:, 0], self.x[:, -1])

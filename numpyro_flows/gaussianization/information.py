@@ -1,5 +1,6 @@
 """Information measures of samples, through Gaussianization: right for data of any shape, not just Gaussian."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
@@ -9,19 +10,13 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from numpyro_flows.arguments import require_key
-from numpyro_flows.bijections import AbstractBijection
-from numpyro_flows.gaussianization.entropies import (
-    neighbour_distances,
-    neighbour_entropy,
-    neighbour_noise,
-)
+from numpyro_flows.gaussianization.entropies import Samples, neighbour_distances, neighbour_entropy, neighbour_noise
 from numpyro_flows.gaussianization.marginals import fit_mixture
 from numpyro_flows.gaussianization.rbig import checked_samples, fit_rbig, rng_of
 
 _NUM_NEIGHBOURS = 5
 _NUM_NULL = 8  # Gaussian samples beside which a density is measured
 
-Samples = Float[np.ndarray, "num dim"]
 Contributions = Float[np.ndarray, " num"]
 
 
@@ -169,12 +164,12 @@ def _contributions(rng_key: PRNGKeyArray, samples: Samples) -> tuple[Contributio
     joint, marginal = np.empty(len(samples)), np.empty(samples.shape)
     for fitted, held_out in _halves(rng_key, len(samples)):
         fit = fit_rbig(rng_key, checked_samples(samples[fitted], "half of the data"))
-        z, log_det = _to_base(fit.bijection, samples[held_out])
+        z, log_det = _mapped(fit.bijection.inverse_and_log_det, samples[held_out])
         joint[held_out] = _centred(z) - log_det
         loc, scale = samples[fitted].mean(0), samples[fitted].std(0)
         for j in range(samples.shape[1]):
             own = (samples[:, [j]] - loc[j]) / scale[j]
-            z, log_slope = _forward(fit_mixture(own[fitted]), own[held_out])
+            z, log_slope = _mapped(fit_mixture(own[fitted]).transform_and_log_det, own[held_out])
             marginal[held_out, j] = _centred(z) - log_slope + np.log(scale[j])
     return joint, marginal
 
@@ -185,8 +180,8 @@ def _log_density(rng_key: PRNGKeyArray, of: Samples, at: Samples) -> Contributio
     total = np.zeros(len(at))
     for fitted, held_out in _halves(rng_key, num):
         fit = fit_rbig(rng_key, checked_samples(of[fitted], "half of the data"))
-        among, _ = _to_base(fit.bijection, of[held_out])
-        z, log_det = _to_base(fit.bijection, at)
+        among, _ = _mapped(fit.bijection.inverse_and_log_det, of[held_out])
+        z, log_det = _mapped(fit.bijection.inverse_and_log_det, at)
         null = [neighbour_distances(z, rng.normal(size=among.shape), _NUM_NEIGHBOURS) for _ in range(_NUM_NULL)]
         correction = dim * (np.mean(null, axis=0) - neighbour_distances(z, among, _NUM_NEIGHBOURS))
         total += -0.5 * (z**2 + np.log(2 * np.pi)).sum(1) + log_det + correction
@@ -216,19 +211,12 @@ def _estimate(contributions: Contributions, *dims: int) -> Estimate:
     return Estimate(float(contributions.mean()), float(np.sqrt(variance / len(contributions))))
 
 
-def _to_base(bijection: AbstractBijection, data: Samples) -> tuple[Samples, Contributions]:
-    return _as_numpy(_batched(bijection.inverse_and_log_det, jnp.asarray(data, float)))
-
-
-def _forward(bijection: AbstractBijection, data: Samples) -> tuple[Samples, Contributions]:
-    return _as_numpy(_batched(bijection.transform_and_log_det, jnp.asarray(data, float)))
+def _mapped(method: Callable, data: Samples) -> tuple[Samples, Contributions]:
+    """`method` of every event, in NumPy."""
+    values, log_dets = _batched(method, jnp.asarray(data, float))
+    return np.asarray(values, dtype=float), np.asarray(log_dets, dtype=float)
 
 
 @eqx.filter_jit
-def _batched(method, data: Float[Array, "num dim"]) -> tuple[Array, Array]:
+def _batched(method: Callable, data: Float[Array, "num dim"]) -> tuple[Array, Array]:
     return jax.vmap(method)(data)
-
-
-def _as_numpy(arrays: tuple[Array, Array]) -> tuple[np.ndarray, np.ndarray]:
-    first, second = (np.asarray(array, dtype=float) for array in arrays)
-    return first, second

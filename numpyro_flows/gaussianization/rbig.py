@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from numpyro_flows.arguments import as_numbers, require_choice, require_counts, require_key
+from numpyro_flows.arguments import as_numbers, listed, require_choice, require_counts, require_key
 from numpyro_flows.bijections import AbstractBijection, Affine, Chain, Householder, Invert, Scan
-from numpyro_flows.gaussianization.entropies import divergences_from_normal
+from numpyro_flows.gaussianization.entropies import Samples, divergences_from_normal
 from numpyro_flows.gaussianization.marginals import Marginal, fit_empirical, fit_mixture, fit_spline
 from numpyro_flows.gaussianization.rotations import Kind, find_rotation
 
@@ -30,8 +30,6 @@ _PATIENCE = 2  # layers of no significant gain that end the fit
 _NUM_NULL = 8  # Gaussian samples that tell what is significant
 _SIGNIFICANT = 2.0  # standard deviations
 _MAX_NULL = 3_000  # size of these; noise falls like the root of the size
-
-Samples = Float[np.ndarray, "num dim"]
 
 
 class RBIG(NamedTuple):
@@ -113,17 +111,13 @@ def fit_rbig(
         if len(drops) > _PATIENCE and max(drops[-_PATIENCE:]) < least:
             layers, drops = layers[:-_PATIENCE], drops[:-_PATIENCE]
             break
-    bijection = Chain([_stacked(layers), Affine(loc, scale)])
+    to_data = [Chain([Invert(marginals), Householder.from_matrix(matrix.T)]) for matrix, marginals in reversed(layers)]
+    bijection = Chain([Scan(stack_of(to_data)), Affine(loc, scale)])
     return RBIG(bijection, np.array(drops), len(layers), time.perf_counter() - start)
 
 
 def checked_samples(data: ArrayLike, name: str = "data") -> Samples:
-    """Data in double precision.
-
-    Raises:
-        ValueError: where their shape is not `(num, dim)`, there are fewer than `dim + 8` rows, rows are not finite, or
-            columns constant.
-    """
+    """Data in double precision; a ValueError but for `dim + 8` or more finite rows `(num, dim)` that vary."""
     samples = as_numbers(data, name)
     if samples.ndim != 2 or samples.shape[1] < 1:
         advice = f": write {name}[:, None]" if samples.ndim == 1 else ""
@@ -133,8 +127,7 @@ def checked_samples(data: ArrayLike, name: str = "data") -> Samples:
         raise ValueError(f"expected {name} of at least dim + 8 = {dim + 8} rows, got {num}")
     bad = np.flatnonzero(~np.isfinite(samples).all(1))
     if bad.size:
-        shown = ", ".join(map(str, bad[:5])) + (", ..." if bad.size > 5 else "")
-        raise ValueError(f"expected finite {name}, got NaN or infinite values in {bad.size} rows: {shown}")
+        raise ValueError(f"expected finite {name}, got NaN or infinite values in {bad.size} rows: {listed(bad)}")
     constant = np.flatnonzero(np.ptp(samples, axis=0) == 0)
     if constant.size:
         raise ValueError(f"expected {name} that vary in every column, got constant columns {constant.tolist()}")
@@ -160,15 +153,6 @@ def _fit_layer(
 @eqx.filter_jit  # once: the layers of a fit have one structure
 def _transformed(bijection: AbstractBijection, x: Float[Array, "num dim"]) -> Float[Array, "num dim"]:
     return jax.vmap(bijection.transform)(x)
-
-
-def _stacked(layers: Sequence[tuple[np.ndarray, AbstractBijection]]) -> Scan:
-    """The layers, in the order of fitting, as a bijection from the base to standardised data."""
-    return Scan(
-        stack_of(
-            [Chain([Invert(marginals), Householder.from_matrix(matrix.T)]) for matrix, marginals in reversed(layers)]
-        )
-    )
 
 
 def stack_of[T](modules: Sequence[T]) -> T:

@@ -6,9 +6,8 @@ import numpy as np
 from jaxtyping import Float
 
 from numpyro_flows.arguments import require_choice
-from numpyro_flows.gaussianization.entropies import divergences_from_normal
+from numpyro_flows.gaussianization.entropies import Samples, divergences_from_normal
 
-Samples = Float[np.ndarray, "num dim"]
 Matrix = Float[np.ndarray, "dim dim"]
 Kind = Literal["best", "pca", "ica", "random"]
 """How a rotation is found."""

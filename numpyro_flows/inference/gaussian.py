@@ -77,18 +77,20 @@ def _best(
     return gaussians[int(np.argmax(elbos))]
 
 
-class _Refined(NamedTuple):
-    """A Gaussian, its ELBO, and the log weights of draws of the last steps to it."""
+class _Ascent(NamedTuple):
+    """A Gaussian, its ELBO and the log weights of some draws, of which `E[r]` and `E[r u^T]` are (or its diagonal)."""
 
     loc: np.ndarray
     factor: np.ndarray
     elbo: float
     log_weights: np.ndarray
+    mean: np.ndarray
+    moment: np.ndarray
 
 
 def _refine(
     density: Density, rng: np.random.Generator, loc: np.ndarray, factor: np.ndarray, settings: FlowVISettings
-) -> _Refined:
+) -> _Ascent:
     """Natural-gradient ascent of the ELBO over Gaussians, full ones or diagonal ones as `factor` is.
 
     In coordinates `u` where the Gaussian is standard, with `r = grad log p(u) + u` (zero everywhere once p is that
@@ -109,7 +111,7 @@ def _refine(
             gradients = np.where(np.isfinite(gradients).all(1, keepdims=True), gradients, 0.0)
             residual = (gradients * factor if factor.ndim == 1 else gradients @ factor) + u
             moment = (residual * u).mean(0) if factor.ndim == 1 else residual.T @ u / len(u)
-            before = _Ascent(loc, factor, elbo, residual.mean(0), moment)
+            before = _Ascent(loc, factor, elbo, log_weights, residual.mean(0), moment)
             damping = min(1.0, 2.0 * damping)
             kept.append(log_weights)
             if len(kept) >= 2 * window and len(kept) % window == 0:
@@ -121,17 +123,7 @@ def _refine(
         loc, factor = _stepped(before, damping / (1.0 + step / 10.0), settings)
     assert before is not None
     last = np.concatenate(kept[-window:])
-    return _Refined(before.loc, before.factor, _finite_mean(last), last)
-
-
-class _Ascent(NamedTuple):
-    """A Gaussian, its ELBO on some draws, and on the same `E[r]` and `E[r u^T]` (its diagonal for a diagonal one)."""
-
-    loc: np.ndarray
-    factor: np.ndarray
-    elbo: float
-    mean: np.ndarray
-    moment: np.ndarray
+    return before._replace(elbo=_finite_mean(last), log_weights=last)  # of all draws of the last steps
 
 
 def _stepped(ascent: _Ascent, rate: float, settings: FlowVISettings) -> tuple[np.ndarray, np.ndarray]:

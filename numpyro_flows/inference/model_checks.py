@@ -56,14 +56,9 @@ class RefuseUnfit(Messenger):
 
 
 def require_priors(density: Callable[[dict[str, Any]], Any], parameters: dict[str, Any]) -> None:
-    """Make sure that a density does not depend on parameters, as where `random_eqx_module` puts samples in their place.
+    """Raise a ValueError where a density computes with parameters; `random_eqx_module` puts samples in their place.
 
-    Args:
-        density: of the parameters' values by name, to be traced.
-        parameters: these values, with shapes in place of arrays.
-
-    Raises:
-        ValueError: where it computes anything with one.
+    `parameters` are their values by name, with shapes in place of arrays.
     """
     shapes, rest = eqx.partition(parameters, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
     for name, used in used_leaves(lambda arrays: density(eqx.combine(arrays, rest)), shapes).items():
@@ -77,15 +72,11 @@ def require_priors(density: Callable[[dict[str, Any]], Any], parameters: dict[st
 
 
 def check_sites(sites: dict[str, Site]) -> None:
-    """Check the sites of one run of a model.
-
-    Raises:
-        ValueError: for a subsampled plate, a site that is larger than its plates, or observed values not finite.
-    """
+    """Raise a ValueError for a subsampled plate, a site larger than its plates, or observed values not finite."""
     for name, site in sites.items():
         if site["type"] == "plate":
             _check_plate(name, *site["args"])
-        elif site["type"] == "sample" and not _is_factor(site["fn"]):
+        elif site["type"] == "sample" and not is_factor(site["fn"]):
             if site["is_observed"]:
                 _check_observed(name, site)
             _check_shape(name, site)
@@ -105,7 +96,8 @@ def naming_arguments(model: Callable, args: tuple, kwargs: dict[str, Any]) -> It
         arguments = _bound(model, args, kwargs)
         if arguments is None:
             raise
-        leaves = [(_place(path), leaf) for path, leaf in jax.tree.leaves_with_path(arguments, is_leaf=_is_argument)]
+        paths = jax.tree.leaves_with_path(arguments, is_leaf=lambda value: not isinstance(value, dict | tuple))
+        leaves = [(_place(path), leaf) for path, leaf in paths]
         failed = f"the model then stopped with {type(error).__name__}: {str(error).partition(chr(10))[0]}"
         for name, leaf in leaves:
             if isinstance(error, TypeError) and (advice := as_array_advice(leaf, name.strip("'"))):
@@ -161,10 +153,6 @@ def _bound(model: Callable, args: tuple, kwargs: dict[str, Any]) -> dict[str, An
         return None
 
 
-def _is_argument(value: Any) -> bool:
-    return not isinstance(value, dict | tuple)
-
-
 def _check_plate(name: str, size: int, subsample_size: int | None) -> None:
     if subsample_size is not None and subsample_size != size:
         raise ValueError(
@@ -199,7 +187,9 @@ def _check_shape(name: str, site: Site) -> None:
     """Make sure that broadcasting has not made a site larger than its data, or stretched it beyond its plates."""
     if is_in_scan(site):  # a scan has axes of its own
         return
-    data, own, batch = _data_batch(site), _own_batch(site["fn"]), tuple(site["fn"].batch_shape)
+    data = np.shape(site["value"])
+    data = data[: max(len(data) - site["fn"].event_dim, 0)]  # of the batch alone
+    own, batch = _own_batch(site["fn"]), tuple(site["fn"].batch_shape)
     try:
         terms = np.broadcast_shapes(batch, data)
     except ValueError as error:
@@ -237,11 +227,6 @@ def _check_shape(name: str, site: Site) -> None:
     )
 
 
-def _data_batch(site: Site) -> tuple[int, ...]:
-    shape = np.shape(site["value"])
-    return shape[: max(len(shape) - site["fn"].event_dim, 0)]
-
-
 def _own_batch(distribution: Any) -> tuple[int, ...]:
     """The batch shape that a distribution had before it was expanded, by its plates for one."""
     if isinstance(distribution, dist.ExpandedDistribution | dist.MaskedDistribution):
@@ -261,7 +246,8 @@ def _is_discrete(distribution: Any) -> bool:
     return support is not None and support.is_discrete
 
 
-def _is_factor(distribution: Any) -> bool:
+def is_factor(distribution: Any) -> bool:
+    """Whether a site was made by `numpyro.factor`, in plates and masks or not."""
     return any(isinstance(d, dist.Unit) for d in unwrapped(distribution))
 
 

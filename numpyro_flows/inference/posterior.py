@@ -20,7 +20,6 @@ from numpyro_flows.inference.compiled import Block, drawing, join
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.stored import StoredFit, StoredSites, target_of, without_model
 from numpyro_flows.inference.target import Target
-from numpyro_flows.inference.verdict import verdict
 from numpyro_flows.modeling.distributions import FlowDistribution
 from numpyro_flows.modeling.guides import AutoFlow
 from numpyro_flows.modeling.scoring import standard_normal_log_prob
@@ -213,17 +212,26 @@ class FlowPosterior:
         return as_prior(self, sites, jax.random.key(0) if rng_key is None else rng_key, num_samples, options)
 
     def to_datatree(
-        self,
-        *,
-        num_samples: int = 1000,
-        rng_key: PRNGKeyArray | None = None,
-        coords: dict[str, Any] | None = None,
+        self, *, num_samples: int = 1000, rng_key: PRNGKeyArray | None = None, coords: dict[str, Any] | None = None
     ) -> "xr.DataTree":
-        """An ArviZ DataTree: posterior, sample_stats, posterior_predictive, log_likelihood and observed_data.
+        """The fit as an ArviZ DataTree.
 
-        The posterior's draws are resampled; `sample_stats` has their log weights from before that, and their densities.
-        Its attributes hold the certificate. Posterior predictive draws and likelihoods are there where the model has
-        observed sites. `coords` are labels of the plates' dimensions, as ArviZ takes them.
+        Its groups are
+
+        - `posterior`: the draws that `sample(rng_key, num_samples)` returns, with the certificate as attributes;
+        - `sample_stats`: `log_weight`, the log importance weight that a draw had before resampling, and `lp`, its
+          `log p(x, data)` on the unconstrained scale, in nats;
+        - `posterior_predictive`, `log_likelihood` and `observed_data`: of the observed sites, where the model has any;
+          `numpyro.factor` sites are none. Predictions are left out where a likelihood has no sampler.
+
+        Draws have dimensions `chain` (one) and `draw`; the others are named after the model's plates, and `coords` are
+        their labels, as ArviZ takes them. A `/` in a site's name (NumPyro's `scope`) becomes a `.`, because a
+        DataTree's own names are separated by it.
+
+        Raises:
+            TypeError: where `rng_key` is no random key, `num_samples` no integer, or `coords` not a dict of arrays.
+            ValueError: where `num_samples` is below 1, or `coords` are of dimensions that the model does not have, or
+                of another length.
         """
         from numpyro_flows.inference.to_arviz import to_datatree
 
@@ -246,7 +254,20 @@ class FlowPosterior:
 
     def verdict(self) -> str:
         """The certificate in a few lines of text."""
-        return verdict(self)
+        c = self.certificate
+        first = "CERTIFIED" if c.certified else f"NOT CERTIFIED: {c.why}"
+        if c.certified and (loosened := self._settings.loosened()):
+            first += f", by looser settings than the default: {loosened}"
+        figures = (
+            f"k-hat {c.khat:.2f}, ESS {c.ess:.1%} of {c.num_draws} draws, largest weight {c.max_weight:.2g}, "
+            f"ELBO {c.elbo:.3f}, log evidence {c.log_evidence:.3f} +- {c.log_evidence_se:.3f}"
+        )
+        seconds, gradients = sum(self.seconds.values()), sum(self.gradient_evaluations.values())
+        work = f"{seconds:.1f} s, {gradients:,} gradient evaluations, {self.num_skipped} steps skipped as not finite"
+        free = [f"{num} entries of {name!r}" for name, num in self._target.free_entries.items()]
+        masked = f"\nmasked, so not in the density, and standard normal here: {', '.join(free)}" if free else ""
+        alone = "" if self.has_model else "\nloaded without its model: draws are the flow's own, not resampled"
+        return f"{first}\n{figures}\n{work}{masked}{alone}"
 
     def __repr__(self) -> str:
         return f"FlowPosterior({self.verdict()})"

@@ -14,11 +14,7 @@ from numpyro_flows.modeling.distributions import FlowDistribution
 
 
 def as_prior(
-    posterior: Result,
-    sites: Sequence[str] | None,
-    rng_key: PRNGKeyArray,
-    num_samples: int,
-    options: dict[str, Any],
+    posterior: Result, sites: Sequence[str] | None, rng_key: PRNGKeyArray, num_samples: int, options: dict[str, Any]
 ) -> FlowDistribution:
     """The joint distribution of some latent sites, fitted to resampled draws: see `FlowPosterior.as_prior`."""
     require_key(rng_key)

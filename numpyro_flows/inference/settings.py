@@ -5,17 +5,10 @@ from typing import Any
 
 from numpyro_flows.arguments import require_counts, require_instance, require_numbers
 
-_SHARES = [
-    "unit_start_ess",
-    "forward_ess",
-    "forward_share",
-    "min_ess",
-    "sufficient_ess",
-    "target_ess",
-    "max_broken",
-    "heavier",
-    "max_missed",
-]
+_SHARES = (
+    *("unit_start_ess", "forward_ess", "forward_share", "min_ess", "sufficient_ess", "target_ess"),
+    *("max_broken", "heavier", "max_missed"),
+)
 # what a certificate is looser by where it is above, or below, its default
 _LOOSER_ABOVE = ("max_khat", "max_broken", "max_missed")
 _LOOSER_BELOW = (

@@ -82,12 +82,7 @@ class StoredFit(NamedTuple):
 
     @classmethod
     def read(cls, path: str | os.PathLike, trusted: tuple[type, ...]) -> "StoredFit":
-        """What a file has.
-
-        Raises:
-            TypeError: where `trusted` is no tuple of classes.
-            ValueError: where anything is wrong with the file.
-        """
+        """What a file has; a TypeError where `trusted` is no tuple of classes, a ValueError for a broken file."""
         fit = load_tree(path, "FlowPosterior", cls, trusted=trusted)
         try:
             fit.require_coherent()
@@ -106,11 +101,7 @@ class StoredFit(NamedTuple):
         return {name: getattr(self, name) for name in names}
 
     def require_coherent(self) -> None:
-        """Make sure that the parts fit together.
-
-        Raises:
-            ValueError: where they do not.
-        """
+        """Raise a ValueError where the parts do not fit together."""
         dim = sum(int(np.prod(shape)) for shape in self.shapes.values())
         bijection = self.bijection
         if not isinstance(bijection, Chain) or bijection.shape != (dim,) or bijection.cond_shape is not None:
@@ -128,11 +119,7 @@ class StoredFit(NamedTuple):
                 raise ValueError(f"expected a bijection to vectors of shape {(dim,)}, got {value.shape}")
 
     def require_fitted_to(self, target: Target) -> None:
-        """Make sure that a model and its arguments are those of the fit.
-
-        Raises:
-            ValueError: where the arguments have another fingerprint, or the log density is another.
-        """
+        """Raise a ValueError where a model's arguments, by fingerprint, or log densities are not those of the fit."""
         if not self.fingerprint.is_of(target.args, target.kwargs):
             raise ValueError(
                 "expected the model and data that were fitted, got other arguments: their fingerprint differs. "

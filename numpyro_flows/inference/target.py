@@ -32,13 +32,7 @@ class Target:
 
     The sites follow each other in the order of the trace, as in NumPyro's continuous autoguides. The model is traced
     abstractly, which costs no compilation. Entries of latent sites that a mask takes out of the density, as `obs_mask`
-    does, have a standard normal one.
-
-    Args:
-        model: a NumPyro model.
-        rng_key: random key for what the model itself draws.
-        args: the model's positional arguments.
-        kwargs: the model's keyword arguments.
+    does, have a standard normal one. `rng_key` is for what the model itself draws.
 
     Attributes:
         shapes: the latent sites' unconstrained shapes, and `site_shapes` as the model has them.
@@ -64,7 +58,9 @@ class Target:
             with naming_arguments(model, args, self.kwargs), unfit:
                 sites = self._trace(self._model, init_to_uniform)
             check_sites(sites)
-            latents = {name: site for name, site in sites.items() if _is_latent(site)}
+            latents = {
+                name: site for name, site in sites.items() if site["type"] == "sample" and not site["is_observed"]
+            }
             masked.extend(name for name, site in latents.items() if is_masked(site["fn"]))
             return _unconstrained(latents), {name: site["value"] for name, site in latents.items()}
 
@@ -108,11 +104,7 @@ class Target:
 
     @model_run()
     def unconstrain(self, sites: Mapping[str, ArrayLike]) -> Float[Array, " dim"]:
-        """The vector `x` of latent sites' values.
-
-        Raises:
-            ValueError: where a latent site is missing.
-        """
+        """The vector `x` of latent sites' values; a ValueError where one is missing."""
         missing = sorted(self.shapes.keys() - sites.keys())
         if missing:
             raise ValueError(f"expected a value for every latent site, missing {missing}")
@@ -137,11 +129,7 @@ class Target:
         return jnp.sum(jnp.stack(log_dets))
 
     def supports(self) -> dict[str, constraints.Constraint]:
-        """The support of every latent site.
-
-        Raises:
-            ValueError: where one depends on the values of other sites.
-        """
+        """The support of every latent site; a ValueError where one depends on the values of other sites."""
         low, high = (self.sites(jnp.full(self.dim, value)) for value in (-1.0, 1.0))
         # by `eq`: to `==` of NumPyro two constraints with equal arrays are different ones
         moving = [name for name in self.shapes if not np.all(low[name]["fn"].support.eq(high[name]["fn"].support))]
@@ -150,11 +138,7 @@ class Target:
         return {name: low[name]["fn"].support for name in self.shapes}
 
     def require_finite(self, starts: Float[Array, "starts dim"]) -> None:
-        """Make sure that the log density is finite at one of `starts`.
-
-        Raises:
-            ValueError: where it is at none; it names the sites that are not, and data that are not.
-        """
+        """Raise a ValueError where no start has a finite log density; it names the sites and the data that are not."""
         if np.isfinite(jax.vmap(self.log_density)(starts)).any():
             return
 
@@ -199,11 +183,7 @@ class Target:
 
 
 class Reduced:
-    """The density of a target on the coordinates that it depends on: what is fitted.
-
-    Args:
-        target: one with free coordinates.
-    """
+    """The density of a target with free coordinates on the others, on which it depends: what is fitted."""
 
     def __init__(self, target: Target):
         self._target = target
@@ -243,10 +223,6 @@ def _with_gradient(function: Callable[[Array], Scalar], x: jax.ShapeDtypeStruct)
         return height, jnp.sum(gradient * tangents[0])
 
     return density
-
-
-def _is_latent(site: dict[str, Any]) -> bool:
-    return site["type"] == "sample" and not site["is_observed"]
 
 
 def _unconstrained(latents: dict[str, dict[str, Any]]) -> dict[str, Array]:

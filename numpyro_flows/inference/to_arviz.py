@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import arviz_base
 import jax
 import numpy as np
-import numpyro.distributions as dist
 import xarray as xr
 from arviz_base.io_numpyro import infer_dims
 from jaxtyping import Array, ArrayLike, PRNGKeyArray
@@ -14,6 +13,7 @@ from numpyro.handlers import seed, substitute, trace, uncondition
 from numpyro.infer import Predictive, init_to_sample, log_likelihood
 
 from numpyro_flows.arguments import described, require_counts, require_key
+from numpyro_flows.inference.model_checks import is_factor
 from numpyro_flows.inference.result import Result
 from numpyro_flows.modeling.model_run import model_run
 
@@ -23,34 +23,7 @@ Coords = Mapping[str, Sequence[Any] | ArrayLike]  # values along dimensions, as 
 def to_datatree(
     posterior: Result, rng_key: PRNGKeyArray, num_samples: int = 1000, coords: Coords | None = None
 ) -> xr.DataTree:
-    """A fit as a DataTree.
-
-    Its groups are
-
-    - `posterior`: the draws that `posterior.sample(rng_key, num_samples)` returns, with the certificate as attributes;
-    - `sample_stats`: `log_weight`, the log importance weight that a draw had before resampling, and `lp`, its
-      `log p(x, data)` on the unconstrained scale, in nats;
-    - `posterior_predictive`, `log_likelihood` and `observed_data`: of the observed sites, where the model has any;
-      `numpyro.factor` sites are none. Predictions are left out where a likelihood has no sampler.
-
-    Draws have dimensions `chain` (one) and `draw`; the others are named after the model's plates. A `/` in a site's
-    name (NumPyro's `scope`) becomes a `.`, because a DataTree's own names are separated by it.
-
-    Raises:
-        TypeError: where `rng_key` is no random key, `num_samples` no integer, or `coords` not a dict of arrays.
-        ValueError: where `num_samples` is below 1, or `coords` are of dimensions that the model does not have, or of
-            another length.
-
-    Example:
-        >>> import jax, numpyro, numpyro.distributions as dist  # doctest: +SLOW
-        >>> from numpyro_flows import FlowVI
-        >>> def model():
-        ...     numpyro.sample("x", dist.Normal(0, 1))
-        >>> posterior = FlowVI(model, progress_bar=False).run(jax.random.key(0))
-        >>> tree = to_datatree(posterior, jax.random.key(0), 100)
-        >>> tree["posterior"]["x"].dims
-        ('chain', 'draw')
-    """
+    """A fit as a DataTree: see `FlowPosterior.to_datatree`."""
     require_key(rng_key)
     require_counts(num_samples=num_samples)
     layout = Layout.of(posterior)
@@ -110,7 +83,7 @@ class Layout(NamedTuple):
             return {
                 name: site["value"]
                 for name, site in sites.items()
-                if site["type"] == "sample" and site["is_observed"] and not _is_factor(site["fn"])
+                if site["type"] == "sample" and site["is_observed"] and not is_factor(site["fn"])
             }
 
         values = jax.jit(observed)()  # within jit: op by op, a model takes seconds
@@ -163,13 +136,6 @@ class Layout(NamedTuple):
 
 def _one_chain(values: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
     return {name: np.asarray(value)[None] for name, value in values.items()}
-
-
-def _is_factor(distribution: Any) -> bool:
-    """Whether a site was made by `numpyro.factor`, in plates and masks or not."""
-    while isinstance(distribution, dist.ExpandedDistribution | dist.Independent | dist.MaskedDistribution):
-        distribution = distribution.base_dist
-    return isinstance(distribution, dist.Unit)
 
 
 def attributes(posterior: Result) -> dict[str, Any]:

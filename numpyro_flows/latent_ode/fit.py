@@ -13,8 +13,9 @@ from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree
 from numpyro.infer import Trace_ELBO
 
 from numpyro_flows.arguments import require_counts, require_key, require_numbers
+from numpyro_flows.continuous.training_settings import MAX_TRAINING_STEPS
 from numpyro_flows.flows import Recipe
-from numpyro_flows.latent_ode.model import FLOW, MAX_TRAINING_STEPS, PARAM_NAME, LatentODE, checked_window
+from numpyro_flows.latent_ode.model import FLOW, PARAM_NAME, LatentODE, checked_window
 from numpyro_flows.latent_ode.series import Series, observe_series
 from numpyro_flows.modeling.model_run import model_run
 from numpyro_flows.precision import full_precision

@@ -17,6 +17,7 @@ from numpyro_flows import flows
 from numpyro_flows.arguments import require_counts, require_key, require_numbers, require_two_times
 from numpyro_flows.bijections import AbstractBijection
 from numpyro_flows.continuous.solving import ODESolver, adaptive
+from numpyro_flows.continuous.training_settings import MAX_TRAINING_STEPS
 from numpyro_flows.flows import Recipe
 from numpyro_flows.latent_ode.networks import Encoder, LatentField, thinned
 from numpyro_flows.latent_ode.series import Series, observe_series
@@ -27,7 +28,6 @@ from numpyro_flows.precision import full_precision
 Times = ArrayLike | Sequence[float]
 
 PARAM_NAME = "latent_ode$params"
-MAX_TRAINING_STEPS = 256
 FLOW: Recipe = partial(flows.nsf_coupling, num_layers=2, hidden=(32,))
 """Of the latent state: small, because series are few."""
 _TOLERANCE = 1e-5  # of the solver that predicts
@@ -199,9 +199,7 @@ class LatentODE(eqx.Module):
         """The path from the mean of `q(z0 | series)`, without noise.
 
         Args:
-            times: of the series, as in `model`, and
-            values: and
-            mask: of them.
+            times, values, mask: of the series, as in `model`.
             at: sorted times `(num, at)`, or `(at,)` for all series, in the window or beyond its end; None: the series'
                 own, where a reconstruction is wanted.
 
@@ -290,12 +288,7 @@ def _plate(series: Series, batch_size: int | None) -> numpyro.plate:
 
 
 def checked_window(window: tuple[float, float]) -> tuple[float, float]:
-    """Start and end of a window of time.
-
-    Raises:
-        TypeError: where there are not two.
-        ValueError: where they are not finite, or the second not later.
-    """
+    """Start and end of a window of time; a TypeError where there are not two, a ValueError where they do not rise."""
     require_two_times(window=window)
     if not window[0] < window[1]:
         raise ValueError(f"window expected two finite times, the later one second, got {window}")

@@ -16,13 +16,7 @@ class Encoder(eqx.Module):
     """Mean and deviation of `q(z0 | series)`: a gated recurrent network that reads a series from its end to its start.
 
     At each observation it sees the value and the time to the next later one. What is masked leaves it as it was, so
-    padding changes nothing.
-
-    Args:
-        key: random key.
-        obs_dim: length of an observation.
-        latent_dim: length of `z0`.
-        width: of the network's state.
+    padding changes nothing. The network's state has `width` numbers.
     """
 
     cell: eqx.nn.GRUCell
@@ -54,12 +48,7 @@ class Encoder(eqx.Module):
 class LatentField(eqx.Module):
     """`f(z) = W z + MLP(z)`: at the start only `W`, antisymmetric, so that latent paths turn, by a radian or several.
 
-    From `W = 0` on, the error of spirals beyond the window was more than twice as large.
-
-    Args:
-        key: random key.
-        dim: length of `z`.
-        width: of the two hidden layers.
+    From `W = 0` on, the error of spirals beyond the window was more than twice as large. There are two hidden layers.
     """
 
     linear: Float[Array, "dim dim"]

@@ -8,9 +8,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from numpyro_flows.arguments import as_numbers
-
-_SHOWN = 5  # series that a message names
+from numpyro_flows.arguments import as_numbers, require_all
 
 
 class Series(NamedTuple):
@@ -29,20 +27,10 @@ class Series(NamedTuple):
 def observe_series(
     times: ArrayLike, values: ArrayLike, mask: ArrayLike | None, *, obs_dim: int | None, start: float | None
 ) -> Series:
-    """Check series and fill what is masked. Within jit only shapes can be checked.
+    """Check series and fill what is masked; arguments and errors are those of `LatentODE.model`.
 
-    Args:
-        times: `(num, length)`.
-        values: `(num, length, obs_dim)`.
-        mask: `(num, length)`; None: all are there.
-        obs_dim: what is expected of `values`; None: any.
-        start: the earliest time allowed, which fills what is masked before a series' first time; None: the earliest
-            observed time.
-
-    Raises:
-        TypeError: where times or values are not real numbers, or the mask is not of booleans.
-        ValueError: for wrong shapes, times that are not sorted or before `start`, values that are not finite, and
-            series without a value.
+    Any `obs_dim` will do where it is None. `start` is the earliest time allowed, which fills what is masked before a
+    series' first time; where it is None, that is the earliest observed time.
     """
     t, x = _numbers(times, "times"), _numbers(values, "values")
     if x.ndim != 3 or obs_dim not in (None, x.shape[2]):
@@ -67,25 +55,18 @@ def observe_series(
 
 
 def _check(times: np.ndarray, values: np.ndarray, mask: np.ndarray, start: float | None) -> None:
-    _require(mask.any(1), "at least one value in each series, got none")
-    _require(np.isfinite(np.where(mask, times, 0)).all(1), "times expected finite numbers, got others")
-    _require(
-        np.isfinite(np.where(mask[..., None], values, 0)).all((1, 2)),
-        "values expected finite numbers, got others (mask=np.isfinite(values).all(-1) leaves them out)",
-    )
+    require_all(mask.any(1), "at least one value in each series, got none", "series")
+    require_all(np.isfinite(np.where(mask, times, 0)).all(1), "times expected finite numbers, got others", "series")
+    finite = np.isfinite(np.where(mask[..., None], values, 0)).all((1, 2))
+    advice = "mask=np.isfinite(values).all(-1) leaves them out"
+    require_all(finite, f"values expected finite numbers, got others ({advice})", "series")
     latest = np.maximum.accumulate(np.where(mask, times, -np.inf), 1)
-    _require(np.where(mask, times == latest, True).all(1), "times expected sorted along each series, got others")
+    in_order = np.where(mask, times == latest, True).all(1)
+    require_all(in_order, "times expected sorted along each series, got others", "series")
     if start is not None:
         early = np.where(mask, times, np.inf).min()
         if early < start:
             raise ValueError(f"times expected from {start} on, where the latent path starts, got {early}")
-
-
-def _require(good: Bool[np.ndarray, " num"], message: str) -> None:
-    bad = np.flatnonzero(~good)
-    if bad.size:
-        named = ", ".join(map(str, bad[:_SHOWN])) + (", ..." if bad.size > _SHOWN else "")
-        raise ValueError(f"{message} in {bad.size} of {good.size} series: {named}")
 
 
 def _numbers(values: ArrayLike, name: str) -> Any:

@@ -17,12 +17,7 @@ from numpyro_flows.arguments import as_array, described, require_key, require_sh
 from numpyro_flows.bijections import AbstractBijection
 from numpyro_flows.files.rules import InFiles
 from numpyro_flows.files.tree import load_tree, save_tree
-from numpyro_flows.modeling._numpyro import (
-    DISTRIBUTION_STATE,
-    register_in_scan,
-    validates,
-    warn_outside_support,
-)
+from numpyro_flows.modeling._numpyro import DISTRIBUTION_STATE, register_in_scan, validates, warn_outside_support
 from numpyro_flows.modeling.scoring import LogProbParts, parts_of_draw, parts_of_value
 from numpyro_flows.modeling.sites import Sites
 from numpyro_flows.modeling.transforms import FlowTransform
@@ -255,10 +250,7 @@ class FlowDistribution(dist.TransformedDistribution, InFiles):
         """`method(self, args)` for every index of the first leading axis; `axes`: where it is in `args` and results."""
         structure = jax.tree.structure(self)
         return over_leading_axis(
-            lambda arrays, args: method(jax.tree.unflatten(structure, arrays), args),
-            *self._arrays_and_axes,
-            args,
-            axes,
+            lambda arrays, args: method(jax.tree.unflatten(structure, arrays), args), *self._arrays_and_axes, args, axes
         )
 
     def save(self, path: str | os.PathLike) -> None:

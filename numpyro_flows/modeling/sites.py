@@ -31,9 +31,7 @@ class Sites(constraints.Constraint, InFiles):
     event_dim = 1
 
     def __init__(
-        self,
-        shapes: Mapping[str, tuple[int, ...]],
-        supports: Mapping[str, constraints.Constraint] | None = None,
+        self, shapes: Mapping[str, tuple[int, ...]], supports: Mapping[str, constraints.Constraint] | None = None
     ):
         supports = supports or {}
         unknown = sorted(supports.keys() - shapes.keys())

@@ -15,13 +15,8 @@ def inside(constrain: Transform | None, y: Float[Array, "..."], event_dim: int, 
     """Whether events are in the interior of the support that `constrain` maps real numbers to, None for these alone.
 
     To go there and back decides, within rounding: NumPyro's constraints contain boundaries, where densities are 0 here,
-    and some have tolerances below the rounding errors of single precision.
-
-    Args:
-        constrain: the transform.
-        y: a batch of events.
-        event_dim: how many axes an event has.
-        real_dim: how many it has as real numbers.
+    and some have tolerances below the rounding errors of single precision. An event has `event_dim` axes, and as
+    real numbers `real_dim`.
     """
     y = jax.lax.stop_gradient(y)
     if constrain is None:
