@@ -74,6 +74,11 @@ def test_imports_point_down(path):
             assert room(path) in WITH_NUMPYRO, f"{room(path)} is maths, and imports {name}"
 
 
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_file_is_read_in_one_go(path):
+    assert len(path.read_text().splitlines()) <= 350
+
+
 def defining(name: str) -> Path | None:
     """The module of the package that a dotted name lies in; None for names of other packages."""
     top, *parts = name.split(".")

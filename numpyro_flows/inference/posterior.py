@@ -20,6 +20,7 @@ from numpyro_flows.inference.compiled import Block, drawing, join
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.stored import StoredFit, StoredSites, target_of, without_model
 from numpyro_flows.inference.target import Target
+from numpyro_flows.inference.verdict import verdict
 from numpyro_flows.modeling.distributions import FlowDistribution
 from numpyro_flows.modeling.guides import AutoFlow
 from numpyro_flows.modeling.scoring import standard_normal_log_prob
@@ -89,8 +90,7 @@ class FlowPosterior:
         self.model, self.has_model = model, model is not without_model
         self.args, self.kwargs = args, kwargs
         self.bijection, self.certificate = bijection, certificate
-        self.log_weights = log_weights
-        self.losses, self.num_skipped, self.reason = losses, num_skipped, reason
+        self.losses, self.log_weights, self.num_skipped, self.reason = losses, log_weights, num_skipped, reason
         self.seconds, self.gradient_evaluations = seconds, gradient_evaluations
         self._guide, self._target, self._settings = guide, target, settings
         if draw is None:  # the fit has not compiled it yet
@@ -151,7 +151,8 @@ class FlowPosterior:
         Raises:
             ValueError: where `num_samples` is below 1, or `resample` is True and there is no model.
         """
-        _check(rng_key, num_samples)
+        require_key(rng_key)
+        require_counts(num_samples=num_samples)
         resample = self.has_model if resample is None else resample
         if resample:
             return self._constrain(self._resampled_draws(rng_key, num_samples).x)
@@ -165,7 +166,8 @@ class FlowPosterior:
         Raises:
             ValueError: where `num_samples` is below 1, or there is no model.
         """
-        _check(rng_key, num_samples)
+        require_key(rng_key)
+        require_counts(num_samples=num_samples)
         self._require_model()
         draws = self._draw_from(Seeds.of(rng_key), num_samples)
         return self._constrain(draws.x), np.asarray(draws.log_weight, np.float64)
@@ -214,24 +216,19 @@ class FlowPosterior:
     def to_datatree(
         self, *, num_samples: int = 1000, rng_key: PRNGKeyArray | None = None, coords: dict[str, Any] | None = None
     ) -> "xr.DataTree":
-        """The fit as an ArviZ DataTree.
-
-        Its groups are
+        """The fit as an ArviZ DataTree, with groups for draws, statistics, predictions and data.
 
         - `posterior`: the draws that `sample(rng_key, num_samples)` returns, with the certificate as attributes;
-        - `sample_stats`: `log_weight`, the log importance weight that a draw had before resampling, and `lp`, its
-          `log p(x, data)` on the unconstrained scale, in nats;
+        - `sample_stats`: a draw's `log_weight` before resampling, and `lp`, its unconstrained `log p(x, data)`;
         - `posterior_predictive`, `log_likelihood` and `observed_data`: of the observed sites, where the model has any;
           `numpyro.factor` sites are none. Predictions are left out where a likelihood has no sampler.
 
         Draws have dimensions `chain` (one) and `draw`; the others are named after the model's plates, and `coords` are
-        their labels, as ArviZ takes them. A `/` in a site's name (NumPyro's `scope`) becomes a `.`, because a
-        DataTree's own names are separated by it.
+        their labels, as ArviZ takes them. A `/` in a site's name (NumPyro's `scope`) becomes a `.`, as ArviZ needs it.
 
         Raises:
-            TypeError: where `rng_key` is no random key, `num_samples` no integer, or `coords` not a dict of arrays.
-            ValueError: where `num_samples` is below 1, or `coords` are of dimensions that the model does not have, or
-                of another length.
+            TypeError: where an argument is of another kind.
+            ValueError: where `num_samples` is below 1, or `coords` do not fit the model's dimensions.
         """
         from numpyro_flows.inference.to_arviz import to_datatree
 
@@ -254,20 +251,7 @@ class FlowPosterior:
 
     def verdict(self) -> str:
         """The certificate in a few lines of text."""
-        c = self.certificate
-        first = "CERTIFIED" if c.certified else f"NOT CERTIFIED: {c.why}"
-        if c.certified and (loosened := self._settings.loosened()):
-            first += f", by looser settings than the default: {loosened}"
-        figures = (
-            f"k-hat {c.khat:.2f}, ESS {c.ess:.1%} of {c.num_draws} draws, largest weight {c.max_weight:.2g}, "
-            f"ELBO {c.elbo:.3f}, log evidence {c.log_evidence:.3f} +- {c.log_evidence_se:.3f}"
-        )
-        seconds, gradients = sum(self.seconds.values()), sum(self.gradient_evaluations.values())
-        work = f"{seconds:.1f} s, {gradients:,} gradient evaluations, {self.num_skipped} steps skipped as not finite"
-        free = [f"{num} entries of {name!r}" for name, num in self._target.free_entries.items()]
-        masked = f"\nmasked, so not in the density, and standard normal here: {', '.join(free)}" if free else ""
-        alone = "" if self.has_model else "\nloaded without its model: draws are the flow's own, not resampled"
-        return f"{first}\n{figures}\n{work}{masked}{alone}"
+        return verdict(self)
 
     def __repr__(self) -> str:
         return f"FlowPosterior({self.verdict()})"
@@ -351,11 +335,6 @@ class FlowPosterior:
             return standard_normal_log_prob(base) + log_det - self._target.log_det(x)
 
         return jax.jit(jax.vmap(log_prob))
-
-
-def _check(rng_key: PRNGKeyArray, num_samples: int) -> None:
-    require_key(rng_key)
-    require_counts(num_samples=num_samples)
 
 
 def _restore(fit: StoredFit, model: Callable, args: tuple, kwargs: dict[str, Any]) -> FlowPosterior:

@@ -1,0 +1,21 @@
+"""A verdict as text."""
+
+from numpyro_flows.inference.result import Result
+
+
+def verdict(posterior: Result) -> str:
+    """The certificate of a posterior, and what it took, in a few lines."""
+    c = posterior.certificate
+    first = "CERTIFIED" if c.certified else f"NOT CERTIFIED: {c.why}"
+    if c.certified and (loosened := posterior._settings.loosened()):
+        first += f", by looser settings than the default: {loosened}"
+    figures = (
+        f"k-hat {c.khat:.2f}, ESS {c.ess:.1%} of {c.num_draws} draws, largest weight {c.max_weight:.2g}, "
+        f"ELBO {c.elbo:.3f}, log evidence {c.log_evidence:.3f} +- {c.log_evidence_se:.3f}"
+    )
+    seconds, gradients = sum(posterior.seconds.values()), sum(posterior.gradient_evaluations.values())
+    work = f"{seconds:.1f} s, {gradients:,} gradient evaluations, {posterior.num_skipped} steps skipped as not finite"
+    free = [f"{num} entries of {name!r}" for name, num in posterior._target.free_entries.items()]
+    masked = f"\nmasked, so not in the density, and standard normal here: {', '.join(free)}" if free else ""
+    alone = "" if posterior.has_model else "\nloaded without its model: draws are the flow's own, not resampled"
+    return f"{first}\n{figures}\n{work}{masked}{alone}"
