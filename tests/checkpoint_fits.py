@@ -46,7 +46,7 @@ def density(**options: Any) -> Any:
 def latent_ode(**options: Any) -> Any:
     times = np.sort(np.random.default_rng(0).uniform(size=(20, 5)))
     fit = fit_latent_ode(
-        KEY, times, np.sin(times)[..., None], latent_dim=2, flow=None, width=4, num_steps=1500, batch_size=5,
+        KEY, times, np.sin(times)[..., None], latent_dim=2, flow=None, width=4, num_steps=2500, batch_size=5,
         progress_bar=False, **options,
     )  # fmt: skip
     return fit.latent_ode, fit.losses, fit.validation, fit.solver_error

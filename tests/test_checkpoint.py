@@ -49,7 +49,7 @@ def killed_after_a_round(name: str, path: Path, delay: float) -> None:
 def test_killed_ten_times(name, tmp_path):
     path = tmp_path / "fit.ckpt"
     rng = np.random.default_rng(0)
-    for delay in rng.uniform(0.0, 0.3, size=KILLS):
+    for delay in rng.uniform(0.0, 0.2, size=KILLS):
         killed_after_a_round(name, path, delay)
     continued, whole = (fit(name, tmp_path / "cache", *paths).communicate()[0] for paths in ((path,), ()))
     assert len(whole.split()[0]) == 64

@@ -125,9 +125,25 @@ class Checkpoint:
         )
 
 
-def program(jaxpr: Any) -> tuple[str, list[Any]]:
-    """The text of a closed jaxpr, and its constants: what it computes, but for callbacks to the host."""
-    return str(jaxpr), jaxpr.consts
+def program(jaxpr: Any) -> tuple[list[str], list[Any]]:
+    """What a closed jaxpr computes, but for callbacks to the host: its equations, and its constants.
+
+    In no order and without names of variables: where a program has ODE solvers, they differ from process to process.
+    """
+    return sorted(_equations(jaxpr.jaxpr)), jaxpr.consts
+
+
+def _equations(jaxpr: Any) -> Iterator[str]:
+    for equation in jaxpr.eqns:
+        params = []
+        for name, value in sorted(equation.params.items()):
+            inner = [leaf for leaf in jax.tree.leaves(value) if hasattr(leaf, "eqns")]
+            for each in inner:
+                yield from _equations(getattr(each, "jaxpr", each))
+            params += [] if inner else [f"{name}={value}"]
+        inputs = [str(getattr(variable, "val", variable.aval)) for variable in equation.invars]
+        outputs = [str(variable.aval) for variable in equation.outvars]
+        yield _ADDRESS.sub("", f"{equation.primitive} {params} {inputs} {outputs}")
 
 
 def _digest(part: Any) -> str:
