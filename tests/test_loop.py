@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from numpyro_flows.training.checkpoint import Checkpoint
+from numpyro_flows.training.checkpoint import Checkpoint, program
 from numpyro_flows.training.loop import run
 from numpyro_flows.training.policies import Patience, Score
 from numpyro_flows.training.reasons import Reason
@@ -214,6 +214,30 @@ def test_a_checkpoint_of_another_fit_is_refused(tmp_path):
     (tmp_path / "run.ckpt").write_bytes(b"no checkpoint")
     with pytest.raises(ValueError, match="expected a whole file"):
         Counting(*WHOLE).run(**ROUNDS, watch=watch, parts=parts)
+
+
+def test_what_a_program_is_known_by():
+    """Not the order of its equations; but these, in inner functions too, and their constants."""
+    x = jnp.ones(2)
+
+    def of(function):
+        equations, constants = program(jax.make_jaxpr(function)(x, x))
+        return f"{equations} {[np.asarray(constant).tolist() for constant in constants]}"
+
+    def reordered(a, b):
+        d, c = jnp.cos(b), jnp.sin(a)
+        return c - d
+
+    assert of(lambda a, b: jnp.sin(a) - jnp.cos(b)) == of(reordered)
+    others = [
+        lambda a, b: jnp.sin(a) - jnp.cos(2.0 * b),
+        lambda a, b: jnp.sin(a) - jnp.cos(2.5 * b),
+        lambda a, b: jax.lax.cond(a[0] > 0, lambda: jnp.sin(a), lambda: b),
+        lambda a, b: jax.lax.cond(a[0] > 0, lambda: jnp.cos(a), lambda: b),
+        lambda a, b: a + np.array([1.0, 2.0]),
+        lambda a, b: a + np.array([1.0, 2.5]),
+    ]
+    assert len({of(function) for function in (reordered, *others)}) == len(others) + 1
 
 
 def test_a_checkpoint_that_cannot_be_written(tmp_path):

@@ -166,11 +166,14 @@ class _DensityTask:
     def figures(self, state: State) -> dict[str, float]:
         return {"nll": float(np.min(state.best.nll))}
 
-    def identity(self, settings: Settings, rows: Rows) -> dict[str, Any]:
+    def identity(self, settings: Settings, rows: Rows, start: State) -> dict[str, Any]:
         """What makes the fit this one and no other."""
         return {
             "data": (rows, self.validation),
-            "flow or objective": [program(self.functions.start.jaxpr), program(self.functions.train.jaxpr)],
+            "flow or objective": (
+                [program(self.functions.start.jaxpr), program(self.functions.train.jaxpr)],
+                (start.scores, start.best.log_prob),
+            ),
             "setting": settings[1:],
             "key": self.seeds.entropy,
         }
@@ -221,7 +224,7 @@ def train(
             policy,
             state,
             watch=watch,
-            checkpoint=Checkpoint(watch.checkpoint, lambda: task.identity(settings, rows)),
+            checkpoint=Checkpoint(watch.checkpoint, lambda: task.identity(settings, rows, state)),
             num_steps=settings.num_steps,
             title="density",
         )

@@ -171,10 +171,11 @@ def fit_latent_ode(
     policy = Patience(cosine_schedule(num_steps, learning_rate), _ROUND, patience=math.inf)
     began = time.perf_counter()
     state = State(TrainState.init(params, averaged=True), rest, _Best(params, math.inf), None)
+    state = policy.start(state, task.score(state))
     state, ending = run(
         task,
         policy,
-        policy.start(state, task.score(state)),
+        state,
         watch=watch,
         checkpoint=Checkpoint(watch.checkpoint, lambda: task.identity(state, policy)),
         num_steps=num_steps,
@@ -236,7 +237,7 @@ class _LatentODETask:
         jaxpr, *_ = eqx.filter_make_jaxpr(_train)(state.train, state.fixed, self.series, self.batch_size, seeds, rates)
         return {
             "data": (self.series, self.held),
-            "flow or width": (program(jaxpr), state.train.params, state.fixed),
+            "flow or width": (program(jaxpr), state.train.params, state.fixed, state.scores),
             "setting": (policy.rates, self.batch_size),
             "key": self.seeds.entropy,
         }

@@ -128,7 +128,8 @@ class Checkpoint:
 def program(jaxpr: Any) -> tuple[list[str], list[Any]]:
     """What a closed jaxpr computes, but for callbacks to the host: its equations, and its constants.
 
-    In no order and without names of variables: where a program has ODE solvers, they differ from process to process.
+    In no order and without names of variables: where a program has ODE solvers, they differ from process to process. So
+    it does not tell which value goes where, and numbers that the program gave stand beside it in an identity.
     """
     return sorted(_equations(jaxpr.jaxpr)), jaxpr.consts
 
@@ -140,6 +141,7 @@ def _equations(jaxpr: Any) -> Iterator[str]:
             inner = [leaf for leaf in jax.tree.leaves(value) if hasattr(leaf, "eqns")]
             for each in inner:
                 yield from _equations(getattr(each, "jaxpr", each))
+                yield _digest(getattr(each, "consts", []))
             params += [] if inner else [f"{name}={value}"]
         inputs = [str(getattr(variable, "val", variable.aval)) for variable in equation.invars]
         outputs = [str(variable.aval) for variable in equation.outvars]
