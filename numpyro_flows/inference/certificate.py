@@ -67,6 +67,12 @@ def relative_ess(log_weights: Float[np.ndarray, " draws"]) -> float:
     return float(min(weights.sum() ** 2 / (weights**2).sum() / weights.size, 1.0))  # rounding may lift it above 1
 
 
+def log_mean(log_weights: Float[np.ndarray, " draws"]) -> float:
+    """`log mean w`, the log evidence; a weight that is NaN counts as none."""
+    log_weights = np.asarray(log_weights, np.float64)
+    return float(logsumexp(np.where(np.isnan(log_weights), -np.inf, log_weights)) - np.log(log_weights.size))
+
+
 def certify(
     log_weights: Float[np.ndarray, " draws"], resolution: float = 0.0, settings: FlowVISettings = _DEFAULTS
 ) -> Certificate:

@@ -41,6 +41,7 @@ class FlowFunctions(NamedTuple):
     train: `TrainState`, fixed, seeds `(chunk, 4)`, learning rates `(chunk,)`, share of the forward KL
         -> `TrainState`, losses `(chunk,)`, number skipped.
     draw: arrays, seed -> `Block`.
+    log_prob: arrays, points `(block, dim)` -> the flow's log densities `(block,)`.
     draw_coarsely: the same by the ODE solver of training; None where nothing is solved.
     static: the bijection without its arrays.
     """
@@ -49,6 +50,7 @@ class FlowFunctions(NamedTuple):
     begin: Ahead
     train: Ahead
     draw: Ahead
+    log_prob: Ahead
     draw_coarsely: Ahead | None
     static: AbstractBijection
 
@@ -98,6 +100,7 @@ def compile_flow(
         make=Ahead(pool, make, loc, scale, seed, options=NO_OPTIMIZATION),
         begin=Ahead(pool, begin, params, options=NO_OPTIMIZATION),
         draw=Ahead(pool, drawing(target, static, settings.block), arrays, seed),
+        log_prob=Ahead(pool, scoring(static), arrays, np.zeros((settings.block, target.dim), scale.dtype)),
         draw_coarsely=coarse,
         static=static,
     )
@@ -133,6 +136,17 @@ def drawing(
         return x, log_density, log_density - standard_normal_log_prob(base) + log_det
 
     return draw
+
+
+def scoring(static: AbstractBijection) -> Callable[[PyTree, Float[Array, "num dim"]], Float[Array, " num"]]:
+    """The function that gives log densities of points under the bijection of given arrays."""
+
+    @full_precision()
+    def log_prob(arrays: PyTree, x: Float[Array, "num dim"]) -> Float[Array, " num"]:
+        base, log_det = jax.vmap(without_errors(eqx.combine(arrays, static)).inverse_and_log_det)(x)
+        return standard_normal_log_prob(base) + log_det
+
+    return log_prob
 
 
 def join(blocks: Iterable[Block]) -> Draws:

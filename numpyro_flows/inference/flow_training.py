@@ -13,11 +13,12 @@ from numpyro_flows.bijections.noise import estimates
 from numpyro_flows.inference.certificate import Draws
 from numpyro_flows.inference.compiled import FlowFunctions, compile_flow
 from numpyro_flows.inference.losses import Objective, PathKL
-from numpyro_flows.inference.modes import weigh
 from numpyro_flows.inference.rounds import Best, Judged, UntilCertified, finished
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.stages import Context, Fit
-from numpyro_flows.inference.survey import Survey, judge
+from numpyro_flows.inference.survey import Survey, judge, search, weigh
+from numpyro_flows.inference.exploration import LogProb
+from numpyro_flows.inference.gaussian import GaussianFit, no_climbs
 from numpyro_flows.training.checkpoint import Checkpoint, program
 from numpyro_flows.training.clock import Clock
 from numpyro_flows.training.loop import Round, run
@@ -73,14 +74,16 @@ class FlowTraining:
                 self.optimizer,
                 settings,
             )
-        task = FlowTask(settings, functions, fit.survey, context.seeds, context.clock)
+        gaussian = GaussianFit(fit.loc, fit.scale, -np.inf, no_climbs(fit.loc))
+        task = FlowTask(settings, functions, fit.survey._replace(shares=(), modes=()), context.seeds, context.clock, context.density, gaussian)
         return train_flow(task, fit, context.watch)
 
 
 class FlowTask:
     """The compiled functions of the flow stage: steps of training, and verdicts on draws."""
 
-    def __init__(self, settings: FlowVISettings, functions: FlowFunctions, survey: Survey, seeds: Seeds, clock: Clock):
+    def __init__(self, settings: FlowVISettings, functions: FlowFunctions, survey: Survey, seeds: Seeds, clock: Clock, density=None, gaussian=None):
+        self.density, self.gaussian = density, gaussian
         self.settings = settings
         self.chunk = settings.chunk
         self.functions = functions
@@ -103,8 +106,14 @@ class FlowTask:
         with self.clock.stage("certificate"):
             num_blocks = -(-self.settings.certificate_draws // self.settings.block)
             seeds = self.seeds.many(num_blocks, "verdict", state.num_rounds)
-            draws = weigh((Draws(*self.functions.draw(arrays, seed)) for seed in seeds), self.survey.modes)
+            draws = weigh(Draws(*self.functions.draw(arrays, seed)) for seed in seeds)
             certificate = judge(draws, self.survey, self.settings)
+            if certificate.certified and self.survey.probes:
+                rng = self.seeds.rng("search", state.num_rounds)
+                survey = search(
+                    self.density, self.gaussian, self.survey, self._log_prob_of(arrays), certificate.log_evidence, rng, self.settings
+                )
+                certificate = judge(draws, survey, self.settings)
             coarse = self._solves_too_coarsely(arrays, state.num_rounds)
         if estimated := estimates(self.functions.static):
             why = f"log densities are random estimates, by {', '.join(estimated)}, and weights must not be"
@@ -112,6 +121,15 @@ class FlowTask:
                 certified=False, why="; ".join([why, certificate.why] if certificate.why else [why])
             )
         return Judged(certificate, np.asarray(draws.log_weight, np.float64), coarse)
+
+    def _log_prob_of(self, arrays: PyTree) -> LogProb:
+        def log_prob(x):
+            size = self.settings.block
+            padded = np.concatenate([x, np.broadcast_to(x[:1], (-len(x) % size, x.shape[1]))])
+            blocks = padded.astype(self.gaussian.loc.dtype).reshape(-1, size, x.shape[1])
+            return np.concatenate([self.functions.log_prob(arrays, block) for block in blocks])[: len(x)]
+
+        return log_prob
 
     def figures(self, state: State) -> dict[str, float]:
         certificate = state.best.judged.certificate

@@ -18,7 +18,7 @@ from numpyro_flows.arguments import described, require_callable, require_instanc
 from numpyro_flows.bijections import Chain
 from numpyro_flows.bijections.partial import Partial
 from numpyro_flows.inference.flow_training import FlowTraining, explained
-from numpyro_flows.inference.host_density import HostDensity
+from numpyro_flows.inference.host_density import HostDensity, HostPrior
 from numpyro_flows.inference.posterior import FlowPosterior
 from numpyro_flows.inference.rounds import finished
 from numpyro_flows.inference.settings import FlowVISettings
@@ -140,7 +140,8 @@ class FlowVI:
         with _compilers() as pool:
             with clock.stage("tracing"):
                 density = HostDensity(pool, target.fitted, self.settings.batch)
-            context = Context(target.fitted, density, guide, self.settings, seeds, clock, pool, self.watch)
+                prior = HostPrior(pool, target.fitted, self.settings.batch)
+            context = Context(target.fitted, density, prior, guide, self.settings, seeds, clock, pool, self.watch)
             fit = self._staged(context)
         if target.free.any():
             whole = Partial(fit.bijection, np.flatnonzero(~target.free), target.dim)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from scipy.linalg import solve_triangular
 
 from numpyro_flows.inference.certificate import Draws, relative_ess
 from numpyro_flows.inference.newton import Climb, Density, climb
@@ -52,7 +53,7 @@ def fit_gaussian(
             other = _refine(density, rng, other.loc, np.diag(other.factor), settings)
         if best is None or other.elbo > best.elbo:
             best = other
-    return GaussianFit(best.loc, _triangular(best.factor), best.elbo, climbs)
+    return GaussianFit(best.loc, triangular(best.factor), best.elbo, climbs)
 
 
 def _candidates(climbs: Climb, num: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -161,6 +162,15 @@ def _log_prob(factor: np.ndarray, u: Float[np.ndarray, "draws dim"]) -> Float[np
     return -0.5 * (u**2 + np.log(2 * np.pi)).sum(-1) - log_det
 
 
+def gaussian_log_prob(
+    loc: Float[np.ndarray, " dim"], scale: np.ndarray, x: Float[np.ndarray, "points dim"]
+) -> Float[np.ndarray, " points"]:
+    """Log density of `N(loc, scale scale^T)`, `scale` lower-triangular or a vector."""
+    away = x - loc
+    u = away / scale if scale.ndim == 1 else solve_triangular(scale, away.T, lower=True).T
+    return _log_prob(scale, u)
+
+
 def _finite_mean(log_weights: np.ndarray) -> float:
     """The ELBO of log weights, -inf where it is not finite."""
     mean = float(log_weights.mean())
@@ -177,7 +187,7 @@ def outward(factor: np.ndarray, u: Float[np.ndarray, "*batch dim"]) -> Float[np.
     return u * factor if factor.ndim == 1 else u @ factor.T
 
 
-def _triangular(factor: np.ndarray) -> np.ndarray:
+def triangular(factor: np.ndarray) -> np.ndarray:
     """The lower-triangular `L` of positive diagonal with `L L^T = factor factor^T`."""
     if factor.ndim == 1:
         return factor

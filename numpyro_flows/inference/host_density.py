@@ -1,4 +1,4 @@
-"""A model's density for algorithms that run on the host."""
+"""A model's density and its prior for algorithms that run on the host."""
 
 from concurrent.futures import Executor
 
@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from numpyro_flows.inference.target import Fitted
-from numpyro_flows.training.ahead import Ahead
+from numpyro_flows.inference.exploration import Prior
+from numpyro_flows.inference.target import Fitted, Target
+from numpyro_flows.training.ahead import NO_OPTIMIZATION, Ahead
+from numpyro_flows.training.seeds import Seeds, seed_key
 
 
 class HostDensity:
@@ -35,3 +37,22 @@ class HostDensity:
     def wait(self) -> None:
         """Until the compilation is over."""
         self._evaluate.wait()
+
+
+class HostPrior:
+    """Draws of a target's prior with their log densities, on the host; none where no site's prior can be drawn from."""
+
+    def __init__(self, pool: Executor, target: Fitted, batch: int):
+        self._batch = batch
+        self._dim = target.dim
+        self._draw = None
+        if isinstance(target, Target) and target.has_prior():
+            seeds = np.zeros((batch, 4), np.uint32)
+            self._draw = Ahead(pool, jax.vmap(lambda seed: target.prior_draw(seed_key(seed))), seeds, options=NO_OPTIMIZATION)
+
+    def __call__(self, seeds: Seeds, num: int) -> Prior:
+        if self._draw is None:
+            return Prior(np.zeros((0, self._dim)), np.zeros(0))
+        rows = seeds.many(-(-num // self._batch) * self._batch, "prior").reshape(-1, self._batch, 4)
+        blocks = [self._draw(block) for block in rows]
+        return Prior(*(np.concatenate(leaves)[:num] for leaves in zip(*blocks)))

@@ -265,3 +265,12 @@ def _count_nonfinite(value: Any) -> int:
 
 def _place(path: Any) -> str:
     return repr(jax.tree_util.keystr(path, simple=True, separator="."))
+
+
+def has_sampler(distribution: Any) -> bool:
+    """Whether draws of it can be had: not of an improper prior, say."""
+    try:
+        jax.eval_shape(distribution.sample, jax.random.key(0))
+    except NotImplementedError:
+        return False
+    return True

@@ -1,114 +1,104 @@
-"""A search for modes that a fit lacks, which its own weights cannot show: they see only where the fit has draws."""
+"""Modes that a fit lacks: Gaussians around them, from draws of which the mass there is measured."""
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy.special import logsumexp
 
-from numpyro_flows.inference.certificate import Draws
-from numpyro_flows.inference.gaussian import GaussianFit
-from numpyro_flows.inference.newton import Density, climb
+from numpyro_flows.inference.exploration import Probe
+from numpyro_flows.inference.gaussian import GaussianFit, gaussian_log_prob, outward, triangular
+from numpyro_flows.inference.newton import Climb, Density, climb
 from numpyro_flows.inference.settings import FlowVISettings
+from numpyro_flows.inference.tempering import Whitened
 
 
 class Mode(NamedTuple):
-    """A local optimum, and the mass of `p(x, data)` in the ellipsoid around it.
-
-    The ellipsoid is that of the Gaussian `N(loc, factor factor^T)` of the curvature, draws from which measure the mass:
-    `log_mass` and its relative standard error.
-    """
+    """`N(loc, factor factor^T)` near a mode, or another region of the posterior."""
 
     loc: Float[np.ndarray, " dim"]
-    factor: Float[np.ndarray, "dim dim"]
-    log_mass: float
-    relative_se: float
+    factor: Float[np.ndarray, "dim dim"] | Float[np.ndarray, " dim"]
 
 
-def find_modes(density: Density, fit: GaussianFit, rng: np.random.Generator, settings: FlowVISettings) -> list[Mode]:
-    """The modes that climbs find from the first starts of a fit and from dispersed ones around its Gaussian.
+def modes_at(
+    density: Density,
+    fit: GaussianFit,
+    points: Float[np.ndarray, "points dim"],
+    rng: np.random.Generator,
+    settings: FlowVISettings,
+) -> list[Mode]:
+    """Gaussians for points that are near modes: at the optima that climbs from them reach, with the curvature there.
 
-    None above `FlowVISettings.max_full_dim` dimensions.
+    Points around which no climb converges, at a kink or in a neck, are grouped by a mixture of Gaussians.
     """
-    dim = fit.loc.size
-    if dim > settings.max_full_dim:
-        return []
-    low, high = np.log(settings.dispersion)
-    radii = np.exp(np.linspace(low, high, settings.dispersed_starts))[:, None]
-    starts = fit.loc + radii * rng.standard_normal((settings.dispersed_starts, dim)) @ fit.scale.T
-    climbs = climb(density, starts.astype(fit.loc.dtype), fit.scale, settings)
     modes: list[Mode] = []
-    for found in (fit.climbs, climbs):
-        for x, factor in zip(found.x[found.converged], found.factor[found.converged]):
-            if not any(_inside(mode, x[None])[0] for mode in modes):
-                modes.append(_measure(density, x, factor, rng, settings.mode_draws))
+    if fit.loc.size <= settings.max_full_dim:
+        while len(rest := _apart_from(modes, points)):
+            starts = rest[rng.permutation(len(rest))[: settings.dispersed_starts]]
+            more = _optima(climb(density, starts.astype(fit.loc.dtype), fit.scale, settings), modes)
+            if not more:
+                break
+            modes += more
+    if len(rest := _apart_from(modes, points)) > 1:
+        modes += _groups(fit, rest, rng, settings)
     return modes
 
 
-class Weighed(NamedTuple):
-    """What a verdict needs of draws; the draws themselves would take gigabytes.
+def draws_around(density: Density, modes: list[Mode], rng: np.random.Generator, settings: FlowVISettings) -> Probe:
+    """Draws of the mixture of the modes' Gaussians, all with the same weight."""
+    each = max(settings.mode_draws // len(modes), settings.least_mode_draws)
+    x = np.concatenate(
+        [mode.loc + outward(mode.factor, rng.standard_normal((each, mode.loc.size))) for mode in modes]
+    )
+    log_probs = [gaussian_log_prob(mode.loc, mode.factor, x) for mode in modes]
+    log_density = density(x)[0]
+    log_density = np.where(np.isfinite(log_density), log_density, -np.inf)
+    return Probe("draws around other modes", x, log_density, logsumexp(log_probs, axis=0) - np.log(len(modes)))
 
-    inside: for each mode, which draws lie in the ellipsoid around it.
-    """
 
-    log_density: Float[np.ndarray, " draws"]
-    log_weight: Float[np.ndarray, " draws"]
-    inside: Bool[np.ndarray, "modes draws"]
+def _optima(climbs: Climb, modes: list[Mode]) -> list[Mode]:
+    """The optima at which climbs converged that are not around `modes`."""
+    found: list[Mode] = []
+    for x, factor in zip(climbs.x[climbs.converged], climbs.factor[climbs.converged]):
+        if len(_apart_from([*modes, *found], x[None])):
+            found.append(Mode(x, triangular(factor)))
+    return found
 
 
-def weigh(blocks: Iterable[Draws], modes: list[Mode]) -> Weighed:
-    """What is kept of blocks of draws, one after the other."""
-    kept = [
-        (np.asarray(block.log_density), np.asarray(block.log_weight), _inside_each(modes, np.asarray(block.x)))
-        for block in blocks
+def _groups(
+    fit: GaussianFit, points: np.ndarray, rng: np.random.Generator, settings: FlowVISettings
+) -> list[Mode]:
+    """The components of the mixture of Gaussians with the best BIC."""
+    from sklearn.mixture import GaussianMixture  # here: its import takes a second, and most fits need none
+
+    whitened = Whitened.points(fit, points)
+    num, dim = points.shape
+    full = num >= 5 * dim and fit.scale.ndim == 2
+    most = max(1, min(settings.max_groups, num // (dim + 1)))
+    kind, seed = "full" if full else "diag", int(rng.integers(2**31))
+    mixtures = [
+        GaussianMixture(k, covariance_type=kind, reg_covar=1e-9, random_state=seed).fit(whitened)
+        for k in range(1, most + 1)
     ]
-    return Weighed(*(np.concatenate(parts, axis=-1) for parts in zip(*kept)))
+    best = min(mixtures, key=lambda mixture: mixture.bic(whitened))
+    modes = []
+    for mean, covariance in zip(best.means_, best.covariances_):
+        own = np.linalg.cholesky(covariance) if full else np.sqrt(covariance)
+        factor = fit.scale @ own if full else fit.scale * own  # of a matrix it scales the columns
+        modes.append(Mode(fit.loc + outward(fit.scale, mean[None])[0], factor))
+    return modes
 
 
-def missed_share(modes: list[Mode], draws: Weighed) -> float:
-    """Largest share of the posterior that draws of a fit lack around one of `modes`, where it is beyond doubt.
-
-    The mass around a mode is known from draws there; the weights of the fit's draws that lie there must add up to it.
-    The share is of all mass known, and 0 where the difference is within three standard errors.
-    """
-    # broken draws count as none
-    log_weights = np.where(np.isnan(draws.log_weight), -np.inf, np.asarray(draws.log_weight, np.float64))
-    num = len(log_weights)
-    log_total = logsumexp(log_weights) - np.log(num)
-    worst = 0.0
-    for mode, there in zip(modes, draws.inside):
-        inside = np.exp(np.where(there, log_weights, -np.inf) - log_total)
-        mass = np.exp(np.minimum(mode.log_mass - log_total, 50.0))
-        lacking = mass - inside.mean()
-        se = np.hypot(mass * mode.relative_se, inside.std() / np.sqrt(num))
-        if lacking > 3 * se:
-            worst = max(worst, float(lacking / (1.0 + lacking)))
-    return worst
+def _apart_from(modes: list[Mode], points: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, "rest dim"]:
+    """The points that lie in no mode's ellipsoid."""
+    inside = np.zeros(len(points), bool)
+    for mode in modes:
+        inside |= _inside(mode, points)
+    return points[~inside]
 
 
-def _measure(density: Density, loc: np.ndarray, factor: np.ndarray, rng: np.random.Generator, num: int) -> Mode:
-    dim = loc.size
-    u = rng.standard_normal((num, dim)).astype(loc.dtype)
-    log_p, _ = density(loc + u @ factor.T)
-    log_q = -0.5 * (u**2 + np.log(2 * np.pi)).sum(1) - np.linalg.slogdet(factor)[1]
-    within = ((u**2).sum(1) < _radius_squared(dim)) & np.isfinite(log_p)
-    log_weights = np.where(within, log_p - log_q, -np.inf)
-    if not within.any():
-        return Mode(loc, factor, -np.inf, 0.0)
-    log_mass = logsumexp(log_weights) - np.log(len(u))
-    return Mode(loc, factor, log_mass, np.exp(log_weights - log_mass).std() / np.sqrt(len(u)))
-
-
-def _inside_each(modes: list[Mode], x: Float[np.ndarray, "draws dim"]) -> Bool[np.ndarray, "modes draws"]:
-    return np.array([_inside(mode, x) for mode in modes]).reshape(len(modes), len(x)).astype(bool)
-
-
-def _inside(mode: Mode, x: Float[np.ndarray, "points dim"]) -> np.ndarray:
-    u = np.linalg.solve(mode.factor, (x - mode.loc).T)
-    return (u**2).sum(0) < _radius_squared(mode.loc.size)
-
-
-def _radius_squared(dim: int) -> float:
-    """Three standard deviations above the mean of a chi-squared variable: nearly all of a Gaussian."""
-    return dim + 3.0 * np.sqrt(2.0 * dim)
+def _inside(mode: Mode, x: Float[np.ndarray, "points dim"]) -> Bool[np.ndarray, " points"]:
+    dim = mode.loc.size
+    log_peak = gaussian_log_prob(mode.loc, mode.factor, mode.loc[None])
+    squares = 2.0 * (log_peak - gaussian_log_prob(mode.loc, mode.factor, x))
+    return squares < dim + 3.0 * np.sqrt(2.0 * dim)  # three standard deviations above the mean: nearly all of it

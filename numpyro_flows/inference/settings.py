@@ -7,7 +7,7 @@ from numpyro_flows.arguments import require_counts, require_instance, require_nu
 
 _SHARES = (
     *("unit_start_ess", "forward_ess", "forward_share", "min_ess", "sufficient_ess", "target_ess"),
-    *("max_broken", "heavier", "max_missed"),
+    *("max_broken", "heavier", "max_missed", "tempering_ess"),
 )
 # what a certificate is looser by where it is above, or below, its default
 _LOOSER_ABOVE = ("max_khat", "max_broken", "max_missed")
@@ -155,9 +155,26 @@ class FlowVISettings:
 
     dispersed_starts: int = 24
     dispersion: tuple[float, float] = (3.0, 30.0)
-    mode_draws: int = 2_000
+    mode_draws: int = 4_000
+    least_mode_draws: int = 100
     heavier: float = 0.5
     max_missed: float = 0.01
+
+    outside: float = 10.0
+    prior_draws: int = 1_024
+    ladder: tuple[float, ...] = (1 / 30, 1 / 10, 1 / 3, 1.0, 3.0, 10.0, 30.0)
+    ladder_draws: int = 1_400
+    axis_distances: int = 12
+    axis_points: int = 8_192
+    inflation: float = 10.0
+    particles: int = 256
+    temperatures: int = 40
+    tempering_ess: float = 0.5
+    moves: int = 3
+    leapfrog_steps: int = 5
+    leapfrog_lengths: tuple[float, float] = (0.02, 1.5)
+    settling_moves: int = 10
+    max_groups: int = 6
 
     tail_rays: int = 32
     tail_distances: tuple[float, float] = (1e2, 1e4)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from numpyro_flows.bijections import AbstractBijection, Chain, Identity
 from numpyro_flows.inference.certificate import Certificate
 from numpyro_flows.inference.gaussian import GaussianFit, no_climbs
-from numpyro_flows.inference.host_density import HostDensity
+from numpyro_flows.inference.host_density import HostDensity, HostPrior
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.survey import Survey, judge, survey_around
 from numpyro_flows.inference.target import Fitted
@@ -27,6 +27,7 @@ class Context(NamedTuple):
 
     target: the model as a density: `dim`, and `log_density(x)` of one vector, to be traced.
     density: the same on the host: `density(points)` gives log densities and gradients in NumPy.
+    prior: `prior(seeds, num)` gives draws of it, as far as the model's sites have any.
     guide: with the recipe of the flow.
     settings: the constants of the fit.
     seeds: by name: a stage draws by `seeds.rng("name of the stage")`.
@@ -37,6 +38,7 @@ class Context(NamedTuple):
 
     target: Fitted
     density: HostDensity
+    prior: HostPrior
     guide: AutoFlow
     settings: FlowVISettings
     seeds: Seeds
@@ -74,7 +76,7 @@ class Fit(NamedTuple):
         dtype = np.dtype(jnp.result_type(float))
         loc, scale = np.zeros(dim, dtype), np.ones(dim, dtype)
         certificate = Certificate.unknown("nothing was fitted")
-        survey = Survey([], np.inf, "no stage searched for other modes and heavy tails")
+        survey = Survey(left_out="no stage searched for other modes and heavy tails")
         return cls(loc, scale, _gaussian(loc, scale), certificate, np.full(1, np.nan), survey)
 
     @property
@@ -99,7 +101,8 @@ def around(
 def surveyed(context: Context, gaussian: GaussianFit) -> Fit:
     """A Gaussian with its verdict and what a search around it finds: it may find a better one elsewhere."""
     density, settings = context.density, context.settings
-    gaussian, draws, survey = survey_around(density, context.seeds.rng("survey"), gaussian, settings)
+    prior = context.prior(context.seeds, settings.prior_draws)
+    gaussian, draws, survey = survey_around(density, context.seeds.rng("survey"), gaussian, prior, settings)
     return Fit(
         loc=gaussian.loc,
         scale=gaussian.scale,

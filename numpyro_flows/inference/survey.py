@@ -1,30 +1,53 @@
-"""A look around a Gaussian: what a fit's own weights cannot show."""
+"""A look around a fit: what its own weights cannot show."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
-from numpyro_flows.inference.certificate import Certificate, certify
-from numpyro_flows.inference.gaussian import GaussianFit, draw_gaussian, fit_gaussian
+from numpyro_flows.inference.certificate import Certificate, Draws, certify, log_mean
+from numpyro_flows.inference.exploration import LogProb, Prior, Probe, Share, explore, outside, share_outside, suspects
+from numpyro_flows.inference.gaussian import GaussianFit, draw_gaussian, fit_gaussian, gaussian_log_prob
 from numpyro_flows.inference.heavy_tails import degrees_of_freedom
-from numpyro_flows.inference.modes import Mode, Weighed, find_modes, missed_share, weigh
+from numpyro_flows.inference.modes import Mode, draws_around, modes_at
 from numpyro_flows.inference.newton import Density
 from numpyro_flows.inference.settings import FlowVISettings
+from numpyro_flows.inference.tempering import Whitened, move
 
 
 class Survey(NamedTuple):
-    """The modes that a search found, and the degrees of freedom of the heaviest tail (infinite for an ordinary one).
+    """What was seen around a fit.
 
+    shares: what the fit lacks, by kinds of probes.
+    modes: other modes, where it lacks something.
+    degrees_of_freedom: of the heaviest tail; infinite for ordinary ones.
     left_out: why there was no search, or none to its end; else empty.
+    probes: points that no fit chose, to look at other fits with.
     """
 
-    modes: list[Mode]
-    degrees_of_freedom: float
+    shares: tuple[Share, ...] = ()
+    modes: tuple[Mode, ...] = ()
+    degrees_of_freedom: float = np.inf
     left_out: str = ""
+    probes: tuple[Probe, ...] = ()
+
+
+class Weighed(NamedTuple):
+    """What a verdict needs of draws; the draws themselves would take gigabytes."""
+
+    log_density: Float[np.ndarray, " draws"]
+    log_weight: Float[np.ndarray, " draws"]
+
+
+def weigh(blocks: Iterable[Draws]) -> Weighed:
+    """What is kept of blocks of draws, one after the other."""
+    kept = [(np.asarray(block.log_density), np.asarray(block.log_weight)) for block in blocks]
+    return Weighed(*(np.concatenate(parts) for parts in zip(*kept)))
 
 
 def survey_around(
-    density: Density, rng: np.random.Generator, gaussian: GaussianFit, settings: FlowVISettings
+    density: Density, rng: np.random.Generator, gaussian: GaussianFit, prior: Prior, settings: FlowVISettings
 ) -> tuple[GaussianFit, Weighed, Survey]:
     """A Gaussian, fresh draws of it, and what a search around it finds.
 
@@ -32,25 +55,83 @@ def survey_around(
     search; a second time it raises.
     """
     try:
-        return _survey(density, rng, gaussian, settings)
+        while True:
+            draws = weigh(draw_gaussian(density, gaussian, rng, settings))
+            survey = _survey(density, rng, gaussian, prior, draws, settings)
+            if lacking(survey, draws, settings) <= settings.heavier or not survey.modes:
+                return gaussian, draws, survey
+            other = fit_gaussian(density, rng, np.stack([mode.loc for mode in survey.modes]), settings)
+            if other.elbo <= gaussian.elbo + settings.refine_gain:
+                return gaussian, draws, survey
+            gaussian = other
     except KeyboardInterrupt:
-        draws = weigh(draw_gaussian(density, gaussian, rng, settings), [])
-        left_out = "interrupted before the search for other modes and heavy tails was over"
-        return gaussian, draws, Survey([], np.inf, left_out)
+        draws = weigh(draw_gaussian(density, gaussian, rng, settings))
+        return gaussian, draws, Survey(left_out="interrupted before the search for other modes and heavy tails was over")
 
 
 def _survey(
-    density: Density, rng: np.random.Generator, gaussian: GaussianFit, settings: FlowVISettings
-) -> tuple[GaussianFit, Weighed, Survey]:
-    while True:
-        modes = find_modes(density, gaussian, rng, settings)
-        draws = weigh(draw_gaussian(density, gaussian, rng, settings), modes)
-        if missed_share(modes, draws) > settings.heavier:
-            other = fit_gaussian(density, rng, np.stack([mode.loc for mode in modes]), settings)
-            if other.elbo > gaussian.elbo + settings.refine_gain:
-                gaussian = other
-                continue
-        return gaussian, draws, Survey(modes, degrees_of_freedom(density, gaussian, rng, settings))
+    density: Density,
+    rng: np.random.Generator,
+    gaussian: GaussianFit,
+    prior: Prior,
+    draws: Weighed,
+    settings: FlowVISettings,
+) -> Survey:
+    tails = degrees_of_freedom(density, gaussian, rng, settings)
+    survey = Survey(degrees_of_freedom=tails, probes=tuple(explore(density, gaussian, prior, rng, settings)))
+
+    def log_prob(x: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, " points"]:
+        return gaussian_log_prob(gaussian.loc, gaussian.scale, x)
+
+    return search(density, gaussian, survey, log_prob, log_mean(draws.log_weight), rng, settings)
+
+
+def search(
+    density: Density,
+    gaussian: GaussianFit,
+    survey: Survey,
+    log_prob: LogProb,
+    log_evidence: float,
+    rng: np.random.Generator,
+    settings: FlowVISettings,
+) -> Survey:
+    """The survey with what its probes show that a fit lacks, which has the density `log_prob` and this evidence.
+
+    Short chains settle from the probes that lie outside of the fit. Where some end outside as well, draws around them
+    measure the mass there.
+    """
+    if not np.isfinite(log_evidence):
+        return survey
+    points, shares = suspects(survey.probes, log_prob, log_evidence, rng, settings)
+    survey = survey._replace(shares=shares, modes=())
+    if not len(points):
+        return survey
+    whitened = Whitened(density, gaussian)
+    particles = whitened(Whitened.points(gaussian, points))
+    for _ in range(settings.settling_moves):
+        particles = move(whitened, particles, rng, settings)
+    settled = Probe("", whitened.x(particles.u), particles.log_density)
+    there = outside(settled, log_prob, log_evidence, settings)
+    modes = modes_at(density, gaussian, settled.x[there], rng, settings)
+    if not modes:
+        return survey
+    probe = draws_around(density, modes, rng, settings)
+    share = share_outside(probe, outside(probe, log_prob, log_evidence, settings), log_evidence)
+    return survey._replace(shares=(*shares, share), modes=tuple(modes))
+
+
+def lacking(survey: Survey, draws: Weighed, settings: FlowVISettings) -> float:
+    """The share of the posterior that a fit lacks, where it is beyond doubt: the largest that any probes show.
+
+    Taken off is what the fit's own draws find where `p / q` is as large.
+    """
+    log_weights = np.where(np.isnan(draws.log_weight), -np.inf, np.asarray(draws.log_weight, np.float64))
+    weights = np.exp(np.minimum(log_weights - log_mean(draws.log_weight), 50.0))
+    own = np.where(weights > settings.outside, weights, 0.0)
+    own_share, own_se = own.mean(), own.std() / np.sqrt(own.size)
+    sure = [share.value - own_share for share in survey.shares if share.value - own_share > 3 * np.hypot(share.se, own_se)]
+    most = max(sure, default=0.0)
+    return most / (1.0 + most)
 
 
 def judge(draws: Weighed, survey: Survey, settings: FlowVISettings) -> Certificate:
@@ -61,9 +142,10 @@ def judge(draws: Weighed, survey: Survey, settings: FlowVISettings) -> Certifica
     if np.isnan(certificate.elbo):
         return certificate
     causes = [survey.left_out] if survey.left_out else []
-    missed = missed_share(survey.modes, draws)
+    missed = lacking(survey, draws, settings)
     if missed > settings.max_missed:
-        causes.append(f"dispersed starts disagree: a mode that the fit lacks holds about {missed:.0%} of the posterior")
+        names = ", ".join(share.name for share in survey.shares if share.value > settings.max_missed)
+        causes.append(f"a search found elsewhere about {missed:.0%} of the posterior, which the fit lacks ({names})")
     if survey.degrees_of_freedom <= settings.min_degrees_of_freedom:
         causes.append(
             f"heavy tails: far out the posterior falls like a Student-t with {survey.degrees_of_freedom:.2g} degrees "

@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, Scalar
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import biject_to
 from numpyro.handlers import seed, substitute, trace
-from numpyro.infer.initialization import init_to_uniform
+from numpyro.infer.initialization import init_to_sample, init_to_uniform
 from numpyro.infer.util import constrain_fn, potential_energy, unconstrain_fn
 
 from numpyro_flows._jax import traced
@@ -18,6 +18,7 @@ from numpyro_flows.inference.masked import find_free, free_coordinates, with_nor
 from numpyro_flows.inference.model_checks import (
     RefuseUnfit,
     check_sites,
+    has_sampler,
     is_masked,
     named_arguments,
     naming_arguments,
@@ -52,6 +53,7 @@ class Target:
         self._model = seed(model, rng_key)
         self._densities: dict[Any, Callable] = {}
         masked: list[str] = []
+        samplers: dict[str, bool] = {}
         unfit = RefuseUnfit()
 
         def shapes() -> tuple[dict[str, Array], dict[str, Array]]:
@@ -61,11 +63,13 @@ class Target:
             latents = {
                 name: site for name, site in sites.items() if site["type"] == "sample" and not site["is_observed"]
             }
+            samplers.update({name: has_sampler(site["fn"]) for name, site in latents.items()})
             masked.extend(name for name, site in latents.items() if is_masked(site["fn"]))
             return _unconstrained(latents), {name: site["value"] for name, site in latents.items()}
 
         with model_run():
             self.shapes, self.site_shapes = _ordered_shapes(shapes)
+        self._samplers = samplers
         self._sizes = [int(np.prod(shape)) for shape in self.shapes.values()]
         self.dim = sum(self._sizes)
         if self.dim == 0:
@@ -115,7 +119,28 @@ class Target:
     @model_run()
     def start(self, rng_key: PRNGKeyArray, init_loc_fn: Callable) -> Float[Array, " dim"]:
         """One point `x` to start from, by a NumPyro initialisation strategy."""
-        sites = self._trace(seed(self.model, rng_key), init_loc_fn)
+        return self._ravel(self._trace(seed(self.model, rng_key), init_loc_fn))
+
+    def has_prior(self) -> bool:
+        """Whether `prior_draw` draws from anything but uniform distributions."""
+        return any(self._samplers.values()) and not self.free.any()
+
+    @model_run()
+    def prior_draw(self, rng_key: PRNGKeyArray) -> tuple[Float[Array, " dim"], Scalar]:
+        """A draw `x` of the prior and its log density; that of an improper site is uniform in `(-2, 2)`."""
+        sites = self._trace(seed(self.model, rng_key), init_to_sample)
+        log_probs = []
+        for name in self.shapes:
+            site, to_support = sites[name], biject_to(sites[name]["fn"].support)
+            x = to_support.inv(site["value"])
+            if not self._samplers[name]:
+                log_probs.append(-x.size * jnp.log(4.0))
+            else:
+                log_prob = jnp.sum(site["fn"].log_prob(site["value"]))
+                log_probs.append(log_prob + jnp.sum(to_support.log_abs_det_jacobian(x, site["value"])))
+        return self._ravel(sites), jnp.sum(jnp.stack(log_probs))
+
+    def _ravel(self, sites: dict[str, dict[str, Any]]) -> Float[Array, " dim"]:
         latents = _unconstrained({name: sites[name] for name in self.shapes})
         return jnp.concatenate([jnp.ravel(value) for value in latents.values()])
 

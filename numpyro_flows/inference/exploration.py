@@ -1,0 +1,156 @@
+"""Points that no fit chose: where they have far more posterior density than fit density, the fit lacks something.
+
+Importance weights see only where the fit has draws. So other points are made: draws of the prior, of the fit's Gaussian
+at many scales, along its axes, and tempered particles. They are made once for a model and serve every fit of it.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy.special import logsumexp
+
+from numpyro_flows.inference.gaussian import GaussianFit, outward
+from numpyro_flows.inference.newton import Climb, Density, climb
+from numpyro_flows.inference.settings import FlowVISettings
+from numpyro_flows.inference.tempering import Whitened, temper
+
+LogProb = Callable[[Float[np.ndarray, "points dim"]], Float[np.ndarray, " points"]]
+
+
+class Probe(NamedTuple):
+    """Points of one kind with their `log p`, and the log density of what they were drawn from where that is known."""
+
+    name: str
+    x: Float[np.ndarray, "points dim"]
+    log_density: Float[np.ndarray, " points"]
+    log_proposal: Float[np.ndarray, " points"] | None = None
+
+
+class Share(NamedTuple):
+    """The posterior's mass where one kind of probe lies outside a fit, over the fit's own, and its standard error."""
+
+    name: str
+    value: float
+    se: float
+
+
+class Prior(NamedTuple):
+    """Draws of the prior, unconstrained, with their log densities."""
+
+    x: Float[np.ndarray, "draws dim"]
+    log_prob: Float[np.ndarray, " draws"]
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def explore(
+    density: Density, fit: GaussianFit, prior: Prior, rng: np.random.Generator, settings: FlowVISettings
+) -> list[Probe]:
+    """All probes around a Gaussian."""
+    ends = _ends_of_climbs(density, fit, rng, settings)
+    ladder, log_ladder = _ladder(fit, rng, settings)
+    axes = _on_axes(fit, rng, settings)
+    whitened = Whitened(density, fit)
+    tempered = temper(whitened, fit.loc.size, rng, settings)
+    probes = [
+        Probe("wider and narrower Gaussians", ladder, density(ladder)[0], log_ladder),
+        Probe("points on axes", axes, density(axes)[0]),
+        Probe("ends of climbs", ends.x, ends.log_density),
+        Probe("tempered particles", whitened.x(tempered.u), tempered.log_density),
+    ]
+    if len(prior.x):
+        probes.append(Probe("draws of the prior", prior.x, density(prior.x)[0], prior.log_prob))
+    return [_finite(probe) for probe in probes]
+
+
+def outside(
+    probe: Probe, log_prob: LogProb, log_evidence: float, settings: FlowVISettings
+) -> Bool[np.ndarray, " points"]:
+    """Which points have `p / q > 10 Z`, ten times what a perfect fit has everywhere."""
+    log_ratio = probe.log_density - np.asarray(log_prob(probe.x), np.float64)
+    return ~(log_ratio <= log_evidence + np.log(settings.outside))  # also where q is not finite
+
+
+def share_outside(probe: Probe, there: Bool[np.ndarray, " points"], log_evidence: float) -> Share:
+    """The posterior's mass at such points, by draws of a known density `r`: `E_r[p / r 1(outside)] / Z`.
+
+    Unbiased, and nearly always too low where `r` has few draws.
+    """
+    log_weights = np.where(there, probe.log_density - probe.log_proposal, -np.inf)
+    weights = np.exp(np.minimum(log_weights - log_evidence, 50.0))
+    return Share(probe.name, float(weights.mean()), float(weights.std() / np.sqrt(weights.size)))
+
+
+def suspects(
+    probes: Sequence[Probe],
+    log_prob: LogProb,
+    log_evidence: float,
+    rng: np.random.Generator,
+    settings: FlowVISettings,
+) -> tuple[Float[np.ndarray, "points dim"], tuple[Share, ...]]:
+    """Points outside the fit, at most `settings.particles`, and the shares that those of known densities show."""
+    chosen, shares = [np.zeros((0, probes[0].x.shape[1]))], []
+    most = settings.particles // len(probes)
+    for probe in probes:
+        there = outside(probe, log_prob, log_evidence, settings)
+        if not there.any():
+            continue
+        points, log_density = probe.x[there], probe.log_density[there]
+        if probe.log_proposal is None:
+            highest = np.argsort(-log_density)[: most // 2]
+            chosen.append(points[np.union1d(highest, rng.permutation(len(points))[: most // 2])])
+        else:
+            shares.append(share_outside(probe, there, log_evidence))
+            log_weights = log_density - probe.log_proposal[there]
+            weights = np.exp(log_weights - logsumexp(log_weights))
+            chosen.append(points[np.unique(rng.choice(len(points), most, p=weights))])
+    return np.concatenate(chosen), tuple(shares)
+
+
+def _ends_of_climbs(density: Density, fit: GaussianFit, rng: np.random.Generator, settings: FlowVISettings) -> Climb:
+    """Where Newton's method ends that starts around the fit; nowhere above `FlowVISettings.max_full_dim` dimensions.
+
+    The ends of the climbs that led to the fit are among them.
+    """
+    dim = fit.loc.size
+    if dim > settings.max_full_dim:
+        return fit.climbs
+    low, high = np.log(settings.dispersion)
+    radii = np.exp(np.linspace(low, high, settings.dispersed_starts))[:, None]
+    starts = fit.loc + radii * rng.standard_normal((settings.dispersed_starts, dim)) @ fit.scale.T
+    climbs = climb(density, starts.astype(fit.loc.dtype), fit.scale, settings)
+    return Climb(*(np.concatenate(both) for both in zip(fit.climbs, climbs)))
+
+
+def _ladder(fit: GaussianFit, rng: np.random.Generator, settings: FlowVISettings) -> tuple[np.ndarray, np.ndarray]:
+    """Draws of `N(loc, s^2 scale scale^T)` at several `s`, and the log density of their mixture."""
+    scales, dim = np.asarray(settings.ladder), fit.loc.size
+    each = np.repeat(scales, -(-settings.ladder_draws // len(scales)))
+    u = each[:, None] * rng.standard_normal((each.size, dim))
+    log_det = np.log(fit.scale if fit.scale.ndim == 1 else np.diag(fit.scale)).sum()
+    squares = (u**2).sum(1)[:, None]
+    parts = -0.5 * squares / scales**2 - dim * np.log(scales * np.sqrt(2 * np.pi)) - np.log(len(scales))
+    return fit.loc + outward(fit.scale, u), logsumexp(parts, axis=1) - log_det
+
+
+def _on_axes(fit: GaussianFit, rng: np.random.Generator, settings: FlowVISettings) -> np.ndarray:
+    """Points on both sides along the coordinates' axes, of at most `axis_points` in all."""
+    dim = fit.loc.size
+    distances = np.geomspace(*settings.dispersion, settings.axis_distances)
+    most = max(settings.axis_points // (2 * len(distances)), 1)
+    axes = np.arange(dim) if dim <= most else rng.choice(dim, most, replace=False)
+    sds = fit.scale if fit.scale.ndim == 1 else np.linalg.norm(fit.scale, axis=1)
+    steps = np.concatenate([distances, -distances])
+    moves = np.zeros((len(axes), len(steps), dim))
+    moves[np.arange(len(axes)), :, axes] = sds[axes, None] * steps
+    return fit.loc + moves.reshape(-1, dim)
+
+
+def _finite(probe: Probe) -> Probe:
+    """Without points at which the density is zero or broken."""
+    usable = np.isfinite(probe.log_density)
+    if probe.log_proposal is None:
+        return probe._replace(x=probe.x[usable], log_density=probe.log_density[usable])
+    # draws of zero density count in the mean
+    return probe._replace(log_density=np.where(usable, probe.log_density, -np.inf))
