@@ -75,7 +75,7 @@ def on_sphere(num: int, radius: float) -> Float[np.ndarray, "num 3"]:
     return radius * np.stack([ring * np.cos(angle), ring * np.sin(angle), height], 1)
 
 
-FACTOR = levels(6, np.array([0.3, -0.4, 0.2, 0.35, -0.3, 0.25, 0.1, -0.2]), 80, 0.8)
+FACTOR = levels(6, np.array([0.15, -0.2, 0.1, 0.175, -0.15, 0.125, 0.05, -0.1]), 80, 0.8)
 FACTOR_PRIOR = normals([0.4, 0.6], [0.0, 0.0], [0.02, 1.0], 8)
 DISTANCE = (np.array([1.7, 2.2, 1.9, 2.6]),)
 PRODUCT = (np.array([1.1, 0.6, 1.4, 0.9]),)
