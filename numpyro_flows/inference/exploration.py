@@ -20,12 +20,17 @@ LogProb = Callable[[Float[np.ndarray, "points dim"]], Float[np.ndarray, " points
 
 
 class Probe(NamedTuple):
-    """Points of one kind with their `log p`, and the log density of what they were drawn from where that is known."""
+    """Points of one kind with their `log p`.
+
+    log_proposal: the log density of what they were drawn from, where that is known.
+    follows_posterior: whether they are roughly draws of the posterior.
+    """
 
     name: str
     x: Float[np.ndarray, "points dim"]
     log_density: Float[np.ndarray, " points"]
     log_proposal: Float[np.ndarray, " points"] | None = None
+    follows_posterior: bool = False
 
 
 class Share(NamedTuple):
@@ -57,7 +62,7 @@ def explore(
         Probe("wider and narrower Gaussians", ladder, density(ladder)[0], log_ladder),
         Probe("points on axes", axes, density(axes)[0]),
         Probe("ends of climbs", ends.x, ends.log_density),
-        Probe("tempered particles", whitened.x(tempered.u), tempered.log_density),
+        Probe("tempered particles", whitened.x(tempered.u), tempered.log_density, follows_posterior=True),
     ]
     if len(prior.x):
         probes.append(Probe("draws of the prior", prior.x, density(prior.x)[0], prior.log_prob))

@@ -1,29 +1,90 @@
-"""How a density falls far out, where no draw ever goes: tails so heavy that moments do not exist."""
+"""How a density falls far out, where no draw ever goes: tails so heavy that moments do not exist, or that it is none."""
+
+from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Float
 
+from numpyro_flows.inference.exploration import Probe
 from numpyro_flows.inference.gaussian import GaussianFit, outward
 from numpyro_flows.inference.newton import Density
 from numpyro_flows.inference.settings import FlowVISettings
+from numpyro_flows.inference.tempering import Whitened
+
+
+class Tails(NamedTuple):
+    """The smallest tail index on any ray, infinite for ordinary tails.
+
+    The probability beyond a distance `r` falls like `r^-index`; a Student-t's index is its degrees of freedom. On a
+    ray with an index of 0 or less no integral exists: the posterior is improper.
+    """
+
+    index: float = np.inf
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def degrees_of_freedom(density: Density, fit: GaussianFit, rng: np.random.Generator, settings: FlowVISettings) -> float:
-    """The smallest degrees of freedom of a power-law tail on rays from the fit's centre; infinite where there is none.
+def tails(
+    density: Density,
+    fit: GaussianFit,
+    probes: tuple[Probe, ...],
+    periodic: Bool[np.ndarray, " dim"],
+    rng: np.random.Generator,
+    settings: FlowVISettings,
+) -> Tails:
+    """The heaviest tail on rays from a fit's centre.
 
-    Between two distances `r` the log density falls by `a` per unit of `log r`. On a ray along a coordinate, a Student-t
-    of that coordinate alone has `a = df + 1`, on a ray in any direction a joint one has `a = df + dim`. A
-    Gaussian or exponential tail has an `a` in the thousands there.
+    The rays are both sides of every coordinate's axis, random ones, and those through the farthest of the probes that
+    follow the posterior, which may lie along no axis.
+
+    Between two distances `r` the log density falls by `a` per unit of `log r`. The index is `a - 1 - k`, where `k`
+    counts the directions across the ray in which the density is as wide as it is far out: none for one
+    heavy-tailed coordinate among others, all for a joint Student-t. A Gaussian's `a` is in the thousands there.
     """
     dim = fit.loc.size
     sds = fit.scale if fit.scale.ndim == 1 else np.linalg.norm(fit.scale, axis=1)
     axes = np.diag(sds)
-    others = rng.standard_normal((settings.tail_rays, dim))
-    others = outward(fit.scale, others / np.linalg.norm(others, axis=1, keepdims=True))
-    rays = np.concatenate([axes, -axes, others])
+    others = outward(fit.scale, _unit(rng.standard_normal((settings.tail_rays, dim))))
+    rays = np.concatenate([axes, -axes, others, _through_farthest(fit, probes, settings)])
+    rays = np.where(periodic, 0.0, rays)
+    rays = rays[rays.any(axis=1)]
     near, far = settings.tail_distances
-    falls = [density(fit.loc + distance * rays)[0] for distance in (near, far)]
-    exponent = (falls[0] - falls[1]) / np.log(far / near)
-    free = exponent - np.concatenate([np.ones(2 * dim), np.full(len(others), dim)])
-    # not finite: the density overflows out there; not positive: it is improper, or made of pieces
-    return float(np.min(free, initial=np.inf, where=np.isfinite(free) & (free > 0)))
+    heights = [density(fit.loc + distance * rays)[0] for distance in (near, far)]
+    falls = (heights[0] - heights[1]) / np.log(far / near)
+    # not finite: the density overflows out there
+    slow = np.flatnonzero(np.isfinite(falls) & (falls < settings.min_degrees_of_freedom + dim))
+    indices = [_index(density, fit, rays[i], falls[i], heights[1][i], periodic, settings) for i in slow]
+    return Tails(min(indices, default=np.inf))
+
+
+def _index(
+    density: Density,
+    fit: GaussianFit,
+    ray: np.ndarray,
+    fall: float,
+    height: float,
+    periodic: np.ndarray,
+    settings: FlowVISettings,
+) -> float:
+    """The tail index on a ray, along which the log density falls by `fall` to `height`."""
+    far = settings.tail_distances[1]
+    u = Whitened.points(fit, (fit.loc + ray)[None])[0]
+    length = np.linalg.norm(u)
+    _, _, across = np.linalg.svd(u[None])  # the first row is the ray's direction
+    there = np.where(periodic, 0.0, outward(fit.scale, 0.5 * far * length * across[1:]))
+    beside = density(fit.loc + far * ray + there)[0]
+    # at half the distance to the side a joint Student-t loses less than (df + dim) / 2 log 1.25
+    wide = beside > height - 0.25 * (fall + u.size)
+    wide &= there.any(axis=1)
+    return float(fall - 1.0 - wide.sum())
+
+
+def _through_farthest(fit: GaussianFit, probes: tuple[Probe, ...], settings: FlowVISettings) -> np.ndarray:
+    """Rays through the probes that follow the posterior and lie farthest from the centre."""
+    x = np.concatenate([np.zeros((0, fit.loc.size)), *(probe.x for probe in probes if probe.follows_posterior)])
+    u = Whitened.points(fit, x)
+    farthest = np.argsort(-(u**2).sum(1))[: settings.tail_rays]
+    return outward(fit.scale, _unit(u[farthest]))
+
+
+def _unit(u: Float[np.ndarray, "rays dim"]) -> Float[np.ndarray, "rays dim"]:
+    return u / np.linalg.norm(u, axis=1, keepdims=True)

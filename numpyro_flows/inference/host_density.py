@@ -28,6 +28,8 @@ class HostDensity:
         )
 
     def __call__(self, x: Float[np.ndarray, "points dim"]) -> tuple[np.ndarray, np.ndarray]:
+        if not len(x):
+            return np.zeros(0, self.dtype), np.zeros(x.shape, self.dtype)
         self.num_evaluations += len(x)
         padded = np.concatenate([x, np.broadcast_to(x[-1:], (-len(x) % self._batch, x.shape[1]))])
         batches = padded.astype(self.dtype).reshape(-1, self._batch, x.shape[1])

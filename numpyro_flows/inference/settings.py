@@ -7,7 +7,7 @@ from numpyro_flows.arguments import require_counts, require_instance, require_nu
 
 _SHARES = (
     *("unit_start_ess", "forward_ess", "forward_share", "min_ess", "sufficient_ess", "target_ess"),
-    *("max_broken", "heavier", "max_missed", "tempering_ess"),
+    *("max_broken", "heavier", "max_missed", "tempering_ess", "max_cut"),
 )
 # what a certificate is looser by where it is above, or below, its default
 _LOOSER_ABOVE = ("max_khat", "max_broken", "max_missed")
@@ -162,19 +162,25 @@ class FlowVISettings:
 
     outside: float = 10.0
     prior_draws: int = 1_024
-    ladder: tuple[float, ...] = (1 / 30, 1 / 10, 1 / 3, 1.0, 3.0, 10.0, 30.0)
-    ladder_draws: int = 1_400
+    ladder: tuple[float, ...] = (1 / 30, 1 / 10, 1 / 3, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 30.0)
+    ladder_draws: int = 3_000
     axis_distances: int = 12
     axis_points: int = 8_192
     inflation: float = 10.0
     particles: int = 256
     temperatures: int = 40
     tempering_ess: float = 0.5
-    moves: int = 3
-    leapfrog_steps: int = 5
+    moves: int = 2
+    leapfrog_steps: int = 3
     leapfrog_lengths: tuple[float, float] = (0.02, 1.5)
     settling_moves: int = 10
     max_groups: int = 6
+
+    profile_distances: tuple[float, ...] = (
+        *(0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0, 10.0, 14.0, 20.0, 30.0, 40.0, 80.0),
+    )
+    profiled: int = 8
+    max_cut: float = 0.005
 
     tail_rays: int = 32
     tail_distances: tuple[float, float] = (1e2, 1e4)

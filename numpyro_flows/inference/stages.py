@@ -102,7 +102,9 @@ def surveyed(context: Context, gaussian: GaussianFit) -> Fit:
     """A Gaussian with its verdict and what a search around it finds: it may find a better one elsewhere."""
     density, settings = context.density, context.settings
     prior = context.prior(context.seeds, settings.prior_draws)
-    gaussian, draws, survey = survey_around(density, context.seeds.rng("survey"), gaussian, prior, settings)
+    gaussian, draws, survey = survey_around(
+        density, context.seeds.rng("survey"), gaussian, prior, context.target.coordinates, settings
+    )
     return Fit(
         loc=gaussian.loc,
         scale=gaussian.scale,

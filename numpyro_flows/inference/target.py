@@ -1,14 +1,14 @@
 """A NumPyro model with its data as a density on unconstrained vectors."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, Scalar
-from numpyro.distributions import constraints
-from numpyro.distributions.transforms import biject_to
+from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, Scalar, Shaped
+from numpyro.distributions import ImproperUniform, constraints
+from numpyro.distributions.transforms import IdentityTransform, IndependentTransform, biject_to
 from numpyro.handlers import seed, substitute, trace
 from numpyro.infer.initialization import init_to_sample, init_to_uniform
 from numpyro.infer.util import constrain_fn, potential_energy, unconstrain_fn
@@ -26,6 +26,23 @@ from numpyro_flows.inference.model_checks import (
     require_priors,
 )
 from numpyro_flows.modeling.model_run import model_run
+
+
+class Coordinates(NamedTuple):
+    """What is known of the coordinates of the unconstrained vector.
+
+    names: of their sites, with an index where a site has several.
+    constrained: whether the site's values are.
+    periodic: whether they are angles that `CircularReparam` unwrapped: values that differ by `2 pi` are the same.
+    """
+
+    names: Shaped[np.ndarray, " dim"]
+    constrained: Bool[np.ndarray, " dim"]
+    periodic: Bool[np.ndarray, " dim"]
+
+    @classmethod
+    def plain(cls, dim: int) -> "Coordinates":
+        return cls(np.array([f"x[{i}]" for i in range(dim)]), np.zeros(dim, bool), np.zeros(dim, bool))
 
 
 class Target:
@@ -54,6 +71,7 @@ class Target:
         self._densities: dict[Any, Callable] = {}
         masked: list[str] = []
         samplers: dict[str, bool] = {}
+        parts: list[Coordinates] = []
         unfit = RefuseUnfit()
 
         def shapes() -> tuple[dict[str, Array], dict[str, Array]]:
@@ -63,6 +81,7 @@ class Target:
             latents = {
                 name: site for name, site in sites.items() if site["type"] == "sample" and not site["is_observed"]
             }
+            parts.extend(_coordinates(name, site) for name, site in latents.items())
             samplers.update({name: has_sampler(site["fn"]) for name, site in latents.items()})
             masked.extend(name for name, site in latents.items() if is_masked(site["fn"]))
             return _unconstrained(latents), {name: site["value"] for name, site in latents.items()}
@@ -70,6 +89,7 @@ class Target:
         with model_run():
             self.shapes, self.site_shapes = _ordered_shapes(shapes)
         self._samplers = samplers
+        self.coordinates = Coordinates(*(np.concatenate(arrays) for arrays in zip(*parts)))
         self._sizes = [int(np.prod(shape)) for shape in self.shapes.values()]
         self.dim = sum(self._sizes)
         if self.dim == 0:
@@ -213,6 +233,7 @@ class Reduced:
     def __init__(self, target: Target):
         self._target = target
         self.index = np.flatnonzero(~target.free)
+        self.coordinates = Coordinates(*(leaf[self.index] for leaf in target.coordinates))
         self.dim = self.index.size
         self._constant = 0.5 * target.free.sum() * np.log(2 * np.pi)  # takes off the normals' density at zero
 
@@ -248,6 +269,16 @@ def _with_gradient(function: Callable[[Array], Scalar], x: jax.ShapeDtypeStruct)
         return height, jnp.sum(gradient * tangents[0])
 
     return density
+
+
+def _coordinates(name: str, site: dict[str, Any]) -> Coordinates:
+    transform, shape = biject_to(site["fn"].support), jnp.shape(site["value"])
+    shape = transform.inverse_shape(shape)
+    names = [f"{name}{list(index)}" if shape else name for index in np.ndindex(shape)]
+    inner = transform.base_transform if isinstance(transform, IndependentTransform) else transform
+    constrained = not isinstance(inner, IdentityTransform)
+    periodic = name.endswith("_unwrapped") and isinstance(site["fn"], ImproperUniform)
+    return Coordinates(np.array(names), np.full(len(names), constrained), np.full(len(names), periodic))
 
 
 def _unconstrained(latents: dict[str, dict[str, Any]]) -> dict[str, Array]:

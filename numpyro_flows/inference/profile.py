@@ -1,0 +1,87 @@
+"""The marginal density of one coordinate, beyond where a fit has draws: necks that it cuts off, and improper ends."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from numpyro_flows.inference.gaussian import GaussianFit
+from numpyro_flows.inference.newton import Density, climb
+from numpyro_flows.inference.settings import FlowVISettings
+from numpyro_flows.inference.target import Coordinates
+
+
+class End(NamedTuple):
+    """The marginal of a coordinate towards one of its ends.
+
+    coordinate: its number.
+    at: values, from the fit's centre outwards.
+    log_marginal: log of `p(x_i, data)` there, with the other coordinates integrated out.
+    """
+
+    coordinate: int
+    at: Float[np.ndarray, " values"]
+    log_marginal: Float[np.ndarray, " values"]
+
+    def beyond(self, value: float, log_evidence: float) -> float:
+        """The share of the posterior that lies beyond a value."""
+        outward = np.sign(self.at[-1] - self.at[0])
+        away = outward * (self.at - value)
+        finer = np.linspace(0.0, max(away[-1], 0.0), 2_000)
+        density = np.exp(np.minimum(np.interp(finer, away, self.log_marginal) - log_evidence, 50.0))
+        return float(np.trapezoid(density, finer))
+
+    @property
+    def improper(self) -> bool:
+        """Whether the marginal does not fall between the two farthest values."""
+        last = self.log_marginal[-2:]
+        return bool(np.isfinite(last).all() and last[1] > last[0] - 1e-3 * abs(self.at[-1] - self.at[-2]))
+
+
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
+def ends(density: Density, fit: GaussianFit, coordinates: Coordinates, settings: FlowVISettings) -> list[End]:
+    """Both ends of the first constrained coordinates, by Laplace's approximation to the integral over all others.
+
+    In a neck the others' conditional distribution is nearly Gaussian, so the approximation is close there. An end stops
+    where no optimum of the others is found.
+    """
+    found = []
+    if fit.scale.ndim == 1:
+        return found
+    for i in np.flatnonzero(coordinates.constrained)[: settings.profiled]:
+        sd = np.linalg.norm(fit.scale[i])
+        for side in (-1.0, 1.0):
+            at, log_marginal = _end(density, fit, i, side * sd, settings)
+            if len(at) > 1:
+                found.append(End(int(i), at, log_marginal))
+    return found
+
+
+def _end(
+    density: Density, fit: GaussianFit, i: int, step: float, settings: FlowVISettings
+) -> tuple[np.ndarray, np.ndarray]:
+    dim = fit.loc.size
+    others = np.arange(dim) != i
+    covariance = fit.scale @ fit.scale.T
+    slope = covariance[others, i] / covariance[i, i]
+    conditional = covariance[np.ix_(others, others)] - np.outer(slope, covariance[i, others])
+    factor = np.linalg.cholesky(conditional + 1e-12 * np.diag(np.diag(covariance)[others]))
+    y, at, log_marginal = fit.loc[others], [], []
+    for distance in settings.profile_distances:
+        value = fit.loc[i] + step * distance
+
+        def pinned(points: np.ndarray, value: float = value) -> tuple[np.ndarray, np.ndarray]:
+            heights, gradients = density(np.insert(points, i, value, axis=1))
+            return heights, gradients[:, others]
+
+        if dim == 1:
+            height, log_det = density(np.full((1, 1), value))[0][0], 0.0
+        else:
+            end = climb(pinned, y[None], factor, settings)
+            if not end.converged[0]:
+                break
+            y, factor, height = end.x[0], end.factor[0], end.log_density[0]
+            log_det = np.linalg.slogdet(factor)[1]
+        at.append(value)
+        log_marginal.append(height + log_det + 0.5 * (dim - 1) * np.log(2 * np.pi))
+    return np.array(at), np.array(log_marginal)
