@@ -10,7 +10,7 @@ import pandas as pd
 import xarray as xr
 from arviz_base import dataset_to_dataframe, rcParams
 from arviz_stats.summary import summary as arviz_summary
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, PRNGKeyArray
 
 from numpyro_flows.inference.certificate import resample
 from numpyro_flows.inference.psis import smooth, tail_shape
@@ -54,9 +54,9 @@ class WeightedDraws(NamedTuple):
     kept: Int[np.ndarray, " resampled"]
 
     @classmethod
-    def of(cls, posterior: Result) -> "WeightedDraws":
-        """20,000 draws by a fixed key, fewer where there are more than 2,000 scalars; equal weights without a model."""
-        settings, seeds = posterior._settings, Seeds.of(jax.random.key(0))
+    def of(cls, posterior: Result, rng_key: PRNGKeyArray) -> "WeightedDraws":
+        """20,000 draws, fewer where there are more than 2,000 scalars; their weights are equal without a model."""
+        settings, seeds = posterior._settings, Seeds.of(rng_key)
         x = jax.ShapeDtypeStruct((settings.block, posterior._target.dim), jnp.result_type(float))
         shapes = jax.eval_shape(posterior._constrain_block, x).values()
         scalars = sum(value.size for value in shapes) // settings.block
@@ -80,7 +80,7 @@ class WeightedDraws(NamedTuple):
 
 def summary(posterior: Result, options: dict[str, Any]) -> pd.DataFrame | xr.Dataset:
     """The table of `FlowPosterior.summary`; `options` go to `arviz_stats.summary`."""
-    draws = WeightedDraws.of(posterior)
+    draws = WeightedDraws.of(posterior, jax.random.key(0))
     layout = Layout.of(posterior) if posterior.has_model else Layout({}, {}, {})
     resampled = {
         name: np.asarray(value[draws.kept], np.float64).reshape(_CHAINS, -1, *value.shape[1:])
@@ -88,7 +88,9 @@ def summary(posterior: Result, options: dict[str, Any]) -> pd.DataFrame | xr.Dat
     }
     dataset = layout.dataset(resampled, attributes=attributes(posterior))
     options = {"kind": "stats", "fmt": "wide", "round_to": "auto"} | options
-    base: Any = arviz_summary(dataset, **options | {"fmt": "xarray", "round_to": "none"})
+    in_full: dict[str, Any] = options | {"fmt": "xarray", "round_to": "none"}
+    with np.errstate(divide="ignore", invalid="ignore"):  # ArviZ's, of scalars that never change
+        base: Any = arviz_summary(dataset, **in_full)
     own = _own_columns(draws, layout, posterior._settings)[list(base.data_vars)].sel(options.get("coords") or {})
     table = _joined(base, own, posterior._settings)
     return _formatted(_rounded(table, options["round_to"]), options["fmt"])
@@ -106,16 +108,16 @@ def print_summary(posterior: Result) -> None:
 
 def marked(table: pd.DataFrame, settings: FlowVISettings) -> list[str]:
     """Lines of text that name the rows without a mean, and those without only an sd, and say why."""
-    no_mean = table["khat"] >= settings.max_khat
-    no_sd = table["sd"].isna() & table["mean"].notna()
-    lines = []
-    if no_mean.any():
-        names = _listed(table.index[no_mean])
-        lines.append(f"no mean or standard deviation: the tails are too heavy; read the median and iqr of {names}")
-    if no_sd.any():
-        names = _listed(table.index[no_sd])
-        lines.append(f"no standard deviation: the tails are too heavy; read the median and iqr of {names}")
-    return lines
+    mean, sd, khat = (table[name].to_numpy() for name in ("mean", "sd", "khat"))
+    lacking = {
+        "no mean or standard deviation": khat >= settings.max_khat,
+        "no standard deviation": np.isnan(sd) & ~np.isnan(mean),
+    }
+    return [
+        f"{what}: the tails are too heavy; read the median and iqr of {_listed(table.index[rows])}"
+        for what, rows in lacking.items()
+        if rows.any()
+    ]
 
 
 def mcse_factors(weights: Float[np.ndarray, " draws"], num: int) -> Float[np.ndarray, " draws"]:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import arviz_base
 import jax
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from arviz_base.io_numpyro import infer_dims
@@ -90,7 +91,7 @@ def _forward(
 ) -> dict[str, Array] | None:
     """Some sites' values, each `(num, *site)`, in runs of the model, one for each row of `words`.
 
-    It does what NumPyro's `Predictive` does, which takes keys of Threefry only: they take twice the time to compile.
+    NumPyro's `Predictive` does the same, but only with Threefry keys, which take twice as long to compile.
 
     Args:
         posterior: of the model.
@@ -105,19 +106,17 @@ def _forward(
     """
     model = posterior.model if with_data else uncondition(posterior.model)
 
-    def run(row: Array, given: dict[str, Array], impl: str, num_words: int) -> dict[str, Array]:
-        key = jax.random.wrap_key_data(row[:num_words], impl=impl)
-        sites = trace(seed(substitute(model, given), key)).get_trace(*posterior.args, **posterior.kwargs)
+    def run(one: tuple[PRNGKeyArray, dict[str, Array]]) -> dict[str, Array]:
+        rng_key, values = one
+        sites = trace(seed(substitute(model, values), rng_key)).get_trace(*posterior.args, **posterior.kwargs)
         return {name: sites[name]["value"] for name in names}
 
-    for impl, num_words in (("rbg", 4), ("threefry2x32", 2)):  # JAX has Poisson draws for the second alone
-
-        def runs(words: Array, given: dict[str, Array], impl: str = impl, num_words: int = num_words) -> Any:
-            return jax.lax.map(lambda one: run(*one, impl, num_words), (words, given))
-
+    runs = jax.jit(lambda keys, given: jax.lax.map(run, (keys, given)), compiler_options=options)
+    for impl, size in (("rbg", 4), ("threefry2x32", 2)):  # JAX has Poisson draws for the second alone
+        keys = jax.random.wrap_key_data(jnp.asarray(words[:, :size]), impl=impl)
         try:
             with model_run():
-                return jax.jit(runs, compiler_options=options)(words, given or {})
+                return runs(keys, given or {})
         except NotImplementedError:  # what NumPyro and JAX raise where there is no sampler
             continue
     return None
