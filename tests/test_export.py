@@ -133,8 +133,8 @@ def test_arviz_reads_it(tree):
     table = summary(tree, fmt="wide", round_to="none")
     assert list(table.index[:2]) == ["doubled[0]", "doubled[1]"]
     num = NUM_CHAINS * 100
-    assert table["r_hat"].max() < 1.03
-    assert table["ess_bulk"].between(0.7 * num, 1.3 * num).all()
+    assert table["r_hat"].to_numpy().max() < 1.03
+    assert np.abs(table["ess_bulk"].to_numpy() / num - 1).max() < 0.3
     assert "elpd_loo" in str(loo(tree))
 
 

@@ -15,11 +15,13 @@ import pytest
 from numpyro.distributions import constraints
 
 from numpyro_flows import FlowDistribution, FlowPosterior
+from numpyro_flows.bijections import Affine
 from numpyro_flows.density.fit import DensityFit, Score
 from numpyro_flows.density.fitting import SolverCheck
 from numpyro_flows.files.container import checksum_of, pack, unpack
 from numpyro_flows.files.tree import save_tree
 from numpyro_flows.inference.fingerprint import fingerprint
+from numpyro_flows.training.reasons import Reason
 from tests.example_models import posterior_of
 
 Y = np.array([0.3, 1.0, 2.0])

@@ -16,7 +16,7 @@ from numpyro_flows.inference.certificate import resample
 from numpyro_flows.inference.psis import smooth, tail_shape
 from numpyro_flows.inference.result import Result
 from numpyro_flows.inference.settings import FlowVISettings
-from numpyro_flows.inference.to_arviz import Layout, attributes
+from numpyro_flows.inference.to_arviz import Layout, attributes, in_chains
 from numpyro_flows.inference.verdict import verdict
 from numpyro_flows.training.seeds import Seeds
 
@@ -25,14 +25,17 @@ _LEAST_DRAWS = 4_000  # where there are many scalars
 _MOST_NUMBERS = 40_000_000  # of all draws, in memory
 _CHAINS = 4  # that resampled draws are cut into, for ArviZ's r-hat
 
-# The variance does not exist from a shape of 1 on of `w (x - median)^2`. Of 300 sets of 20,000 draws this line marks
-# none of a normal, a gamma (shape 0.1), a lognormal (sigma 1), a Weibull (shape 0.5) or a Student-t with 4 degrees of
-# freedom. Of a Student-t with 3 it marks 0.3% and with 2.5 9%; where there is no variance, with 2 81%, with 1.5 100%.
-MAX_KHAT_OF_SQUARES = 0.9
+# The variance does not exist where the shape of `w (x - median)^2` is 1 or more; its estimate scatters by 0.07 to 0.1.
+# Measured on sets of 20,000 draws: this line marks 1 of 3,000 of a lognormal (sigma 1), none of 3,000 of a Weibull
+# (shape 0.5), and none of 300 of a normal, a gamma (shape 0.1) or a Student-t with 4 degrees of freedom. Of a Student-t
+# with 3 it marks 0.8%, and with 2.5 20%. Without a variance, it marks 94% with 2 and all with 1.5. `max_khat`, for the
+# mean, marks 0.3% with 2, 26% with 1.5, and all 300 of a half-Cauchy, which has no mean; of the others none.
+MAX_KHAT_OF_SQUARES = 0.85
 
 _NO_MEAN = ("mean", "sd", "mcse_mean", "mcse_sd")  # what a scalar without mean has not
 _NO_SD = ("sd", "mcse_mean", "mcse_sd")
 _OWN = ("median", "iqr", "mcse_mean", "khat")
+_ZERO = 700.0  # nats below the largest log weight from which a weight is rounded to zero
 _MOST_NAMES = 10  # in a line of text
 
 
@@ -41,7 +44,7 @@ class WeightedDraws(NamedTuple):
 
     Attributes:
         sites: values of the sites, each `(draws, *site)`.
-        weights: normalised importance weights, `(draws,)`, all positive.
+        weights: normalised importance weights, `(draws,)`; draws whose weight is zero, or NaN, are left out.
         smoothed: the same, Pareto-smoothed: draws are resampled by these.
         mcse_factors: what `mcse_factors` gives for them.
         kept: indices of the resampled draws.
@@ -63,9 +66,9 @@ class WeightedDraws(NamedTuple):
         num = int(np.clip(_MOST_NUMBERS // max(scalars, 1), _LEAST_DRAWS, NUM_DRAWS))
         draws = posterior._draw_from(seeds, num)
         log_weights = np.asarray(draws.log_weight, np.float64)
-        used = np.isfinite(log_weights)
-        if not used.any():  # as without a model
-            log_weights, used = np.zeros(num), np.ones(num, bool)
+        finite = np.isfinite(log_weights)
+        log_weights = np.where(finite, log_weights, -np.inf) if finite.any() else np.zeros(num)  # as without a model
+        used = log_weights > log_weights.max() - _ZERO
         log_weights = log_weights[used]
         weights, smoothed = np.exp(log_weights - log_weights.max()), np.exp(smooth(log_weights)[0])
         num_kept = _CHAINS * max(1, num // (settings.pool * _CHAINS))
@@ -82,11 +85,8 @@ def summary(posterior: Result, options: dict[str, Any]) -> pd.DataFrame | xr.Dat
     """The table of `FlowPosterior.summary`; `options` go to `arviz_stats.summary`."""
     draws = WeightedDraws.of(posterior, jax.random.key(0))
     layout = Layout.of(posterior) if posterior.has_model else Layout({}, {}, {})
-    resampled = {
-        name: np.asarray(value[draws.kept], np.float64).reshape(_CHAINS, -1, *value.shape[1:])
-        for name, value in draws.sites.items()
-    }
-    dataset = layout.dataset(resampled, attributes=attributes(posterior))
+    resampled = {name: value[draws.kept].astype(np.float64) for name, value in draws.sites.items()}
+    dataset = layout.dataset(in_chains(resampled, _CHAINS), attributes=attributes(posterior))
     options = {"kind": "stats", "fmt": "wide", "round_to": "auto"} | options
     in_full: dict[str, Any] = options | {"fmt": "xarray", "round_to": "none"}
     with np.errstate(divide="ignore", invalid="ignore"):  # ArviZ's, of scalars that never change
@@ -102,19 +102,20 @@ def print_summary(posterior: Result) -> None:
     assert isinstance(table, pd.DataFrame)
     print(verdict(posterior))
     print(table.to_string(float_format="{:.10g}".format))
-    for line in marked(table, posterior._settings):
+    for line in marked(table, posterior):
         print(line)
 
 
-def marked(table: pd.DataFrame, settings: FlowVISettings) -> list[str]:
+def marked(table: pd.DataFrame, posterior: Result) -> list[str]:
     """Lines of text that name the rows without a mean, and those without only an sd, and say why."""
     mean, sd, khat = (table[name].to_numpy() for name in ("mean", "sd", "khat"))
     lacking = {
-        "no mean or standard deviation": khat >= settings.max_khat,
+        "no mean or standard deviation": khat >= posterior._settings.max_khat,
         "no standard deviation": np.isnan(sd) & ~np.isnan(mean),
     }
+    tails = "the tails" if posterior.certificate.certified else "the tails, or those of this fit's weights,"
     return [
-        f"{what}: the tails are too heavy; read the median and iqr of {_listed(table.index[rows])}"
+        f"{what}: {tails} are too heavy; read the median and iqr of {_listed(table.index[rows])}"
         for what, rows in lacking.items()
         if rows.any()
     ]
@@ -136,7 +137,7 @@ def _own_columns(draws: WeightedDraws, layout: Layout, settings: FlowVISettings)
     names = (*_OWN, "mcse_sd", "khat_of_squares")
     columns = {}
     for site, values in draws.sites.items():
-        scalars = values.reshape(len(values), -1).astype(np.float64).T
+        scalars = values.reshape(len(values), int(np.prod(values.shape[1:]))).astype(np.float64).T
         rows = np.array([_of_scalar(scalar, draws, settings) for scalar in scalars]).reshape(-1, len(names))
         columns[site] = rows.T.reshape(len(names), *values.shape[1:])
     return layout.dataset(columns, sample_dims=("summary",)).assign_coords(summary=list(names))

@@ -44,7 +44,7 @@ def to_datatree(
     stats = {"log_weight": draws.log_weight, "lp": draws.log_density}
 
     def group(values: Mapping[str, ArrayLike], num_chains: int = num_chains, **attrs: Any) -> xr.Dataset:
-        return layout.dataset(_in_chains(values, num_chains), coords, **attrs)
+        return layout.dataset(in_chains(values, num_chains), coords, **attrs)
 
     groups = {"posterior": group(sites, attributes=attributes(posterior)), "sample_stats": group(stats)}
     latent, observed = {name: sites[name] for name in posterior._target.site_shapes}, list(layout.observed)
@@ -66,10 +66,12 @@ def to_datatree(
     return xr.DataTree.from_dict(groups)
 
 
-def _in_chains(values: Mapping[str, ArrayLike], num_chains: int) -> dict[str, np.ndarray]:
+def in_chains(values: Mapping[str, ArrayLike], num_chains: int) -> dict[str, np.ndarray]:
     """Draws, each `(chains * draws, *site)`, as `(chains, draws, *site)`."""
     arrays = {name: np.asarray(value) for name, value in values.items()}
-    return {name: array.reshape(num_chains, -1, *array.shape[1:]) for name, array in arrays.items()}
+    return {
+        name: array.reshape(num_chains, len(array) // num_chains, *array.shape[1:]) for name, array in arrays.items()
+    }
 
 
 def _log_likelihood(posterior: Result, latent: dict[str, Array], observed: list[str]) -> dict[str, Array]:
