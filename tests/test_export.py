@@ -9,11 +9,14 @@ import pytest
 import xarray as xr
 from arviz_stats.loo import loo
 from arviz_stats.summary import summary
+from scipy import stats
 
 from numpyro_flows import FlowVI
 from numpyro_flows.inference.to_arviz import to_datatree
+from tests.example_models import posterior_of
 
 Y = np.array([1.0, 2.0, 6.0], np.float32)
+NUM_CHAINS = 16
 
 
 def model(sigma, y):
@@ -47,7 +50,7 @@ def posterior():
 
 @pytest.fixture(scope="module")
 def tree(posterior):
-    return posterior.to_datatree(num_samples=300, rng_key=jax.random.key(1))
+    return posterior.to_datatree(num_samples=100, num_chains=NUM_CHAINS, rng_key=jax.random.key(1))
 
 
 def test_groups_and_dimensions(tree):
@@ -57,31 +60,46 @@ def test_groups_and_dimensions(tree):
         "posterior_predictive",
         "log_likelihood",
         "observed_data",
+        "prior",
+        "prior_predictive",
     }
-    assert dict(tree.posterior.sizes) == {"chain": 1, "draw": 300, "school": 3}
+    assert dict(tree.posterior.sizes) == {"chain": NUM_CHAINS, "draw": 100, "school": 3}
+    assert dict(tree.prior.sizes) == {"chain": 1, "draw": 100, "school": 3}
     assert set(tree.posterior.data_vars) == {"mu", "theta", "doubled"}
     assert tree.posterior["doubled"].dims == ("chain", "draw", "school")
-    for group in ("posterior_predictive", "log_likelihood"):
+    assert set(tree.prior.data_vars) == set(tree.posterior.data_vars)
+    for group in ("posterior_predictive", "prior_predictive", "log_likelihood"):
         assert set(tree[group].data_vars) == {"y"}  # not the factor
         assert tree[group]["y"].dims == ("chain", "draw", "school")
     np.testing.assert_array_equal(tree.observed_data["y"], Y)
 
 
-def test_draws_are_those_of_sample(posterior, tree):
-    draws = posterior.sample(jax.random.key(1), 300)
-    for name, values in draws.items():
-        np.testing.assert_array_equal(tree.posterior[name][0], values)
+def test_chains_are_independent(tree):
+    """Each of draws of its own, so that the spread of their means is that of means of independent draws."""
+    mu = tree.posterior["mu"].to_numpy()
+    assert len(np.unique(mu)) > 0.9 * mu.size  # systematic resampling takes few draws twice, and none in two chains
+    assert all(np.intersect1d(mu[0], chain).size == 0 for chain in mu[1:])
+    statistic = mu.mean(1).var(ddof=1) / (mu.var() / 100) * (NUM_CHAINS - 1)
+    assert 1e-4 < stats.chi2(NUM_CHAINS - 1).cdf(statistic) < 1 - 1e-4
+
+
+def test_draws_of_the_prior(tree):
+    prior = {name: tree.prior[name].to_numpy()[0] for name in tree.prior.data_vars}
+    y = tree.prior_predictive["y"].to_numpy()[0]
+    np.testing.assert_array_equal(prior["doubled"], 2 * prior["theta"])
+    for sample in (prior["mu"] / 5, (prior["theta"] - prior["mu"][:, None]) / 2, (y - prior["theta"]) / 2):
+        assert stats.kstest(sample.ravel(), stats.norm().cdf).pvalue > 1e-4
 
 
 def test_densities_of_draws(posterior, tree):
-    draws = {name: tree.posterior[name].values[0] for name in ("mu", "theta")}
+    draws = {name: tree.posterior[name].to_numpy() for name in ("mu", "theta")}
     joint = dist.Normal(0, 5).log_prob(draws["mu"]) - draws["mu"] ** 2 / 50
-    joint += dist.Normal(draws["mu"][:, None], 2).log_prob(draws["theta"]).sum(-1)
+    joint += dist.Normal(draws["mu"][..., None], 2).log_prob(draws["theta"]).sum(-1)
     likelihood = dist.Normal(draws["theta"], 2).log_prob(Y)
-    np.testing.assert_allclose(tree.log_likelihood["y"][0], likelihood, rtol=1e-4)
-    np.testing.assert_allclose(tree.sample_stats["lp"][0], joint + likelihood.sum(-1), rtol=1e-4)
-    weights = tree.sample_stats["lp"][0] - posterior.log_prob(draws)  # all on one scale: no constraints here
-    np.testing.assert_allclose(tree.sample_stats["log_weight"][0], weights, atol=1e-3)
+    np.testing.assert_allclose(tree.log_likelihood["y"], likelihood, rtol=1e-4)
+    np.testing.assert_allclose(tree.sample_stats["lp"], joint + likelihood.sum(-1), rtol=1e-4)
+    weights = tree.sample_stats["lp"] - posterior.log_prob(draws)  # all on one scale: no constraints here
+    np.testing.assert_allclose(tree.sample_stats["log_weight"], weights, atol=1e-3)
 
 
 def test_predictions_scatter_around_theta(tree):
@@ -112,14 +130,27 @@ def test_netcdf_round_trip(tree, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:Estimated shape parameter")  # each school has a theta of its own
 def test_arviz_reads_it(tree):
-    assert list(summary(tree, fmt="wide").index[:2]) == ["doubled[0]", "doubled[1]"]
+    table = summary(tree, fmt="wide", round_to="none")
+    assert list(table.index[:2]) == ["doubled[0]", "doubled[1]"]
+    num = NUM_CHAINS * 100
+    assert table["r_hat"].to_numpy().max() < 1.03
+    assert np.abs(table["ess_bulk"].to_numpy() / num - 1).max() < 0.3
     assert "elpd_loo" in str(loo(tree))
+
+
+@pytest.mark.parametrize("plot", ["plot_rank", "plot_prior_posterior", "plot_ppc_dist"])
+@pytest.mark.slow  # `arviz_plots` takes seconds to import
+def test_arviz_draws_it(tree, plot):
+    import arviz_plots
+
+    options = {"group": "prior_predictive"} if plot == "plot_ppc_dist" else {"var_names": ["mu"]}
+    assert getattr(arviz_plots, plot)(tree, backend="none", **options).viz
 
 
 def test_coordinates(posterior):
     names = ["north", "east", "south"]
     tree = to_datatree(posterior, jax.random.key(1), 10, coords={"school": names})
-    for group in ("posterior", "posterior_predictive", "log_likelihood", "observed_data"):
+    for group in ("posterior", "posterior_predictive", "log_likelihood", "observed_data", "prior", "prior_predictive"):
         assert tree[group]["school"].to_numpy().tolist() == names
 
 
@@ -128,8 +159,9 @@ def test_awkward_names_and_shapes(tmp_path):
     tree = posterior.to_datatree(num_samples=20)
     shapes = {name: array.shape[2:] for name, array in tree.posterior.data_vars.items()}
     assert shapes == {"a.z": (2,), "x": (3,), "wide": (2, 3), "total": ()}
-    assert tree.log_likelihood["y"].shape == (1, 20)
-    assert "posterior_predictive" not in tree.children  # "unsampled" has no sampler
+    assert tree.log_likelihood["y"].shape == (4, 20)
+    assert set(tree.prior.data_vars) == set(shapes)
+    assert not {"posterior_predictive", "prior_predictive"} & set(tree.children)  # "unsampled" has no sampler
     tree.to_netcdf(tmp_path / "fit.nc", engine="h5netcdf")
 
 
@@ -137,13 +169,46 @@ def test_model_without_observations():
     def prior():
         numpyro.sample("x", dist.Normal(0, 1))
 
-    tree = FlowVI(prior, num_steps=0, progress_bar=False).run(jax.random.key(0)).to_datatree(num_samples=10)
-    assert set(tree.children) == {"posterior", "sample_stats"}
+    tree = posterior_of(prior).to_datatree(num_samples=10, num_chains=2)
+    assert set(tree.children) == {"posterior", "sample_stats", "prior"}
+    assert tree.posterior["x"].shape == (2, 10)
+
+
+def test_prior_without_sampler():
+    def improper():
+        x = numpyro.sample("x", dist.ImproperUniform(dist.constraints.real, (), ()))
+        numpyro.sample("y", dist.Normal(x, 1), obs=0.5)
+
+    tree = posterior_of(improper).to_datatree(num_samples=10)
+    assert set(tree.children) == {
+        "posterior",
+        "sample_stats",
+        "posterior_predictive",
+        "log_likelihood",
+        "observed_data",
+    }
+
+
+@pytest.mark.slow  # Poisson draws take seconds to compile
+def test_counts():
+    """JAX has Poisson draws by one of its generators only."""
+
+    def counts():
+        rate = numpyro.sample("rate", dist.Gamma(4, 2))
+        numpyro.sample("y", dist.Poisson(rate), obs=3)
+
+    tree = posterior_of(counts).to_datatree(num_samples=500)
+    for draws, predictions in ((tree.posterior, tree.posterior_predictive), (tree.prior, tree.prior_predictive)):
+        y, rate = predictions["y"].to_numpy(), draws["rate"].to_numpy()
+        assert np.issubdtype(y.dtype, np.integer)
+        assert abs((y - rate).mean()) < 4.5 * np.sqrt(rate.mean() / y.size)
 
 
 def test_rejects_no_draws(posterior):
     with pytest.raises(ValueError, match="num_samples expected at least 1, got 0"):
         posterior.to_datatree(num_samples=0)
+    with pytest.raises(ValueError, match="num_chains expected at least 1, got 0"):
+        posterior.to_datatree(num_chains=0)
 
 
 def _bare(dataset):

@@ -68,7 +68,8 @@ def test_the_verdict_names_them(posterior):
 
 def test_export_and_file(posterior, tmp_path):
     tree = posterior.to_datatree(num_samples=10)
-    assert tree.posterior["y_unobserved"].shape == (1, 10, Y.size)
+    assert tree.posterior["y_unobserved"].shape == (4, 10, Y.size)
+    assert tree.prior["y"].shape == (1, 10, Y.size)
     posterior.save(tmp_path / "fit")
     loaded = FlowPosterior.load(tmp_path / "fit", missing, Y)
     again, draws = (p.sample(jax.random.key(1), 20) for p in (loaded, posterior))

@@ -15,16 +15,14 @@ import pytest
 from numpyro.distributions import constraints
 
 from numpyro_flows import FlowDistribution, FlowPosterior
-from numpyro_flows.bijections import Affine, Chain, Identity
+from numpyro_flows.bijections import Affine
 from numpyro_flows.density.fit import DensityFit, Score
 from numpyro_flows.density.fitting import SolverCheck
 from numpyro_flows.files.container import checksum_of, pack, unpack
 from numpyro_flows.files.tree import save_tree
-from numpyro_flows.inference.certificate import certify
 from numpyro_flows.inference.fingerprint import fingerprint
-from numpyro_flows.inference.target import Target
-from numpyro_flows.modeling.guides import AutoFlow
 from numpyro_flows.training.reasons import Reason
+from tests.example_models import posterior_of
 
 Y = np.array([0.3, 1.0, 2.0])
 KEY = jax.random.key(1)
@@ -42,27 +40,6 @@ def nested(y):
     top = numpyro.sample("top", dist.HalfNormal(1.0))
     numpyro.sample("below", dist.Uniform(0.0, top))
     numpyro.sample("y", dist.Normal(top, 1.0), obs=y)
-
-
-def posterior_of(model, *args, spread=0.1, why="") -> FlowPosterior:
-    target = Target(model, jax.random.key(0), args, {})
-    log_weights = np.random.default_rng(0).normal(0, spread, 2000)
-    certificate = certify(log_weights)
-    return FlowPosterior(
-        model=model,
-        args=args,
-        kwargs={},
-        guide=AutoFlow(model),
-        target=target,
-        bijection=Chain([Identity((target.dim,)), Affine(jnp.full(target.dim, 0.5), 0.5)]),
-        certificate=certificate._replace(certified=False, why=why) if why else certificate,
-        log_weights=log_weights,
-        losses=np.zeros(3),
-        reason=Reason.GOOD_ENOUGH,
-        seconds={"flow": 1.0},
-        gradient_evaluations={"flow": 3},
-        num_skipped=0,
-    )
 
 
 @pytest.fixture(scope="module")

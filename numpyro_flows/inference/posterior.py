@@ -66,6 +66,8 @@ class FlowPosterior:
         >>> posterior = FlowVI(model, progress_bar=False).run(jax.random.key(0), jax.numpy.array([1.0, 2.0, 3.0]))
         >>> posterior.ess > 0.9, posterior.sample(jax.random.key(1), 100)["mu"].shape
         (True, (100,))
+        >>> bool(posterior.summary().loc["mu", "khat"] < 0.7)
+        True
     """
 
     def __init__(
@@ -90,6 +92,9 @@ class FlowPosterior:
         self.model, self.has_model = model, model is not without_model
         self.args, self.kwargs = args, kwargs
         self.bijection, self.certificate = bijection, certificate
+        self.certified, self.why = certificate.certified, certificate.why
+        self.khat, self.ess, self.elbo = certificate.khat, certificate.ess, certificate.elbo
+        self.log_evidence, self.log_evidence_se = certificate.log_evidence, certificate.log_evidence_se
         self.losses, self.log_weights, self.num_skipped, self.reason = losses, log_weights, num_skipped, reason
         self.seconds, self.gradient_evaluations = seconds, gradient_evaluations
         self._guide, self._target, self._settings = guide, target, settings
@@ -99,34 +104,6 @@ class FlowPosterior:
             draw = jax.jit(block, compiler_options=OPTIMIZATION_LEVEL)
         self._draw_block = draw
         self._constrain_block = jax.jit(jax.vmap(target.constrain), compiler_options=OPTIMIZATION_LEVEL)
-
-    @property
-    def certified(self) -> bool:
-        return self.certificate.certified
-
-    @property
-    def why(self) -> str:
-        return self.certificate.why
-
-    @property
-    def khat(self) -> float:
-        return self.certificate.khat
-
-    @property
-    def ess(self) -> float:
-        return self.certificate.ess
-
-    @property
-    def elbo(self) -> float:
-        return self.certificate.elbo
-
-    @property
-    def log_evidence(self) -> float:
-        return self.certificate.log_evidence
-
-    @property
-    def log_evidence_se(self) -> float:
-        return self.certificate.log_evidence_se
 
     @property
     def params(self) -> dict[str, Any]:
@@ -214,40 +191,59 @@ class FlowPosterior:
         return as_prior(self, sites, jax.random.key(0) if rng_key is None else rng_key, num_samples, options)
 
     def to_datatree(
-        self, *, num_samples: int = 1000, rng_key: PRNGKeyArray | None = None, coords: dict[str, Any] | None = None
+        self,
+        *,
+        num_samples: int = 1000,
+        num_chains: int = 4,
+        rng_key: PRNGKeyArray | None = None,
+        coords: dict[str, Any] | None = None,
     ) -> "xr.DataTree":
-        """The fit as an ArviZ DataTree, with groups for draws, statistics, predictions and data.
+        """The fit as an ArviZ DataTree of `num_chains` chains with `num_samples` draws each.
 
-        - `posterior`: the draws that `sample(rng_key, num_samples)` returns, with the certificate as attributes;
-        - `sample_stats`: a draw's `log_weight` before resampling, and `lp`, its unconstrained `log p(x, data)`;
+        - `posterior`: resampled draws, with the certificate as attributes. The chains are independent of each other, so
+          that ArviZ's r-hat, ESS and rank plots work; each has `num_samples` draws.
+        - `sample_stats`: a draw's `log_weight` before resampling, and `lp`, its unconstrained `log p(x, data)`.
         - `posterior_predictive`, `log_likelihood` and `observed_data`: of the observed sites, where the model has any;
-          `numpyro.factor` sites are none. Predictions are left out where a likelihood has no sampler.
+          `numpyro.factor` sites are none.
+        - `prior` and `prior_predictive`: one chain of `num_samples` draws of the model run forward, without data and
+          without its factors.
 
-        Draws have dimensions `chain` (one) and `draw`; the others are named after the model's plates, and `coords` are
-        their labels, as ArviZ takes them. A `/` in a site's name (NumPyro's `scope`) becomes a `.`, as ArviZ needs it.
+        A predictive or prior group is left out where a site that it needs has no sampler, as `ImproperUniform` has
+        none. Dimensions after `chain` and `draw` have the names of the model's plates; `coords` are their labels, as in
+        ArviZ. A `/` in a site's name (NumPyro's `scope`) becomes a `.`, as ArviZ needs it.
 
         Raises:
             TypeError: where an argument is of another kind.
-            ValueError: where `num_samples` is below 1, or `coords` do not fit the model's dimensions.
+            ValueError: where a number is below 1, or `coords` do not fit the model's dimensions.
         """
         from numpyro_flows.inference.to_arviz import to_datatree
 
-        return to_datatree(self, jax.random.key(0) if rng_key is None else rng_key, num_samples, coords)
+        return to_datatree(self, jax.random.key(0) if rng_key is None else rng_key, num_samples, num_chains, coords)
 
     def summary(self, **kwargs: Any) -> "pd.DataFrame":
-        """ArviZ's summary table of resampled draws; keywords go to `arviz_stats.summary`."""
-        from arviz_stats.summary import summary
+        """A row for each scalar: ArviZ's table of resampled draws, and whether the scalar has a mean and an sd at all.
 
-        from numpyro_flows.inference.to_arviz import posterior_dataset
+        From 20,000 weighted draws `x` by a fixed key, with weights `w` that sum to 1 and `m = sum w x`:
 
-        dataset = posterior_dataset(self, self.sample(jax.random.key(0)))
-        options: dict[str, Any] = {"kind": "stats"} | kwargs
-        return summary(dataset, **options)  # pyright: ignore[reportReturnType]
+        - `mcse_mean`: the standard error of the resampled draws' mean, `sqrt(sum w^2 (x - m)^2)` and resampling's own;
+        - `khat`: Pareto k-hat of `w |x - median|`. From `max_khat` (0.7) on mean and sd are NaN. The sd alone is NaN
+          where the k-hat of `w (x - median)^2` is 0.85 or more. Measured on lognormal draws (sigma 1): 1 of 3,000 sds
+          is NaN and no mean; on half-Cauchy draws all means are;
+        - `median` and `iqr`, the interquartile range, which always exist.
+
+        Keywords go to `arviz_stats.summary`; `round_to="none"` gives all digits. Without the model weights are equal.
+
+        Source: Vehtari, Simpson, Gelman, Yao, Gabry 2024, arXiv 1507.02646, for k-hat.
+        """
+        from numpyro_flows.inference.summary import summary
+
+        return summary(self, kwargs)  # pyright: ignore[reportReturnType]
 
     def print_summary(self) -> None:
-        """The verdict, then the table of `summary`."""
-        print(self.verdict())
-        print(self.summary().to_string())
+        """Print the verdict, the table of `summary`, and which rows lack a mean or an sd, and why."""
+        from numpyro_flows.inference.summary import print_summary
+
+        print_summary(self)
 
     def verdict(self) -> str:
         """The certificate in a few lines of text."""

@@ -1,4 +1,4 @@
-"""Pareto-smoothed importance sampling.
+"""Pareto-smoothed importance sampling, and the tail shape of any sample.
 
 ArviZ has it too, and the tests hold this to its results; but importing ArviZ's statistics takes half as long as a whole
 fit of an everyday posterior, and a certificate needs no more than these few lines.
@@ -22,7 +22,7 @@ def smooth(log_weights: Float[np.ndarray, " draws"]) -> tuple[Float[np.ndarray, 
     """
     log_weights = np.asarray(log_weights, np.float64)
     log_weights = log_weights - log_weights.max()
-    num_tail = int(min(log_weights.size / 5, 3 * np.sqrt(log_weights.size)))
+    num_tail = _num_tail(log_weights.size)
     order = np.argsort(log_weights)
     tail, cutoff = order[-num_tail:], np.exp(log_weights[order[-num_tail - 1]])
     excess = np.exp(log_weights[tail]) - cutoff
@@ -33,6 +33,32 @@ def smooth(log_weights: Float[np.ndarray, " draws"]) -> tuple[Float[np.ndarray, 
             quantiles = scale * np.expm1(-shape * np.log(exceeded)) / shape if shape else -scale * np.log(exceeded)
         log_weights[tail] = np.minimum(np.log(cutoff + quantiles), 0.0)
     return log_weights - logsumexp(log_weights), float(shape)
+
+
+def tail_shape(values: Float[np.ndarray, " draws"], least_share: float = 0.0) -> float:
+    """k-hat of positive values: the shape of a generalized Pareto distribution fitted to the largest of them.
+
+    `E values^p` exists where the shape is below `1 / p`. It is NaN where there is no tail: where the largest values are
+    too nearly constant for a fit, or their excess over the smallest of them holds less than `least_share` of the sum of
+    squares. It is infinite where a value is.
+    """
+    largest = values.max()
+    if not np.isfinite(largest):
+        return float(largest)
+    num_tail = _num_tail(values.size)
+    if largest == 0 or num_tail == 0:
+        return np.nan
+    values = values / largest
+    tail = np.sort(np.partition(values, -num_tail - 1)[-num_tail - 1 :])
+    excess = tail[1:] - tail[0]
+    if (excess**2).sum() < least_share * (values**2).sum():
+        return np.nan
+    return float(_fit_generalized_pareto(excess)[0])
+
+
+def _num_tail(num: int) -> int:
+    """How many of so many values are their tail."""
+    return int(min(num / 5, 3 * np.sqrt(num)))
 
 
 def _fit_generalized_pareto(x: Float[np.ndarray, " n"]) -> tuple[float, float]:

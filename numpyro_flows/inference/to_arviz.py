@@ -5,60 +5,123 @@ from typing import Any, NamedTuple
 
 import arviz_base
 import jax
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from arviz_base.io_numpyro import infer_dims
 from jaxtyping import Array, ArrayLike, PRNGKeyArray
 from numpyro.handlers import seed, substitute, trace, uncondition
-from numpyro.infer import Predictive, init_to_sample, log_likelihood
+from numpyro.infer import init_to_sample, log_likelihood
 
 from numpyro_flows.arguments import described, require_counts, require_key
+from numpyro_flows.inference.certificate import Draws
 from numpyro_flows.inference.model_checks import is_factor
 from numpyro_flows.inference.result import Result
 from numpyro_flows.modeling.model_run import model_run
+from numpyro_flows.training.ahead import NO_OPTIMIZATION, OPTIMIZATION_LEVEL
+from numpyro_flows.training.seeds import SeedRows, Seeds, seed_key
 
 Coords = Mapping[str, Sequence[Any] | ArrayLike]  # values along dimensions, as in ArviZ: {"school": ["Choate", ...]}
 
 
 def to_datatree(
-    posterior: Result, rng_key: PRNGKeyArray, num_samples: int = 1000, coords: Coords | None = None
+    posterior: Result,
+    rng_key: PRNGKeyArray,
+    num_samples: int = 1000,
+    num_chains: int = 4,
+    coords: Coords | None = None,
 ) -> xr.DataTree:
     """A fit as a DataTree: see `FlowPosterior.to_datatree`."""
     require_key(rng_key)
-    require_counts(num_samples=num_samples)
+    require_counts(num_samples=num_samples, num_chains=num_chains)
     layout = Layout.of(posterior)
     layout.require_known(coords)
-    draw_key, predictive_key = rng_key, jax.random.fold_in(rng_key, 1)
-    draws = posterior._resampled_draws(draw_key, num_samples)
+    seeds = Seeds.of(rng_key)
+    keys = map(seed_key, seeds.many(num_chains, "chains"))
+    chains = [posterior._resampled_draws(key, num_samples) for key in keys]
+    draws = Draws(*(np.concatenate(leaves) for leaves in zip(*chains)))
     sites = posterior._constrain(draws.x)
     stats = {"log_weight": draws.log_weight, "lp": draws.log_density}
-    groups = {
-        "posterior": layout.dataset(_one_chain(sites), coords, attributes(posterior)),
-        "sample_stats": layout.dataset(_one_chain(stats)),
-    }
-    if layout.observed:
-        model, args, kwargs = posterior.model, posterior.args, posterior.kwargs
-        latent = {name: sites[name] for name in posterior._target.site_shapes}
-        observed = list(layout.observed)
-        predictive = Predictive(uncondition(model), latent, return_sites=observed)
-        try:
-            with model_run():
-                predictions = predictive(predictive_key, *args, **kwargs)
-            groups["posterior_predictive"] = layout.dataset(_one_chain(predictions), coords)
-        except NotImplementedError:  # what NumPyro raises where a distribution has no sampler
-            pass
-        with model_run():
-            likelihood = log_likelihood(seed(model, 0), latent, *args, **kwargs)
-        likelihood = {name: likelihood[name] for name in observed}
-        groups["log_likelihood"] = layout.dataset(_one_chain(likelihood), coords)
+
+    def group(values: Mapping[str, ArrayLike], num_chains: int = num_chains, **attrs: Any) -> xr.Dataset:
+        return layout.dataset(in_chains(values, num_chains), coords, **attrs)
+
+    groups = {"posterior": group(sites, attributes=attributes(posterior)), "sample_stats": group(stats)}
+    latent, observed = {name: sites[name] for name in posterior._target.site_shapes}, list(layout.observed)
+    if observed:
+        words = seeds.many(num_chains * num_samples, "predictions")
+        predictions = _forward(posterior, words, observed, latent)
+        if predictions is not None:
+            groups["posterior_predictive"] = group(predictions)
+        groups["log_likelihood"] = group(_log_likelihood(posterior, latent, observed))
         groups["observed_data"] = layout.dataset(layout.observed, coords, sample_dims=())
+    words = seeds.many(num_samples, "prior")
+    prior = _forward(posterior, words, [*sites, *observed], options=NO_OPTIMIZATION)
+    if prior is None:  # perhaps it is a likelihood that has no sampler
+        prior = _forward(posterior, words, list(sites), with_data=True, options=NO_OPTIMIZATION)
+    elif observed:
+        groups["prior_predictive"] = group({name: prior[name] for name in observed}, 1)
+    if prior is not None:
+        groups["prior"] = group({name: prior[name] for name in sites}, 1)
     return xr.DataTree.from_dict(groups)
 
 
-def posterior_dataset(posterior: Result, draws: Mapping[str, ArrayLike], coords: Coords | None = None) -> xr.Dataset:
-    """Draws of sites, each `(num_samples, *site)`, as a Dataset with named dimensions and the certificate."""
-    layout = Layout.of(posterior) if posterior.has_model else Layout({}, {}, {})
-    return layout.dataset(_one_chain(draws), coords, attributes(posterior))
+def in_chains(values: Mapping[str, ArrayLike], num_chains: int) -> dict[str, np.ndarray]:
+    """Draws, each `(chains * draws, *site)`, as `(chains, draws, *site)`."""
+    arrays = {name: np.asarray(value) for name, value in values.items()}
+    return {
+        name: array.reshape(num_chains, len(array) // num_chains, *array.shape[1:]) for name, array in arrays.items()
+    }
+
+
+def _log_likelihood(posterior: Result, latent: dict[str, Array], observed: list[str]) -> dict[str, Array]:
+    def likelihood(latent: dict[str, Array]) -> dict[str, Array]:
+        values = log_likelihood(seed(posterior.model, 0), latent, *posterior.args, **posterior.kwargs)
+        return {name: values[name] for name in observed}
+
+    with model_run():
+        return jax.jit(likelihood, compiler_options=OPTIMIZATION_LEVEL)(latent)
+
+
+def _forward(
+    posterior: Result,
+    words: SeedRows,
+    names: list[str],
+    given: dict[str, Array] | None = None,
+    with_data: bool = False,
+    options: dict[str, Any] = OPTIMIZATION_LEVEL,
+) -> dict[str, Array] | None:
+    """Some sites' values, each `(num, *site)`, in runs of the model, one for each row of `words`.
+
+    NumPyro's `Predictive` does the same, but only with Threefry keys, which take twice as long to compile.
+
+    Args:
+        posterior: of the model.
+        words: seeds, `(num, 4)`.
+        names: of the sites.
+        given: values of other sites, each `(num, *site)`.
+        with_data: whether observed sites have their data as value; else they are drawn.
+        options: of the compiler.
+
+    Returns:
+        The values; None where a site has no sampler.
+    """
+    model = posterior.model if with_data else uncondition(posterior.model)
+
+    def run(one: tuple[PRNGKeyArray, dict[str, Array]]) -> dict[str, Array]:
+        rng_key, values = one
+        sites = trace(seed(substitute(model, values), rng_key)).get_trace(*posterior.args, **posterior.kwargs)
+        return {name: sites[name]["value"] for name in names}
+
+    runs = jax.jit(lambda keys, given: jax.lax.map(run, (keys, given)), compiler_options=options)
+    for impl, size in (("rbg", 4), ("threefry2x32", 2)):  # JAX has Poisson draws for the second alone
+        keys = jax.random.wrap_key_data(jnp.asarray(words[:, :size]), impl=impl)
+        try:
+            with model_run():
+                return runs(keys, given or {})
+        except NotImplementedError:  # what NumPyro and JAX raise where there is no sampler
+            continue
+    return None
 
 
 class Layout(NamedTuple):
@@ -132,10 +195,6 @@ class Layout(NamedTuple):
         dims = self.dims.get(name, [])[: len(shape)]
         fits = all(self.sizes.get(dim, size) == size for dim, size in zip(dims, shape))
         return dims if fits else []
-
-
-def _one_chain(values: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
-    return {name: np.asarray(value)[None] for name, value in values.items()}
 
 
 def attributes(posterior: Result) -> dict[str, Any]:
