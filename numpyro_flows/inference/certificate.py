@@ -20,6 +20,25 @@ class Draws(NamedTuple):
     log_weight: Float[np.ndarray, " draws"]
 
 
+class Check(NamedTuple):
+    """One check of a fit.
+
+    name: what was looked at.
+    found: what was found; "not run" and why, where it was not.
+    cost: evaluations of the density.
+    blind: what it cannot see.
+    """
+
+    name: str
+    found: str
+    cost: int
+    blind: str
+
+    @property
+    def run(self) -> bool:
+        return not self.found.startswith("not run")
+
+
 class Certificate(NamedTuple):
     """The verdict on a fit q of the posterior p, from weights `w = p(x, data) / q(x)` of independent draws of q.
 
@@ -35,9 +54,12 @@ class Certificate(NamedTuple):
         log_evidence: `log mean w`, the log of the model's evidence.
         log_evidence_se: its standard error, by the delta method.
         num_draws: number of weights.
+        tail_index: the smallest tail index on rays from the centre, on the unconstrained scale: beyond `r` the
+            probability falls like `r^-index`. With 2 or less there is no variance, with 1 or less no mean: read
+            medians and quantiles. Infinite for ordinary tails.
+        checks: what the verdict is based on, and what each check cannot see.
 
-    Weights see only where q has draws: a mode that q misses leaves them all perfect. So a search from dispersed starts
-    stands beside them.
+    Weights see only where q has draws: a mode that q misses leaves them all perfect. So other checks stand beside them.
     """
 
     certified: bool
@@ -50,6 +72,8 @@ class Certificate(NamedTuple):
     log_evidence: float
     log_evidence_se: float
     num_draws: int
+    tail_index: float = float("inf")
+    checks: tuple[Check, ...] = ()
 
     @classmethod
     def unknown(cls, why: str, num_draws: int = 0) -> "Certificate":

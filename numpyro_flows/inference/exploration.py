@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from scipy.special import logsumexp
 
 from numpyro_flows.inference.gaussian import GaussianFit, outward
-from numpyro_flows.inference.newton import Climb, Density, climb
+from numpyro_flows.inference.newton import Climb, Counted, Density, climb
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.tempering import Whitened, temper
 
@@ -24,6 +24,7 @@ class Probe(NamedTuple):
 
     log_proposal: the log density of what they were drawn from, where that is known.
     follows_posterior: whether they are roughly draws of the posterior.
+    cost: evaluations of the density that they took.
     """
 
     name: str
@@ -31,14 +32,19 @@ class Probe(NamedTuple):
     log_density: Float[np.ndarray, " points"]
     log_proposal: Float[np.ndarray, " points"] | None = None
     follows_posterior: bool = False
+    cost: int = 0
 
 
 class Share(NamedTuple):
-    """The posterior's mass where one kind of probe lies outside a fit, over the fit's own, and its standard error."""
+    """The posterior's mass where one kind of probe lies outside a fit, over the fit's own, and its standard error.
+
+    cost: evaluations of the density.
+    """
 
     name: str
     value: float
     se: float
+    cost: int
 
 
 class Prior(NamedTuple):
@@ -53,19 +59,25 @@ def explore(
     density: Density, fit: GaussianFit, prior: Prior, rng: np.random.Generator, settings: FlowVISettings
 ) -> list[Probe]:
     """All probes around a Gaussian."""
-    ends = _ends_of_climbs(density, fit, rng, settings)
-    ladder, log_ladder = _ladder(fit, rng, settings)
-    axes = _on_axes(fit, rng, settings)
+    density = counted = Counted(density)
     whitened = Whitened(density, fit)
+
+    def probe(name: str, x: np.ndarray, log_proposal: np.ndarray | None = None) -> Probe:
+        return Probe(name, x, density(x)[0], log_proposal, cost=len(x))
+
+    probes = [probe("wider and narrower Gaussians", *_ladder(fit, rng, settings))]
+    probes.append(probe("points on axes", _on_axes(fit, rng, settings)))
+    before = counted.num
+    ends = _ends_of_climbs(density, fit, rng, settings)
+    probes.append(Probe("ends of climbs", ends.x, ends.log_density, cost=counted.num - before))
+    before = counted.num
     tempered = temper(whitened, fit.loc.size, rng, settings)
-    probes = [
-        Probe("wider and narrower Gaussians", ladder, density(ladder)[0], log_ladder),
-        Probe("points on axes", axes, density(axes)[0]),
-        Probe("ends of climbs", ends.x, ends.log_density),
-        Probe("tempered particles", whitened.x(tempered.u), tempered.log_density, follows_posterior=True),
-    ]
+    x = whitened.x(tempered.u)
+    probes.append(
+        Probe("tempered particles", x, tempered.log_density, follows_posterior=True, cost=counted.num - before)
+    )
     if len(prior.x):
-        probes.append(Probe("draws of the prior", prior.x, density(prior.x)[0], prior.log_prob))
+        probes.append(probe("draws of the prior", prior.x, prior.log_prob))
     return [_finite(probe) for probe in probes]
 
 
@@ -84,7 +96,7 @@ def share_outside(probe: Probe, there: Bool[np.ndarray, " points"], log_evidence
     """
     log_weights = np.where(there, probe.log_density - probe.log_proposal, -np.inf)
     weights = np.exp(np.minimum(log_weights - log_evidence, 50.0))
-    return Share(probe.name, float(weights.mean()), float(weights.std() / np.sqrt(weights.size)))
+    return Share(probe.name, float(weights.mean()), float(weights.std() / np.sqrt(weights.size)), probe.cost)
 
 
 def suspects(

@@ -5,20 +5,21 @@ from dataclasses import astuple, dataclass, field
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Float, PyTree
 
 from numpyro_flows.arguments import require_callable
 from numpyro_flows.bijections.compose import trained_and_fixed
 from numpyro_flows.bijections.noise import estimates
 from numpyro_flows.inference.certificate import Draws
 from numpyro_flows.inference.compiled import FlowFunctions, compile_flow
+from numpyro_flows.inference.gaussian import GaussianFit, no_climbs
+from numpyro_flows.inference.judge import judge
 from numpyro_flows.inference.losses import Objective, PathKL
+from numpyro_flows.inference.newton import Density
 from numpyro_flows.inference.rounds import Best, Judged, UntilCertified, finished
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.stages import Context, Fit
-from numpyro_flows.inference.survey import Survey, judge, search, weigh
-from numpyro_flows.inference.exploration import LogProb
-from numpyro_flows.inference.gaussian import GaussianFit, no_climbs
+from numpyro_flows.inference.survey import Survey, search, weigh
 from numpyro_flows.training.checkpoint import Checkpoint, program
 from numpyro_flows.training.clock import Clock
 from numpyro_flows.training.loop import Round, run
@@ -75,21 +76,36 @@ class FlowTraining:
                 settings,
             )
         gaussian = GaussianFit(fit.loc, fit.scale, -np.inf, no_climbs(fit.loc))
-        task = FlowTask(settings, functions, fit.survey._replace(shares=(), modes=()), context.seeds, context.clock, context.density, gaussian)
+        task = FlowTask(
+            settings,
+            functions,
+            fit.survey._replace(shares=(), modes=()),
+            context.seeds,
+            context.clock,
+            context.density,
+            gaussian,
+        )
         return train_flow(task, fit, context.watch)
 
 
+@dataclass(frozen=True)
 class FlowTask:
-    """The compiled functions of the flow stage: steps of training, and verdicts on draws."""
+    """The compiled functions of the flow stage: steps of training, and verdicts on draws.
 
-    def __init__(self, settings: FlowVISettings, functions: FlowFunctions, survey: Survey, seeds: Seeds, clock: Clock, density=None, gaussian=None):
-        self.density, self.gaussian = density, gaussian
-        self.settings = settings
-        self.chunk = settings.chunk
-        self.functions = functions
-        self.survey = survey
-        self.seeds = seeds
-        self.clock = clock
+    density: the target's on the host, and `gaussian` the fit's, to search around it.
+    """
+
+    settings: FlowVISettings
+    functions: FlowFunctions
+    survey: Survey
+    seeds: Seeds
+    clock: Clock
+    density: Density
+    gaussian: GaussianFit
+
+    @property
+    def chunk(self) -> int:
+        return self.settings.chunk
 
     def train(self, state: State, planned: Round, rates: np.ndarray) -> tuple[TrainState, np.ndarray, int]:
         with self.clock.stage("compilation"):
@@ -109,11 +125,7 @@ class FlowTask:
             draws = weigh(Draws(*self.functions.draw(arrays, seed)) for seed in seeds)
             certificate = judge(draws, self.survey, self.settings)
             if certificate.certified and self.survey.probes:
-                rng = self.seeds.rng("search", state.num_rounds)
-                survey = search(
-                    self.density, self.gaussian, self.survey, self._log_prob_of(arrays), certificate.log_evidence, rng, self.settings
-                )
-                certificate = judge(draws, survey, self.settings)
+                certificate = judge(draws, self._searched(arrays, certificate.log_evidence, state), self.settings)
             coarse = self._solves_too_coarsely(arrays, state.num_rounds)
         if estimated := estimates(self.functions.static):
             why = f"log densities are random estimates, by {', '.join(estimated)}, and weights must not be"
@@ -122,18 +134,21 @@ class FlowTask:
             )
         return Judged(certificate, np.asarray(draws.log_weight, np.float64), coarse)
 
-    def _log_prob_of(self, arrays: PyTree) -> LogProb:
-        def log_prob(x):
-            size = self.settings.block
-            padded = np.concatenate([x, np.broadcast_to(x[:1], (-len(x) % size, x.shape[1]))])
-            blocks = padded.astype(self.gaussian.loc.dtype).reshape(-1, size, x.shape[1])
-            return np.concatenate([self.functions.log_prob(arrays, block) for block in blocks])[: len(x)]
-
-        return log_prob
-
     def figures(self, state: State) -> dict[str, float]:
         certificate = state.best.judged.certificate
         return {"ess": certificate.ess, "khat": certificate.khat, "elbo": certificate.elbo}
+
+    def _searched(self, arrays: PyTree, log_evidence: float, state: State) -> Survey:
+        """The survey with what its probes show that these arrays of the flow lack."""
+        size, dtype = self.settings.block, self.gaussian.loc.dtype
+
+        def log_prob(x: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, " points"]:
+            padded = np.concatenate([x, np.broadcast_to(x[-1:], (-len(x) % size, x.shape[1]))]).astype(dtype)
+            blocks = padded.reshape(-1, size, x.shape[1])
+            return np.concatenate([self.functions.log_prob(arrays, block) for block in blocks])[: len(x)]
+
+        rng = self.seeds.rng("search", state.num_rounds)
+        return search(self.density, self.gaussian, self.survey, log_prob, log_evidence, rng, self.settings)
 
     def _solves_too_coarsely(self, arrays: PyTree, round_number: int) -> bool:
         """Whether a continuous flow as training solves it has another ELBO than by its own solver."""

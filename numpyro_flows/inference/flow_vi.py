@@ -8,13 +8,13 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from numpyro_flows import flows
-from numpyro_flows.arguments import described, require_callable, require_instance, require_key, require_model
+from numpyro_flows.arguments import described, require_callable, require_choice, require_instance, require_key, require_model
 from numpyro_flows.bijections import Chain
 from numpyro_flows.bijections.partial import Partial
 from numpyro_flows.inference.flow_training import FlowTraining, explained
@@ -52,6 +52,8 @@ class FlowVI:
             of FlowJAX, make the bijection before and give `lambda key, dim: bijection`.
         stages: functions `stage(context, fit) -> fit`, called one after the other: `GaussianStart`, `FlowTraining`, and
             your own (CONTRIBUTING.md has one).
+        verify: how hard to look for what the fit lacks. `"auto"` searches with some 20,000 evaluations of the density,
+            `"thorough"` with ten times as many, `"weights"` does not search; the verdict names every check that ran.
         settings: every constant of the fit. Four of them have arguments of their own, which count where they are given:
         num_steps: most steps of the flow stage.
         num_particles: draws for each step.
@@ -89,6 +91,7 @@ class FlowVI:
         *,
         stages: Sequence[Stage] = (GaussianStart(), FlowTraining()),
         settings: FlowVISettings = _DEFAULTS,
+        verify: Literal["auto", "thorough", "weights"] = "auto",
         num_steps: int | None = None,
         num_particles: int | None = None,
         learning_rate: float | None = None,
@@ -113,6 +116,10 @@ class FlowVI:
         }
         self.model = model
         self.guide = guide
+        require_choice(("auto", "thorough", "weights"), verify=verify)
+        if verify == "thorough":
+            settings = settings.thorough()
+        self.verify = verify
         self.settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
         trainings = sum(isinstance(stage, FlowTraining) for stage in stages)
         if checkpoint is not None and trainings > 1:
@@ -141,7 +148,9 @@ class FlowVI:
             with clock.stage("tracing"):
                 density = HostDensity(pool, target.fitted, self.settings.batch)
                 prior = HostPrior(pool, target.fitted, self.settings.batch)
-            context = Context(target.fitted, density, prior, guide, self.settings, seeds, clock, pool, self.watch)
+            context = Context(
+                target.fitted, density, prior, self.verify, guide, self.settings, seeds, clock, pool, self.watch
+            )
             fit = self._staged(context)
         if target.free.any():
             whole = Partial(fit.bijection, np.flatnonzero(~target.free), target.dim)

@@ -1,4 +1,4 @@
-"""How a density falls far out, where no draw ever goes: tails so heavy that moments do not exist, or that it is none."""
+"""How a density falls far out, where no draw ever goes: without moments, or so slowly that it is improper."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 
 from numpyro_flows.inference.exploration import Probe
 from numpyro_flows.inference.gaussian import GaussianFit, outward
-from numpyro_flows.inference.newton import Density
+from numpyro_flows.inference.newton import Counted, Density
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.tempering import Whitened
 
@@ -15,11 +15,12 @@ from numpyro_flows.inference.tempering import Whitened
 class Tails(NamedTuple):
     """The smallest tail index on any ray, infinite for ordinary tails.
 
-    The probability beyond a distance `r` falls like `r^-index`; a Student-t's index is its degrees of freedom. On a
-    ray with an index of 0 or less no integral exists: the posterior is improper.
+    The probability beyond a distance `r` falls like `r^-tail_index`; a Student-t's is its degrees of freedom. On a ray
+    with an index of 0 or less no integral exists: the posterior is improper. `cost` counts evaluations.
     """
 
-    index: float = np.inf
+    tail_index: float = np.inf
+    cost: int = 0
 
 
 @np.errstate(over="ignore", invalid="ignore")
@@ -48,12 +49,13 @@ def tails(
     rays = np.where(periodic, 0.0, rays)
     rays = rays[rays.any(axis=1)]
     near, far = settings.tail_distances
+    density = counted = Counted(density)
     heights = [density(fit.loc + distance * rays)[0] for distance in (near, far)]
     falls = (heights[0] - heights[1]) / np.log(far / near)
     # not finite: the density overflows out there
     slow = np.flatnonzero(np.isfinite(falls) & (falls < settings.min_degrees_of_freedom + dim))
     indices = [_index(density, fit, rays[i], falls[i], heights[1][i], periodic, settings) for i in slow]
-    return Tails(min(indices, default=np.inf))
+    return Tails(min(indices, default=np.inf), counted.num)
 
 
 def _index(

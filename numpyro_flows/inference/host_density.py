@@ -50,7 +50,9 @@ class HostPrior:
         self._draw = None
         if isinstance(target, Target) and target.has_prior():
             seeds = np.zeros((batch, 4), np.uint32)
-            self._draw = Ahead(pool, jax.vmap(lambda seed: target.prior_draw(seed_key(seed))), seeds, options=NO_OPTIMIZATION)
+            self._draw = Ahead(
+                pool, jax.vmap(lambda seed: target.prior_draw(seed_key(seed))), seeds, options=NO_OPTIMIZATION
+            )
 
     def __call__(self, seeds: Seeds, num: int) -> Prior:
         if self._draw is None:

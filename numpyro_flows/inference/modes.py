@@ -47,13 +47,13 @@ def modes_at(
 def draws_around(density: Density, modes: list[Mode], rng: np.random.Generator, settings: FlowVISettings) -> Probe:
     """Draws of the mixture of the modes' Gaussians, all with the same weight."""
     each = max(settings.mode_draws // len(modes), settings.least_mode_draws)
-    x = np.concatenate(
-        [mode.loc + outward(mode.factor, rng.standard_normal((each, mode.loc.size))) for mode in modes]
-    )
+    x = np.concatenate([mode.loc + outward(mode.factor, rng.standard_normal((each, mode.loc.size))) for mode in modes])
     log_probs = [gaussian_log_prob(mode.loc, mode.factor, x) for mode in modes]
     log_density = density(x)[0]
     log_density = np.where(np.isfinite(log_density), log_density, -np.inf)
-    return Probe("draws around other modes", x, log_density, logsumexp(log_probs, axis=0) - np.log(len(modes)))
+    return Probe(
+        "draws around other modes", x, log_density, logsumexp(log_probs, axis=0) - np.log(len(modes)), cost=len(x)
+    )
 
 
 def _optima(climbs: Climb, modes: list[Mode]) -> list[Mode]:
@@ -65,9 +65,7 @@ def _optima(climbs: Climb, modes: list[Mode]) -> list[Mode]:
     return found
 
 
-def _groups(
-    fit: GaussianFit, points: np.ndarray, rng: np.random.Generator, settings: FlowVISettings
-) -> list[Mode]:
+def _groups(fit: GaussianFit, points: np.ndarray, rng: np.random.Generator, settings: FlowVISettings) -> list[Mode]:
     """The components of the mixture of Gaussians with the best BIC."""
     from sklearn.mixture import GaussianMixture  # here: its import takes a second, and most fits need none
 
@@ -82,7 +80,7 @@ def _groups(
     ]
     best = min(mixtures, key=lambda mixture: mixture.bic(whitened))
     modes = []
-    for mean, covariance in zip(best.means_, best.covariances_):
+    for mean, covariance in zip(np.asarray(best.means_), np.asarray(best.covariances_)):
         own = np.linalg.cholesky(covariance) if full else np.sqrt(covariance)
         factor = fit.scale @ own if full else fit.scale * own  # of a matrix it scales the columns
         modes.append(Mode(fit.loc + outward(fit.scale, mean[None])[0], factor))

@@ -14,6 +14,17 @@ Density = Callable[
 """`density(x) -> (log p(x), its gradients)` for points `x`, in NumPy; values may be NaN or infinite."""
 
 
+class Counted:
+    """A density that counts the points at which it is evaluated."""
+
+    def __init__(self, density: Density):
+        self._density, self.num = density, 0
+
+    def __call__(self, x: Float[np.ndarray, "points dim"]) -> tuple[np.ndarray, np.ndarray]:
+        self.num += len(x)
+        return self._density(x)
+
+
 class Climb(NamedTuple):
     """Where climbs ended.
 

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from numpyro_flows.inference.gaussian import GaussianFit
-from numpyro_flows.inference.newton import Density, climb
+from numpyro_flows.inference.gaussian import GaussianFit, triangular
+from numpyro_flows.inference.newton import Counted, Density, climb
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.target import Coordinates
 
@@ -14,14 +14,23 @@ from numpyro_flows.inference.target import Coordinates
 class End(NamedTuple):
     """The marginal of a coordinate towards one of its ends.
 
-    coordinate: its number.
+    coordinate: its number, and `name`, its site's.
+    side: "lower" or "upper".
     at: values, from the fit's centre outwards.
     log_marginal: log of `p(x_i, data)` there, with the other coordinates integrated out.
+    cost: evaluations of the density.
     """
 
     coordinate: int
+    name: str
+    side: str
     at: Float[np.ndarray, " values"]
     log_marginal: Float[np.ndarray, " values"]
+    cost: int
+
+    @property
+    def relation(self) -> str:
+        return "below" if self.side == "lower" else "above"
 
     def beyond(self, value: float, log_evidence: float) -> float:
         """The share of the posterior that lies beyond a value."""
@@ -49,39 +58,39 @@ def ends(density: Density, fit: GaussianFit, coordinates: Coordinates, settings:
     if fit.scale.ndim == 1:
         return found
     for i in np.flatnonzero(coordinates.constrained)[: settings.profiled]:
-        sd = np.linalg.norm(fit.scale[i])
-        for side in (-1.0, 1.0):
-            at, log_marginal = _end(density, fit, i, side * sd, settings)
+        for side, sign in (("lower", -1.0), ("upper", 1.0)):
+            counted = Counted(density)
+            at, log_marginal = _end(counted, fit, i, sign, settings)
             if len(at) > 1:
-                found.append(End(int(i), at, log_marginal))
+                found.append(End(int(i), str(coordinates.names[i]), side, at, log_marginal, counted.num))
     return found
 
 
 def _end(
-    density: Density, fit: GaussianFit, i: int, step: float, settings: FlowVISettings
+    density: Density, fit: GaussianFit, i: int, sign: float, settings: FlowVISettings
 ) -> tuple[np.ndarray, np.ndarray]:
     dim = fit.loc.size
-    others = np.arange(dim) != i
-    covariance = fit.scale @ fit.scale.T
-    slope = covariance[others, i] / covariance[i, i]
-    conditional = covariance[np.ix_(others, others)] - np.outer(slope, covariance[i, others])
-    factor = np.linalg.cholesky(conditional + 1e-12 * np.diag(np.diag(covariance)[others]))
-    y, at, log_marginal = fit.loc[others], [], []
+    others = np.delete(np.arange(dim), i)
+    joint = triangular(fit.scale[[i, *others]])  # its first row is the coordinate's, the rest the others' given it
+    y, factor = fit.loc[others], joint[1:, 1:]
+    at, log_marginal = [], []
     for distance in settings.profile_distances:
-        value = fit.loc[i] + step * distance
+        value = fit.loc[i] + sign * distance * joint[0, 0]
 
         def pinned(points: np.ndarray, value: float = value) -> tuple[np.ndarray, np.ndarray]:
             heights, gradients = density(np.insert(points, i, value, axis=1))
             return heights, gradients[:, others]
 
         if dim == 1:
-            height, log_det = density(np.full((1, 1), value))[0][0], 0.0
+            height, log_det = pinned(np.zeros((1, 0)))[0][0], 0.0
         else:
             end = climb(pinned, y[None], factor, settings)
             if not end.converged[0]:
                 break
             y, factor, height = end.x[0], end.factor[0], end.log_density[0]
             log_det = np.linalg.slogdet(factor)[1]
+        if not np.isfinite(height):
+            break
         at.append(value)
         log_marginal.append(height + log_det + 0.5 * (dim - 1) * np.log(2 * np.pi))
     return np.array(at), np.array(log_marginal)

@@ -9,10 +9,11 @@ from jaxtyping import Float
 
 from numpyro_flows.bijections import AbstractBijection, Chain, Identity
 from numpyro_flows.inference.certificate import Certificate
-from numpyro_flows.inference.gaussian import GaussianFit, no_climbs
+from numpyro_flows.inference.gaussian import GaussianFit, draw_gaussian, no_climbs
 from numpyro_flows.inference.host_density import HostDensity, HostPrior
+from numpyro_flows.inference.judge import judge
 from numpyro_flows.inference.settings import FlowVISettings
-from numpyro_flows.inference.survey import Survey, judge, survey_around
+from numpyro_flows.inference.survey import Survey, survey_around, weigh
 from numpyro_flows.inference.target import Fitted
 from numpyro_flows.modeling.guides import AutoFlow, affine
 from numpyro_flows.training.ahead import Ahead
@@ -28,6 +29,7 @@ class Context(NamedTuple):
     target: the model as a density: `dim`, and `log_density(x)` of one vector, to be traced.
     density: the same on the host: `density(points)` gives log densities and gradients in NumPy.
     prior: `prior(seeds, num)` gives draws of it, as far as the model's sites have any.
+    verify: how hard to look for what a fit lacks: "auto", "thorough" or, not at all, "weights".
     guide: with the recipe of the flow.
     settings: the constants of the fit.
     seeds: by name: a stage draws by `seeds.rng("name of the stage")`.
@@ -39,6 +41,7 @@ class Context(NamedTuple):
     target: Fitted
     density: HostDensity
     prior: HostPrior
+    verify: str
     guide: AutoFlow
     settings: FlowVISettings
     seeds: Seeds
@@ -101,10 +104,13 @@ def around(
 def surveyed(context: Context, gaussian: GaussianFit) -> Fit:
     """A Gaussian with its verdict and what a search around it finds: it may find a better one elsewhere."""
     density, settings = context.density, context.settings
-    prior = context.prior(context.seeds, settings.prior_draws)
-    gaussian, draws, survey = survey_around(
-        density, context.seeds.rng("survey"), gaussian, prior, context.target.coordinates, settings
-    )
+    rng = context.seeds.rng("survey")
+    if context.verify == "weights":
+        draws, survey = weigh(draw_gaussian(density, gaussian, rng, settings)), Survey()
+    else:
+        prior = context.prior(context.seeds, settings.prior_draws)
+        coordinates = context.target.coordinates
+        gaussian, draws, survey = survey_around(density, rng, gaussian, prior, coordinates, settings)
     return Fit(
         loc=gaussian.loc,
         scale=gaussian.scale,

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from numpyro_flows.inference.certificate import Certificate, Draws, certify, log_mean
+from numpyro_flows.inference.certificate import Draws, log_mean
 from numpyro_flows.inference.exploration import LogProb, Prior, Probe, Share, explore, outside, share_outside, suspects
 from numpyro_flows.inference.gaussian import GaussianFit, draw_gaussian, fit_gaussian, gaussian_log_prob
 from numpyro_flows.inference.heavy_tails import Tails, tails
@@ -86,7 +86,8 @@ def survey_around(
             gaussian = other
     except KeyboardInterrupt:
         draws = weigh(draw_gaussian(density, gaussian, rng, settings))
-        return gaussian, draws, Survey(left_out="interrupted before the search for other modes and heavy tails was over")
+        left_out = "interrupted before the search for other modes and heavy tails was over"
+        return gaussian, draws, Survey(left_out=left_out)
 
 
 def _survey(
@@ -139,12 +140,23 @@ def search(
         particles = move(whitened, particles, rng, settings)
     settled = Probe("", whitened.x(particles.u), particles.log_density)
     there = outside(settled, log_prob, log_evidence, settings)
+    there &= settled.log_density > log_evidence - _log_volume(gaussian, settings)
     modes = modes_at(density, gaussian, settled.x[there], rng, settings)
     if not modes:
         return survey
     probe = draws_around(density, modes, rng, settings)
     share = share_outside(probe, outside(probe, log_prob, log_evidence, settings), log_evidence)
     return survey._replace(shares=(*shares, share), modes=tuple(modes))
+
+
+def _log_volume(gaussian: GaussianFit, settings: FlowVISettings) -> float:
+    """Log of a thousand times the volume of a region 30 times as wide as a Gaussian in every direction.
+
+    Where the density is lower than the evidence over that, nothing of such a size holds a thousandth of the posterior.
+    """
+    dim, scale = gaussian.loc.size, gaussian.scale
+    log_det = np.log(scale if scale.ndim == 1 else np.diag(scale)).sum()
+    return float(log_det + dim * np.log(max(settings.ladder) * np.sqrt(2 * np.pi * np.e)) + np.log(1e3))
 
 
 def _of_one_period(log_prob: LogProb, gaussian: GaussianFit, coordinates: Coordinates | None) -> LogProb:
@@ -159,6 +171,7 @@ def _of_one_period(log_prob: LogProb, gaussian: GaussianFit, coordinates: Coordi
     return folded
 
 
+@np.errstate(invalid="ignore")  # where no weight is finite
 def lacking(survey: Survey, draws: Weighed, settings: FlowVISettings) -> float:
     """The share of the posterior that a fit lacks, where it is beyond doubt: the largest that any probes show.
 
@@ -168,43 +181,8 @@ def lacking(survey: Survey, draws: Weighed, settings: FlowVISettings) -> float:
     weights = np.exp(np.minimum(log_weights - log_mean(draws.log_weight), 50.0))
     own = np.where(weights > settings.outside, weights, 0.0)
     own_share, own_se = own.mean(), own.std() / np.sqrt(own.size)
-    sure = [share.value - own_share for share in survey.shares if share.value - own_share > 3 * np.hypot(share.se, own_se)]
+    sure = [
+        share.value - own_share for share in survey.shares if share.value - own_share > 3 * np.hypot(share.se, own_se)
+    ]
     most = max(sure, default=0.0)
     return most / (1.0 + most)
-
-
-def judge(draws: Weighed, survey: Survey, settings: FlowVISettings) -> Certificate:
-    """The verdict on fresh draws of a fit: what their weights say, and what the survey does."""
-    finite = np.abs(draws.log_density[np.isfinite(draws.log_density)])
-    resolution = float(np.spacing(finite.max())) if finite.size else 0.0
-    certificate = certify(draws.log_weight, resolution, settings)
-    if np.isnan(certificate.elbo):
-        return certificate
-    causes = [survey.left_out] if survey.left_out else []
-    missed = lacking(survey, draws, settings)
-    if missed > settings.max_missed:
-        names = ", ".join(share.name for share in survey.shares if share.value > settings.max_missed)
-        causes.append(f"a search found elsewhere about {missed:.0%} of the posterior, which the fit lacks ({names})")
-    causes += [_cut(end, draws, certificate.log_evidence, survey, settings) for end in survey.ends]
-    causes = [cause for cause in causes if cause]
-    if survey.tails.index <= 0.0:
-        causes.append("the posterior is improper: far out its density falls too slowly for any integral to exist")
-    if not causes:
-        return certificate
-    causes += [certificate.why] if certificate.why else []
-    return certificate._replace(certified=False, why="; ".join(causes))
-
-
-def _cut(end: End, draws: Weighed, log_evidence: float, survey: Survey, settings: FlowVISettings) -> str:
-    """What is wrong at one end of a coordinate; empty where nothing is."""
-    name = survey.coordinates.names[end.coordinate]
-    low = end.at[-1] < end.at[0]
-    side, verb = ("lower", "below") if low else ("upper", "above")
-    if end.improper:
-        return f"the posterior is improper: the marginal density of {name} does not fall towards its {side} end"
-    extreme = draws.lowest[end.coordinate] if low else draws.highest[end.coordinate]
-    share = end.beyond(float(extreme), log_evidence)
-    if share <= settings.max_cut:
-        return ""
-    share = share / (1.0 + share)
-    return f"a neck: about {share:.1%} of the posterior of {name} lies {verb} every draw"

@@ -36,6 +36,7 @@ class Whitened:
     def __init__(self, density: Density, fit: GaussianFit):
         self._density, self._fit = density, fit
 
+    @np.errstate(over="ignore", invalid="ignore")
     def __call__(self, u: Float[np.ndarray, "points dim"]) -> Particles:
         log_p, gradient = self._density(self.x(u))
         gradient = gradient * self._fit.scale if self._fit.scale.ndim == 1 else gradient @ self._fit.scale
@@ -53,10 +54,8 @@ class Whitened:
 
 
 @np.errstate(over="ignore", invalid="ignore")  # what is not finite far out has density zero
-def temper(
-    density: Whitened, dim: int, rng: np.random.Generator, settings: FlowVISettings
-) -> tuple[Particles, Float[np.ndarray, " particles"]]:
-    """Particles of about the posterior, by sequential Monte Carlo from `r = N(0, s^2 I)`, and the ladder's weights.
+def temper(density: Whitened, dim: int, rng: np.random.Generator, settings: FlowVISettings) -> Particles:
+    """Particles of about the posterior, by sequential Monte Carlo from `r = N(0, s^2 I)`, in the fit's coordinates.
 
     The particles follow `p^b r^(1-b)`. Each step raises the exponent `b` as far as the effective sample size of the
     particles' weights allows, resamples them, and moves them by Hamiltonian Monte Carlo. The lengths of its steps
@@ -83,6 +82,7 @@ def temper(
     return particles
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def move(
     density: Whitened,
     particles: Particles,
@@ -118,7 +118,7 @@ def _next(log_ratio: np.ndarray, exponent: float, settings: FlowVISettings) -> t
 
     def weights(to: float) -> np.ndarray:
         log_weights = (to - exponent) * log_ratio
-        return np.exp(log_weights - logsumexp(log_weights))
+        return np.exp(log_weights - np.asarray(logsumexp(log_weights)))
 
     def good(to: float) -> bool:
         return 1.0 / (weights(to) ** 2).sum() >= settings.tempering_ess * len(log_ratio)

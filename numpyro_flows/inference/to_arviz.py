@@ -200,6 +200,7 @@ class Layout(NamedTuple):
 def attributes(posterior: Result) -> dict[str, Any]:
     """The certificate and the work as netCDF stores them: numbers and strings, no booleans."""
     certificate = posterior.certificate._asdict()
+    certificate["checks"] = "; ".join(f"{check.name}: {check.found}" for check in certificate["checks"])
     return {
         "inference_library": "numpyro_flows",
         **{name: int(value) if isinstance(value, bool | np.bool_) else value for name, value in certificate.items()},

@@ -13,9 +13,17 @@ def verdict(posterior: Result) -> str:
         f"k-hat {c.khat:.2f}, ESS {c.ess:.1%} of {c.num_draws} draws, largest weight {c.max_weight:.2g}, "
         f"ELBO {c.elbo:.3f}, log evidence {c.log_evidence:.3f} +- {c.log_evidence_se:.3f}"
     )
+    run = [check for check in c.checks if check.run]
+    not_run = [check for check in c.checks if not check.run]
+    checked = f"\nchecked by {', '.join(check.name for check in run)}" if run else ""
+    checked += f"\nnot checked by {', '.join(check.name for check in not_run)}" if not_run else ""
+    heavy = ""
+    if c.tail_index <= 2.0:
+        missing = "no mean and no variance" if c.tail_index <= 1.0 else "no variance"
+        heavy = f"\nheavy tails, of index {c.tail_index:.2g}: {missing}; read medians and quantiles"
     seconds, gradients = sum(posterior.seconds.values()), sum(posterior.gradient_evaluations.values())
     work = f"{seconds:.1f} s, {gradients:,} gradient evaluations, {posterior.num_skipped} steps skipped as not finite"
     free = [f"{num} entries of {name!r}" for name, num in posterior._target.free_entries.items()]
     masked = f"\nmasked, so not in the density, and standard normal here: {', '.join(free)}" if free else ""
     alone = "" if posterior.has_model else "\nloaded without its model: draws are the flow's own, not resampled"
-    return f"{first}\n{figures}\n{work}{masked}{alone}"
+    return f"{first}\n{figures}{heavy}{checked}\n{work}{masked}{alone}"

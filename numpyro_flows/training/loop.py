@@ -28,12 +28,12 @@ class Round(NamedTuple):
 
 
 class Task(Protocol):
-    """The compiled functions of a training.
+    """The compiled functions of a training."""
 
-    chunk: steps of one call of `train`.
-    """
-
-    chunk: int
+    @property
+    def chunk(self) -> int:
+        """Steps of one call of `train`."""
+        ...
 
     def train(self, state: State, planned: Round, rates: np.ndarray) -> tuple[TrainState, Any, Any]:
         """The state after chunk number `state.part`, its losses, and the number of steps skipped."""
