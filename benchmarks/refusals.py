@@ -1,9 +1,8 @@
-"""Where FlowVI is wrong it must say so: four kinds of posteriors that it cannot fit, or not with what it is given.
+"""Where FlowVI is wrong it must say so: three kinds of posteriors that it cannot fit, or not with what it is given.
 
     uv run --group benchmarks python -m benchmarks.refusals [--seeds 20]
 
-Each is fitted with the seeds 0..N-1. A certificate is wrong where the draws are: a mode is missing, or the tails are
-so heavy that weights have no variance. Printed and saved for each case: how many fits were certified, and how often
+Each is fitted with the seeds 0..N-1. A certificate is wrong where the draws are: a mode is missing. Printed and saved for each case: how many fits were certified, and how often
 `why` names the cause.
 """
 
@@ -41,14 +40,6 @@ def two_modes(first: float, dim: int) -> Callable:
     return model
 
 
-def joint_student() -> None:
-    numpyro.sample("x", dist.MultivariateStudentT(1.5, jnp.zeros(10), jnp.eye(10)))
-
-
-def independent_students() -> None:
-    numpyro.sample("x", dist.StudentT(1.5).expand([10]).to_event(1))
-
-
 def broken_likelihood(dim: int = 3) -> None:
     """NaN beyond the upper third of the first coordinate's prior."""
     x = jnp.asarray(numpyro.sample("x", dist.Normal(0.0, 1.0).expand([dim]).to_event(1)))
@@ -56,11 +47,9 @@ def broken_likelihood(dim: int = 3) -> None:
 
 
 CASES = {
-    "two modes, -4 and 4, 2 dimensions": Case(two_modes(-4.0, 2), "dispersed starts disagree"),
-    "two modes, 0 and 8, 5 dimensions": Case(two_modes(0.0, 5), "dispersed starts disagree"),
-    "two modes, -8 and 0, 1 dimension": Case(two_modes(-8.0, 1), "dispersed starts disagree"),
-    "joint Student-t, df 1.5, 10 dimensions": Case(joint_student, "heavy tails"),
-    "independent Student-t, df 1.5, 10 dimensions": Case(independent_students, "heavy tails"),
+    "two modes, -4 and 4, 2 dimensions": Case(two_modes(-4.0, 2), "a search found elsewhere"),
+    "two modes, 0 and 8, 5 dimensions": Case(two_modes(0.0, 5), "a search found elsewhere"),
+    "two modes, -8 and 0, 1 dimension": Case(two_modes(-8.0, 1), "a search found elsewhere"),
     "budget of 50 steps": Case(eight_schools_centred, "budget of 50 steps", {"num_steps": 50}),
     "NaN on a third of the space": Case(broken_likelihood, "NaN"),
 }

@@ -40,7 +40,7 @@ class FlowVI:
     A Gaussian is fitted first, from several starts. Where 20,000 fresh draws of it are not good enough, the flow is
     trained around it in rounds of a decaying learning rate, each judged on other fresh draws, until they are certified
     with `target_ess`. Rounds go by the reverse KL, and by the forward KL once the flow is close: it fills the tails
-    that decide on k-hat. Modes that the fit lacks are searched for from dispersed starts.
+    that decide on k-hat. What the fit lacks is searched for at points that it did not choose.
 
     One default for every model, whose constants `FlowVISettings` has. Used like NumPyro's `MCMC`. The page
     docs/how_a_fit_is_certified.md explains what a verdict means.

@@ -79,7 +79,7 @@ class Fit(NamedTuple):
         dtype = np.dtype(jnp.result_type(float))
         loc, scale = np.zeros(dim, dtype), np.ones(dim, dtype)
         certificate = Certificate.unknown("nothing was fitted")
-        survey = Survey(left_out="no stage searched for other modes and heavy tails")
+        survey = Survey(left_out="no stage searched for what the fit lacks")
         return cls(loc, scale, _gaussian(loc, scale), certificate, np.full(1, np.nan), survey)
 
     @property
