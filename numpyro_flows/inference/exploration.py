@@ -152,9 +152,10 @@ def _ladder(fit: GaussianFit, rng: np.random.Generator, settings: FlowVISettings
 
 
 def _on_axes(fit: GaussianFit, rng: np.random.Generator, settings: FlowVISettings) -> np.ndarray:
-    """Points on both sides along the coordinates' axes, of at most `axis_points` in all."""
+    """Points on both sides along the coordinates' axes: of many coordinates fewer on each axis, then not on all axes."""
     dim = fit.loc.size
-    distances = np.geomspace(*settings.dispersion, settings.axis_distances)
+    num = int(np.clip(settings.axis_points // (2 * dim), 4, settings.axis_distances))
+    distances = np.geomspace(*settings.dispersion, num)
     most = max(settings.axis_points // (2 * len(distances)), 1)
     axes = np.arange(dim) if dim <= most else rng.choice(dim, most, replace=False)
     sds = fit.scale if fit.scale.ndim == 1 else np.linalg.norm(fit.scale, axis=1)

@@ -14,7 +14,14 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from numpyro_flows import flows
-from numpyro_flows.arguments import described, require_callable, require_choice, require_instance, require_key, require_model
+from numpyro_flows.arguments import (
+    described,
+    require_callable,
+    require_choice,
+    require_instance,
+    require_key,
+    require_model,
+)
 from numpyro_flows.bijections import Chain
 from numpyro_flows.bijections.partial import Partial
 from numpyro_flows.inference.flow_training import FlowTraining, explained

@@ -44,7 +44,7 @@ class End(NamedTuple):
     def improper(self) -> bool:
         """Whether the marginal does not fall between the two farthest values."""
         last = self.log_marginal[-2:]
-        return bool(np.isfinite(last).all() and last[1] > last[0] - 1e-3 * abs(self.at[-1] - self.at[-2]))
+        return bool(np.isfinite(last).all() and last[1] > last[0] - 1e-4 * abs(self.at[-1] - self.at[-2]))
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")

@@ -95,8 +95,8 @@ class FlowVISettings:
     - `ladder`, `ladder_draws`: draws of the fit's Gaussian at so many times its scale. With these a rotated bump half
       as wide as the fit and 8 standard deviations away was found in 30 of 30 searches in 5 dimensions, 13 in 8, and 1
       in 20; one as wide as the fit in 30 in 8 and 20.
-    - `axis_distances`, `axis_points`: points on each side of each axis, between the distances of `dispersion`, and most
-      in all.
+    - `axis_distances`, `axis_points`: most points on each side of an axis, between the distances of `dispersion`, and
+      most in all.
     - `inflation`, `particles`, `temperatures`, `tempering_ess`, `moves`: tempered particles start from the fit's
       Gaussian so many times as wide; their number, the most steps, the least ESS of one, and the moves in it.
     - `leapfrog_steps`, `leapfrog_lengths`: steps of a move, and the range of their lengths in standard deviations.
@@ -175,7 +175,7 @@ class FlowVISettings:
 
     dispersed_starts: int = 24
     dispersion: tuple[float, float] = (3.0, 30.0)
-    mode_draws: int = 4_000
+    mode_draws: int = 2_000
     least_mode_draws: int = 100
     heavier: float = 0.5
     max_missed: float = 0.01
@@ -185,7 +185,7 @@ class FlowVISettings:
     ladder: tuple[float, ...] = (1 / 30, 1 / 10, 1 / 3, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 30.0)
     ladder_draws: int = 3_000
     axis_distances: int = 12
-    axis_points: int = 8_192
+    axis_points: int = 4_096
     inflation: float = 10.0
     particles: int = 256
     temperatures: int = 40
