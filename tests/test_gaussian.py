@@ -7,9 +7,9 @@ import pytest
 
 from numpyro_flows.inference.certificate import certify
 from numpyro_flows.inference.gaussian import draw_gaussian, fit_gaussian
-from numpyro_flows.inference.modes import weigh
 from numpyro_flows.inference.newton import Density
 from numpyro_flows.inference.settings import FlowVISettings
+from numpyro_flows.inference.survey import weigh
 
 SETTINGS = FlowVISettings()
 
@@ -89,7 +89,7 @@ def test_no_mode_in_many_dimensions(x64):
 
     result = fit(log_density, np.concatenate([uniform_starts(62), 3 * uniform_starts(62)]))
     assert not result.climbs.converged.any()
-    draws = weigh(draw_gaussian(on_host(log_density), result, np.random.default_rng(0), SETTINGS), [])
+    draws = weigh(draw_gaussian(on_host(log_density), result, np.random.default_rng(0), SETTINGS))
     certificate = certify(draws.log_weight)
     assert certificate.log_evidence - certificate.elbo < 2.0  # nats
 
@@ -114,7 +114,7 @@ def test_draws_have_the_weights_of_the_gaussian(x64):
         return -0.5 * jnp.sum(x**2) - 0.1 * jnp.sum(x**4)
 
     result = fit(log_density, uniform_starts(2))
-    draws = weigh(draw_gaussian(on_host(log_density), result, np.random.default_rng(0), SETTINGS), [])
+    draws = weigh(draw_gaussian(on_host(log_density), result, np.random.default_rng(0), SETTINGS))
     grid = np.linspace(-6, 6, 2001)
     log_z = 2 * np.log(np.trapezoid(np.exp(-0.5 * grid**2 - 0.1 * grid**4), grid))
     certificate = certify(draws.log_weight)
@@ -129,7 +129,7 @@ def test_the_draws_of_a_verdict_are_not_kept():
     gaussian = fit_gaussian(density, rng, np.zeros((1, dim)), SETTINGS)
     tracemalloc.start()
     try:
-        draws = weigh(draw_gaussian(density, gaussian, rng, SETTINGS), [])
+        draws = weigh(draw_gaussian(density, gaussian, rng, SETTINGS))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
