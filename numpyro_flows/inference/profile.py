@@ -67,7 +67,7 @@ def _end(
     conditional = covariance[np.ix_(others, others)] - np.outer(slope, covariance[i, others])
     factor = np.linalg.cholesky(conditional + 1e-12 * np.diag(np.diag(covariance)[others]))
     y, at, log_marginal = fit.loc[others], [], []
-    for distance in settings.profile_distances:
+    for distance in (0.0, *settings.profile_distances):
         value = fit.loc[i] + step * distance
 
         def pinned(points: np.ndarray, value: float = value) -> tuple[np.ndarray, np.ndarray]:
