@@ -53,10 +53,8 @@ class Whitened:
 
 
 @np.errstate(over="ignore", invalid="ignore")  # what is not finite far out has density zero
-def temper(
-    density: Whitened, dim: int, rng: np.random.Generator, settings: FlowVISettings
-) -> tuple[Particles, Float[np.ndarray, " particles"]]:
-    """Particles of about the posterior, by sequential Monte Carlo from `r = N(0, s^2 I)`, and the ladder's weights.
+def temper(density: Whitened, dim: int, rng: np.random.Generator, settings: FlowVISettings) -> Particles:
+    """Particles of about the posterior, by sequential Monte Carlo from `r = N(0, s^2 I)`.
 
     The particles follow `p^b r^(1-b)`. Each step raises the exponent `b` as far as the effective sample size of the
     particles' weights allows, resamples them, and moves them by Hamiltonian Monte Carlo. The lengths of its steps
@@ -114,14 +112,19 @@ def move(
 
 
 def _next(log_ratio: np.ndarray, exponent: float, settings: FlowVISettings) -> tuple[float, np.ndarray]:
-    """The next exponent, and the particles' normalised weights for it."""
+    """The next exponent, and the particles' normalised weights for it.
+
+    Particles of zero density have no weight, and do not count as particles: else no exponent would be good where they
+    are the most.
+    """
+    alive = np.isfinite(log_ratio)
 
     def weights(to: float) -> np.ndarray:
-        log_weights = (to - exponent) * log_ratio
+        log_weights = np.where(alive, (to - exponent) * np.where(alive, log_ratio, 0.0), -np.inf)
         return np.exp(log_weights - logsumexp(log_weights))
 
     def good(to: float) -> bool:
-        return 1.0 / (weights(to) ** 2).sum() >= settings.tempering_ess * len(log_ratio)
+        return 1.0 / (weights(to) ** 2).sum() >= settings.tempering_ess * alive.sum()
 
     low, high = exponent, 1.0
     if good(high):
