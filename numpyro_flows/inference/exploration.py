@@ -123,8 +123,9 @@ def _ends_of_climbs(density: Density, fit: GaussianFit, rng: np.random.Generator
         return fit.climbs
     low, high = np.log(settings.dispersion)
     radii = np.exp(np.linspace(low, high, settings.dispersed_starts))[:, None]
-    starts = fit.loc + radii * rng.standard_normal((settings.dispersed_starts, dim)) @ fit.scale.T
-    climbs = climb(density, starts.astype(fit.loc.dtype), fit.scale, settings)
+    starts = fit.loc + outward(fit.scale, radii * rng.standard_normal((settings.dispersed_starts, dim)))
+    factor = np.diag(fit.scale) if fit.scale.ndim == 1 else fit.scale
+    climbs = climb(density, starts.astype(fit.loc.dtype), factor, settings)
     return Climb(*(np.concatenate(both) for both in zip(fit.climbs, climbs)))
 
 

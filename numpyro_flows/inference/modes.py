@@ -33,9 +33,10 @@ def modes_at(
     """
     modes: list[Mode] = []
     if fit.loc.size <= settings.max_full_dim:
+        factor = np.diag(fit.scale) if fit.scale.ndim == 1 else fit.scale
         while len(rest := _apart_from(modes, points)):
             starts = rest[rng.permutation(len(rest))[: settings.dispersed_starts]]
-            more = _optima(climb(density, starts.astype(fit.loc.dtype), fit.scale, settings), modes)
+            more = _optima(climb(density, starts.astype(fit.loc.dtype), factor, settings), modes)
             if not more:
                 break
             modes += more
