@@ -99,8 +99,8 @@ def test_a_half_width_bump_on_an_axis(dim):
     assert np.abs(points[AXES][:, 0] - 8.0).min() < 0.6
     assert np.all(points[AXES][:, 0] > 4.0)
     assert shares[LADDER].value < 0.4 / 0.6 + 3 * shares[LADDER].se
-    if dim == 2:  # a sphere of half the width is hit by few draws in more dimensions
-        assert abs(shares[LADDER].value - 0.4 / 0.6) < 3 * shares[LADDER].se < 0.6
+    if dim == 2:  # in more dimensions few draws hit it
+        assert abs(shares[LADDER].value - 0.4 / 0.6) < 3 * shares[LADDER].se
         assert len(points[LADDER]) > 5
 
 

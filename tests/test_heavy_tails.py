@@ -103,9 +103,9 @@ def test_what_has_no_integral_has_no_index(log_p):
 
 def test_turning_coordinates_are_left_out():
     """The density of an angle repeats itself on the line: that is no tail."""
-    density = with_gradient(lambda x: 3 * np.cos(x[:, 0]) - 0.5 * (x[:, 1:] ** 2).sum(1))
+    density = with_gradient(lambda x: 0.01 * np.cos(x[:, 0]) - 0.5 * (x[:, 1:] ** 2).sum(1))
     turning = np.arange(DIM) == 0
-    assert index(density) <= 0.01
+    assert index(density) < 0.01
     assert index(density, periodic=turning) == np.inf
     assert index(with_gradient(lambda x: np.cos(x[:, 0])), periodic=np.array([True]), dim=1) == np.inf
     heavy = with_gradient(lambda x: np.cos(x[:, 0]) + student(x[:, 1:], 1.5).sum(1))
