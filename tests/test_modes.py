@@ -73,6 +73,17 @@ def test_a_kink_by_the_mixture():
     assert share.se < 0.1
 
 
+@pytest.mark.parametrize("width", [0.0, 1e12])
+def test_degenerate_points_do_no_harm(width):
+    """All alike, or on a line of which the mixture's covariance is singular but for rounding."""
+    rng = np.random.default_rng(0)
+    nowhere = lambda x: (np.full(len(x), -np.inf), np.zeros_like(x))  # noqa: E731
+    points = 1.0 + width * rng.normal(size=(40, 1)) * np.array([1.0, 2.0, 3.0])
+    for mode in modes_at(nowhere, standard_fit(3), points, rng, SETTINGS):
+        assert np.isfinite(mode.loc).all()
+        assert np.isfinite(mode.factor).all()
+
+
 def test_two_kinks_and_a_smooth_mode():
     rng = np.random.default_rng(0)
     parts = [laplace([8.0, 4.0], [0.2, 0.05]), laplace([-8.0, 4.0], [0.2, 0.2]), normals([1.0], [[0.0, -9.0]], [1.0])]
