@@ -37,6 +37,26 @@ def draws_of_normals(weights, means, sds, num, rng):
     return means[component] + sds[component] * rng.standard_normal((num, means.shape[1]))
 
 
+def groups(log_prior, slope, y, mean_sd=5.0) -> Density:
+    """The centred hierarchical model with unit noise: coordinates `mu`, `log tau` and a mean for each group.
+
+    `log_prior` is that of `log tau`, `slope` its derivative; `mu` has a flat prior where `mean_sd` is infinite.
+    """
+
+    def density(x):
+        mu, log_tau, theta = x[:, 0], x[:, 1], x[:, 2:]
+        away = (theta - mu[:, None]) * np.exp(-log_tau)[:, None]
+        log_p = -0.5 * (mu / mean_sd) ** 2 + log_prior(log_tau) - 0.5 * (away**2).sum(1) - y.size * log_tau
+        log_p = log_p - 0.5 * ((y - theta) ** 2).sum(1) - y.size * np.log(2 * np.pi)
+        log_p = log_p - (0.0 if np.isinf(mean_sd) else np.log(mean_sd * np.sqrt(2 * np.pi)))
+        of_theta = -away * np.exp(-log_tau)[:, None]
+        of_mu = -mu / mean_sd**2 - of_theta.sum(1)
+        of_tau = slope(log_tau) + (away**2).sum(1) - y.size
+        return log_p, np.column_stack([of_mu, of_tau, of_theta + (y - theta)])
+
+    return density
+
+
 def gaussian_fit(loc, scale) -> GaussianFit:
     loc = np.asarray(loc, float)
     return GaussianFit(loc, np.asarray(scale, float), 0.0, no_climbs(loc))

@@ -10,6 +10,7 @@ from numpyro_flows.inference.gaussian import draw_gaussian, fit_gaussian
 from numpyro_flows.inference.newton import Density
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.survey import weigh
+from tests.densities import groups
 
 SETTINGS = FlowVISettings()
 
@@ -75,6 +76,16 @@ def test_no_mode(x64):
     )
     # log Z is 0 up to the constants 2.5 log 2 pi + log 3, of which the entropy has 2.5 log 2 pi e
     assert -3.0 < elbo + 2.5 - np.log(3.0) < 0.0
+
+
+def test_gradients_whose_squares_overflow():
+    """Deep in the neck of a centred hierarchical model, where the first Gaussian of unit scale may be."""
+    y = np.random.default_rng(1).normal(size=20)
+    density = groups(lambda t: 0.1 * t - 0.1 * np.exp(t), lambda t: 0.1 - 0.1 * np.exp(t), y)
+    starts = np.random.default_rng(1).uniform(-2, 2, (8, 22))
+    result = fit_gaussian(density, np.random.default_rng(0), starts, SETTINGS)
+    assert np.isfinite(result.loc).all()
+    assert np.isfinite(result.scale).all()
 
 
 @pytest.mark.slow

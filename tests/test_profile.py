@@ -9,7 +9,7 @@ from numpyro_flows.inference.gaussian import fit_gaussian
 from numpyro_flows.inference.profile import End, ends
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.target import Coordinates
-from tests.densities import gaussian_fit, normals
+from tests.densities import gaussian_fit, groups, normals
 
 SETTINGS = FlowVISettings()
 Y = np.random.default_rng(3).normal(0.0, 1.0, 8)
@@ -25,26 +25,6 @@ def correlated(x, loc=np.array([1.0, -2.0, 0.5])):
     pull = (x - loc) @ precision
     constant = -1.5 * np.log(2 * np.pi) - np.log(np.diag(FACTOR)).sum()
     return constant - 0.5 * (pull * (x - loc)).sum(1), -pull
-
-
-def groups(log_prior, slope, y=Y, mean_sd=5.0):
-    """The centred hierarchical model with unit noise: coordinates `mu`, `log tau` and a mean for each group.
-
-    `log_prior` is that of `log tau`, `slope` its derivative; `mu` has a flat prior where `mean_sd` is infinite.
-    """
-
-    def density(x):
-        mu, log_tau, theta = x[:, 0], x[:, 1], x[:, 2:]
-        away = (theta - mu[:, None]) * np.exp(-log_tau)[:, None]
-        log_p = -0.5 * (mu / mean_sd) ** 2 + log_prior(log_tau) - 0.5 * (away**2).sum(1) - y.size * log_tau
-        log_p = log_p - 0.5 * ((y - theta) ** 2).sum(1) - y.size * np.log(2 * np.pi)
-        log_p = log_p - (0.0 if np.isinf(mean_sd) else np.log(mean_sd * np.sqrt(2 * np.pi)))
-        of_theta = -away * np.exp(-log_tau)[:, None]
-        of_mu = -mu / mean_sd**2 - of_theta.sum(1)
-        of_tau = slope(log_tau) + (away**2).sum(1) - y.size
-        return log_p, np.column_stack([of_mu, of_tau, of_theta + (y - theta)])
-
-    return density
 
 
 def exact_marginal(log_tau, log_prior, y=Y, mean_sd=5.0):
@@ -74,7 +54,7 @@ PRIORS = {
 
 
 def both_ends(prior, y=Y, mean_sd=5.0):
-    density = groups(*prior, y=y, mean_sd=mean_sd)
+    density = groups(*prior, y, mean_sd)
     dim = y.size + 2
     fit = fit_gaussian(density, np.random.default_rng(0), np.random.default_rng(1).uniform(-2, 2, (8, dim)), SETTINGS)
     return ends(density, fit, constrained(dim, 1), SETTINGS)
