@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from numpyro_flows.inference.certificate import Draws, log_mean
-from numpyro_flows.inference.exploration import Share, explore
+from numpyro_flows.inference.exploration import Probe, Share, explore
 from numpyro_flows.inference.gaussian import draw_gaussian, fit_gaussian
 from numpyro_flows.inference.heavy_tails import Tails
 from numpyro_flows.inference.profile import End
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.survey import Survey, judge, lacking, search, survey_around, weigh
 from numpyro_flows.inference.target import Coordinates
-from tests.densities import draws_of_normals, log_prob_of, no_prior, normals, standard_fit
+from tests.densities import draws_of_normals, gaussian_fit, log_prob_of, no_prior, normals, standard_fit
 
 SETTINGS = FlowVISettings()
 
@@ -85,6 +85,21 @@ def test_the_fit_starts_again_from_a_heavier_mode():
         certificate.why,
     )
     assert abs(int(percent) - 30) <= 2
+
+
+def test_a_search_where_gradients_are_infinite_warns_of_nothing():
+    """As at a kink far out; a fit of any shape."""
+    normal = normals(*two_modes(2))
+
+    def density(x):
+        log_p, gradient = normal(x)
+        return log_p, np.where(abs(x) > 6.5, np.inf * np.sign(x), gradient)
+
+    fit, rng = gaussian_fit([0.0, 0.0], [[1.0, 0.0], [-0.3, 1.0]]), np.random.default_rng(0)
+    x = rng.normal(8.0 / np.sqrt(2), 1.0, (300, 2))
+    survey = Survey(probes=(Probe("there", x, normal(x)[0]),))
+    found = search(density, fit, survey, log_prob_of(fit), 0.0, rng, SETTINGS)  # a warning is an error here
+    assert found.modes
 
 
 def test_copies_of_an_angle_are_one():
