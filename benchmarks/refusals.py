@@ -2,7 +2,8 @@
 
     uv run --group benchmarks python -m benchmarks.refusals [--seeds 20]
 
-Each is fitted with the seeds 0..N-1. A certificate is wrong where the draws are: a mode is missing. Printed and saved for each case: how many fits were certified, and how often
+Each is fitted with the seeds 0..N-1. A certificate is wrong where the draws are: a mode is missing.
+Printed and saved for each case: how many fits were certified, and how often
 `why` names the cause.
 """
 

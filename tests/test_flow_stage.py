@@ -21,6 +21,7 @@ from numpyro_flows.training.clock import Clock
 from numpyro_flows.training.seeds import Seeds
 from numpyro_flows.training.steps import TrainState
 from numpyro_flows.training.watch import Watch
+from tests.densities import normals, standard_fit
 
 SETTINGS = FlowVISettings()
 
@@ -80,11 +81,14 @@ class Scripted:
             make=Script(lambda *args: arrays),
             train=Script(self.train),
             draw=Script(self.draw),
+            log_prob=Script(lambda arrays, x: np.zeros(len(x))),
             draw_coarsely=None,
             static=static,
         )
-        fit = Fit(np.zeros(1), np.eye(1), Affine(jnp.zeros(1)), certify(start), start, Survey([], np.inf))
-        return train_flow(FlowTask(SETTINGS, functions, fit.survey, Seeds((0,)), Clock()), fit, Watch())
+        fit = Fit(np.zeros(1), np.eye(1), Affine(jnp.zeros(1)), certify(start), start, Survey())
+        density, gaussian = normals([1.0], [[0.0]], [1.0]), standard_fit(1)
+        task = FlowTask(SETTINGS, functions, fit.survey, Seeds((0,)), Clock(), density, gaussian)
+        return train_flow(task, fit, Watch())
 
 
 NUM_BLOCKS = SETTINGS.certificate_draws // SETTINGS.block

@@ -7,9 +7,10 @@ import pytest
 
 from numpyro_flows.inference.certificate import certify
 from numpyro_flows.inference.gaussian import draw_gaussian, fit_gaussian
-from numpyro_flows.inference.modes import weigh
 from numpyro_flows.inference.newton import Density
 from numpyro_flows.inference.settings import FlowVISettings
+from numpyro_flows.inference.survey import weigh
+from tests.densities import groups
 
 SETTINGS = FlowVISettings()
 
@@ -77,6 +78,16 @@ def test_no_mode(x64):
     assert -3.0 < elbo + 2.5 - np.log(3.0) < 0.0
 
 
+def test_gradients_whose_squares_overflow():
+    """Deep in the neck of a centred hierarchical model, where the first Gaussian of unit scale may be."""
+    y = np.random.default_rng(1).normal(size=20)
+    density = groups(lambda t: 0.1 * t - 0.1 * np.exp(t), lambda t: 0.1 - 0.1 * np.exp(t), y)
+    starts = np.random.default_rng(1).uniform(-2, 2, (8, 22))
+    result = fit_gaussian(density, np.random.default_rng(0), starts, SETTINGS)
+    assert np.isfinite(result.loc).all()
+    assert np.isfinite(result.scale).all()
+
+
 @pytest.mark.slow
 def test_no_mode_in_many_dimensions(x64):
     """A centred hierarchical model with 60 groups: its density has no bound, and a full Gaussian gets lost at once."""
@@ -89,7 +100,7 @@ def test_no_mode_in_many_dimensions(x64):
 
     result = fit(log_density, np.concatenate([uniform_starts(62), 3 * uniform_starts(62)]))
     assert not result.climbs.converged.any()
-    draws = weigh(draw_gaussian(on_host(log_density), result, np.random.default_rng(0), SETTINGS), [])
+    draws = weigh(draw_gaussian(on_host(log_density), result, np.random.default_rng(0), SETTINGS))
     certificate = certify(draws.log_weight)
     assert certificate.log_evidence - certificate.elbo < 2.0  # nats
 
@@ -114,7 +125,7 @@ def test_draws_have_the_weights_of_the_gaussian(x64):
         return -0.5 * jnp.sum(x**2) - 0.1 * jnp.sum(x**4)
 
     result = fit(log_density, uniform_starts(2))
-    draws = weigh(draw_gaussian(on_host(log_density), result, np.random.default_rng(0), SETTINGS), [])
+    draws = weigh(draw_gaussian(on_host(log_density), result, np.random.default_rng(0), SETTINGS))
     grid = np.linspace(-6, 6, 2001)
     log_z = 2 * np.log(np.trapezoid(np.exp(-0.5 * grid**2 - 0.1 * grid**4), grid))
     certificate = certify(draws.log_weight)
@@ -129,7 +140,7 @@ def test_the_draws_of_a_verdict_are_not_kept():
     gaussian = fit_gaussian(density, rng, np.zeros((1, dim)), SETTINGS)
     tracemalloc.start()
     try:
-        draws = weigh(draw_gaussian(density, gaussian, rng, SETTINGS), [])
+        draws = weigh(draw_gaussian(density, gaussian, rng, SETTINGS))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

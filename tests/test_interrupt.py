@@ -18,13 +18,16 @@ from numpyro_flows.inference.certificate import certify
 from numpyro_flows.inference.compiled import FlowFunctions
 from numpyro_flows.inference.flow_training import FlowTask, train_flow
 from numpyro_flows.inference.gaussian import fit_gaussian
+from numpyro_flows.inference.judge import judge
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.stages import Fit
-from numpyro_flows.inference.survey import Survey, judge, survey_around
+from numpyro_flows.inference.survey import Survey, survey_around
+from numpyro_flows.inference.target import Coordinates
 from numpyro_flows.training.clock import Clock
 from numpyro_flows.training.seeds import Seeds
 from numpyro_flows.training.steps import TrainState
 from numpyro_flows.training.watch import Watch
+from tests.densities import gaussian_fit, no_prior
 
 SETTINGS = FlowVISettings()
 
@@ -69,7 +72,8 @@ def num_calls(function, *args):
 
 def survey(density):
     rng = np.random.default_rng(0)
-    return survey_around(density, rng, fit_gaussian(density, rng, np.ones((4, 2)), SETTINGS), SETTINGS)
+    gaussian = fit_gaussian(density, rng, np.ones((4, 2)), SETTINGS)
+    return survey_around(density, rng, gaussian, no_prior(2), Coordinates.plain(2), SETTINGS)
 
 
 def test_in_the_gaussian_stage():
@@ -107,12 +111,15 @@ def train_stage(interrupt_train=(), interrupt_draw=(), interrupt_make=()) -> Any
         make=Interrupting(lambda loc, scale, seed: arrays, *interrupt_make),  # pyright: ignore[reportArgumentType]
         train=Interrupting(train, *interrupt_train),  # pyright: ignore[reportArgumentType]
         draw=Interrupting(draw, *interrupt_draw),  # pyright: ignore[reportArgumentType]
+        log_prob=lambda arrays, x: -0.5 * (x[:, 0] - np.asarray(arrays.loc)) ** 2,  # pyright: ignore[reportArgumentType]
         draw_coarsely=None,
         static=static,
     )
     log_weights = np.asarray(draw(arrays, 0)[2], np.float64)
-    start = Fit(np.full(1, 4.0), np.eye(1), bijection, certify(log_weights), log_weights, Survey([], np.inf))
-    return train_flow(FlowTask(SETTINGS, functions, start.survey, Seeds((0,)), Clock()), start, Watch())
+    start = Fit(np.full(1, 4.0), np.eye(1), bijection, certify(log_weights), log_weights, Survey())
+    gaussian = gaussian_fit(start.loc, start.scale)
+    task = FlowTask(SETTINGS, functions, start.survey, Seeds((0,)), Clock(), density, gaussian)
+    return train_flow(task, start, Watch())
 
 
 BLOCKS = SETTINGS.certificate_draws // SETTINGS.block  # calls of one verdict

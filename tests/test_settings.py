@@ -16,6 +16,7 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "a number for two": ({"dispersion": 3.0}, TypeError, r"dispersion .* such as \(3.0, 30.0\)"),
     "one for two": ({"dispersion": (3.0,)}, ValueError, r"dispersion expected two numbers, .* got \(3.0,\)"),
     "the larger one first": ({"tail_distances": (1e4, 1e2)}, ValueError, "the smaller one first, got"),
+    "one of several": ({"ladder": (-1.0, 0.0, 2.0)}, ValueError, r"each number of ladder expected .* got -1.0"),
     "no length": ({"newton_lengths": ()}, ValueError, r"newton_lengths expected at least one number, got \(\)"),
 }
 

@@ -7,6 +7,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from numpyro.infer.initialization import init_to_median
+from numpyro.infer.reparam import CircularReparam
 from numpyro.infer.util import initialize_model
 
 from numpyro_flows.inference.target import Target
@@ -57,6 +58,56 @@ def test_round_trip_and_jacobian(x64):
     back, jacobian, log_det = evaluate(x)
     np.testing.assert_allclose(back, x, rtol=1e-10)
     np.testing.assert_allclose(log_det, np.linalg.slogdet(jacobian)[1], rtol=1e-8)
+
+
+def test_what_is_known_of_coordinates():
+    """Their names, which are constrained, and which are angles; a matrix has as many as it has free entries."""
+
+    def model():
+        numpyro.sample("tau", dist.HalfNormal(1.0))
+        numpyro.sample("x", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+        numpyro.sample("weights", dist.Dirichlet(jnp.ones(3)))
+        numpyro.sample("phi", dist.VonMises(0.0, 1.0).expand([2]))
+
+    model = numpyro.handlers.reparam(model, config={"phi": CircularReparam()})
+    coordinates = Target(model, jax.random.key(0)).coordinates
+    angles = ["phi_unwrapped[0]", "phi_unwrapped[1]"]
+    assert list(coordinates.names) == ["tau", "x[0]", "x[1]", "weights[0]", "weights[1]", *angles]
+    np.testing.assert_array_equal(coordinates.constrained, [True, False, False, True, True, False, False])
+    np.testing.assert_array_equal(coordinates.periodic, [False] * 5 + [True] * 2)
+
+
+def test_draws_of_the_prior(x64):
+    """The log density of each is that of the model without data, on the unconstrained scale."""
+
+    def model(y=None):
+        scale = numpyro.sample("scale", dist.HalfNormal(1.0))
+        numpyro.sample("inside", dist.Uniform(0.0, 1.0 + jnp.asarray(scale)))
+        numpyro.sample("y", dist.Normal(0.0, scale), obs=y)
+
+    target, alone = Target(model, jax.random.key(0), (3.0,)), Target(model, jax.random.key(0), (None,))
+    assert target.has_prior()
+    x, log_prob = jax.jit(jax.vmap(target.prior_draw))(jax.random.split(jax.random.key(0), 4))
+    y = jnp.zeros((4, 1))
+    normal = dist.Normal(0.0, jnp.exp(x[:, 0])).log_prob(0.0)
+    expected = jax.jit(jax.vmap(alone.log_density))(jnp.concatenate([x, y], 1)) - normal
+    np.testing.assert_allclose(log_prob, expected, rtol=1e-10)
+
+
+def test_a_prior_that_cannot_be_drawn_from(x64):
+    """A flat site is drawn from `(-2, 2)`, where its density is 1/4; where there are no others there is no prior."""
+
+    def model(alone):
+        numpyro.sample("flat", dist.ImproperUniform(dist.constraints.real, (), ()))
+        if not alone:
+            numpyro.sample("x", dist.Normal(0.0, 1.0))
+
+    assert not Target(model, jax.random.key(0), (True,)).has_prior()
+    target = Target(model, jax.random.key(0), (False,))
+    assert target.has_prior()
+    x, log_prob = jax.jit(jax.vmap(target.prior_draw))(jax.random.split(jax.random.key(0), 100))
+    assert abs(x[:, 0]).max() < 2.0
+    np.testing.assert_allclose(log_prob, dist.Normal().log_prob(x[:, 1]) - np.log(4.0), rtol=1e-10)
 
 
 def test_starts_follow_the_strategy():

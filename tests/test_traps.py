@@ -1,5 +1,6 @@
-"""The exact answers of `benchmarks.traps`: each against a computation that shares nothing with it."""
+"""`benchmarks.traps`: what default FlowVI says of some, and the exact answers of all, each computed in another way."""
 
+import re
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,7 @@ from benchmarks.traps.case import Case, Truth, normals
 from benchmarks.traps.cases import CASES
 from benchmarks.traps.scoring import score
 from benchmarks.traps.truth import PROBABILITIES, by_grid, by_importance, in_chunks, weighted_moments
+from numpyro_flows import FlowVI
 
 QUICK_PRIORS = {
     "spike-and-slab prior, 2 dimensions, spike 0.001": 50_000,
@@ -265,3 +267,29 @@ def test_every_case_has_a_name_of_its_own():
     parts = (modes.CASES, improper.CASES, tails.CASES, shapes.CASES, variations.CASES)
     assert len(CASES) == sum(map(len, parts))
     assert sum(case.kind == "variation" for case in CASES.values()) >= 12
+
+
+def missing(percent, by="draws around other modes"):
+    """The text for about so much that a fit lacks, by these probes among others."""
+    near = "|".join(str(near) for near in range(percent - 2, percent + 3))
+    return rf"a search found elsewhere about ({near})% of the posterior, which the fit lacks \(.*{by}"
+
+
+CAUSES = {
+    "half-width bump, 5 dimensions": missing(40),
+    "kink": missing(42),
+    "120 small modes": missing(50, "draws of the prior"),  # 49% are right
+    "two modes, 300 dimensions": missing(30),
+    "improper: flat logit, five ones": "the posterior is improper: far out its density falls too slowly",
+    "improper: 20 groups, prior 1/tau": "the marginal density of tau does not fall towards its lower end",
+}
+SLOW_CAUSES = [pytest.param(*pair, marks=[pytest.mark.slow, pytest.mark.optimized]) for pair in CAUSES.items()]
+
+
+@pytest.mark.parametrize(("name", "cause"), [("spike-and-slab regression", missing(23)), *SLOW_CAUSES])
+def test_a_trap_is_not_certified_and_the_cause_is_named(x64, name, cause):
+    case = CASES[name]
+    with pytest.warns(UserWarning, match="not certified"):
+        posterior = FlowVI(case.model, progress_bar=False, **case.settings).run(jax.random.key(0), *case.args)
+    assert not posterior.certified
+    assert re.search(cause, posterior.why)

@@ -135,8 +135,9 @@ def _ends_of_climbs(density: Density, fit: GaussianFit, rng: np.random.Generator
         return fit.climbs
     low, high = np.log(settings.dispersion)
     radii = np.exp(np.linspace(low, high, settings.dispersed_starts))[:, None]
-    starts = fit.loc + radii * rng.standard_normal((settings.dispersed_starts, dim)) @ fit.scale.T
-    climbs = climb(density, starts.astype(fit.loc.dtype), fit.scale, settings)
+    starts = fit.loc + outward(fit.scale, radii * rng.standard_normal((settings.dispersed_starts, dim)))
+    factor = np.diag(fit.scale) if fit.scale.ndim == 1 else fit.scale
+    climbs = climb(density, starts.astype(fit.loc.dtype), factor, settings)
     return Climb(*(np.concatenate(both) for both in zip(fit.climbs, climbs)))
 
 
@@ -152,7 +153,7 @@ def _ladder(fit: GaussianFit, rng: np.random.Generator, settings: FlowVISettings
 
 
 def _on_axes(fit: GaussianFit, rng: np.random.Generator, settings: FlowVISettings) -> np.ndarray:
-    """Points on both sides along the coordinates' axes: of many coordinates fewer on each axis, then not on all axes."""
+    """Points on both sides along the coordinates' axes: of many coordinates fewer, or not on all axes."""
     dim = fit.loc.size
     num = int(np.clip(settings.axis_points // (2 * dim), 4, settings.axis_distances))
     distances = np.geomspace(*settings.dispersion, num)

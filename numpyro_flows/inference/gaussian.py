@@ -110,7 +110,7 @@ def _refine(
         elbo, noise = _finite_mean(log_weights), log_weights.std() / np.sqrt(len(u))
         if before is None or elbo > before.elbo - 2.0 * noise:
             gradients = np.where(np.isfinite(gradients).all(1, keepdims=True), gradients, 0.0)
-            residual = (gradients * factor if factor.ndim == 1 else gradients @ factor) + u
+            residual = _bounded(gradients * factor if factor.ndim == 1 else gradients @ factor) + u
             moment = (residual * u).mean(0) if factor.ndim == 1 else residual.T @ u / len(u)
             before = _Ascent(loc, factor, elbo, log_weights, residual.mean(0), moment)
             damping = min(1.0, 2.0 * damping)
@@ -125,6 +125,12 @@ def _refine(
     assert before is not None
     last = np.concatenate(kept[-window:])
     return before._replace(elbo=_finite_mean(last), log_weights=last)  # of all draws of the last steps
+
+
+def _bounded(gradients: np.ndarray) -> np.ndarray:
+    """Gradients whose products are numbers: deep in a neck they overflow."""
+    most = np.finfo(gradients.dtype).max ** 0.25
+    return np.clip(np.nan_to_num(gradients), -most, most)
 
 
 def _stepped(ascent: _Ascent, rate: float, settings: FlowVISettings) -> tuple[np.ndarray, np.ndarray]:

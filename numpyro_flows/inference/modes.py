@@ -1,5 +1,7 @@
 """Modes that a fit lacks: Gaussians around them, from draws of which the mass there is measured."""
 
+import contextlib
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -33,9 +35,10 @@ def modes_at(
     """
     modes: list[Mode] = []
     if fit.loc.size <= settings.max_full_dim:
+        factor = np.diag(fit.scale) if fit.scale.ndim == 1 else fit.scale
         while len(rest := _apart_from(modes, points)):
             starts = rest[rng.permutation(len(rest))[: settings.dispersed_starts]]
-            more = _optima(climb(density, starts.astype(fit.loc.dtype), fit.scale, settings), modes)
+            more = _optima(climb(density, starts.astype(fit.loc.dtype), factor, settings), modes)
             if not more:
                 break
             modes += more
@@ -66,7 +69,7 @@ def _optima(climbs: Climb, modes: list[Mode]) -> list[Mode]:
 
 
 def _groups(fit: GaussianFit, points: np.ndarray, rng: np.random.Generator, settings: FlowVISettings) -> list[Mode]:
-    """The components of the mixture of Gaussians with the best BIC."""
+    """The components of the mixture of Gaussians with the best BIC; none for points too degenerate for one."""
     from sklearn.mixture import GaussianMixture  # here: its import takes a second, and most fits need none
 
     whitened = Whitened.points(fit, points)
@@ -74,10 +77,15 @@ def _groups(fit: GaussianFit, points: np.ndarray, rng: np.random.Generator, sett
     full = num >= 5 * dim and fit.scale.ndim == 2
     most = max(1, min(settings.max_groups, num // (dim + 1)))
     kind, seed = "full" if full else "diag", int(rng.integers(2**31))
-    mixtures = [
-        GaussianMixture(k, covariance_type=kind, reg_covar=1e-9, random_state=seed).fit(whitened)
-        for k in range(1, most + 1)
-    ]
+    mixtures = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of points that coincide, or steps that were not enough: the BIC decides
+        for k in range(1, most + 1):
+            mixture = GaussianMixture(k, covariance_type=kind, reg_covar=1e-9, random_state=seed)
+            with contextlib.suppress(ValueError):  # a covariance that is singular but for rounding
+                mixtures.append(mixture.fit(whitened))
+    if not mixtures:
+        return []
     best = min(mixtures, key=lambda mixture: mixture.bic(whitened))
     modes = []
     for mean, covariance in zip(np.asarray(best.means_), np.asarray(best.covariances_)):

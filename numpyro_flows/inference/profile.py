@@ -74,7 +74,7 @@ def _end(
     joint = triangular(fit.scale[[i, *others]])  # its first row is the coordinate's, the rest the others' given it
     y, factor = fit.loc[others], joint[1:, 1:]
     at, log_marginal = [], []
-    for distance in settings.profile_distances:
+    for distance in (0.0, *settings.profile_distances):
         value = fit.loc[i] + sign * distance * joint[0, 0]
 
         def pinned(points: np.ndarray, value: float = value) -> tuple[np.ndarray, np.ndarray]:

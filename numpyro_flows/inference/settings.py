@@ -197,7 +197,7 @@ class FlowVISettings:
     max_groups: int = 6
 
     profile_distances: tuple[float, ...] = (
-        *(0.1, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0, 10.0, 14.0, 20.0, 30.0, 40.0, 80.0),
+        *(0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0, 10.0, 14.0, 20.0, 30.0, 40.0, 80.0),
     )
     profiled: int = 8
     max_cut: float = 0.005
@@ -239,7 +239,8 @@ class FlowVISettings:
 def _require_tuple(name: str, value: Any, default: Any) -> None:
     """Positive numbers: two that rise, or any number of lengths."""
     require_instance(tuple, str(default), **{name: value})
-    require_numbers("(0, inf)", **{f"each number of {name}": number for number in value})
+    for number in value:
+        require_numbers("(0, inf)", **{f"each number of {name}": number})
     if not value or (len(default) == 2 and not (len(value) == 2 and value[0] < value[1])):
         expected = "two numbers, the smaller one first" if len(default) == 2 else "at least one number"
         raise ValueError(f"{name} expected {expected}, got {value}")

@@ -113,6 +113,7 @@ def _survey(
     return search(density, gaussian, survey, log_prob, log_mean(draws.log_weight), rng, settings)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what is not finite far out has density zero
 def search(
     density: Density,
     gaussian: GaussianFit,

@@ -89,11 +89,11 @@ class Target:
         with model_run():
             self.shapes, self.site_shapes = _ordered_shapes(shapes)
         self._samplers = samplers
-        self.coordinates = Coordinates(*(np.concatenate(arrays) for arrays in zip(*parts)))
         self._sizes = [int(np.prod(shape)) for shape in self.shapes.values()]
         self.dim = sum(self._sizes)
         if self.dim == 0:
             raise ValueError("the model expected at least one continuous latent site, got none")
+        self.coordinates = Coordinates(*(np.concatenate(arrays) for arrays in zip(*parts)))
         if unfit.parameters:
             with model_run():
                 require_priors(self._density_of_parameters, unfit.parameters)

@@ -114,14 +114,19 @@ def move(
 
 
 def _next(log_ratio: np.ndarray, exponent: float, settings: FlowVISettings) -> tuple[float, np.ndarray]:
-    """The next exponent, and the particles' normalised weights for it."""
+    """The next exponent, and the particles' normalised weights for it.
+
+    Particles of zero density have no weight, and do not count as particles: else no exponent would be good where they
+    are the most.
+    """
+    alive = np.isfinite(log_ratio)
 
     def weights(to: float) -> np.ndarray:
-        log_weights = (to - exponent) * log_ratio
+        log_weights = np.where(alive, (to - exponent) * np.where(alive, log_ratio, 0.0), -np.inf)
         return np.exp(log_weights - np.asarray(logsumexp(log_weights)))
 
     def good(to: float) -> bool:
-        return 1.0 / (weights(to) ** 2).sum() >= settings.tempering_ess * len(log_ratio)
+        return 1.0 / (weights(to) ** 2).sum() >= settings.tempering_ess * alive.sum()
 
     low, high = exponent, 1.0
     if good(high):

@@ -36,6 +36,7 @@ from numpyro_flows.training.steps import TrainState
 from numpyro_flows.training.watch import Watch
 from tests.bijections.cases import perturbed
 from tests.continuous.common import COARSE, KEY, with_random_parameters
+from tests.densities import normals, standard_fit
 
 SETTINGS = FlowVISettings()
 
@@ -112,13 +113,15 @@ def test_estimated_densities_are_not_certified(divergence, certified):
     rng = np.random.default_rng(0)
     block: Any = rng.normal(size=(recipe.block, 2)), np.zeros(recipe.block), np.zeros(recipe.block)
     trained: Any = TrainState(trained_and_fixed(arrays)[0], ()), np.zeros(recipe.chunk), np.zeros(())
-    results = {"begin": trained[0], "make": arrays, "train": trained, "draw": block}
+    results = {"begin": trained[0], "make": arrays, "train": trained, "draw": block, "log_prob": block[1]}
     scripted: dict[str, Any] = {name: Scripted(result) for name, result in results.items()}
     functions = FlowFunctions(draw_coarsely=None, static=static, **scripted)
     log_weights = rng.normal(scale=3.0, size=2000)
-    survey = Survey([], np.inf)
+    survey = Survey()
     start = Fit(np.zeros(2), np.eye(2), affine(jnp.zeros(2), jnp.eye(2)), certify(log_weights), log_weights, survey)
-    fit = train_flow(FlowTask(recipe, functions, survey, Seeds((0,)), Clock()), start, Watch())
+    density, gaussian = normals([1.0], [[0.0, 0.0]], [1.0]), standard_fit(2)
+    task = FlowTask(recipe, functions, survey, Seeds((0,)), Clock(), density, gaussian)
+    fit = train_flow(task, start, Watch())
     assert fit.certificate.certified == certified
     assert ("log densities are random estimates, by Hutchinson's" in fit.certificate.why) == (not certified)
 

@@ -1,0 +1,163 @@
+"""Marginals beyond the draws: exact where all other coordinates are Gaussian given one, as in a neck."""
+
+import numpy as np
+import pytest
+import scipy.stats
+from scipy.special import logsumexp
+
+from numpyro_flows.inference.gaussian import fit_gaussian
+from numpyro_flows.inference.profile import End, ends
+from numpyro_flows.inference.settings import FlowVISettings
+from numpyro_flows.inference.target import Coordinates
+from tests.densities import gaussian_fit, groups, normals
+
+SETTINGS = FlowVISettings()
+Y = np.random.default_rng(3).normal(0.0, 1.0, 8)
+FACTOR = np.array([[1.0, 0.0, 0.0], [0.9, 0.5, 0.0], [-0.7, 0.3, 0.2]])
+
+
+def constrained(dim, *index):
+    return Coordinates.plain(dim)._replace(constrained=np.isin(np.arange(dim), index))
+
+
+def correlated(x, loc=(1.0, -2.0, 0.5)):
+    precision = np.linalg.inv(FACTOR @ FACTOR.T)
+    pull = (x - np.array(loc)) @ precision
+    constant = -1.5 * np.log(2 * np.pi) - np.log(np.diag(FACTOR)).sum()
+    return constant - 0.5 * (pull * (x - np.array(loc))).sum(1), -pull
+
+
+def exact_marginal(log_tau, log_prior, y=Y, mean_sd=5.0):
+    """Of `log tau` and the data: `y` has one common part of variance `mean_sd^2` and its own of `1 + tau^2`."""
+    values = []
+    for value in np.atleast_1d(log_tau):
+        variance = 1.0 + np.exp(2 * value)
+        precision = y.size / variance + mean_sd**-2
+        squares = y @ y / variance - (y.sum() / variance) ** 2 / precision
+        log_det = y.size * np.log(2 * np.pi * variance) + np.log(precision)
+        log_det -= np.log(2 * np.pi) if np.isinf(mean_sd) else -2 * np.log(mean_sd)
+        values.append(-0.5 * (log_det + squares))
+    return np.array(values) + log_prior(log_tau)
+
+
+PRIORS = {
+    "half-normal": (lambda t: 0.5 * np.log(2 / np.pi) - 0.5 * np.exp(2 * t) + t, lambda t: 1 - np.exp(2 * t)),
+    "half-Cauchy": (
+        lambda t: np.log(2 / np.pi) + t - np.logaddexp(0.0, 2 * t),
+        lambda t: 1 - 2 / (1 + np.exp(-2 * t)),
+    ),
+    "Gamma(0.1, 0.1)": (
+        lambda t: 0.1 * t - 0.1 * np.exp(t) + scipy.stats.gamma(0.1, scale=10.0).logpdf(1.0) + 0.1,
+        lambda t: 0.1 - 0.1 * np.exp(t),
+    ),
+}
+
+
+def both_ends(prior, y=Y, mean_sd=5.0):
+    density = groups(*prior, y, mean_sd)
+    dim = y.size + 2
+    fit = fit_gaussian(density, np.random.default_rng(0), np.random.default_rng(1).uniform(-2, 2, (8, dim)), SETTINGS)
+    return ends(density, fit, constrained(dim, 1), SETTINGS)
+
+
+def test_marginals_of_a_correlated_gaussian_are_exact():
+    """Of a fit that is off, too."""
+    fit = gaussian_fit([0.0, 0.0, 0.0], FACTOR @ np.diag([1.0, 2.0, 0.5]))
+    found = ends(correlated, fit, constrained(3, 0, 2), SETTINGS)
+    assert [end.coordinate for end in found] == [0, 0, 2, 2]
+    sds = np.linalg.norm(FACTOR, axis=1)
+    for end, sign in zip(found, (-1, 1, -1, 1)):
+        i = end.coordinate
+        assert np.all(sign * np.diff(end.at) > 0)
+        assert len(end.at) == 1 + len(SETTINGS.profile_distances)
+        exact = scipy.stats.norm.logpdf(end.at, [1.0, -2.0, 0.5][i], sds[i])
+        np.testing.assert_allclose(end.log_marginal, exact, rtol=1e-6, atol=1e-5)
+        assert not end.improper
+
+
+def test_only_the_first_few_constrained_coordinates_are_looked_at():
+    fit = gaussian_fit(np.zeros(12), np.eye(12))
+    density = normals([1.0], [np.zeros(12)], [1.0])
+    assert ends(density, fit, constrained(12), SETTINGS) == []
+    found = ends(density, fit, constrained(12, *range(1, 12)), SETTINGS)
+    assert sorted({end.coordinate for end in found}) == list(range(1, 1 + SETTINGS.profiled))
+    assert ends(density, gaussian_fit(np.zeros(12), np.ones(12)), constrained(12, 1), SETTINGS) == []  # diagonal
+
+
+def test_one_coordinate_alone():
+    low, high = ends(normals([1.0], [[3.0]], [2.0]), gaussian_fit([3.0], [[2.0]]), constrained(1, 0), SETTINGS)
+    for end in (low, high):
+        np.testing.assert_allclose(end.log_marginal, scipy.stats.norm.logpdf(end.at, 3.0, 2.0))
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_the_neck_of_a_centred_model(name):
+    """Given `tau` all others are Gaussian, so that Laplace's approximation is exact."""
+    log_prior, _ = PRIORS[name]
+    low, high = both_ends(PRIORS[name])
+    assert low.at[-1] < -5.0
+    for end in (low, high):
+        errors = abs(end.log_marginal - exact_marginal(end.at, log_prior))
+        assert errors[np.argsort(end.at)[3:]].max() < 1e-3
+        assert errors.max() < 0.2  # farthest down, where precisions differ by more than 1e16
+        assert not end.improper
+    grid = np.linspace(-200.0, 12.0, 200_001)
+    logs = exact_marginal(grid, log_prior)
+    log_evidence = logsumexp(logs) + np.log(grid[1] - grid[0])
+    for value in (-2.0, -1.0, low.at[0] - 0.1):
+        exact = np.exp(logsumexp(logs[grid < value]) + np.log(grid[1] - grid[0]) - log_evidence)
+        # it ends where the last value is: of the Gamma some mass is beyond
+        cut = np.exp(logsumexp(logs[grid < low.at[-1]]) + np.log(grid[1] - grid[0]) - log_evidence)
+        assert low.beyond(value, log_evidence) == pytest.approx(exact - cut, rel=0.05, abs=2e-4)
+
+
+def test_a_prior_of_one_over_tau_is_improper_below():
+    low, high = both_ends((lambda t: 0.0 * t, lambda t: 0.0 * t), y=3 * Y, mean_sd=np.inf)
+    assert low.improper
+    assert not high.improper
+
+
+def test_a_flat_scale_with_two_groups_is_improper_above():
+    low, high = both_ends((lambda t: t, lambda t: 1.0 + 0.0 * t), y=np.array([1.2, -0.7]), mean_sd=np.inf)
+    assert not low.improper
+    assert high.improper
+
+
+def test_a_flat_scale_with_many_groups_is_proper():
+    low, high = both_ends((lambda t: t, lambda t: 1.0 + 0.0 * t), mean_sd=np.inf)
+    assert not low.improper
+    assert not high.improper
+
+
+def test_beyond_against_closed_forms():
+    at = np.array([0.0, 1.0, 2.0, 5.0, 20.0, 60.0])
+    exponential = End(0, at, -at)  # linear, so that interpolation is exact
+    for value in (0.0, 1.5, 7.0):
+        assert exponential.beyond(value, 0.0) == pytest.approx(np.exp(-value), rel=2e-3)
+        assert exponential.beyond(value, 1.0) == pytest.approx(np.exp(-value - 1.0), rel=2e-3)
+        assert End(0, -at, -at).beyond(-value, 0.0) == pytest.approx(np.exp(-value), rel=2e-3)
+    assert exponential.beyond(61.0, 0.0) == 0.0
+    fine = np.linspace(0.0, 10.0, 101)
+    normal = End(0, fine, scipy.stats.norm.logpdf(fine))
+    assert normal.beyond(2.0, 0.0) == pytest.approx(scipy.stats.norm.sf(2.0), rel=5e-3)
+
+
+def test_an_end_is_improper_where_the_marginal_does_not_fall():
+    at = np.array([0.0, 1.0, 3.0])
+    assert End(0, at, np.array([0.0, -1.0, -1.0])).improper
+    assert End(0, -at, np.array([0.0, -1.0, 5.0])).improper
+    assert not End(0, -at, np.array([0.0, -1.0, -1.2])).improper
+    assert not End(0, at, np.array([0.0, -1.0, -np.inf])).improper
+
+
+def test_an_end_stops_where_no_optimum_of_the_others_is_found():
+    """Beyond 3 the density of the others is flat."""
+
+    def density(x):
+        curved = x[:, 0] < 3.0
+        log_p = np.where(curved, -0.5 * (x**2).sum(1), -0.5 * x[:, 0] ** 2)
+        return log_p, np.column_stack([-x[:, 0], np.where(curved, -x[:, 1], 0.0)])
+
+    low, high = ends(density, gaussian_fit([0.0, 0.0], np.eye(2)), constrained(2, 0), SETTINGS)
+    assert low.at[-1] == -SETTINGS.profile_distances[-1]
+    assert high.at[-1] < 3.0
