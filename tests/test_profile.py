@@ -13,6 +13,7 @@ from tests.densities import gaussian_fit, groups, normals
 
 SETTINGS = FlowVISettings()
 Y = np.random.default_rng(3).normal(0.0, 1.0, 8)
+LOC = np.array([1.0, -2.0, 0.5])
 FACTOR = np.array([[1.0, 0.0, 0.0], [0.9, 0.5, 0.0], [-0.7, 0.3, 0.2]])
 
 
@@ -20,11 +21,11 @@ def constrained(dim, *index):
     return Coordinates.plain(dim)._replace(constrained=np.isin(np.arange(dim), index))
 
 
-def correlated(x, loc=np.array([1.0, -2.0, 0.5])):
+def correlated(x):
     precision = np.linalg.inv(FACTOR @ FACTOR.T)
-    pull = (x - loc) @ precision
+    pull = (x - LOC) @ precision
     constant = -1.5 * np.log(2 * np.pi) - np.log(np.diag(FACTOR)).sum()
-    return constant - 0.5 * (pull * (x - loc)).sum(1), -pull
+    return constant - 0.5 * (pull * (x - LOC)).sum(1), -pull
 
 
 def exact_marginal(log_tau, log_prior, y=Y, mean_sd=5.0):
@@ -70,7 +71,7 @@ def test_marginals_of_a_correlated_gaussian_are_exact():
         i = end.coordinate
         assert np.all(sign * np.diff(end.at) > 0)
         assert len(end.at) == 1 + len(SETTINGS.profile_distances)
-        exact = scipy.stats.norm.logpdf(end.at, [1.0, -2.0, 0.5][i], sds[i])
+        exact = scipy.stats.norm.logpdf(end.at, LOC[i], sds[i])
         np.testing.assert_allclose(end.log_marginal, exact, rtol=1e-6, atol=1e-5)
         assert not end.improper
 

@@ -115,7 +115,8 @@ def test_copies_of_an_angle_are_one():
 
 def test_what_a_share_must_exceed():
     """Three of its standard errors beyond what the fit's own draws find there, and 1%."""
-    draws = weigh(draw_gaussian(normals([1.0], [[0.0, 0.0]], [1.0]), standard_fit(2), np.random.default_rng(0), SETTINGS))
+    density, rng = normals([1.0], [[0.0, 0.0]], [1.0]), np.random.default_rng(0)
+    draws = weigh(draw_gaussian(density, standard_fit(2), rng, SETTINGS))
 
     def certified(*shares):
         return judge(draws, Survey(shares=shares), SETTINGS).certified

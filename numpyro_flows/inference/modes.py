@@ -71,7 +71,7 @@ def _optima(climbs: Climb, modes: list[Mode]) -> list[Mode]:
 def _groups(
     fit: GaussianFit, points: np.ndarray, rng: np.random.Generator, settings: FlowVISettings
 ) -> list[Mode]:
-    """The components of the mixture of Gaussians with the best BIC; none where the points are too degenerate for one."""
+    """The components of the mixture of Gaussians with the best BIC; none where points are too degenerate for one."""
     from sklearn.mixture import GaussianMixture  # here: its import takes a second, and most fits need none
 
     whitened = Whitened.points(fit, points)

@@ -10,10 +10,12 @@ _SHARES = (
     *("max_broken", "heavier", "max_missed", "tempering_ess", "max_cut"),
 )
 # what a certificate is looser by where it is above, or below, its default
-_LOOSER_ABOVE = ("max_khat", "max_broken", "max_missed")
+_LOOSER_ABOVE = ("max_khat", "max_broken", "max_missed", "max_cut", "outside")
 _LOOSER_BELOW = (
     *("min_ess", "sufficient_ess", "min_degrees_of_freedom", "certificate_draws"),
     *("dispersed_starts", "mode_draws", "max_full_dim", "tail_rays"),
+    *("prior_draws", "ladder_draws", "axis_distances", "axis_points", "least_mode_draws", "profiled"),
+    *("particles", "temperatures", "moves", "leapfrog_steps", "settling_moves"),
 )
 _LEAST = {"certificate_draws": 1_000, "mode_draws": 1_000, "refine_draws": 2}  # else nothing can be estimated
 
