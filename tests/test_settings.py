@@ -39,3 +39,4 @@ def test_what_makes_a_certificate_looser():
     assert FlowVISettings().loosened() == ""
     assert FlowVISettings(max_khat=0.5, min_ess=0.9, certificate_draws=50_000).loosened() == ""  # stricter
     assert FlowVISettings(max_khat=1.0, dispersed_starts=2).loosened() == "max_khat=1.0, dispersed_starts=2"
+    assert FlowVISettings(max_cut=0.1, particles=10, profiled=20).loosened() == "max_cut=0.1, particles=10"

@@ -9,6 +9,7 @@ from numpyro_flows.inference.certificate import Draws, log_mean
 from numpyro_flows.inference.exploration import Probe, Share, explore
 from numpyro_flows.inference.gaussian import draw_gaussian, fit_gaussian
 from numpyro_flows.inference.heavy_tails import Tails
+from numpyro_flows.inference.judge import judge
 from numpyro_flows.inference.profile import End
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.survey import Survey, lacking, search, survey_around, weigh
@@ -115,9 +116,8 @@ def test_copies_of_an_angle_are_one():
 
 def test_what_a_share_must_exceed():
     """Three of its standard errors beyond what the fit's own draws find there, and 1%."""
-    draws = weigh(
-        draw_gaussian(normals([1.0], [[0.0, 0.0]], [1.0]), standard_fit(2), np.random.default_rng(0), SETTINGS)
-    )
+    density, rng = normals([1.0], [[0.0, 0.0]], [1.0]), np.random.default_rng(0)
+    draws = weigh(draw_gaussian(density, standard_fit(2), rng, SETTINGS))
 
     def certified(*shares):
         return judge(draws, Survey(shares=shares), SETTINGS).certified
@@ -135,18 +135,18 @@ def test_the_verdict_names_what_is_improper_and_cut():
     density = normals([1.0], [[0.0, 0.0]], [1.0])
     _, draws, survey = surveyed(density)
     assert judge(draws, survey, SETTINGS).certified
-    assert judge(draws, survey._replace(tails=Tails(0.5)), SETTINGS).certified  # heavy, but proper
+    assert judge(draws, survey._replace(tails=Tails(tail_index=0.5)), SETTINGS).certified  # heavy, but proper
     certificate = judge(draws, survey._replace(tails=Tails(0.0)), SETTINGS)
     assert not certificate.certified
     assert certificate.why.startswith("the posterior is improper: far out")
     at = np.linspace(0.0, 20.0, 41)
     for side, where in ((1.0, "upper"), (-1.0, "lower")):
-        end = End(1, side * at, np.full(41, -1.0))
+        end = End(1, side * at, np.full(41, -1.0), "x[1]")
         why = judge(draws, survey._replace(ends=(end,)), SETTINGS).why
         assert why == f"the posterior is improper: the marginal density of x[1] does not fall towards its {where} end"
     extreme = draws.highest[1]
     # from the highest draw on it falls like exp(-away), and 6% of a fit's own mass lie there
-    end = End(1, np.linspace(extreme - 1, extreme + 20, 85), np.log(0.06) - np.linspace(-1.0, 20.0, 85))
+    end = End(1, np.linspace(extreme - 1, extreme + 20, 85), np.log(0.06) - np.linspace(-1.0, 20.0, 85), "x[1]")
     why = judge(draws, survey._replace(ends=(end,)), SETTINGS).why
     assert why == "a neck: about 5.7% of the posterior of x[1] lies above every draw"
 

@@ -105,9 +105,8 @@ def test_most_of_the_first_particles_may_have_density_zero():
 
 
 def test_a_density_that_is_nowhere_finite_has_no_particles():
-    tempered = temper(
-        Whitened(lambda x: (np.full(len(x), np.nan), x), standard_fit(2)), 2, np.random.default_rng(0), SETTINGS
-    )
+    whitened = Whitened(lambda x: (np.full(len(x), np.nan), x), standard_fit(2))
+    tempered = temper(whitened, 2, np.random.default_rng(0), SETTINGS)
     assert not np.isfinite(tempered.log_density).any()
 
 
@@ -120,9 +119,8 @@ def test_particles_have_the_moments_of_a_normal_density():
     z = (runs - mean) / sd
     for moment, expected in ((z.mean(1), 0.0), ((z**2).mean(1), 1.0)):
         error = moment.std(0, ddof=1) / np.sqrt(len(moment))
-        np.testing.assert_array_less(
-            abs(moment.mean(0) - expected), 4.5 * error + 0.02
-        )  # resampling is biased by O(1/n)
+        # resampling has a bias of the order of 1 over the number of particles
+        np.testing.assert_array_less(abs(moment.mean(0) - expected), 4.5 * error + 0.02)
 
 
 @pytest.mark.parametrize(("dim", "least"), [(2, 0.1), (10, 0.0)])

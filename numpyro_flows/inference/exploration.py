@@ -44,7 +44,7 @@ class Share(NamedTuple):
     name: str
     value: float
     se: float
-    cost: int
+    cost: int = 0
 
 
 class Prior(NamedTuple):

@@ -37,9 +37,9 @@ def tails(
     The rays are both sides of every coordinate's axis, random ones, and those through the farthest of the probes that
     follow the posterior, which may lie along no axis.
 
-    Between two distances `r` the log density falls by `a` per unit of `log r`. The index is `a - 1 - k`, where `k`
-    counts the directions across the ray in which the density is as wide as it is far out: none for one
-    heavy-tailed coordinate among others, all for a joint Student-t. A Gaussian's `a` is in the thousands there.
+    Between two far distances `r`, a hundred times apart, the log density falls by `a` per unit of `log r`. The index is
+    `a - 1 - k`, where `k` counts the directions across the ray in which the density is as wide as it is far out: none
+    for one heavy-tailed coordinate among others, all for a joint Student-t. A Gaussian's `a` is in the thousands there.
     """
     dim = fit.loc.size
     sds = fit.scale if fit.scale.ndim == 1 else np.linalg.norm(fit.scale, axis=1)
@@ -50,12 +50,17 @@ def tails(
     rays = rays[rays.any(axis=1)]
     near, far = settings.tail_distances
     density = counted = Counted(density)
-    heights = [density(fit.loc + distance * rays)[0] for distance in (near, far)]
-    falls = (heights[0] - heights[1]) / np.log(far / near)
+    heights = [density(fit.loc + distance * rays)[0] for distance in (near, far, far**2 / near)]
+    falls = -np.diff(heights, axis=0) / np.log(far / near)
     # not finite: the density overflows out there
-    slow = np.flatnonzero(np.isfinite(falls) & (falls < settings.min_degrees_of_freedom + dim))
-    indices = [_index(density, fit, rays[i], falls[i], heights[1][i], periodic, settings) for i in slow]
-    return Tails(min(indices, default=np.inf), counted.num)
+    slow = np.isfinite(falls) & (falls < settings.min_degrees_of_freedom + dim)
+    index = np.inf
+    for i in np.flatnonzero(slow[1]):
+        index = min(index, _index(density, fit, far / near * rays[i], falls[1, i], heights[2][i], periodic, settings))
+    # what the nearer distances show, where there is no farther one: nothing about a density that rises there
+    for i in np.flatnonzero(slow[0] & ~np.isfinite(falls[1]) & (falls[0] > 1.0)):
+        index = min(index, _index(density, fit, rays[i], falls[0, i], heights[1][i], periodic, settings))
+    return Tails(index, counted.num)
 
 
 def _index(

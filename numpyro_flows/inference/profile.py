@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from scipy.interpolate import PchipInterpolator
 
 from numpyro_flows.inference.gaussian import GaussianFit, triangular
 from numpyro_flows.inference.newton import Counted, Density, climb
@@ -15,18 +16,20 @@ class End(NamedTuple):
     """The marginal of a coordinate towards one of its ends.
 
     coordinate: its number, and `name`, its site's.
-    side: "lower" or "upper".
     at: values, from the fit's centre outwards.
     log_marginal: log of `p(x_i, data)` there, with the other coordinates integrated out.
     cost: evaluations of the density.
     """
 
     coordinate: int
-    name: str
-    side: str
     at: Float[np.ndarray, " values"]
     log_marginal: Float[np.ndarray, " values"]
-    cost: int
+    name: str = ""
+    cost: int = 0
+
+    @property
+    def side(self) -> str:
+        return "lower" if self.at[-1] < self.at[0] else "upper"
 
     @property
     def relation(self) -> str:
@@ -36,15 +39,18 @@ class End(NamedTuple):
         """The share of the posterior that lies beyond a value."""
         outward = np.sign(self.at[-1] - self.at[0])
         away = outward * (self.at - value)
-        finer = np.linspace(0.0, max(away[-1], 0.0), 2_000)
-        density = np.exp(np.minimum(np.interp(finer, away, self.log_marginal) - log_evidence, 50.0))
+        if away[-1] <= 0.0:
+            return 0.0
+        finer = np.linspace(max(away[0], 0.0), away[-1], 2_000)
+        smooth = PchipInterpolator(away, self.log_marginal)
+        density = np.exp(np.minimum(smooth(finer) - log_evidence, 50.0))
         return float(np.trapezoid(density, finer))
 
     @property
     def improper(self) -> bool:
         """Whether the marginal does not fall between the two farthest values."""
         last = self.log_marginal[-2:]
-        return bool(np.isfinite(last).all() and last[1] > last[0] - 1e-4 * abs(self.at[-1] - self.at[-2]))
+        return bool(np.isfinite(last).all() and last[1] > last[0] - 3e-4 * abs(self.at[-1] - self.at[-2]))
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
@@ -52,17 +58,17 @@ def ends(density: Density, fit: GaussianFit, coordinates: Coordinates, settings:
     """Both ends of the first constrained coordinates, by Laplace's approximation to the integral over all others.
 
     In a neck the others' conditional distribution is nearly Gaussian, so the approximation is close there. An end stops
-    where no optimum of the others is found.
+    where no optimum of the others is found, or their scales have become too uneven for the arithmetic.
     """
     found = []
     if fit.scale.ndim == 1:
         return found
     for i in np.flatnonzero(coordinates.constrained)[: settings.profiled]:
-        for side, sign in (("lower", -1.0), ("upper", 1.0)):
+        for sign in (-1.0, 1.0):
             counted = Counted(density)
             at, log_marginal = _end(counted, fit, i, sign, settings)
             if len(at) > 1:
-                found.append(End(int(i), str(coordinates.names[i]), side, at, log_marginal, counted.num))
+                found.append(End(int(i), at, log_marginal, str(coordinates.names[i]), counted.num))
     return found
 
 
@@ -73,6 +79,7 @@ def _end(
     others = np.delete(np.arange(dim), i)
     joint = triangular(fit.scale[[i, *others]])  # its first row is the coordinate's, the rest the others' given it
     y, factor = fit.loc[others], joint[1:, 1:]
+    most_uneven = np.finfo(fit.loc.dtype).eps ** -0.4  # beyond, differences of gradients are rounding errors
     at, log_marginal = [], []
     for distance in (0.0, *settings.profile_distances):
         value = fit.loc[i] + sign * distance * joint[0, 0]
@@ -85,7 +92,7 @@ def _end(
             height, log_det = pinned(np.zeros((1, 0)))[0][0], 0.0
         else:
             end = climb(pinned, y[None], factor, settings)
-            if not end.converged[0]:
+            if not end.converged[0] or np.linalg.cond(np.linalg.solve(joint[1:, 1:], end.factor[0])) > most_uneven:
                 break
             y, factor, height = end.x[0], end.factor[0], end.log_density[0]
             log_det = np.linalg.slogdet(factor)[1]

@@ -13,8 +13,9 @@ _SHARES = (
 _LOOSER_ABOVE = ("max_khat", "max_broken", "max_missed", "max_cut", "outside")
 _LOOSER_BELOW = (
     *("min_ess", "sufficient_ess", "min_degrees_of_freedom", "certificate_draws"),
-    *("dispersed_starts", "mode_draws", "max_full_dim", "tail_rays", "prior_draws", "ladder_draws", "axis_points"),
-    *("axis_distances", "particles", "temperatures", "moves", "settling_moves", "profiled"),
+    *("dispersed_starts", "mode_draws", "max_full_dim", "tail_rays"),
+    *("prior_draws", "ladder_draws", "axis_distances", "axis_points", "least_mode_draws", "profiled"),
+    *("particles", "temperatures", "moves", "leapfrog_steps", "settling_moves"),
 )
 _LEAST = {"certificate_draws": 1_000, "mode_draws": 1_000, "refine_draws": 2}  # else nothing can be estimated
 
@@ -197,7 +198,7 @@ class FlowVISettings:
     max_groups: int = 6
 
     profile_distances: tuple[float, ...] = (
-        *(0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0, 10.0, 14.0, 20.0, 30.0, 40.0, 80.0),
+        *(0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0, 10.0, 14.0, 20.0, 30.0, 40.0, 60.0, 80.0, 120.0),
     )
     profiled: int = 8
     max_cut: float = 0.005
