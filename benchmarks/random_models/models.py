@@ -52,15 +52,25 @@ def random_model(number: int) -> RandomModel:
 
 def dimensions(model: Callable, *args: np.ndarray) -> int:
     """Number of unconstrained coordinates."""
-    sites = trace(seed(model, jax.random.key(0))).get_trace(*args).values()
-    latent = [site for site in sites if site["type"] == "sample" and not site["is_observed"] and site["name"] != "y"]
-    shapes = [dist.biject_to(site["fn"].support).inverse_shape(np.shape(site["value"])) for site in latent]
-    return int(sum(np.prod(shape) for shape in shapes))
+    num = 0
+
+    def count() -> None:
+        nonlocal num
+        for site in trace(seed(model, jax.random.key(0))).get_trace(*args).values():
+            if site["type"] == "sample" and site["name"] != "y":
+                num += int(np.prod(dist.biject_to(site["fn"].support).inverse_shape(jnp.shape(site["value"]))))
+
+    jax.eval_shape(count)
+    return num
 
 
 def simulated(model: Callable, number: int, *args: np.ndarray) -> np.ndarray:
     """Data of one draw from the prior, clipped where nothing else is found."""
-    data = np.asarray(Predictive(model, num_samples=DATA_SETS)(jax.random.key(number), *args)["y"])
+
+    def draw(key: jax.Array) -> jax.Array:
+        return Predictive(model, num_samples=DATA_SETS)(key, *args)["y"]
+
+    data = np.asarray(jax.jit(draw)(jax.random.key(number)))
     positive = (data[np.isfinite(data)] > 0).all() and np.issubdtype(data.dtype, np.floating)
     clipped = np.clip(np.nan_to_num(data, nan=1.0), SMALLEST if positive else -LARGEST, LARGEST)
     return clipped[np.argmax((clipped == data).all(1))].astype(data.dtype)
