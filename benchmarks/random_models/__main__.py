@@ -18,13 +18,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import pandas as pd
-from arviz_base import from_dict
-from arviz_stats import summary
 from numpyro.infer import MCMC, NUTS
 
 from benchmarks.random_models.models import RandomModel, random_model
 from benchmarks.results import save
 from numpyro_flows import FlowVI
+
+# isort: split
+from arviz_base import from_dict  # after NumPyro, which it would load lazily
+from arviz_stats import summary
 
 MEAN_BOUND, SD_BOUND, ERRORS = 0.15, 0.12, 4.0
 RUNS = ((1000, 1000, 0.9), (2000, 5000, 0.97))  # warm-up, draws and target acceptance of NUTS: the first, the longer
