@@ -36,6 +36,7 @@ def random_model(number: int) -> RandomModel:
         rows, groups, covariates = int(rng.integers(10, 201)), int(rng.integers(3, 9)), int(rng.integers(1, 6))
         name = str(rng.choice(list(STRUCTURES)))
         likelihood = str(rng.choice(LIKELIHOODS))
+        positive_data = name != "rates" and likelihood in ("Gamma", "Weibull")
         if name == "rates":
             groups = min(groups, rows // 3)
             body, text = rates(rng, groups)
@@ -47,7 +48,8 @@ def random_model(number: int) -> RandomModel:
         group = np.concatenate([np.arange(groups), rng.integers(groups, size=rows)])[:rows]
         dim = dimensions(body, x, group)
         if DIMS[0] <= dim <= DIMS[1]:
-            return RandomModel(f"{text}; {rows} rows", dim, body, (x, group, simulated(body, number, x, group)))
+            y = simulated(body, number, x, group, smallest=SMALLEST if positive_data else -LARGEST)
+            return RandomModel(f"{text}; {rows} rows", dim, body, (x, group, y))
 
 
 def dimensions(model: Callable, *args: np.ndarray) -> int:
@@ -64,15 +66,14 @@ def dimensions(model: Callable, *args: np.ndarray) -> int:
     return num
 
 
-def simulated(model: Callable, number: int, *args: np.ndarray) -> np.ndarray:
+def simulated(model: Callable, number: int, *args: np.ndarray, smallest: float) -> np.ndarray:
     """Data of one draw from the prior, clipped where nothing else is found."""
 
     def draw(key: jax.Array) -> jax.Array:
         return Predictive(model, num_samples=DATA_SETS)(key, *args)["y"]
 
     data = np.asarray(jax.jit(draw)(jax.random.key(number)))
-    positive = (data[np.isfinite(data)] > 0).all() and np.issubdtype(data.dtype, np.floating)
-    clipped = np.clip(np.nan_to_num(data, nan=1.0), SMALLEST if positive else -LARGEST, LARGEST)
+    clipped = np.clip(np.nan_to_num(data, nan=1.0), smallest, LARGEST)
     return clipped[np.argmax((clipped == data).all(1))].astype(data.dtype)
 
 
