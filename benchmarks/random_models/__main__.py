@@ -94,7 +94,7 @@ def row(number: int, drawn: RandomModel, without_nuts: bool, refused_too: bool) 
         finite = np.isfinite(posterior.log_evidence) and all(np.isfinite(x).all() for x in draws.values())
     except Exception as error:  # a crash is a result, and the other models still count
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "numpyro_flows" in frame.filename]
-        where = f"{frames[-1].filename.rpartition('numpyro_flows/')[2]}:{frames[-1].lineno}" if frames else "a benchmark"
+        where = f"{frames[-1].filename.rpartition('numpyro_flows/')[2]}:{frames[-1].lineno}" if frames else "here"
         return values | {"certified": "crash", "why": f"{type(error).__name__} in {where}: {error}"[:500]}
     values |= {"certified": posterior.certified, "why": posterior.why, "nan": not finite}
     values |= {"ess": f"{posterior.ess:.3f}", "khat": f"{posterior.khat:.2f}"}
