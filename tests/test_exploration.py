@@ -18,7 +18,8 @@ def test_infinite_draws_of_the_prior_have_no_mass():
     # a gamma prior of a tiny shape draws 0, which is -inf on the log scale
     rng = np.random.default_rng(0)
     fit = fit_gaussian(normal, rng, np.zeros((1, 2)), SETTINGS)
-    prior = Prior(np.array([[0.0, -np.inf], [0.5, 0.5], [np.nan, 0.0]]), np.array([np.inf, 0.0, np.nan]))
+    x = np.array([[0.5, 0.5], [0.0, -np.inf], [-np.inf, 0.0], [np.nan, 0.0]])
+    prior = Prior(x, np.array([0.0, np.inf, -np.inf, np.nan]))
     probes = explore(normal, fit, prior, rng, SETTINGS)
 
     def log_prob(x):

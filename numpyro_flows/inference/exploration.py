@@ -170,5 +170,8 @@ def _finite(probe: Probe) -> Probe:
     if probe.log_proposal is None:
         return probe._replace(x=probe.x[usable], log_density=probe.log_density[usable])
     # draws of zero density count in the mean
-    x, log_density = np.where(usable[:, None], probe.x, 0.0), np.where(usable, probe.log_density, -np.inf)
-    return probe._replace(x=x, log_density=log_density)
+    return probe._replace(
+        x=np.where(usable[:, None], probe.x, 0.0),
+        log_density=np.where(usable, probe.log_density, -np.inf),
+        log_proposal=np.where(usable, probe.log_proposal, 0.0),
+    )
