@@ -207,3 +207,15 @@ def test_two_kinds_of_draws_agree_about_many_modes():
     for name in (LADDER, PRIOR):
         assert abs(shares[name].value - 0.3 / 0.7) < 3 * shares[name].se
     assert np.isclose(logsumexp(np.log(weights)), 0.0)
+
+
+def test_infinite_draws_of_the_prior_have_no_mass():
+    # a gamma prior of a tiny shape draws 0, which is -inf on the log scale
+    rng = np.random.default_rng(0)
+    fit, normal = standard_fit(2), normals([1.0], [[0.0, 0.0]], [1.0])
+    x = np.array([[0.5, 0.5], [0.0, -np.inf], [-np.inf, 0.0], [np.nan, 0.0]])
+    prior = Prior(x, np.array([0.0, np.inf, -np.inf, np.nan]))
+    probes = explore(normal, fit, prior, rng, SETTINGS)
+    points, shares = suspects(probes, log_prob_of(fit), 0.0, rng, SETTINGS)
+    assert points.shape == (0, 2)
+    assert shares == ()

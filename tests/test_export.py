@@ -1,5 +1,8 @@
 """Fits as ArviZ's data."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -202,6 +205,22 @@ def test_counts():
         y, rate = predictions["y"].to_numpy(), draws["rate"].to_numpy()
         assert np.issubdtype(y.dtype, np.integer)
         assert abs((y - rate).mean()) < 4.5 * np.sqrt(rate.mean() / y.size)
+
+
+@pytest.mark.slow  # a process of its own imports everything
+def test_arviz_imported_before_numpyro():
+    # then NumPyro is loaded lazily, and `numpyro.infer` lacks the modules that ArviZ reads
+    script = """
+import arviz_base
+from numpyro.infer import MCMC
+import numpyro, numpyro.distributions as dist
+from arviz_base.io_numpyro import infer_dims
+from numpyro_flows.inference.to_arviz import _complete_numpyro
+_complete_numpyro()
+print(infer_dims(lambda: numpyro.sample("x", dist.Normal())))
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert result.stdout.strip() == "{}", result.stderr
 
 
 def test_rejects_no_draws(posterior):

@@ -167,9 +167,13 @@ def _on_axes(fit: GaussianFit, rng: np.random.Generator, settings: FlowVISetting
 
 
 def _finite(probe: Probe) -> Probe:
-    """Without points at which the density is zero or broken."""
-    usable = np.isfinite(probe.log_density)
+    """Without points at which the density is zero or broken, or that are infinite, as a draw of 0 is on a log scale."""
+    usable = np.isfinite(probe.log_density) & np.isfinite(probe.x).all(axis=1)
     if probe.log_proposal is None:
         return probe._replace(x=probe.x[usable], log_density=probe.log_density[usable])
     # draws of zero density count in the mean
-    return probe._replace(log_density=np.where(usable, probe.log_density, -np.inf))
+    return probe._replace(
+        x=np.where(usable[:, None], probe.x, 0.0),
+        log_density=np.where(usable, probe.log_density, -np.inf),
+        log_proposal=np.where(usable, probe.log_proposal, 0.0),
+    )

@@ -1,5 +1,6 @@
 """A fit as ArviZ's data: an xarray DataTree of draws, weights, predictions and likelihoods."""
 
+import importlib
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -7,6 +8,7 @@ import arviz_base
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 import xarray as xr
 from arviz_base.io_numpyro import infer_dims
 from jaxtyping import Array, ArrayLike, PRNGKeyArray
@@ -150,6 +152,7 @@ class Layout(NamedTuple):
             }
 
         values = jax.jit(observed)()  # within jit: op by op, a model takes seconds
+        _complete_numpyro()
         return cls(infer_dims(posterior.model, args, kwargs), sizes, values)
 
     def require_known(self, coords: Any) -> None:
@@ -209,3 +212,14 @@ def attributes(posterior: Result) -> dict[str, Any]:
         "sampling_time": float(sum(posterior.seconds.values())),
         "gradient_evaluations": int(sum(posterior.gradient_evaluations.values())),
     }
+
+
+def _complete_numpyro() -> None:
+    """Make the modules that ArviZ's `infer_dims` reads attributes of their packages.
+
+    ArviZ loads NumPyro lazily. Where it is imported before NumPyro, `from numpyro.infer import MCMC` runs that package
+    twice, and the second copy lacks its modules.
+    """
+    for package, name in ((numpyro.infer, "initialization"), (numpyro.ops, "pytree")):
+        if not hasattr(package, name):
+            setattr(package, name, importlib.import_module(f"{package.__name__}.{name}"))
