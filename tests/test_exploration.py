@@ -17,7 +17,8 @@ TEMPERED, PRIOR = "tempered particles", "draws of the prior"
 
 
 def prior_of(mixture, num=SETTINGS.prior_draws):
-    x = draws_of_normals(*mixture, num, np.random.default_rng(5))
+    weights, means, sds = mixture
+    x = draws_of_normals(weights, means, sds, num, np.random.default_rng(5))
     return Prior(x, normals(*mixture)(x)[0])
 
 

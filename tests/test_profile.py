@@ -48,14 +48,15 @@ PRIORS = {
         lambda t: 1 - 2 / (1 + np.exp(-2 * t)),
     ),
     "Gamma(0.1, 0.1)": (
-        lambda t: 0.1 * t - 0.1 * np.exp(t) + scipy.stats.gamma(0.1, scale=10.0).logpdf(1.0) + 0.1,
+        lambda t: 0.1 * t - 0.1 * np.exp(t) + scipy.stats.gamma.logpdf(1.0, 0.1, scale=10.0) + 0.1,
         lambda t: 0.1 - 0.1 * np.exp(t),
     ),
 }
 
 
 def both_ends(prior, y=Y, mean_sd=5.0):
-    density = groups(*prior, y, mean_sd)
+    log_prior, slope = prior
+    density = groups(log_prior, slope, y, mean_sd)
     dim = y.size + 2
     fit = fit_gaussian(density, np.random.default_rng(0), np.random.default_rng(1).uniform(-2, 2, (8, dim)), SETTINGS)
     return ends(density, fit, constrained(dim, 1), SETTINGS)

@@ -27,7 +27,7 @@ from numpyro_flows import FlowVI
 
 # isort: split
 from arviz_base import from_dict  # after NumPyro, which it would load lazily
-from arviz_stats import summary
+from arviz_stats.summary import summary
 
 MEAN_BOUND, SD_BOUND, ERRORS = 0.15, 0.12, 4.0
 RUNS = ((1000, 1000, 0.9), (2000, 5000, 0.97))  # warm-up, draws and target acceptance of NUTS: the first, the longer
@@ -57,7 +57,7 @@ def reference(drawn: RandomModel, number: int) -> tuple[pd.DataFrame | None, str
         draws = {name: np.asarray(x, np.float64) for name, x in mcmc.get_samples(group_by_chain=True).items()}
         divergent = float(np.mean(mcmc.get_extra_fields(group_by_chain=True)["diverging"]))
         with np.errstate(divide="ignore", invalid="ignore"):  # scalars that never change
-            table = pd.DataFrame(summary(from_dict({"posterior": draws}), kind="all", round_to="none"))
+            table: Any = pd.DataFrame(summary(from_dict({"posterior": draws}), kind="all", round_to="none"))
         table = table[table["sd"] > 1e-6 * table["mean"].abs()]
         rhat, ess = table["r_hat"].max(), table[["ess_bulk", "ess_tail"]].min(axis=None)
         text = f"NUTS: r-hat {rhat:.3f}, ESS {ess:.0f}, {divergent:.1%} divergent, {time.perf_counter() - start:.0f} s"
@@ -66,7 +66,8 @@ def reference(drawn: RandomModel, number: int) -> tuple[pd.DataFrame | None, str
     return None, text
 
 
-def compared(fit: pd.DataFrame, nuts: pd.DataFrame) -> Errors:
+def compared(fit: Any, nuts: Any) -> Errors:
+    """Of two tables by ArviZ."""
     fit = fit.loc[nuts.index]
     columns = ["mean", "sd", "mcse_mean", "mcse_sd"]
     both = np.isfinite(fit[columns]).all(axis=1)

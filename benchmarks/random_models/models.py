@@ -1,7 +1,7 @@
 """Small NumPyro models as users write them, drawn at random from a seed, with data drawn from the model's own prior."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,11 @@ LARGEST = 1e4  # of a simulated value
 SMALLEST = 1e-4  # of a simulated positive value
 DATA_SETS = 20  # from the prior, of which the first within these bounds is taken
 LIKELIHOODS = ("Normal", "StudentT", "Poisson", "Bernoulli", "NegativeBinomial", "Gamma", "Weibull")
+
+
+def site(*args: Any, **kwargs: Any) -> jax.Array:
+    """`numpyro.sample`, whose type is wider."""
+    return jnp.asarray(numpyro.sample(*args, **kwargs))
 
 
 class RandomModel(NamedTuple):
@@ -97,9 +102,9 @@ def regression(rng: np.random.Generator, covariates: int, groups: int) -> tuple[
     intercept, slopes = location(rng), location(rng, float(rng.choice([0.5, 1.0])))
 
     def predictor(x: jax.Array, group: jax.Array) -> jax.Array:
-        a = numpyro.sample("a", intercept)
+        a = site("a", intercept)
         with numpyro.plate("covariates", covariates):
-            beta = numpyro.sample("beta", slopes)
+            beta = site("beta", slopes)
         return a + x @ beta
 
     return predictor, f"regression on {covariates} ({described(intercept, slopes)})"
@@ -114,17 +119,17 @@ def group_effects(rng: np.random.Generator, covariates: int, groups: int, centre
         return dist.StudentT(4.0, loc, size) if heavy else dist.Normal(loc, size)
 
     def predictor(x: jax.Array, group: jax.Array) -> jax.Array:
-        mu, tau = numpyro.sample("mu", mean), numpyro.sample("tau", scale)
+        mu, tau = site("mu", mean), site("tau", scale)
         with numpyro.plate("groups", groups):
             if centred:
-                alpha = numpyro.sample("alpha", effects(mu, tau))
+                alpha = site("alpha", effects(mu, tau))
             else:
-                z = numpyro.sample("z", effects(0.0, 1.0))
-                alpha = numpyro.deterministic("alpha", mu + tau * z)
+                z = site("z", effects(0.0, 1.0))
+                alpha = jnp.asarray(numpyro.deterministic("alpha", mu + tau * z))
         if covariates == 0:
             return alpha[group]
         with numpyro.plate("covariates", covariates):
-            beta = numpyro.sample("beta", slopes)
+            beta = site("beta", slopes)
         return alpha[group] + x[:, :covariates] @ beta
 
     kind = f"{groups} {'Student-t' if heavy else 'normal'} {'' if centred else 'non-'}centred groups"
@@ -146,12 +151,12 @@ def mixing(rng: np.random.Generator, covariates: int, groups: int) -> tuple[Pred
     intercept, size = location(rng), location(rng) if rng.random() < 0.5 else positive(rng)
 
     def predictor(x: jax.Array, group: jax.Array) -> jax.Array:
-        a, b = numpyro.sample("a", intercept), numpyro.sample("b", size)
+        a, b = site("a", intercept), site("b", size)
         if covariates == 2:
-            share = numpyro.sample("share", dist.Beta(concentration, 2.0))
+            share = site("share", dist.Beta(concentration, 2.0))
             weights = numpyro.deterministic("weights", jnp.stack([share, 1 - share]))
         else:
-            weights = numpyro.sample("weights", dist.Dirichlet(jnp.full(covariates, concentration)))
+            weights = site("weights", dist.Dirichlet(jnp.full(covariates, concentration)))
         return a + b * (x[:, :covariates] @ weights)
 
     weights = "a Beta weight" if covariates == 2 else f"Dirichlet weights of {covariates}"
@@ -166,13 +171,13 @@ def correlated(rng: np.random.Generator, covariates: int, groups: int) -> tuple[
 
     def predictor(x: jax.Array, group: jax.Array) -> jax.Array:
         with numpyro.plate("effects", effects):
-            mu = numpyro.sample("mu", mean)
-            tau = numpyro.sample("tau", scale)
-        cholesky = numpyro.sample("L", dist.LKJCholesky(effects, eta))
+            mu = site("mu", mean)
+            tau = site("tau", scale)
+        cholesky = site("L", dist.LKJCholesky(effects, eta))
         numpyro.deterministic("correlation", cholesky @ cholesky.T)
         with numpyro.plate("groups", groups):
-            z = numpyro.sample("z", dist.Normal(0.0, 1.0).expand([effects]).to_event(1))
-        b = numpyro.deterministic("b", mu + (z * tau) @ cholesky.T)
+            z = site("z", dist.Normal(0.0, 1.0).expand([effects]).to_event(1))
+        b = jnp.asarray(numpyro.deterministic("b", mu + (z * tau) @ cholesky.T))
         covariate = jnp.concatenate([jnp.ones((len(x), 1)), x[:, : effects - 1]], axis=1)
         return (b[group % groups] * covariate).sum(1)
 
@@ -186,9 +191,9 @@ def observed(rng: np.random.Generator, likelihood: str, predictor: Predictor) ->
 
     def model(x: jax.Array, group: jax.Array, y: jax.Array | None = None) -> None:
         eta = predictor(x, group)
-        s = numpyro.sample("sigma" if likelihood in ("Normal", "StudentT") else "shape", prior) if scaled else 1.0
+        s = site("sigma" if likelihood in ("Normal", "StudentT") else "shape", prior) if scaled else 1.0
         if likelihood == "StudentT":
-            nu = numpyro.sample("nu", dist.Gamma(2.0, 0.1)) if degrees else 4.0
+            nu = site("nu", dist.Gamma(2.0, 0.1)) if degrees else 4.0
             outcome = dist.StudentT(nu, eta, s)
         else:
             outcome = {
@@ -200,7 +205,7 @@ def observed(rng: np.random.Generator, likelihood: str, predictor: Predictor) ->
                 "Weibull": lambda: dist.Weibull(jnp.exp(eta), s),
             }[likelihood]()
         with numpyro.plate("rows", len(x)):
-            numpyro.sample("y", outcome, obs=y)
+            site("y", outcome, obs=y)
 
     return model, f"{likelihood} ({described(prior)})" if scaled else likelihood
 
@@ -211,17 +216,17 @@ def rates(rng: np.random.Generator, groups: int) -> tuple[Callable, str]:
 
     def model(x: jax.Array, group: jax.Array, y: jax.Array | None = None) -> None:
         if hyper:
-            center = numpyro.sample("center", dist.Beta(2.0, 2.0) if binary else dist.LogNormal(0.0, 1.0))
-            size = numpyro.sample("size", prior)
+            center = site("center", dist.Beta(2.0, 2.0) if binary else dist.LogNormal(0.0, 1.0))
+            size = site("size", prior)
         else:
             center, size = 0.4, 2.0
         with numpyro.plate("groups", groups):
             if binary:
-                rate = numpyro.sample("rate", dist.Beta(center * size, (1 - center) * size))
+                rate = site("rate", dist.Beta(center * size, (1 - center) * size))
             else:
-                rate = numpyro.sample("rate", dist.Gamma(size, size / center))
+                rate = site("rate", dist.Gamma(size, size / center))
         with numpyro.plate("rows", len(x)):
-            numpyro.sample("y", dist.Bernoulli(rate[group]) if binary else dist.Poisson(rate[group]), obs=y)
+            site("y", dist.Bernoulli(rate[group]) if binary else dist.Poisson(rate[group]), obs=y)
 
     kind = "Beta probabilities; Bernoulli" if binary else "Gamma rates; Poisson"
     return model, f"{groups} {kind}" + (f"; their mean and size unknown ({described(prior)})" if hyper else "")
