@@ -69,8 +69,8 @@ def test_what_is_known_of_coordinates():
         numpyro.sample("weights", dist.Dirichlet(jnp.ones(3)))
         numpyro.sample("phi", dist.VonMises(0.0, 1.0).expand([2]))
 
-    model = numpyro.handlers.reparam(model, config={"phi": CircularReparam()})
-    coordinates = Target(model, jax.random.key(0)).coordinates
+    circular = numpyro.handlers.reparam(model, config={"phi": CircularReparam()})
+    coordinates = Target(circular, jax.random.key(0)).coordinates
     angles = ["phi_unwrapped[0]", "phi_unwrapped[1]"]
     assert list(coordinates.names) == ["tau", "x[0]", "x[1]", "weights[0]", "weights[1]", *angles]
     np.testing.assert_array_equal(coordinates.constrained, [True, False, False, True, True, False, False])
