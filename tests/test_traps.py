@@ -293,3 +293,19 @@ def test_a_trap_is_not_certified_and_the_cause_is_named(x64, name, cause):
         posterior = FlowVI(case.model, progress_bar=False, **case.settings).run(jax.random.key(0), *case.args)
     assert not posterior.certified
     assert re.search(cause, posterior.why)
+
+
+def test_a_verdict_says_how_hard_it_looked():
+    def model():
+        numpyro.sample("x", dist.Normal(0.0, 1.0))
+
+    fits = {verify: FlowVI(model, verify=verify, progress_bar=False) for verify in ("weights", "auto", "thorough")}
+    fits = {verify: fit.run(jax.random.key(0)) for verify, fit in fits.items()}
+    assert all(fit.certified for fit in fits.values())
+    assert "not checked by a search elsewhere" in fits["weights"].verdict()
+    assert [check.name for check in fits["weights"].certificate.checks if check.run] == ["weights"]
+    assert "checked by weights, draws of the prior" in fits["auto"].verdict()
+    costs = {verify: sum(check.cost for check in fit.certificate.checks[1:]) for verify, fit in fits.items()}
+    assert 0 == costs["weights"] < 5 * costs["auto"] < costs["thorough"]
+    with pytest.raises(ValueError, match="verify expected"):
+        FlowVI(model, verify="none")  # pyright: ignore[reportArgumentType]
