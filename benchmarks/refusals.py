@@ -1,6 +1,6 @@
 """Where FlowVI is wrong it must say so: three kinds of posteriors that it cannot fit, or not with what it is given.
 
-    uv run --group benchmarks python -m benchmarks.refusals [--seeds 20]
+    uv run --group benchmarks python -m benchmarks.refusals [--seeds 5]
 
 Each is fitted with the seeds 0..N-1. A certificate is wrong where the draws are: a mode is missing.
 Printed and saved for each case: how many fits were certified, and how often
@@ -58,7 +58,7 @@ CASES = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", help="cases whose name contains this")
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
