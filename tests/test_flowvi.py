@@ -99,12 +99,14 @@ def test_what_is_not_certified_says_so(capsys):
         return TINY(key, dim)
 
     made: list[int] = []
-    with pytest.warns(UserWarning, match="the fit is not certified: heavy tails: .* with 1 degrees of freedom"):
+    with pytest.warns(UserWarning, match="the fit is not certified: .*k-hat"):
         posterior = FlowVI(heavy, AutoFlow(heavy, flow), num_steps=0, progress_bar=False).run(jax.random.key(0))
     assert not posterior.certified
     assert not made  # without steps of training there is no flow to compile
     posterior.print_summary()
-    assert capsys.readouterr().out.startswith("NOT CERTIFIED: heavy tails")
+    assert capsys.readouterr().out.startswith("NOT CERTIFIED: ")
+    assert posterior.certificate.tail_index == pytest.approx(1.0, abs=0.01)
+    assert "heavy tails, of index 1" in posterior.verdict()
 
 
 def test_settings_are_those_that_were_given():
@@ -121,7 +123,7 @@ def test_a_certificate_by_looser_settings_says_so_and_is_not_in_the_file(setting
     model = banana if "max_khat" in setting else conjugate
     data = () if model is banana else (DATA,)
     loose = FlowVISettings(num_steps=0, **setting)
-    posterior = FlowVI(model, settings=loose, progress_bar=False).run(jax.random.key(0), *data)
+    posterior = FlowVI(model, settings=loose, verify="weights", progress_bar=False).run(jax.random.key(0), *data)
     assert posterior.certified
     assert posterior.verdict().startswith("CERTIFIED, by looser settings than the default: ")
     posterior.save(tmp_path / "fit")
@@ -185,14 +187,14 @@ def test_a_model_without_second_derivatives():
 
 
 def test_a_missed_mode():
-    """30% at -4, 70% at 4: weights see nothing, the search from dispersed starts does."""
+    """30% at -4, 70% at 4: weights see nothing, the search elsewhere does."""
 
     def model():
         x = numpyro.sample("x", dist.ImproperUniform(dist.constraints.real_vector, (), (2,)))
         modes = [dist.Normal(place, 1).to_event(1).log_prob(x) for place in (jnp.full(2, -3.0), jnp.full(2, 3.0))]
         numpyro.factor("modes", jnp.logaddexp(jnp.log(0.3) + modes[0], jnp.log(0.7) + modes[1]))
 
-    with pytest.warns(UserWarning, match="a mode that the fit lacks holds about 30% of the posterior"):
+    with pytest.warns(UserWarning, match="a search found elsewhere about (2[6-9]|3[0-4])% of the posterior"):
         posterior = FlowVI(model, progress_bar=False).run(jax.random.key(0))
     assert not posterior.certified
     assert posterior.ess > 0.99

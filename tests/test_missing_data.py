@@ -74,7 +74,10 @@ def test_export_and_file(posterior, tmp_path):
     loaded = FlowPosterior.load(tmp_path / "fit", missing, Y)
     again, draws = (p.sample(jax.random.key(1), 20) for p in (loaded, posterior))
     np.testing.assert_allclose(again["y_unobserved"], draws["y_unobserved"], atol=1e-5)
-    assert loaded.verdict() == posterior.verdict()
+    lines = [
+        line for line in posterior.verdict().splitlines() if "checked by" not in line
+    ]  # which a file does not keep
+    assert loaded.verdict().splitlines() == lines
 
 
 @pytest.mark.slow

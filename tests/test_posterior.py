@@ -91,7 +91,9 @@ def test_the_guide_is_numpyros(posterior):
 def test_save_and_load(posterior, tmp_path):
     posterior.save(tmp_path / "fit")
     again = FlowPosterior.load(tmp_path / "fit", banana, Z)
-    assert again.certificate == posterior.certificate
+    # a file keeps the weights, and not what was searched elsewhere
+    beside = {"checks": (), "log_evidence_se": again.log_evidence_se}
+    assert again.certificate == posterior.certificate._replace(**beside)
     np.testing.assert_array_equal(again.losses, posterior.losses)
     draws = posterior.sample(jax.random.key(3), 50)
     np.testing.assert_allclose(again.sample(jax.random.key(3), 50)["both"], draws["both"], rtol=1e-4)
@@ -106,7 +108,8 @@ def test_summary_says_the_verdict_first(posterior, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "CERTIFIED"
     assert any(line.startswith("both") for line in lines)
-    assert "khat" in lines[3]
+    assert any(line.startswith("checked by weights, ") for line in lines)
+    assert any("khat" in line for line in lines)
     assert not any("too heavy" in line for line in lines)
     row = posterior.summary().loc["y"]
     assert abs(row["mean"] - MOMENTS["y"][0]) < 4.5 * row["mcse_mean"]

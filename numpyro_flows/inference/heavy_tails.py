@@ -54,6 +54,8 @@ def tails(
     falls = -np.diff(heights, axis=0) / np.log(far / near)
     # not finite: the density overflows out there
     slow = np.isfinite(falls) & (falls < settings.min_degrees_of_freedom + dim)
+    # a plateau this low is where a constraint's arithmetic ends; a power law is higher
+    slow &= np.array(heights[1:]) > density(fit.loc[None])[0] - 100.0 - 20.0 * dim
     index = np.inf
     for i in np.flatnonzero(slow[1]):
         index = min(index, _index(density, fit, far / near * rays[i], falls[1, i], heights[2][i], periodic, settings))

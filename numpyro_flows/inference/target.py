@@ -277,7 +277,7 @@ def _coordinates(name: str, site: dict[str, Any]) -> Coordinates:
     names = [f"{name}{list(index)}" if shape else name for index in np.ndindex(shape)]
     inner = transform.base_transform if isinstance(transform, IndependentTransform) else transform
     constrained = not isinstance(inner, IdentityTransform)
-    periodic = name.endswith("_unwrapped") and isinstance(site["fn"], ImproperUniform)
+    periodic = name.endswith("unwrapped") and isinstance(site["fn"], ImproperUniform)
     return Coordinates(np.array(names), np.full(len(names), constrained), np.full(len(names), periodic))
 
 
