@@ -20,7 +20,7 @@ from benchmarks.traps.case import Case, Truth, normals
 from benchmarks.traps.cases import CASES
 from benchmarks.traps.scoring import score
 from benchmarks.traps.truth import PROBABILITIES, by_grid, by_importance, in_chunks, weighted_moments
-from numpyro_flows import FlowVI
+from numpyro_flows import FlowPosterior, FlowVI
 
 QUICK_PRIORS = {
     "spike-and-slab prior, 2 dimensions, spike 0.001": 50_000,
@@ -295,7 +295,7 @@ def test_a_trap_is_not_certified_and_the_cause_is_named(x64, name, cause):
     assert re.search(cause, posterior.why)
 
 
-def test_a_verdict_says_how_hard_it_looked():
+def test_a_verdict_says_how_hard_it_looked(tmp_path):
     def model():
         numpyro.sample("x", dist.Normal(0.0, 1.0))
 
@@ -307,5 +307,7 @@ def test_a_verdict_says_how_hard_it_looked():
     assert "checked by weights, draws of the prior" in fits["auto"].verdict()
     costs = {verify: sum(check.cost for check in fit.certificate.checks[1:]) for verify, fit in fits.items()}
     assert 0 == costs["weights"] < 5 * costs["auto"] < costs["thorough"]
+    fits["weights"].save(tmp_path / "fit")
+    assert "by its weights alone" in FlowPosterior.load(tmp_path / "fit", model).why
     with pytest.raises(ValueError, match="verify expected"):
         FlowVI(model, verify="none")  # pyright: ignore[reportArgumentType]

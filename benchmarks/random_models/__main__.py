@@ -1,4 +1,4 @@
-"""Default FlowVI on random small models: crashes, what is certified, and whether NUTS agrees with what is.
+"""Fit random small models by default FlowVI: count crashes and certificates, and compare certified fits with NUTS.
 
     uv run --group benchmarks python -m benchmarks.random_models [--models 200] [--first 0] [--float32]
         [--without-nuts] [--refused-too]

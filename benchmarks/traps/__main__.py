@@ -1,4 +1,4 @@
-"""Default FlowVI on densities that weights alone judge wrongly: what is certified, and is it right?
+"""Fit densities on which importance weights alone mislead: count certified fits, and compare them with exact answers.
 
     uv run --group benchmarks python -m benchmarks.traps [--seeds 5] [--only TEXT]
 

@@ -210,7 +210,10 @@ def _refusal(posterior: Result) -> str:
     if not posterior.certificate.certified:
         return posterior.certificate.why
     loosened = posterior._settings.loosened()
-    return f"it was certified by looser settings than the default: {loosened}" if loosened else ""
+    if loosened:
+        return f"it was certified by looser settings than the default: {loosened}"
+    searched = all(check.run for check in posterior.certificate.checks if check.name == "a search elsewhere")
+    return "" if searched else 'it was certified by its weights alone: verify="weights"'
 
 
 def _sites_of(target: Target | StoredSites) -> Sites | None:
