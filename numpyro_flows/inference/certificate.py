@@ -58,6 +58,11 @@ class Certificate(NamedTuple):
             probability falls like `r^-index`. With 2 or less there is no variance, with 1 or less no mean: read
             medians and quantiles. Infinite for ordinary tails.
         checks: what the verdict is based on, and what each check cannot see.
+        by: "weights", or "mcmc" where the draws are Markov chains'. Of chains `certified` is r-hat < 1.01 with bulk and
+            tail ESS > 400, and `khat`, `ess`, `max_weight`, `elbo` are NaN.
+        rhat: of chains, the largest rank-normalised r-hat of any unconstrained coordinate.
+        ess_bulk: the smallest bulk ESS, in draws.
+        ess_tail: the smallest tail ESS, in draws.
 
     Weights see only where q has draws: a mode that q misses leaves them all perfect. So other checks stand beside them.
     """
@@ -74,6 +79,10 @@ class Certificate(NamedTuple):
     num_draws: int
     tail_index: float = float("inf")
     checks: tuple[Check, ...] = ()
+    by: str = "weights"
+    rhat: float = float("nan")
+    ess_bulk: float = float("nan")
+    ess_tail: float = float("nan")
 
     @classmethod
     def unknown(cls, why: str, num_draws: int = 0) -> "Certificate":

@@ -15,9 +15,14 @@ _BLIND = {
 }
 
 
-def checks_of(survey: Survey, num_draws: int) -> tuple[Check, ...]:
-    """The checks that a survey and `num_draws` weights are."""
-    checks = [Check("weights", f"of {num_draws:,} draws", num_draws, "anything where the fit has no draws")]
+def of_weights(num_draws: int) -> Check:
+    """The check that `num_draws` weights are."""
+    return Check("weights", f"of {num_draws:,} draws", num_draws, "anything where the fit has no draws")
+
+
+def checks_of(survey: Survey, of_draws: Check) -> tuple[Check, ...]:
+    """The checks that draws and a survey are."""
+    checks = [of_draws]
     if survey.left_out:
         return (*checks, Check("a search elsewhere", f"not run: {survey.left_out}", 0, "everything"))
     if not survey.probes:

@@ -5,6 +5,7 @@ variational inference refines the best. No learning rate to choose. All of it ru
 function, the density with its gradient: algebra of this size is faster in NumPy than XLA is to compile it.
 """
 
+import contextlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -54,6 +55,17 @@ def fit_gaussian(
         if best is None or other.elbo > best.elbo:
             best = other
     return GaussianFit(best.loc, triangular(best.factor), best.elbo, climbs)
+
+
+def moment_matched(x: Float[np.ndarray, "draws dim"], settings: FlowVISettings) -> GaussianFit:
+    """The Gaussian with the mean and the covariance of draws; of few draws, or many dimensions, a diagonal one."""
+    num, dim = x.shape
+    loc, sds = x.mean(0), x.std(0) + np.finfo(x.dtype).tiny
+    scale = sds
+    if dim <= settings.max_full_dim and num >= 5 * dim:
+        with contextlib.suppress(np.linalg.LinAlgError):  # draws on a line, but for rounding
+            scale = sds[:, None] * np.linalg.cholesky(np.cov((x - loc) / sds, rowvar=False).reshape(dim, dim))
+    return GaussianFit(loc, scale, -np.inf, no_climbs(loc))
 
 
 def _candidates(climbs: Climb, num: int) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -1,30 +1,51 @@
 """The verdict on a fit: what the weights of fresh draws say, and what was seen elsewhere."""
 
 import numpy as np
+from jaxtyping import Float
 
 from numpyro_flows.inference.certificate import Certificate, certify
-from numpyro_flows.inference.checks import checks_of
+from numpyro_flows.inference.checks import checks_of, of_weights
 from numpyro_flows.inference.profile import End
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.survey import Survey, Weighed, lacking
 
 
 def judge(draws: Weighed, survey: Survey, settings: FlowVISettings) -> Certificate:
-    """The verdict on fresh draws of a fit. The evidence's error contains what the fit may lack."""
+    """The verdict on fresh draws of a fit."""
     finite = np.abs(draws.log_density[np.isfinite(draws.log_density)])
     resolution = float(np.spacing(finite.max())) if finite.size else 0.0
     certificate = certify(draws.log_weight, resolution, settings)
     certificate = certificate._replace(
-        checks=checks_of(survey, certificate.num_draws), tail_index=survey.tails.tail_index
+        checks=checks_of(survey, of_weights(certificate.num_draws)), tail_index=survey.tails.tail_index
     )
     if np.isnan(certificate.elbo):
         return certificate
     missed = lacking(survey, draws, settings)
-    cut = [(end, _share_beyond(end, draws, certificate.log_evidence)) for end in survey.ends]
+    return with_survey(certificate, missed, draws.lowest, draws.highest, survey, settings)
+
+
+def with_survey(
+    certificate: Certificate,
+    missed: float,
+    lowest: Float[np.ndarray, " dim"],
+    highest: Float[np.ndarray, " dim"],
+    survey: Survey,
+    settings: FlowVISettings,
+) -> Certificate:
+    """The verdict with what was seen where no draws are; the evidence's error contains what they may lack.
+
+    Args:
+        certificate: what the draws themselves say.
+        missed: share of the posterior that they lack.
+        lowest: the draws' range begins here, and ends at `highest`.
+        survey: what was seen.
+    """
+    cut = [(end, _share_beyond(end, lowest, highest, certificate.log_evidence)) for end in survey.ends]
     causes = [survey.left_out] if survey.left_out else []
     if missed > settings.max_missed:
         names = ", ".join(share.name for share in survey.shares if share.value > settings.max_missed)
-        causes.append(f"a search found elsewhere about {missed:.0%} of the posterior, which the fit lacks ({names})")
+        which = "the fit lacks" if certificate.by == "weights" else "the draws lack"
+        causes.append(f"a search found elsewhere about {missed:.0%} of the posterior, which {which} ({names})")
     if survey.tails.tail_index <= 0.0:
         causes.append("the posterior is improper: far out its density falls too slowly for any integral to exist")
     causes += [
@@ -45,8 +66,8 @@ def judge(draws: Weighed, survey: Survey, settings: FlowVISettings) -> Certifica
     return certificate._replace(certified=False, why="; ".join(causes))
 
 
-def _share_beyond(end: End, draws: Weighed, log_evidence: float) -> float:
-    """The share of the posterior beyond the fit's farthest draw."""
-    extreme = draws.lowest if end.side == "lower" else draws.highest
+def _share_beyond(end: End, lowest: np.ndarray, highest: np.ndarray, log_evidence: float) -> float:
+    """The share of the posterior beyond the farthest draw."""
+    extreme = lowest if end.side == "lower" else highest
     beyond = end.beyond(float(extreme[end.coordinate]), log_evidence)
     return beyond / (1.0 + beyond)

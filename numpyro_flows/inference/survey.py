@@ -77,7 +77,7 @@ def survey_around(
     try:
         while True:
             draws = weigh(draw_gaussian(density, gaussian, rng, settings))
-            survey = _survey(density, rng, gaussian, prior, coordinates, draws, settings)
+            survey = _searched(density, rng, gaussian, prior, coordinates, draws, settings)
             if lacking(survey, draws, settings) <= settings.heavier or not survey.modes:
                 return gaussian, draws, survey
             other = fit_gaussian(density, rng, np.stack([mode.loc for mode in survey.modes]), settings)
@@ -90,7 +90,25 @@ def survey_around(
         return gaussian, draws, Survey(left_out=left_out)
 
 
-def _survey(
+def look_around(
+    density: Density,
+    rng: np.random.Generator,
+    gaussian: GaussianFit,
+    prior: Prior,
+    coordinates: Coordinates,
+    settings: FlowVISettings,
+) -> Survey:
+    """Tails, ends of marginals, and probes around a Gaussian, which `search` compares with a fit."""
+    probes = tuple(explore(density, gaussian, prior, rng, settings))
+    return Survey(
+        tails=tails(density, gaussian, probes, coordinates.periodic, rng, settings),
+        ends=tuple(ends(density, gaussian, coordinates, settings)),
+        probes=probes,
+        coordinates=coordinates,
+    )
+
+
+def _searched(
     density: Density,
     rng: np.random.Generator,
     gaussian: GaussianFit,
@@ -99,13 +117,7 @@ def _survey(
     draws: Weighed,
     settings: FlowVISettings,
 ) -> Survey:
-    probes = tuple(explore(density, gaussian, prior, rng, settings))
-    survey = Survey(
-        tails=tails(density, gaussian, probes, coordinates.periodic, rng, settings),
-        ends=tuple(ends(density, gaussian, coordinates, settings)),
-        probes=probes,
-        coordinates=coordinates,
-    )
+    survey = look_around(density, rng, gaussian, prior, coordinates, settings)
 
     def log_prob(x: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, " points"]:
         return gaussian_log_prob(gaussian.loc, gaussian.scale, x)
@@ -130,7 +142,7 @@ def search(
     """
     if not np.isfinite(log_evidence):
         return survey
-    log_prob = _of_one_period(log_prob, gaussian, survey.coordinates)
+    log_prob = of_one_period(log_prob, gaussian, survey.coordinates)
     points, shares = suspects(survey.probes, log_prob, log_evidence, rng, settings)
     survey = survey._replace(shares=shares, modes=())
     if not len(points):
@@ -160,7 +172,7 @@ def _log_volume(gaussian: GaussianFit, settings: FlowVISettings) -> float:
     return float(log_det + dim * np.log(max(settings.ladder) * np.sqrt(2 * np.pi * np.e)) + np.log(1e3))
 
 
-def _of_one_period(log_prob: LogProb, gaussian: GaussianFit, coordinates: Coordinates | None) -> LogProb:
+def of_one_period(log_prob: LogProb, gaussian: GaussianFit, coordinates: Coordinates | None) -> LogProb:
     """The same where angles that differ by `2 pi` are the same: a fit has one copy of the posterior."""
     if coordinates is None or not coordinates.periodic.any():
         return log_prob
@@ -181,7 +193,11 @@ def lacking(survey: Survey, draws: Weighed, settings: FlowVISettings) -> float:
     log_weights = np.where(np.isnan(draws.log_weight), -np.inf, np.asarray(draws.log_weight, np.float64))
     weights = np.exp(np.minimum(log_weights - log_mean(draws.log_weight), 50.0))
     own = np.where(weights > settings.outside, weights, 0.0)
-    own_share, own_se = own.mean(), own.std() / np.sqrt(own.size)
+    return missed_beyond(survey, float(own.mean()), float(own.std() / np.sqrt(own.size)))
+
+
+def missed_beyond(survey: Survey, own_share: float, own_se: float) -> float:
+    """The largest share that any probes show, less what a fit's own draws find, where it is beyond doubt."""
     sure = [
         share.value - own_share for share in survey.shares if share.value - own_share > 3 * np.hypot(share.se, own_se)
     ]

@@ -1,0 +1,139 @@
+"""The verdict on draws of Markov chains: whether the chains agree, and what was seen where they have no draws."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy.special import logsumexp
+
+from numpyro_flows.inference.certificate import Certificate, Check
+from numpyro_flows.inference.checks import checks_of
+from numpyro_flows.inference.exploration import LogProb
+from numpyro_flows.inference.gaussian import moment_matched
+from numpyro_flows.inference.judge import with_survey
+from numpyro_flows.inference.newton import Density
+from numpyro_flows.inference.settings import FlowVISettings
+from numpyro_flows.inference.survey import Survey, missed_beyond, of_one_period, search
+
+# Vehtari, Gelman, Simpson, Carpenter, Bürkner 2021, arXiv 1903.08008
+MAX_RHAT = 1.01
+MIN_ESS = 400.0
+
+_EXPECTED = f"certified are r-hat < {MAX_RHAT} with bulk and tail ESS > {MIN_ESS:.0f}"
+
+
+class Agreement(NamedTuple):
+    """Rank-normalised r-hat, bulk and tail ESS of every coordinate of chains; NaN where a coordinate never changes."""
+
+    rhat: Float[np.ndarray, " dim"]
+    ess_bulk: Float[np.ndarray, " dim"]
+    ess_tail: Float[np.ndarray, " dim"]
+
+    @classmethod
+    def of(cls, chains: Float[np.ndarray, "chains draws dim"]) -> "Agreement":
+        from arviz_stats.base.array import array_stats  # here: its import takes a second
+
+        if len(chains) == 1:  # its halves are compared: ArviZ has no r-hat of one chain
+            chains = np.stack(np.array_split(chains[0, : chains.shape[1] // 2 * 2], 2))
+        along: Any = {"chain_axis": 0, "draw_axis": 1}
+        with np.errstate(divide="ignore", invalid="ignore"):  # of coordinates that never change
+            figures = (
+                array_stats.rhat(chains, **along),
+                array_stats.ess(chains, method="bulk", **along),
+                array_stats.ess(chains, method="tail", prob=(0.05, 0.95), **along),
+            )
+        return cls(*map(np.asarray, figures))
+
+    def why(self, names: np.ndarray) -> str:
+        """Why chains are not certified, with the worst coordinate's name; empty where they are."""
+        worst = np.argmax(self.rhat)  # the first NaN, where there is one
+        if not self.rhat[worst] < MAX_RHAT:
+            return f"r-hat {self.rhat[worst]:.2f} of {names[worst]} ({_EXPECTED}): the chains do not agree"
+        for kind, ess in (("bulk", self.ess_bulk), ("tail", self.ess_tail)):
+            worst = np.argmin(ess)
+            if not ess[worst] > MIN_ESS:
+                return f"{kind} ESS {ess[worst]:.0f} of {names[worst]} ({_EXPECTED}): the chains are too short"
+        return ""
+
+
+@np.errstate(over="ignore", invalid="ignore")  # of a density that is zero at draws
+def judge_draws(
+    density: Density,
+    chains: Float[np.ndarray, "chains draws dim"],
+    log_prob: LogProb,
+    log_evidence: float,
+    survey: Survey,
+    rng: np.random.Generator,
+    settings: FlowVISettings,
+) -> Certificate:
+    """The verdict on the draws of chains.
+
+    Chains know nothing of modes that none of them visited. So the survey's probes are compared with a density that was
+    fitted to the draws. That is crude: where a posterior has a neck, `p / q` is large at many draws, too. So what a
+    search finds there counts only as far as it exceeds the share of the draws at which `p / q` is as large.
+
+    Args:
+        density: the posterior's, unnormalised.
+        chains: unconstrained draws.
+        log_prob: of the density `q` that was fitted to `chains[:, ::2]`; what it lacks is seen by the other half.
+        log_evidence: as importance weights of draws of `q` give it. Where it is not finite, the search takes the
+            estimate `1 / mean(q / p)` over the draws.
+        survey: probes, tails and ends, as `look_around` finds them.
+        rng: for the search.
+        settings: with the thresholds of the search.
+    """
+    num_chains, num_draws, dim = chains.shape
+    agreement = Agreement.of(chains)
+    names = survey.coordinates.names if survey.coordinates is not None else np.arange(dim)
+    why = agreement.why(names)
+    draws = chains.reshape(-1, dim)
+    nan = float("nan")
+    certificate = Certificate(
+        certified=not why,
+        why=why,
+        khat=nan,
+        ess=nan,
+        max_weight=nan,
+        elbo=nan,
+        elbo_se=nan,
+        log_evidence=log_evidence,
+        log_evidence_se=nan,
+        num_draws=len(draws),
+        tail_index=survey.tails.tail_index,
+        by="mcmc",
+        rhat=float(agreement.rhat.max()),
+        ess_bulk=float(agreement.ess_bulk.min()),
+        ess_tail=float(agreement.ess_tail.min()),
+    )
+    of_chains = Check(
+        "agreement of chains",
+        f"r-hat {certificate.rhat:.3f}, bulk ESS {certificate.ess_bulk:.0f}, tail ESS {certificate.ess_tail:.0f} of "
+        f"{num_chains} chains of {num_draws:,} draws",
+        0,
+        "anything where no chain has been",
+    )
+    held_out = chains[:, 1::2].reshape(-1, dim)
+    log_density = np.asarray(density(held_out)[0], np.float64)
+    broken = ~np.isfinite(log_density)
+    if broken.mean() > settings.max_broken:
+        why = f"the model's density is zero or NaN at {broken.mean():.1%} of the draws: they are of another model"
+        checks = (of_chains, *checks_of(survey, of_chains)[1:])
+        return certificate._replace(certified=False, why=why, checks=checks)
+    gaussian = moment_matched(draws, settings)
+    fitted = of_one_period(log_prob, gaussian, survey.coordinates)
+    log_ratio = log_density[~broken] - np.asarray(fitted(held_out[~broken]), np.float64)
+    if not np.isfinite(log_evidence):
+        log_evidence = float(np.log(log_ratio.size) - logsumexp(-log_ratio))
+    if survey.probes:
+        survey = search(density, gaussian, survey, log_prob, log_evidence, rng, settings)
+    own_share = float((log_ratio > log_evidence + np.log(settings.outside)).mean())
+    effective = min(log_ratio.size, certificate.ess_bulk) if certificate.ess_bulk > 1.0 else 1.0
+    missed = missed_beyond(survey, own_share, float(np.sqrt(own_share * (1.0 - own_share) / effective)))
+    verdict = with_survey(
+        certificate._replace(log_evidence=log_evidence), missed, draws.min(0), draws.max(0), survey, settings
+    )
+    return verdict._replace(
+        checks=checks_of(survey, of_chains),
+        log_evidence=certificate.log_evidence,
+        log_evidence_se=nan,
+    )
