@@ -24,6 +24,7 @@ from numpyro_flows.arguments import (
 )
 from numpyro_flows.bijections import Chain
 from numpyro_flows.bijections.partial import Partial
+from numpyro_flows.inference.fallback import Fallback
 from numpyro_flows.inference.flow_training import FlowTraining, explained
 from numpyro_flows.inference.host_density import HostDensity, HostPrior
 from numpyro_flows.inference.posterior import FlowPosterior
@@ -61,6 +62,8 @@ class FlowVI:
             your own (CONTRIBUTING.md has one).
         verify: how hard to look for what the fit lacks. `"auto"` searches with some 20,000 evaluations of the density,
             `"thorough"` with ten times as many, `"weights"` does not search; the verdict names every check that ran.
+        fallback: what follows where the fit is refused: `"mcmc"`, a mixture with components in every mode that a search
+            finds, and where that is refused as well, Markov chains with it as their proposal; None for nothing.
         settings: every constant of the fit. Four of them have arguments of their own, which count where they are given:
         num_steps: most steps of the flow stage.
         num_particles: draws for each step.
@@ -99,6 +102,7 @@ class FlowVI:
         stages: Sequence[Stage] = (GaussianStart(), FlowTraining()),
         settings: FlowVISettings = _DEFAULTS,
         verify: Literal["auto", "thorough", "weights"] = "auto",
+        fallback: Literal["mcmc"] | None = "mcmc",
         num_steps: int | None = None,
         num_particles: int | None = None,
         learning_rate: float | None = None,
@@ -127,6 +131,8 @@ class FlowVI:
         if verify == "thorough":
             settings = settings.thorough()
         self.verify = verify
+        require_choice(("mcmc", None), fallback=fallback)
+        self.fallback = fallback
         self.settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
         trainings = sum(isinstance(stage, FlowTraining) for stage in stages)
         if checkpoint is not None and trainings > 1:
@@ -172,6 +178,7 @@ class FlowVI:
             target=target,
             bijection=fit.bijection,
             draw=fit.draw,
+            chains=fit.chains,
             certificate=fit.certificate,
             log_weights=fit.log_weights,
             losses=fit.losses,
@@ -188,7 +195,7 @@ class FlowVI:
     def _staged(self, context: Context) -> Fit:
         """What the stages make of nothing; Ctrl-C gives what there is by then, and raises where that is nothing."""
         fit = Fit.before(context.target.dim)
-        for stage in self.stages:
+        for stage in (*self.stages, *([Fallback()] if self.fallback else [])):
             try:
                 staged = stage(context, fit)
             except KeyboardInterrupt:
