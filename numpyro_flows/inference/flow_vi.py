@@ -27,6 +27,7 @@ from numpyro_flows.bijections.partial import Partial
 from numpyro_flows.inference.fallback import Fallback
 from numpyro_flows.inference.flow_training import FlowTraining, explained
 from numpyro_flows.inference.host_density import HostDensity, HostPrior
+from numpyro_flows.inference.one_thread import one_thread
 from numpyro_flows.inference.posterior import FlowPosterior
 from numpyro_flows.inference.rounds import finished
 from numpyro_flows.inference.settings import FlowVISettings
@@ -157,7 +158,7 @@ class FlowVI:
         with clock.stage("tracing"):
             target = Target(self.model, seeds.key("model"), args, kwargs)
             guide = self._guide(target.fitted.dim)
-        with _compilers() as pool:
+        with _compilers() as pool, one_thread():
             with clock.stage("tracing"):
                 density = HostDensity(pool, target.fitted, self.settings.batch)
                 prior = HostPrior(pool, target.fitted, self.settings.batch)

@@ -35,10 +35,13 @@ class Bell:
         return self.loc + outward(self.factor, z * np.sqrt(self.df / rng.chisquare(self.df, (num, 1))))
 
     def log_prob(self, x: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, " points"]:
+        return self._log_prob(self.squares(x))
+
+    def _log_prob(self, squares: Float[np.ndarray, " points"]) -> Float[np.ndarray, " points"]:
         dim, df = self.loc.size, self.df
         log_det = np.log(self.factor if self.factor.ndim == 1 else np.diag(self.factor)).sum()
         constant = gammaln(0.5 * (df + dim)) - gammaln(0.5 * df) - 0.5 * dim * np.log(df * np.pi) - log_det
-        return constant - 0.5 * (df + dim) * np.log1p(self.squares(x) / df)
+        return constant - 0.5 * (df + dim) * np.log1p(squares / df)
 
     def squares(self, x: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, " points"]:
         """Squared distances from the centre, in units of the scale."""
@@ -71,7 +74,8 @@ class Bell:
             except np.linalg.LinAlgError:  # singular but for rounding
                 return self
         bells = [Bell(loc, factor, df) for df in settings.degrees_of_freedom]
-        return max(bells, key=lambda bell: float(weights @ bell.log_prob(x)))
+        squares = bells[0].squares(x)
+        return max(bells, key=lambda bell: float(weights @ bell._log_prob(squares)))
 
 
 class Mixture(NamedTuple):
