@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree
 
+from numpyro_flows.inference.blocks import in_blocks
 from numpyro_flows.training.ahead import Ahead
 
 
@@ -23,7 +24,5 @@ class FlowComponent:
         return np.concatenate([np.asarray(self.sampler(self.arrays, seed)[0]) for seed in seeds])[:num]
 
     def log_prob(self, x: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, " points"]:
-        dtype = np.dtype(jnp.result_type(float))
-        padded = np.concatenate([x, np.broadcast_to(x[-1:], (-len(x) % self.block, x.shape[1]))]).astype(dtype)
-        blocks = padded.reshape(-1, self.block, x.shape[1])
-        return np.concatenate([np.asarray(self.scorer(self.arrays, block)) for block in blocks])[: len(x)]
+        x = x.astype(jnp.result_type(float))
+        return in_blocks(lambda block: self.scorer(self.arrays, block), x, self.block)

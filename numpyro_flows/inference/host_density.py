@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from numpyro_flows.inference.blocks import in_blocks
 from numpyro_flows.inference.exploration import Prior
 from numpyro_flows.inference.target import Fitted, Target
 from numpyro_flows.training.ahead import NO_OPTIMIZATION, Ahead
@@ -31,10 +32,7 @@ class HostDensity:
         if not len(x):
             return np.zeros(0, self.dtype), np.zeros(x.shape, self.dtype)
         self.num_evaluations += len(x)
-        padded = np.concatenate([x, np.broadcast_to(x[-1:], (-len(x) % self._batch, x.shape[1]))])
-        batches = padded.astype(self.dtype).reshape(-1, self._batch, x.shape[1])
-        values, gradients = zip(*[self._evaluate(batch) for batch in batches])
-        return np.concatenate(values)[: len(x)], np.concatenate(gradients)[: len(x)]
+        return in_blocks(self._evaluate, x.astype(self.dtype), self._batch)
 
     def wait(self) -> None:
         """Until the compilation is over."""
