@@ -65,6 +65,7 @@ def judge_draws(
     survey: Survey,
     rng: np.random.Generator,
     settings: FlowVISettings,
+    log_evidence_se: float = float("nan"),
 ) -> Certificate:
     """The verdict on the draws of chains.
 
@@ -81,6 +82,7 @@ def judge_draws(
         survey: probes, tails and ends, as `look_around` finds them.
         rng: for the search.
         settings: with the thresholds of the search.
+        log_evidence_se: the standard error of `log_evidence`.
     """
     num_chains, num_draws, dim = chains.shape
     agreement = Agreement.of(chains)
@@ -97,7 +99,7 @@ def judge_draws(
         elbo=nan,
         elbo_se=nan,
         log_evidence=log_evidence,
-        log_evidence_se=nan,
+        log_evidence_se=log_evidence_se,
         num_draws=len(draws),
         tail_index=survey.tails.tail_index,
         by="mcmc",
@@ -132,8 +134,4 @@ def judge_draws(
     verdict = with_survey(
         certificate._replace(log_evidence=log_evidence), missed, draws.min(0), draws.max(0), survey, settings
     )
-    return verdict._replace(
-        checks=checks_of(survey, of_chains),
-        log_evidence=certificate.log_evidence,
-        log_evidence_se=nan,
-    )
+    return verdict._replace(checks=checks_of(survey, of_chains), log_evidence=certificate.log_evidence)
