@@ -11,6 +11,8 @@ from .density.fit import DensityFit as DensityFit
 from .density.fit import fit_density as fit_density
 from .diagnostics import NutsComparison as NutsComparison
 from .diagnostics import compare_with_nuts as compare_with_nuts
+from .inference.flow_mh import FlowMH as FlowMH
+from .inference.flow_nuts import FlowNUTS as FlowNUTS
 from .inference.flow_training import FlowTraining as FlowTraining
 from .inference.flow_vi import FlowVI as FlowVI
 from .inference.losses import ForwardKL as ForwardKL

@@ -5,13 +5,14 @@ from dataclasses import astuple, dataclass, field
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Float, PyTree
+from jaxtyping import PyTree
 
 from numpyro_flows.arguments import require_callable
 from numpyro_flows.bijections.compose import trained_and_fixed
 from numpyro_flows.bijections.noise import estimates
 from numpyro_flows.inference.certificate import Draws
 from numpyro_flows.inference.compiled import FlowFunctions, compile_flow
+from numpyro_flows.inference.flow_component import FlowComponent
 from numpyro_flows.inference.gaussian import GaussianFit, no_climbs
 from numpyro_flows.inference.judge import judge
 from numpyro_flows.inference.losses import Objective, PathKL
@@ -63,7 +64,7 @@ class FlowTraining:
 
     def __call__(self, context: Context, fit: Fit) -> Fit:
         settings = context.settings
-        if fit.reason is Reason.INTERRUPTED or finished(fit.certificate, settings) or settings.num_steps == 0:
+        if fit.reason is Reason.INTERRUPTED or fit.survey.improper or finished(fit.certificate, settings) or settings.num_steps == 0:
             return fit
         with context.clock.stage("tracing"):
             functions = compile_flow(
@@ -140,13 +141,7 @@ class FlowTask:
 
     def _searched(self, arrays: PyTree, log_evidence: float, state: State) -> Survey:
         """The survey with what its probes show that these arrays of the flow lack."""
-        size, dtype = self.settings.block, self.gaussian.loc.dtype
-
-        def log_prob(x: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, " points"]:
-            padded = np.concatenate([x, np.broadcast_to(x[-1:], (-len(x) % size, x.shape[1]))]).astype(dtype)
-            blocks = padded.reshape(-1, size, x.shape[1])
-            return np.concatenate([self.functions.log_prob(arrays, block) for block in blocks])[: len(x)]
-
+        log_prob = FlowComponent(arrays, self.functions.draw, self.functions.log_prob, self.settings.block).log_prob
         rng = self.seeds.rng("search", state.num_rounds)
         return search(self.density, self.gaussian, self.survey, log_prob, log_evidence, rng, self.settings)
 
@@ -190,6 +185,7 @@ def train_flow(task: FlowTask, start: Fit, watch: Watch) -> Fit:
             certificate=best.judged.certificate,
             log_weights=best.judged.log_weights,
             draw=functions.draw,
+            log_prob=functions.log_prob,
         )
     losses = np.concatenate([np.zeros(0), *state.losses])
     return explained(fit._replace(losses=losses, num_skipped=state.num_skipped), ending)

@@ -24,8 +24,10 @@ from numpyro_flows.arguments import (
 )
 from numpyro_flows.bijections import Chain
 from numpyro_flows.bijections.partial import Partial
+from numpyro_flows.inference.fallback import Fallback
 from numpyro_flows.inference.flow_training import FlowTraining, explained
 from numpyro_flows.inference.host_density import HostDensity, HostPrior
+from numpyro_flows.inference.one_thread import one_thread
 from numpyro_flows.inference.posterior import FlowPosterior
 from numpyro_flows.inference.rounds import finished
 from numpyro_flows.inference.settings import FlowVISettings
@@ -61,6 +63,8 @@ class FlowVI:
             your own (CONTRIBUTING.md has one).
         verify: how hard to look for what the fit lacks. `"auto"` searches with some 20,000 evaluations of the density,
             `"thorough"` with ten times as many, `"weights"` does not search; the verdict names every check that ran.
+        fallback: what follows where the fit is refused: `"mcmc"`, a mixture with components in every mode that a search
+            finds, and where that is refused as well, Markov chains with it as their proposal; None for nothing.
         settings: every constant of the fit. Four of them have arguments of their own, which count where they are given:
         num_steps: most steps of the flow stage.
         num_particles: draws for each step.
@@ -99,6 +103,7 @@ class FlowVI:
         stages: Sequence[Stage] = (GaussianStart(), FlowTraining()),
         settings: FlowVISettings = _DEFAULTS,
         verify: Literal["auto", "thorough", "weights"] = "auto",
+        fallback: Literal["mcmc"] | None = "mcmc",
         num_steps: int | None = None,
         num_particles: int | None = None,
         learning_rate: float | None = None,
@@ -127,6 +132,8 @@ class FlowVI:
         if verify == "thorough":
             settings = settings.thorough()
         self.verify = verify
+        require_choice(("mcmc", None), fallback=fallback)
+        self.fallback = fallback
         self.settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
         trainings = sum(isinstance(stage, FlowTraining) for stage in stages)
         if checkpoint is not None and trainings > 1:
@@ -151,7 +158,7 @@ class FlowVI:
         with clock.stage("tracing"):
             target = Target(self.model, seeds.key("model"), args, kwargs)
             guide = self._guide(target.fitted.dim)
-        with _compilers() as pool:
+        with _compilers() as pool, one_thread():
             with clock.stage("tracing"):
                 density = HostDensity(pool, target.fitted, self.settings.batch)
                 prior = HostPrior(pool, target.fitted, self.settings.batch)
@@ -172,6 +179,7 @@ class FlowVI:
             target=target,
             bijection=fit.bijection,
             draw=fit.draw,
+            chains=fit.chains,
             certificate=fit.certificate,
             log_weights=fit.log_weights,
             losses=fit.losses,
@@ -188,7 +196,7 @@ class FlowVI:
     def _staged(self, context: Context) -> Fit:
         """What the stages make of nothing; Ctrl-C gives what there is by then, and raises where that is nothing."""
         fit = Fit.before(context.target.dim)
-        for stage in self.stages:
+        for stage in (*self.stages, *([Fallback()] if self.fallback else [])):
             try:
                 staged = stage(context, fit)
             except KeyboardInterrupt:

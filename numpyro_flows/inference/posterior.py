@@ -16,6 +16,7 @@ from numpyro_flows.arguments import as_array, described, require_counts, require
 from numpyro_flows.bijections import AbstractBijection
 from numpyro_flows.files.tree import save_tree
 from numpyro_flows.inference.certificate import Certificate, Draws, resample
+from numpyro_flows.inference.chains import Chains
 from numpyro_flows.inference.compiled import Block, drawing, join
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.stored import StoredFit, StoredSites, target_of, without_model
@@ -55,6 +56,9 @@ class FlowPosterior:
         num_skipped: steps left out because their loss or gradient was not finite.
         reason: what ended the training, in one word or two, "good enough" or "interrupted" say.
         log_weights: log importance weights of the certificate's draws, `(draws,)`.
+        chains: the unconstrained draws `x`, `(chains, draws, dim)`, and their `log_density`, where the flow was refused
+            and the verdict is on draws of a mixture or of Markov chains; else None. `guide`, `bijection` and `log_prob`
+            are the flow's all the same.
         model: the model, with `args` and `kwargs` it was fitted with.
         has_model: whether it has them; a posterior that was loaded without has draws and densities, and no weights.
 
@@ -87,6 +91,7 @@ class FlowPosterior:
         num_skipped: int,
         reason: str,
         draw: Callable[[PyTree, Seed], Block] | None = None,
+        chains: Chains | None = None,
         settings: FlowVISettings = _DEFAULTS,
     ):
         self.model, self.has_model = model, model is not without_model
@@ -97,6 +102,7 @@ class FlowPosterior:
         self.log_evidence, self.log_evidence_se = certificate.log_evidence, certificate.log_evidence_se
         self.losses, self.log_weights, self.num_skipped, self.reason = losses, log_weights, num_skipped, reason
         self.seconds, self.gradient_evaluations = seconds, gradient_evaluations
+        self.chains = chains
         self._guide, self._target, self._settings = guide, target, settings
         if draw is None:  # the fit has not compiled it yet
             static = eqx.partition(bijection, eqx.is_array)[1]
@@ -123,14 +129,15 @@ class FlowPosterior:
 
         They are independent draws of the flow, four times as many, of which importance resampling keeps
         `num_samples`: so they follow the posterior also where the flow is a little off. With `resample=False` they
-        are the flow's own, and so they are by default where the posterior was loaded without its model.
+        are the flow's own, and so they are by default where the posterior was loaded without its model. Where the
+        verdict is on `chains`, they are draws of these, without replacement as far as there are enough.
 
         Raises:
             ValueError: where `num_samples` is below 1, or `resample` is True and there is no model.
         """
         require_key(rng_key)
         require_counts(num_samples=num_samples)
-        resample = self.has_model if resample is None else resample
+        resample = self.has_model or self.chains is not None if resample is None else resample
         if resample:
             return self._constrain(self._resampled_draws(rng_key, num_samples).x)
         return self._constrain(self._draw_from(Seeds.of(rng_key), num_samples).x)
@@ -140,13 +147,15 @@ class FlowPosterior:
     ) -> tuple[dict[str, Array], Float[np.ndarray, " num_samples"]]:
         """Draws of the flow with their log weights `log p(x, data) - log q(x)`, which `log_evidence` is the mean of.
 
+        Where the verdict is on `chains`, they are draws of these, and every weight is the evidence.
+
         Raises:
             ValueError: where `num_samples` is below 1, or there is no model.
         """
         require_key(rng_key)
         require_counts(num_samples=num_samples)
         self._require_model()
-        draws = self._draw_from(Seeds.of(rng_key), num_samples)
+        draws = self._weighted_draws(Seeds.of(rng_key), num_samples)
         return self._constrain(draws.x), np.asarray(draws.log_weight, np.float64)
 
     def log_prob(self, sites: Mapping[str, ArrayLike]) -> Float[Array, "*batch"]:
@@ -304,12 +313,22 @@ class FlowPosterior:
             self.model()  # which says so
 
     def _resampled_draws(self, rng_key: PRNGKeyArray, num: int) -> Draws:
-        """Draws that importance resampling keeps, with the weights they had before it."""
-        self._require_model()
+        """Draws of the chains, or those that importance resampling keeps, with the weights they had before it."""
         seeds = Seeds.of(rng_key)
+        if self.chains is not None:
+            return self._weighted_draws(seeds, num)
+        self._require_model()
         draws = self._draw_from(seeds, self._settings.pool * num)
         index = resample(np.asarray(draws.log_weight), num, seeds.rng("resampling"))
         return Draws(*(leaf[index] for leaf in draws))
+
+    def _weighted_draws(self, seeds: Seeds, num: int) -> Draws:
+        """Draws of the chains with equal weights, or the flow's own with theirs."""
+        if self.chains is None:
+            return self._draw_from(seeds, num)
+        x, log_density = self.chains.flat
+        index = np.resize(seeds.rng("chains").permutation(len(x)), num)
+        return Draws(x[index], log_density[index], np.full(num, np.nan_to_num(self.log_evidence)))
 
     def _draw_from(self, seeds: Seeds, num: int) -> Draws:
         arrays = eqx.filter(self.bijection, eqx.is_array)

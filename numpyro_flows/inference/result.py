@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from numpyro_flows.bijections import AbstractBijection
 from numpyro_flows.inference.certificate import Certificate, Draws
+from numpyro_flows.inference.chains import Chains
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.training.seeds import Seeds
 
@@ -21,6 +22,7 @@ class Result(Protocol):
     kwargs: dict[str, Any]
     bijection: AbstractBijection
     certificate: Certificate
+    chains: Chains | None
     log_weights: Float[np.ndarray, " draws"]
     losses: Float[np.ndarray, " steps"]
     seconds: dict[str, float]
@@ -34,6 +36,7 @@ class Result(Protocol):
     _constrain_block: Callable
 
     def sample(self, rng_key: PRNGKeyArray, num_samples: int = ..., *, resample: bool | None = ...) -> Any: ...
+    def _weighted_draws(self, seeds: Seeds, num: int) -> Draws: ...
     def _draw_from(self, seeds: Seeds, num: int) -> Draws: ...
     def _resampled_draws(self, rng_key: PRNGKeyArray, num: int) -> Draws: ...
     def _constrain(self, x: Float[Array | np.ndarray, "num dim"]) -> dict[str, Array]: ...

@@ -207,6 +207,18 @@ class FlowVISettings:
     tail_distances: tuple[float, float] = (1e2, 1e4)
     min_degrees_of_freedom: float = 2.0
 
+    mixture_rounds: int = 12
+    mixture_draws: int = 4_096
+    shrinkage: float = 2.0
+    degrees_of_freedom: tuple[float, ...] = (2.0, 4.0, 10.0, 30.0, 1e6)
+    least_share: float = 1e-4
+    searches: int = 8
+    chains: int = 128
+    chain_moves: int = 2
+    first_sweeps: int = 200
+    most_sweeps: int = 3_200
+    kept_draws: int = 20_480
+
     pool: int = 4
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from numpyro_flows.bijections import AbstractBijection, Chain, Identity
 from numpyro_flows.inference.certificate import Certificate
+from numpyro_flows.inference.chains import Chains
 from numpyro_flows.inference.gaussian import GaussianFit, draw_gaussian, no_climbs
 from numpyro_flows.inference.host_density import HostDensity, HostPrior
 from numpyro_flows.inference.judge import judge
@@ -59,7 +60,8 @@ class Fit(NamedTuple):
     survey: what a search around the Gaussian found; every later verdict needs it.
     losses: of every step of training, `num_skipped` of which changed nothing.
     reason: why training ended; None where there was none.
-    draw: the compiled sampler of the bijection, if there is one.
+    draw: the compiled sampler of the bijection, if there is one, and `log_prob` its compiled density.
+    chains: draws of another kind, where the verdict is on them: of a mixture, or of Markov chains.
     """
 
     loc: Float[np.ndarray, " dim"]
@@ -72,6 +74,8 @@ class Fit(NamedTuple):
     num_skipped: int = 0
     reason: Reason | None = None
     draw: Ahead | None = None
+    log_prob: Ahead | None = None
+    chains: Chains | None = None
 
     @classmethod
     def before(cls, dim: int) -> "Fit":

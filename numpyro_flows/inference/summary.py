@@ -64,7 +64,7 @@ class WeightedDraws(NamedTuple):
         shapes = jax.eval_shape(posterior._constrain_block, x).values()
         scalars = sum(value.size for value in shapes) // settings.block
         num = int(np.clip(_MOST_NUMBERS // max(scalars, 1), _LEAST_DRAWS, NUM_DRAWS))
-        draws = posterior._draw_from(seeds, num)
+        draws = posterior._weighted_draws(seeds, num)
         log_weights = np.asarray(draws.log_weight, np.float64)
         finite = np.isfinite(log_weights)
         log_weights = np.where(finite, log_weights, -np.inf) if finite.any() else np.zeros(num)  # as without a model

@@ -38,6 +38,11 @@ class Survey(NamedTuple):
     probes: tuple[Probe, ...] = ()
     coordinates: Coordinates | None = None
 
+    @property
+    def improper(self) -> bool:
+        """Whether no integral of the density exists."""
+        return self.tails.tail_index <= 0.0 or any(end.improper for end in self.ends)
+
 
 class Weighed(NamedTuple):
     """What a verdict needs of draws; the draws themselves would take gigabytes.

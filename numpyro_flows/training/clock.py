@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 class Clock:
-    """Wall time by stage."""
+    """Wall time by stage: the usual ones, and others where they ran."""
 
     def __init__(self) -> None:
         stages = ("tracing", "compilation", "gaussian", "flow", "certificate")
@@ -18,4 +18,4 @@ class Clock:
         try:
             yield
         finally:
-            self.seconds[name] += time.perf_counter() - start
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start

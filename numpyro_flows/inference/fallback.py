@@ -1,0 +1,122 @@
+"""What follows where a fit is refused: a mixture with components in every mode that is known, and Markov chains."""
+
+from dataclasses import dataclass
+
+import equinox as eqx
+import numpy as np
+
+from numpyro_flows.inference.certificate import Certificate, Draws, log_mean, resample
+from numpyro_flows.inference.bridge import bridged
+from numpyro_flows.inference.chains import Chains, Sampler
+from numpyro_flows.inference.flow_component import FlowComponent
+from numpyro_flows.inference.gaussian import GaussianFit, no_climbs
+from numpyro_flows.inference.judge import judge
+from numpyro_flows.inference.judge_draws import Agreement, judge_draws
+from numpyro_flows.inference.mixture import Bell, Mixture, adapted, weighted_draws
+from numpyro_flows.inference.settings import FlowVISettings
+from numpyro_flows.inference.stages import Context, Fit
+from numpyro_flows.inference.survey import Survey, look_around, search, weigh
+from numpyro_flows.training.reasons import Reason
+
+_MOST_NUMBERS = 20_000_000  # of all draws that are kept
+
+
+@dataclass(frozen=True)
+class Fallback:
+    """The stage that makes draws where a fit is refused.
+
+    First a mixture of Student-t distributions: one for the fit, one for each mode that a search finds which compares
+    with the mixture so far, again until it finds none. The mixture is moved towards the posterior by its own weights,
+    which then judge it as they judge a flow. Where they refuse it, it is the proposal of Markov chains.
+
+    A fit that is certified, interrupted or of an improper posterior is left as it is.
+    """
+
+    def __call__(self, context: Context, fit: Fit) -> Fit:
+        if fit.certificate.certified or fit.reason is Reason.INTERRUPTED or fit.survey.improper:
+            return fit
+        gaussian = GaussianFit(fit.loc, fit.scale, -np.inf, no_climbs(fit.loc))
+        rng = context.seeds.rng("fallback")
+        with context.clock.stage("mixture"):
+            mixture, survey = fit_mixture(context, fit, gaussian, rng)
+            by_mixture = _by_weights(context, fit, gaussian, mixture, survey, rng)
+        import os
+        if os.environ.get("DBG"): print("   MIX", by_mixture.certificate._replace(checks=()), "ncomp", len(mixture.components), [round(float(b),4) for b in mixture.shares][:8])
+        if by_mixture.certificate.certified:
+            return by_mixture
+        with context.clock.stage("mcmc"):
+            by_chains = _by_chains(context, fit, gaussian, mixture, survey, rng)
+        if by_chains.certificate.certified:
+            return by_chains
+        why = (
+            f"{fit.certificate.why}. A mixture was refused as well: {by_mixture.certificate.why}. "
+            f"And Markov chains: {by_chains.certificate.why}"
+        )
+        return by_chains._replace(certificate=by_chains.certificate._replace(why=why))
+
+
+def fit_mixture(
+    context: Context, fit: Fit, gaussian: GaussianFit, rng: np.random.Generator
+) -> tuple[Mixture, Survey]:
+    """A mixture that lacks nothing which a search finds, and what the last search found."""
+    density, settings = context.density, context.settings
+    components = [Bell(gaussian.loc, gaussian.scale)]
+    if fit.draw is not None and fit.log_prob is not None:
+        arrays = eqx.filter(fit.bijection, eqx.is_array)
+        components.append(FlowComponent(arrays, fit.draw, fit.log_prob, settings.block))
+    prior = context.prior(context.seeds, settings.thorough().prior_draws)
+    survey = look_around(density, rng, gaussian, prior, context.target.coordinates, settings.thorough())
+    mixture = Mixture.even(components)
+    for _ in range(settings.searches):
+        mixture = adapted(mixture, density, rng, settings)
+        draws = weighted_draws(mixture, density, rng, settings.mixture_draws)
+        survey = search(density, gaussian, survey, mixture.log_prob, log_mean(draws.log_weight), rng, settings)
+        if not survey.modes:
+            break
+        mixture = mixture.joined([Bell(mode.loc, mode.factor) for mode in survey.modes], 0.5)
+    return mixture, survey
+
+
+def _by_weights(
+    context: Context, fit: Fit, gaussian: GaussianFit, mixture: Mixture, survey: Survey, rng: np.random.Generator
+) -> Fit:
+    """The fit with draws that importance resampling keeps of the mixture's, and their verdict."""
+    density, settings = context.density, context.settings
+    num = _num_kept(fit.loc.size, settings)
+    draws = weighted_draws(mixture, density, rng, settings.pool * num)
+    survey = search(density, gaussian, survey, mixture.log_prob, log_mean(draws.log_weight), rng, settings)
+    index = resample(draws.log_weight, num, rng)
+    return fit._replace(
+        certificate=judge(weigh([draws]), survey, settings),
+        log_weights=draws.log_weight,
+        chains=Chains.split(draws.x[index], draws.log_density[index], settings.chains),
+    )
+
+
+def _by_chains(
+    context: Context, fit: Fit, gaussian: GaussianFit, mixture: Mixture, survey: Survey, rng: np.random.Generator
+) -> Fit:
+    """The fit with draws of Markov chains, and their verdict."""
+    density, settings = context.density, context.settings
+    sampler = Sampler(density, gaussian, mixture, rng, settings)
+    num, done, every = settings.first_sweeps, 0, 1
+    chains = sampler.sweeps(num, every)
+    while True:
+        done += num
+        while chains.x[:, :, 0].size > 2 * _num_kept(fit.loc.size, settings):
+            chains, every = chains.halved(), 2 * every
+        agree = not Agreement.of(chains.later().x).why(context.target.coordinates.names)
+        if agree or done >= settings.most_sweeps:
+            break
+        num = done  # twice as many in all
+        chains = chains.followed_by(sampler.sweeps(num, every))
+    chains = chains.later()
+    log_evidence, se = bridged(chains, mixture, weighted_draws(mixture, density, rng, settings.certificate_draws))
+    certificate = judge_draws(density, chains.x, mixture.log_prob, log_evidence, survey, rng, settings, se)
+    return fit._replace(certificate=certificate, chains=chains)
+
+
+def _num_kept(dim: int, settings: FlowVISettings) -> int:
+    """How many draws are kept; fewer where they are long vectors."""
+    each = min(settings.kept_draws, _MOST_NUMBERS // dim) // settings.chains
+    return settings.chains * max(each, 8)

@@ -1,0 +1,165 @@
+"""A mixture fitted to an unnormalized density by importance sampling: where modes are apart, it has draws in each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Float
+from scipy.linalg import solve_triangular
+from scipy.special import gammaln, logsumexp
+
+from numpyro_flows.inference.certificate import Draws
+from numpyro_flows.inference.gaussian import outward
+from numpyro_flows.inference.newton import Density
+from numpyro_flows.inference.settings import FlowVISettings
+
+
+class Component(Protocol):
+    """A distribution with draws and a density."""
+
+    def draw(self, rng: np.random.Generator, num: int) -> Float[np.ndarray, "num dim"]: ...
+    def log_prob(self, x: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, " points"]: ...
+
+
+@dataclass(frozen=True)
+class Bell:
+    """A multivariate Student-t: `loc + factor z / sqrt(g / df)`, `z` standard normal and `g` chi-squared with `df`."""
+
+    loc: Float[np.ndarray, " dim"]
+    factor: Float[np.ndarray, "dim dim"] | Float[np.ndarray, " dim"]
+    df: float = 1e6
+
+    def draw(self, rng: np.random.Generator, num: int) -> Float[np.ndarray, "num dim"]:
+        z = rng.standard_normal((num, self.loc.size))
+        return self.loc + outward(self.factor, z * np.sqrt(self.df / rng.chisquare(self.df, (num, 1))))
+
+    def log_prob(self, x: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, " points"]:
+        return self._log_prob(self.squares(x))
+
+    def _log_prob(self, squares: Float[np.ndarray, " points"]) -> Float[np.ndarray, " points"]:
+        dim, df = self.loc.size, self.df
+        log_det = np.log(self.factor if self.factor.ndim == 1 else np.diag(self.factor)).sum()
+        constant = gammaln(0.5 * (df + dim)) - gammaln(0.5 * df) - 0.5 * dim * np.log(df * np.pi) - log_det
+        return constant - 0.5 * (df + dim) * np.log1p(squares / df)
+
+    def squares(self, x: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, " points"]:
+        """Squared distances from the centre, in units of the scale."""
+        away = x - self.loc
+        z = away / self.factor if self.factor.ndim == 1 else solve_triangular(self.factor, away.T, lower=True).T
+        return (z**2).sum(1)
+
+    def towards(
+        self, x: Float[np.ndarray, "points dim"], weights: Float[np.ndarray, " points"], settings: FlowVISettings
+    ) -> "Bell":
+        """A step of expectation maximisation for weighted points, held back where few of them count.
+
+        Source: Liu, Rubin 1995 (maximum likelihood of the Student-t).
+        """
+        total = weights.sum()
+        if not total > 0.0:
+            return self
+        dim = self.loc.size
+        effective = total**2 / (weights**2).sum()
+        scaled = weights / total * (self.df + dim) / (self.df + self.squares(x))  # far points of a heavy tail count less
+        kept = settings.shrinkage * dim / (effective + settings.shrinkage * dim)
+        loc = kept * self.loc + (1.0 - kept) * (scaled @ x / scaled.sum())
+        away = (x - loc) * np.sqrt(scaled)[:, None]
+        if self.factor.ndim == 1:
+            factor = np.sqrt(kept * self.factor**2 + (1.0 - kept) * (away**2).sum(0))
+        else:
+            covariance = kept * self.factor @ self.factor.T + (1.0 - kept) * away.T @ away
+            try:
+                factor = np.linalg.cholesky(covariance)
+            except np.linalg.LinAlgError:  # singular but for rounding
+                return self
+        bells = [Bell(loc, factor, df) for df in settings.degrees_of_freedom]
+        squares = bells[0].squares(x)
+        return max(bells, key=lambda bell: float(weights @ bell._log_prob(squares)))
+
+
+class Mixture(NamedTuple):
+    """Components with their shares, which sum to 1."""
+
+    components: tuple[Component, ...]
+    shares: Float[np.ndarray, " components"]
+
+    @classmethod
+    def even(cls, components: Sequence[Component]) -> "Mixture":
+        return cls(tuple(components), np.full(len(components), 1.0 / len(components)))
+
+    def draw(self, rng: np.random.Generator, num: int) -> Float[np.ndarray, "num dim"]:
+        """Draws in random order."""
+        counts = rng.multinomial(num, self.shares)
+        parts = [component.draw(rng, n) for component, n in zip(self.components, counts) if n]
+        return rng.permutation(np.concatenate(parts))
+
+    def log_prob(self, x: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, " points"]:
+        return np.asarray(logsumexp(self.log_parts(x), axis=0))
+
+    def log_parts(self, x: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, "components points"]:
+        """Log density of each component times its share."""
+        with np.errstate(divide="ignore"):
+            shares = np.log(self.shares)
+        return np.stack([share + component.log_prob(x) for share, component in zip(shares, self.components)])
+
+    def joined(self, more: Sequence[Component], share: float) -> "Mixture":
+        """With more components, which have a share together."""
+        if not more:
+            return self
+        shares = np.concatenate([self.shares * (1.0 - share), np.full(len(more), share / len(more))])
+        return Mixture((*self.components, *more), shares)
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def weighted_draws(mixture: Mixture, density: Density, rng: np.random.Generator, num: int) -> Draws:
+    """Fresh draws with their weights."""
+    x = mixture.draw(rng, num)
+    log_density = np.asarray(density(x)[0], np.float64)
+    return Draws(x, log_density, log_density - mixture.log_prob(x))
+
+
+def normalized(log_weights: Float[np.ndarray, " draws"]) -> Float[np.ndarray, " draws"]:
+    """Weights that sum to 1; those that are not finite count as none, and where all are, all are zero."""
+    finite = np.isfinite(log_weights)
+    if not finite.any():
+        return np.zeros(log_weights.size)
+    weights = np.exp(np.where(finite, log_weights - log_weights[finite].max(), -np.inf))
+    return weights / weights.sum()
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def adapted(mixture: Mixture, density: Density, rng: np.random.Generator, settings: FlowVISettings) -> Mixture:
+    """The mixture moved towards the density, by expectation maximisation on its own weighted draws, in rounds.
+
+    The round with the largest effective sample size wins. Weights are cut off at `sqrt(n)` times their mean.
+
+    Source: Cappe, Douc, Guillin, Marin, Robert 2008 (population Monte Carlo), arXiv 0710.4242; the cut: Ionides 2008.
+    """
+    best, most = mixture, -1.0
+    for _ in range(settings.mixture_rounds):
+        draws = weighted_draws(mixture, density, rng, settings.mixture_draws)
+        weights = normalized(draws.log_weight)
+        if not weights.any():
+            break
+        effective = 1.0 / (weights**2).sum()
+        if effective > most:
+            best, gain, most = mixture, effective / max(most, 1.0), effective
+            if gain < 1.02 and effective > 0.5 * len(weights):
+                break
+        mixture = _stepped(mixture, draws.x, np.minimum(weights, len(weights) ** -0.5), settings)
+    return best
+
+
+def _stepped(mixture: Mixture, x: np.ndarray, weights: np.ndarray, settings: FlowVISettings) -> Mixture:
+    parts = mixture.log_parts(x)
+    responsible = np.exp(parts - logsumexp(parts, axis=0)) * (weights / weights.sum())
+    shares = responsible.sum(1)
+    components = tuple(
+        component.towards(x, responsible[k], settings) if isinstance(component, Bell) else component
+        for k, component in enumerate(mixture.components)
+    )
+    kept = shares >= settings.least_share
+    return Mixture(
+        tuple(component for component, keep in zip(components, kept) if keep), shares[kept] / shares[kept].sum()
+    )
