@@ -113,6 +113,6 @@ def _scored_draws(posterior: dist.Distribution, seed: Seed, num: int) -> tuple[A
     key = seed_key(seed)
     if isinstance(posterior, dist.TransformedDistribution):
         x, intermediates = posterior.sample_with_intermediates(key, (num,))
-        return x, posterior.log_prob(x, intermediates)
+        return jnp.asarray(x), jnp.asarray(posterior.log_prob(x, intermediates))
     x = posterior.sample(key, (num,))
-    return x, posterior.log_prob(x)
+    return jnp.asarray(x), jnp.asarray(posterior.log_prob(x))
