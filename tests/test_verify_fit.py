@@ -1,5 +1,7 @@
 """The verdict on guides and draws that others made."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,11 +18,12 @@ KEY = jax.random.key(0)
 MEAN, SD, LOG_EVIDENCE = conjugate_posterior()
 
 
-def guide_of_conjugate(kind, shift=0.0):
+def guide_of_conjugate(kind, shift=0.0) -> tuple[Any, dict[str, Any]]:
     """A guide with the exact posterior as its parameters, shifted by so many standard deviations."""
     guide = kind(conjugate)
     names = ("mu_auto_loc", "mu_auto_scale") if kind is autoguide.AutoNormal else ("auto_loc", "auto_scale")
-    loc, scale = MEAN + shift * SD, SD
+    loc: Any = MEAN + shift * SD
+    scale: Any = SD
     if kind is autoguide.AutoDiagonalNormal:
         loc, scale = jnp.array([loc]), jnp.array([scale])
     return guide, dict(zip(names, (loc, scale)))
@@ -104,7 +107,7 @@ GUIDES = [
 
 
 def correlated():
-    x = numpyro.sample("x", dist.Normal(0, 1).expand([2]))
+    x: Any = numpyro.sample("x", dist.Normal(0, 1).expand([2]))
     numpyro.sample("y", dist.Normal(x.sum(), 0.5), obs=jnp.array(1.0))
 
 
@@ -143,7 +146,7 @@ def test_right_draws_of_eight_schools_are_certified(seed):
 
 
 def two_modes():
-    x = numpyro.sample("x", dist.ImproperUniform(dist.constraints.real_vector, (), (5,)))
+    x: Any = numpyro.sample("x", dist.ImproperUniform(dist.constraints.real_vector, (), (5,)))
     near, far = (dist.Normal(mode, 1).log_prob(x).sum() for mode in (0.0, 9.0 / 5**0.5))
     numpyro.factor("modes", jnp.logaddexp(near + jnp.log(0.6), far + jnp.log(0.4)))
 

@@ -48,10 +48,9 @@ class End(NamedTuple):
 
     @property
     def improper(self) -> bool:
-        """Whether the marginal at the farthest value is as high as at the three before it; they may be inexact."""
-        at, last = self.at[-4:], self.log_marginal[-4:]
-        falls = last[-1] <= last[:-1] - 3e-4 * np.abs(at[-1] - at[:-1])
-        return bool(np.isfinite(last).all() and not falls.any())
+        """Whether the marginal does not fall between the two farthest values."""
+        last = self.log_marginal[-2:]
+        return bool(np.isfinite(last).all() and last[1] > last[0] - 3e-4 * abs(self.at[-1] - self.at[-2]))
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")

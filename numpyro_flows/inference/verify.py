@@ -57,8 +57,8 @@ def verify_fit(
 
     Both are then compared with points that they did not choose, to find modes, necks and heavy tails that they lack.
     For draws this needs a density, which is a mixture of Gaussians fitted to every other draw. The evidence comes from
-    that mixture's importance weights, and is NaN where their k-hat is 0.7 or more. Where the mixture leaves out more
-    than 10% of the draws, the search is blind and the draws are not certified; `verify="weights"` leaves the search out.
+    that mixture's importance weights, and is NaN where their k-hat is 0.7 or more. If more than 10% of the draws lie
+    outside of the mixture, the search is blind and the draws are not certified; `verify="weights"` skips the search.
 
     Args:
         model: the NumPyro model that was fitted.
