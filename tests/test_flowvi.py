@@ -100,7 +100,8 @@ def test_what_is_not_certified_says_so(capsys):
 
     made: list[int] = []
     with pytest.warns(UserWarning, match="the fit is not certified: .*k-hat"):
-        posterior = FlowVI(heavy, AutoFlow(heavy, flow), num_steps=0, progress_bar=False).run(jax.random.key(0))
+        fit = FlowVI(heavy, AutoFlow(heavy, flow), num_steps=0, fallback=None, progress_bar=False)
+        posterior = fit.run(jax.random.key(0))
     assert not posterior.certified
     assert not made  # without steps of training there is no flow to compile
     posterior.print_summary()
@@ -113,7 +114,8 @@ def test_settings_are_those_that_were_given():
     """In every stage: of other thresholds the verdict speaks, and it is on as many draws as were asked for."""
     strict = FlowVISettings(num_steps=0, min_ess=1.0, sufficient_ess=1.0, max_khat=1e-6, certificate_draws=3_000)
     with pytest.warns(UserWarning, match=r"certified are k-hat < 1e-06 with ESS >= 100%"):
-        posterior = FlowVI(eight_schools, settings=strict, progress_bar=False).run(jax.random.key(0))
+        fit = FlowVI(eight_schools, settings=strict, fallback=None, progress_bar=False)
+        posterior = fit.run(jax.random.key(0))
     assert posterior.log_weights.shape == (3_000,)
 
 
@@ -136,7 +138,7 @@ def test_a_guide_of_ones_own_and_a_progress_bar(capsys):
     guide = AutoFlow(banana, TINY, prefix="mine")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # whether so few steps suffice is not the question here
-        posterior = FlowVI(banana, guide, num_steps=SETTINGS.chunk).run(jax.random.key(1))
+        posterior = FlowVI(banana, guide, num_steps=SETTINGS.chunk, fallback=None).run(jax.random.key(1))
     assert list(posterior.params) == ["mine_flow$params"]
     assert guide.prototype_trace is None  # the caller's object stays as it was
     assert posterior.losses.shape == (SETTINGS.chunk,)
@@ -195,7 +197,7 @@ def test_a_missed_mode():
         numpyro.factor("modes", jnp.logaddexp(jnp.log(0.3) + modes[0], jnp.log(0.7) + modes[1]))
 
     with pytest.warns(UserWarning, match="a search found elsewhere about (2[6-9]|3[0-4])% of the posterior"):
-        posterior = FlowVI(model, progress_bar=False).run(jax.random.key(0))
+        posterior = FlowVI(model, fallback=None, progress_bar=False).run(jax.random.key(0))
     assert not posterior.certified
     assert posterior.ess > 0.99
     assert posterior.sample(jax.random.key(0), 100)["x"].min() > -2  # the heavier one

@@ -88,6 +88,7 @@ _HOMES = {
     "numpyro_flows.Sites": ("numpyro_flows.modeling.sites", "Sites"),
     "numpyro_flows.SitesTransform": ("numpyro_flows.modeling.sites", "SitesTransform"),
     "numpyro_flows.FlowPosterior": ("numpyro_flows.inference.stored", "StoredFit"),
+    "numpyro_flows.FlowPosterior.Chains": ("numpyro_flows.inference.draws", "Chains"),
     "numpyro_flows.FlowPosterior.Fingerprint": ("numpyro_flows.inference.fingerprint", "Fingerprint"),
     "numpyro_flows.DensityFit": ("numpyro_flows.density.fit", "DensityFit"),
     "numpyro_flows.DensityFit.Score": ("numpyro_flows.density.fit", "Score"),

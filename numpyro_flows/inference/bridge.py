@@ -4,7 +4,7 @@ import numpy as np
 from scipy.special import expit, logsumexp
 
 from numpyro_flows.inference.certificate import Draws
-from numpyro_flows.inference.chains import Chains
+from numpyro_flows.inference.draws import Chains
 from numpyro_flows.inference.judge_draws import Agreement
 from numpyro_flows.inference.mixture import Mixture
 

@@ -1,6 +1,6 @@
 """What importance weights say about a fit: effective sample size, Pareto k-hat, evidence, and a verdict."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -79,7 +79,7 @@ class Certificate(NamedTuple):
     num_draws: int
     tail_index: float = float("inf")
     checks: tuple[Check, ...] = ()
-    by: str = "weights"
+    by: Literal["weights", "mcmc"] = "weights"
     rhat: float = float("nan")
     ess_bulk: float = float("nan")
     ess_tail: float = float("nan")

@@ -5,19 +5,25 @@ from dataclasses import dataclass
 import equinox as eqx
 import numpy as np
 
-from numpyro_flows.inference.certificate import Certificate, Draws, log_mean, resample
+from numpyro_flows.bijections.noise import estimates
 from numpyro_flows.inference.bridge import bridged
-from numpyro_flows.inference.chains import Chains, Sampler
+from numpyro_flows.inference.certificate import log_mean, resample
+from numpyro_flows.inference.chains import Sampler
+from numpyro_flows.inference.draws import Chains
 from numpyro_flows.inference.flow_component import FlowComponent
-from numpyro_flows.inference.gaussian import GaussianFit, no_climbs
-from numpyro_flows.inference.judge import judge
+from numpyro_flows.inference.gaussian import GaussianFit, no_climbs, refined
+from numpyro_flows.inference.judge import judge, share_beyond
 from numpyro_flows.inference.judge_draws import Agreement, judge_draws
-from numpyro_flows.inference.mixture import Bell, Mixture, adapted, weighted_draws
+from numpyro_flows.inference.mixture import Bell, Component, Mixture, adapted, weighted_draws
+from numpyro_flows.inference.modes import Mode
+from numpyro_flows.inference.newton import Density
 from numpyro_flows.inference.settings import FlowVISettings
+from numpyro_flows.inference.sliced import Sliced
 from numpyro_flows.inference.stages import Context, Fit
 from numpyro_flows.inference.survey import Survey, look_around, search, weigh
 from numpyro_flows.training.reasons import Reason
 
+_HELP = "docs/how_a_fit_is_certified.md#what-to-try"
 _MOST_NUMBERS = 20_000_000  # of all draws that are kept
 
 
@@ -30,51 +36,87 @@ class Fallback:
     which then judge it as they judge a flow. Where they refuse it, it is the proposal of Markov chains.
 
     A fit that is certified, interrupted or of an improper posterior is left as it is.
+
+    Args:
+        of_modes: before a flow is trained: only the mixture, and only where a search found modes that the fit lacks. A
+            flow that starts in one mode rarely reaches another.
     """
+
+    of_modes: bool = False
 
     def __call__(self, context: Context, fit: Fit) -> Fit:
         if fit.certificate.certified or fit.reason is Reason.INTERRUPTED or fit.survey.improper:
+            return fit
+        if np.isnan(fit.certificate.elbo) or (self.of_modes and not fit.survey.modes):  # nothing, or a broken density
             return fit
         gaussian = GaussianFit(fit.loc, fit.scale, -np.inf, no_climbs(fit.loc))
         rng = context.seeds.rng("fallback")
         with context.clock.stage("mixture"):
             mixture, survey = fit_mixture(context, fit, gaussian, rng)
             by_mixture = _by_weights(context, fit, gaussian, mixture, survey, rng)
-        import os
-        if os.environ.get("DBG"): print("   MIX", by_mixture.certificate._replace(checks=()), "ncomp", len(mixture.components), [round(float(b),4) for b in mixture.shares][:8])
         if by_mixture.certificate.certified:
             return by_mixture
+        if self.of_modes:
+            return fit
+        if np.isnan(by_mixture.certificate.elbo):
+            return _explained(fit, fit, by_mixture)
         with context.clock.stage("mcmc"):
             by_chains = _by_chains(context, fit, gaussian, mixture, survey, rng)
         if by_chains.certificate.certified:
             return by_chains
-        why = (
-            f"{fit.certificate.why}. A mixture was refused as well: {by_mixture.certificate.why}. "
-            f"And Markov chains: {by_chains.certificate.why}"
-        )
-        return by_chains._replace(certificate=by_chains.certificate._replace(why=why))
+        return _explained(by_chains, fit, by_mixture, by_chains)
 
 
-def fit_mixture(
-    context: Context, fit: Fit, gaussian: GaussianFit, rng: np.random.Generator
-) -> tuple[Mixture, Survey]:
+def _explained(result: Fit, fit: Fit, mixture: Fit, chains: Fit | None = None) -> Fit:
+    """A result with the reasons of all that was refused, and where to read what to try."""
+    why = f"{fit.certificate.why}; by a mixture as well: {mixture.certificate.why}"
+    why += f"; and by Markov chains: {chains.certificate.why}" if chains else ""
+    return result._replace(certificate=result.certificate._replace(why=f"{why}. What to try: {_HELP}"))
+
+
+def fit_mixture(context: Context, fit: Fit, gaussian: GaussianFit, rng: np.random.Generator) -> tuple[Mixture, Survey]:
     """A mixture that lacks nothing which a search finds, and what the last search found."""
     density, settings = context.density, context.settings
-    components = [Bell(gaussian.loc, gaussian.scale)]
-    if fit.draw is not None and fit.log_prob is not None:
+    components: list[Component] = [Bell(gaussian.loc, gaussian.scale)]
+    if fit.draw is not None and fit.log_prob is not None and not estimates(fit.bijection):
         arrays = eqx.filter(fit.bijection, eqx.is_array)
         components.append(FlowComponent(arrays, fit.draw, fit.log_prob, settings.block))
     prior = context.prior(context.seeds, settings.thorough().prior_draws)
     survey = look_around(density, rng, gaussian, prior, context.target.coordinates, settings.thorough())
     mixture = Mixture.even(components)
+    mixture = mixture.joined(_into_necks(mixture, density, survey, rng, settings), 0.5)
     for _ in range(settings.searches):
         mixture = adapted(mixture, density, rng, settings)
         draws = weighted_draws(mixture, density, rng, settings.mixture_draws)
         survey = search(density, gaussian, survey, mixture.log_prob, log_mean(draws.log_weight), rng, settings)
         if not survey.modes:
             break
-        mixture = mixture.joined([Bell(mode.loc, mode.factor) for mode in survey.modes], 0.5)
+        mixture = mixture.joined([_bell(mode, density, rng, settings, len(survey.modes)) for mode in survey.modes], 0.5)
     return mixture, survey
+
+
+def _bell(mode: Mode, density: Density, rng: np.random.Generator, settings: FlowVISettings, num: int) -> Bell:
+    """A Gaussian at a mode; of a few modes by natural gradients, which in many dimensions need far fewer points."""
+    if num <= settings.num_candidates:
+        better = refined(density, rng, mode.loc, mode.factor, settings)
+        if np.isfinite(better.elbo):
+            return Bell(better.loc, better.scale)
+    return Bell(mode.loc, mode.factor)
+
+
+def _into_necks(
+    mixture: Mixture, density: Density, survey: Survey, rng: np.random.Generator, settings: FlowVISettings
+) -> list[Sliced]:
+    """Distributions along the coordinates whose marginals go on where the mixture has no draws."""
+    draws = weighted_draws(mixture, density, rng, settings.certificate_draws)
+    lowest, highest, log_evidence = draws.x.min(0), draws.x.max(0), log_mean(draws.log_weight)
+    found = []
+    for downwards, upwards in zip(survey.ends, survey.ends[1:]):
+        if downwards.coordinate == upwards.coordinate:
+            shares = [share_beyond(end, lowest, highest, log_evidence) for end in (downwards, upwards)]
+            if max(shares) > 0.1 * settings.max_cut:
+                found.append(Sliced.of(downwards, upwards))
+    return found
 
 
 def _by_weights(

@@ -64,7 +64,8 @@ class FlowTraining:
 
     def __call__(self, context: Context, fit: Fit) -> Fit:
         settings = context.settings
-        if fit.reason is Reason.INTERRUPTED or fit.survey.improper or finished(fit.certificate, settings) or settings.num_steps == 0:
+        done = finished(fit.certificate, settings) or fit.chains is not None or fit.reason is Reason.INTERRUPTED
+        if done or fit.survey.improper or settings.num_steps == 0:
             return fit
         with context.clock.stage("tracing"):
             functions = compile_flow(

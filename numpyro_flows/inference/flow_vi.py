@@ -133,7 +133,8 @@ class FlowVI:
         if verify == "thorough":
             settings = settings.thorough()
         self.verify = verify
-        require_choice(("mcmc", None), fallback=fallback)
+        if fallback is not None:
+            require_choice(("mcmc",), fallback=fallback)
         self.fallback = fallback
         self.settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
         trainings = sum(isinstance(stage, FlowTraining) for stage in stages)
@@ -208,7 +209,7 @@ class FlowVI:
     def _staged(self, context: Context) -> Fit:
         """What the stages make of nothing; Ctrl-C gives what there is by then, and raises where that is nothing."""
         fit = Fit.before(context.target.dim)
-        for stage in (*self.stages, *([Fallback()] if self.fallback else [])):
+        for stage in self._all_stages():
             try:
                 staged = stage(context, fit)
             except KeyboardInterrupt:
@@ -221,6 +222,14 @@ class FlowVI:
         if fit.reason is None and finished(fit.certificate, self.settings):
             fit = fit._replace(reason=Reason.GOOD_ENOUGH)
         return fit
+
+    def _all_stages(self) -> list[Stage]:
+        if self.fallback is None:
+            return list(self.stages)
+        stages: list[Stage] = []
+        for stage in self.stages:
+            stages += [Fallback(of_modes=True), stage] if isinstance(stage, FlowTraining) else [stage]
+        return [*stages, Fallback()]
 
     def _guide(self, dim: int) -> AutoFlow:
         if self.guide is not None:

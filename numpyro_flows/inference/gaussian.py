@@ -73,6 +73,14 @@ def moment_matched(x: Float[np.ndarray, "draws dim"], settings: FlowVISettings) 
     return GaussianFit(loc, scale, -np.inf, no_climbs(loc))
 
 
+def refined(
+    density: Density, rng: np.random.Generator, loc: np.ndarray, factor: np.ndarray, settings: FlowVISettings
+) -> GaussianFit:
+    """A Gaussian moved up by natural gradients."""
+    best = _refine(density, rng, loc, factor, settings)
+    return GaussianFit(best.loc, triangular(best.factor), best.elbo, no_climbs(loc))
+
+
 def _candidates(climbs: Climb, num: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Locations and factors of the Gaussians at the best few different ends of climbs."""
     evidence = climbs.log_density + np.linalg.slogdet(climbs.factor)[1]

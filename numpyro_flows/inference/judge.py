@@ -40,7 +40,7 @@ def with_survey(
         lowest: the draws' range begins here, and ends at `highest`.
         survey: what was seen.
     """
-    cut = [(end, _share_beyond(end, lowest, highest, certificate.log_evidence)) for end in survey.ends]
+    cut = [(end, share_beyond(end, lowest, highest, certificate.log_evidence)) for end in survey.ends]
     causes = [survey.left_out] if survey.left_out else []
     if missed > settings.max_missed:
         names = ", ".join(share.name for share in survey.shares if share.value > settings.max_missed)
@@ -66,7 +66,9 @@ def with_survey(
     return certificate._replace(certified=False, why="; ".join(causes))
 
 
-def _share_beyond(end: End, lowest: np.ndarray, highest: np.ndarray, log_evidence: float) -> float:
+def share_beyond(
+    end: End, lowest: Float[np.ndarray, " dim"], highest: Float[np.ndarray, " dim"], log_evidence: float
+) -> float:
     """The share of the posterior beyond the farthest draw."""
     extreme = lowest if end.side == "lower" else highest
     beyond = end.beyond(float(extreme[end.coordinate]), log_evidence)

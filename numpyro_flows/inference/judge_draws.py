@@ -46,6 +46,15 @@ class Agreement(NamedTuple):
             )
         return cls(*map(np.asarray, figures))
 
+    def worst(self) -> dict[str, Any]:
+        """The worst figures over all coordinates, as a certificate by Markov chains has them."""
+        return {
+            "by": "mcmc",
+            "rhat": float(self.rhat.max()),
+            "ess_bulk": float(self.ess_bulk.min()),
+            "ess_tail": float(self.ess_tail.min()),
+        }
+
     def why(self, names: np.ndarray) -> str:
         """Why chains are not certified, with the worst coordinate's name; empty where they are."""
         worst = np.argmax(self.rhat)  # the first NaN, where there is one
@@ -104,10 +113,7 @@ def judge_draws(
         log_evidence_se=log_evidence_se,
         num_draws=len(draws),
         tail_index=survey.tails.tail_index,
-        by="mcmc",
-        rhat=float(agreement.rhat.max()),
-        ess_bulk=float(agreement.ess_bulk.min()),
-        ess_tail=float(agreement.ess_tail.min()),
+        **agreement.worst(),
     )
     of_chains = Check(
         "agreement of chains",

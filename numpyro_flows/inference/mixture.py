@@ -61,7 +61,9 @@ class Bell:
             return self
         dim = self.loc.size
         effective = total**2 / (weights**2).sum()
-        scaled = weights / total * (self.df + dim) / (self.df + self.squares(x))  # far points of a heavy tail count less
+        scaled = (
+            weights / total * (self.df + dim) / (self.df + self.squares(x))
+        )  # far points of a heavy tail count less
         kept = settings.shrinkage * dim / (effective + settings.shrinkage * dim)
         loc = kept * self.loc + (1.0 - kept) * (scaled @ x / scaled.sum())
         away = (x - loc) * np.sqrt(scaled)[:, None]

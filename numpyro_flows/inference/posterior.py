@@ -16,8 +16,8 @@ from numpyro_flows.arguments import as_array, described, require_counts, require
 from numpyro_flows.bijections import AbstractBijection
 from numpyro_flows.files.tree import save_tree
 from numpyro_flows.inference.certificate import Certificate, Draws, resample
-from numpyro_flows.inference.chains import Chains
 from numpyro_flows.inference.compiled import Block, drawing, join
+from numpyro_flows.inference.draws import Chains
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.stored import StoredFit, StoredSites, target_of, without_model
 from numpyro_flows.inference.target import Target
@@ -40,13 +40,8 @@ class FlowPosterior:
     """A trained flow with the importance weights that judge it; made by `FlowVI.run`.
 
     Attributes:
-        certificate: the verdict and all its figures; the next ones repeat the main of them.
-        certified: whether the draws can be trusted, as far as weights can see.
-        why: where not certified, the reason.
-        khat: Pareto k-hat of the weights.
-        ess: relative effective sample size of the weights, in [0, 1].
-        elbo: the fit's ELBO.
-        log_evidence: log of the model's evidence, and `log_evidence_se`, its standard error.
+        certificate: the verdict and all its figures. The main of them are attributes here, too: `certified`, `why`,
+            `khat`, `ess`, `elbo`, `log_evidence` and `log_evidence_se`.
         guide: the trained `AutoFlow`, for NumPyro's `Predictive`, `NeuTraReparam` and so on, with `params`.
         params: the guide's parameters, as `SVI` would return them.
         bijection: the trained map from `N(0, I)` to the unconstrained latent vector; affine where a Gaussian is enough.
@@ -182,9 +177,8 @@ class FlowPosterior:
     ) -> FlowDistribution:
         """The posterior of some latent sites as one joint distribution, to be the prior of the next model.
 
-        A density is fitted to resampled draws: the flow itself is only as good as its weights, and today's data would
-        not weigh its errors out (at an ESS of 95% an update was off by 0.17 sd, by draws by 0.03). Use it in a model by
-        `sample_sites("prior", prior)`.
+        A density is fitted to resampled draws, as today's data would not weigh the flow's own errors out (at an ESS of
+        95% an update was off by 0.17 sd, by draws by 0.03). Use it in a model by `sample_sites("prior", prior)`.
 
         Args:
             sites: names of latent sites; all by default.
@@ -209,17 +203,17 @@ class FlowPosterior:
     ) -> "xr.DataTree":
         """The fit as an ArviZ DataTree of `num_chains` chains with `num_samples` draws each.
 
-        - `posterior`: resampled draws, with the certificate as attributes. The chains are independent of each other, so
-          that ArviZ's r-hat, ESS and rank plots work; each has `num_samples` draws.
+        - `posterior`: resampled draws in independent chains of `num_samples` draws, so that ArviZ's r-hat, ESS and rank
+          plots work, or all Markov chains as they are; with the certificate as attributes.
         - `sample_stats`: a draw's `log_weight` before resampling, and `lp`, its unconstrained `log p(x, data)`.
         - `posterior_predictive`, `log_likelihood` and `observed_data`: of the observed sites, where the model has any;
           `numpyro.factor` sites are none.
         - `prior` and `prior_predictive`: one chain of `num_samples` draws of the model run forward, without data and
           without its factors.
 
-        A predictive or prior group is left out where a site that it needs has no sampler, as `ImproperUniform` has
-        none. Dimensions after `chain` and `draw` have the names of the model's plates; `coords` are their labels, as in
-        ArviZ. A `/` in a site's name (NumPyro's `scope`) becomes a `.`, as ArviZ needs it.
+        A predictive or prior group is left out where a site has no sampler, as `ImproperUniform` has none. Dimensions
+        after `chain` and `draw` have the names of the model's plates; `coords` are their labels, as in ArviZ. A `/` in a
+        site's name (NumPyro's `scope`) becomes a `.`, as ArviZ needs it.
 
         Raises:
             TypeError: where an argument is of another kind.
@@ -240,7 +234,7 @@ class FlowPosterior:
           is NaN and no mean; on half-Cauchy draws all means are;
         - `median` and `iqr`, the interquartile range, which always exist.
 
-        Keywords go to `arviz_stats.summary`; `round_to="none"` gives all digits. Without the model weights are equal.
+        Draws of Markov chains have ArviZ's r-hat, ESS and errors. Keywords go to `arviz_stats.summary`; `round_to="none"` gives all digits. Without the model weights are equal.
 
         Source: Vehtari, Simpson, Gelman, Yao, Gabry 2024, arXiv 1507.02646, for k-hat.
         """

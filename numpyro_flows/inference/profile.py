@@ -19,6 +19,8 @@ class End(NamedTuple):
     at: values, from the fit's centre outwards.
     log_marginal: log of `p(x_i, data)` there, with the other coordinates integrated out.
     cost: evaluations of the density.
+    others: where the density of the other coordinates is highest there, and `factors`, lower-triangular ones of their
+        covariances.
     """
 
     coordinate: int
@@ -26,6 +28,8 @@ class End(NamedTuple):
     log_marginal: Float[np.ndarray, " values"]
     name: str = ""
     cost: int = 0
+    others: Float[np.ndarray, "values others"] = np.zeros((0, 0))
+    factors: Float[np.ndarray, "values others others"] = np.zeros((0, 0, 0))
 
     @property
     def side(self) -> str:
@@ -66,21 +70,19 @@ def ends(density: Density, fit: GaussianFit, coordinates: Coordinates, settings:
     for i in np.flatnonzero(coordinates.constrained)[: settings.profiled]:
         for sign in (-1.0, 1.0):
             counted = Counted(density)
-            at, log_marginal = _end(counted, fit, i, sign, settings)
-            if len(at) > 1:
-                found.append(End(int(i), at, log_marginal, str(coordinates.names[i]), counted.num))
+            end = _end(counted, fit, int(i), sign, settings)
+            if len(end.at) > 1:
+                found.append(end._replace(name=str(coordinates.names[i]), cost=counted.num))
     return found
 
 
-def _end(
-    density: Density, fit: GaussianFit, i: int, sign: float, settings: FlowVISettings
-) -> tuple[np.ndarray, np.ndarray]:
+def _end(density: Density, fit: GaussianFit, i: int, sign: float, settings: FlowVISettings) -> End:
     dim = fit.loc.size
     others = np.delete(np.arange(dim), i)
     joint = triangular(fit.scale[[i, *others]])  # its first row is the coordinate's, the rest the others' given it
     y, factor = fit.loc[others], joint[1:, 1:]
     most_uneven = np.finfo(fit.loc.dtype).eps ** -0.4  # beyond, differences of gradients are rounding errors
-    at, log_marginal = [], []
+    at, log_marginal, optima, factors = [], [], [], []
     for distance in (0.0, *settings.profile_distances):
         value = fit.loc[i] + sign * distance * joint[0, 0]
 
@@ -100,4 +102,13 @@ def _end(
             break
         at.append(value)
         log_marginal.append(height + log_det + 0.5 * (dim - 1) * np.log(2 * np.pi))
-    return np.array(at), np.array(log_marginal)
+        optima.append(y)
+        factors.append(triangular(factor))
+    num = len(at)
+    return End(
+        i,
+        np.array(at),
+        np.array(log_marginal),
+        others=np.array(optima).reshape(num, dim - 1),
+        factors=np.array(factors).reshape(num, dim - 1, dim - 1),
+    )

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from numpyro_flows.bijections import AbstractBijection
 from numpyro_flows.inference.certificate import Certificate, Draws
-from numpyro_flows.inference.chains import Chains
+from numpyro_flows.inference.draws import Chains
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.training.seeds import Seeds
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from numpyro_flows.bijections import AbstractBijection, Chain, Identity
 from numpyro_flows.inference.certificate import Certificate
-from numpyro_flows.inference.chains import Chains
+from numpyro_flows.inference.draws import Chains
 from numpyro_flows.inference.gaussian import GaussianFit, draw_gaussian, no_climbs
 from numpyro_flows.inference.host_density import HostDensity, HostPrior
 from numpyro_flows.inference.judge import judge

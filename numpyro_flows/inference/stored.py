@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import equinox as eqx
 import jax
@@ -15,7 +15,9 @@ from numpyro.distributions import constraints
 from numpyro_flows.bijections import AbstractBijection, Chain
 from numpyro_flows.files.tree import load_tree
 from numpyro_flows.inference.certificate import Certificate, certify
+from numpyro_flows.inference.draws import Chains
 from numpyro_flows.inference.fingerprint import Fingerprint, fingerprint
+from numpyro_flows.inference.judge_draws import Agreement
 from numpyro_flows.inference.result import Result
 from numpyro_flows.inference.target import Target
 from numpyro_flows.modeling.sites import Sites, SitesTransform
@@ -32,6 +34,8 @@ class StoredFit(NamedTuple):
         bijection: the trained map, from `N(0, I)` to the unconstrained latent vector.
         prefix: of the guide's names.
         log_weights: importance weights, of which loading makes the certificate.
+        chains: draws of a mixture, whose weights these are, or of Markov chains, which loading looks at instead.
+        by: what the verdict was by, weights or Markov chains.
         refused: why the fit was not certified; empty where it was. A file can only refuse.
         shapes: the latent sites' unconstrained shapes.
         sites: their shapes and supports; None where a support depends on other sites.
@@ -43,6 +47,8 @@ class StoredFit(NamedTuple):
     bijection: AbstractBijection
     prefix: str
     log_weights: Float[np.ndarray, " draws"]
+    chains: Chains | None
+    by: Literal["weights", "mcmc"]
     refused: str
     losses: Float[np.ndarray, " steps"]
     seconds: dict[str, float]
@@ -66,6 +72,8 @@ class StoredFit(NamedTuple):
             bijection=posterior.bijection,
             prefix=posterior._guide.prefix,
             log_weights=np.asarray(posterior.log_weights),
+            chains=posterior.chains,
+            by=posterior.certificate.by,
             refused=_refusal(posterior),
             losses=np.asarray(posterior.losses),
             seconds={name: float(seconds) for name, seconds in posterior.seconds.items()},
@@ -93,12 +101,24 @@ class StoredFit(NamedTuple):
     def certificate(self) -> Certificate:
         """The verdict on the stored weights, never a stored one; a refusal for other reasons is kept."""
         certificate = certify(self.log_weights)
+        if self.by == "mcmc" and self.chains is not None:
+            agreement = Agreement.of(self.chains.x)
+            why, num = agreement.why(np.arange(self.chains.x.shape[2])), self.chains.log_density.size
+            certificate = Certificate.unknown(why, num)._replace(
+                certified=not why,
+                khat=float("nan"),
+                ess=float("nan"),
+                max_weight=float("nan"),
+                log_evidence=certificate.log_evidence,
+                log_evidence_se=certificate.log_evidence_se,
+                **agreement.worst(),
+            )
         return certificate._replace(certified=False, why=self.refused) if self.refused else certificate
 
     def unchanged(self) -> dict[str, Any]:
         """What a posterior has as the file has it."""
-        names = ("bijection", "log_weights", "losses", "seconds", "gradient_evaluations", "num_skipped", "reason")
-        return {name: getattr(self, name) for name in names}
+        names = "bijection log_weights chains losses seconds gradient_evaluations num_skipped reason"
+        return {name: getattr(self, name) for name in names.split()}
 
     def require_coherent(self) -> None:
         """Raise a ValueError where the parts do not fit together."""
@@ -108,6 +128,8 @@ class StoredFit(NamedTuple):
             raise ValueError(f"expected a Chain of shape {(dim,)} for the latent sites {self.shapes}")
         if self.log_weights.ndim != 1 or len(self.log_weights) < _LEAST_WEIGHTS:
             raise ValueError(f"expected at least {_LEAST_WEIGHTS} weights, got the shape {self.log_weights.shape}")
+        if self.chains is not None and self.chains.x.shape != (*self.chains.log_density.shape, dim):
+            raise ValueError(f"expected chains of vectors of shape {(dim,)}, got {self.chains.x.shape}")
         if self.points.shape[1:] != (dim,) or self.log_densities.shape != self.points.shape[:1]:
             raise ValueError("expected a log density for each point")
         if self.sites is not None and StoredSites(self.sites, {}).shapes != self.shapes:

@@ -13,6 +13,7 @@ from arviz_stats.summary import summary as arviz_summary
 from jaxtyping import Float, Int, PRNGKeyArray
 
 from numpyro_flows.inference.certificate import resample
+from numpyro_flows.inference.draws import Chains
 from numpyro_flows.inference.psis import smooth, tail_shape
 from numpyro_flows.inference.result import Result
 from numpyro_flows.inference.settings import FlowVISettings
@@ -23,7 +24,7 @@ from numpyro_flows.training.seeds import Seeds
 NUM_DRAWS = 20_000  # the thresholds were measured with so many
 _LEAST_DRAWS = 4_000  # where there are many scalars
 _MOST_NUMBERS = 40_000_000  # of all draws, in memory
-_CHAINS = 4  # that resampled draws are cut into, for ArviZ's r-hat
+_CHAINS = 4
 
 # The variance does not exist where the shape of `w (x - median)^2` is 1 or more; its estimate scatters by 0.07 to 0.1.
 # Measured on sets of 20,000 draws: this line marks 1 of 3,000 of a lognormal (sigma 1), none of 3,000 of a Weibull
@@ -35,6 +36,7 @@ MAX_KHAT_OF_SQUARES = 0.85
 _NO_MEAN = ("mean", "sd", "mcse_mean", "mcse_sd")  # what a scalar without mean has not
 _NO_SD = ("sd", "mcse_mean", "mcse_sd")
 _OWN = ("median", "iqr", "mcse_mean", "khat")
+_OF_CHAINS = ("median", "iqr", "khat")  # ArviZ has the errors of chains
 _ZERO = 700.0  # nats below the largest log weight from which a weight is rounded to zero
 _MOST_NAMES = 10  # in a line of text
 
@@ -47,7 +49,8 @@ class WeightedDraws(NamedTuple):
         weights: normalised importance weights, `(draws,)`; draws whose weight is zero, or NaN, are left out.
         smoothed: the same, Pareto-smoothed: draws are resampled by these.
         mcse_factors: what `mcse_factors` gives for them.
-        kept: indices of the resampled draws.
+        kept: indices of the resampled draws, chain by chain.
+        num_chains: Markov chains, or those that resampled draws are cut into, for ArviZ's r-hat.
     """
 
     sites: dict[str, np.ndarray]
@@ -55,6 +58,7 @@ class WeightedDraws(NamedTuple):
     smoothed: Float[np.ndarray, " draws"]
     mcse_factors: Float[np.ndarray, " draws"]
     kept: Int[np.ndarray, " resampled"]
+    num_chains: int = _CHAINS
 
     @classmethod
     def of(cls, posterior: Result, rng_key: PRNGKeyArray) -> "WeightedDraws":
@@ -64,6 +68,8 @@ class WeightedDraws(NamedTuple):
         shapes = jax.eval_shape(posterior._constrain_block, x).values()
         scalars = sum(value.size for value in shapes) // settings.block
         num = int(np.clip(_MOST_NUMBERS // max(scalars, 1), _LEAST_DRAWS, NUM_DRAWS))
+        if posterior.chains is not None and posterior.certificate.by == "mcmc":
+            return cls.of_chains(posterior, posterior.chains)
         draws = posterior._weighted_draws(seeds, num)
         log_weights = np.asarray(draws.log_weight, np.float64)
         finite = np.isfinite(log_weights)
@@ -80,19 +86,29 @@ class WeightedDraws(NamedTuple):
             kept=resample(log_weights, num_kept, seeds.rng("resampling")),
         )
 
+    @classmethod
+    def of_chains(cls, posterior: Result, chains: Chains) -> "WeightedDraws":
+        """All draws of Markov chains, with equal weights."""
+        x, _ = chains.flat
+        num = len(x)
+        equal = np.full(num, 1.0 / num)
+        sites = {name: np.asarray(value) for name, value in posterior._constrain(x).items()}
+        return cls(sites, equal, equal, mcse_factors(equal, num), np.arange(num), len(chains.x))
+
 
 def summary(posterior: Result, options: dict[str, Any]) -> pd.DataFrame | xr.Dataset:
     """The table of `FlowPosterior.summary`; `options` go to `arviz_stats.summary`."""
     draws = WeightedDraws.of(posterior, jax.random.key(0))
     layout = Layout.of(posterior) if posterior.has_model else Layout({}, {}, {})
     resampled = {name: value[draws.kept].astype(np.float64) for name, value in draws.sites.items()}
-    dataset = layout.dataset(in_chains(resampled, _CHAINS), attributes=attributes(posterior))
-    options = {"kind": "stats", "fmt": "wide", "round_to": "auto"} | options
+    dataset = layout.dataset(in_chains(resampled, draws.num_chains), attributes=attributes(posterior))
+    by_chains = posterior.certificate.by == "mcmc"
+    options = {"kind": "all" if by_chains else "stats", "fmt": "wide", "round_to": "auto"} | options
     in_full: dict[str, Any] = options | {"fmt": "xarray", "round_to": "none"}
     with np.errstate(divide="ignore", invalid="ignore"):  # ArviZ's, of scalars that never change
         base: Any = arviz_summary(dataset, **in_full)
     own = _own_columns(draws, layout, posterior._settings)[list(base.data_vars)].sel(options.get("coords") or {})
-    table = _joined(base, own, posterior._settings)
+    table = _joined(base, own, posterior._settings, _OF_CHAINS if by_chains else _OWN)
     return _formatted(_rounded(table, options["round_to"]), options["fmt"])
 
 
@@ -162,13 +178,13 @@ def _of_scalar(x: Float[np.ndarray, " draws"], draws: WeightedDraws, settings: F
     return median, high - low, mcse, khat, mcse_sd, khat_of_squares
 
 
-def _joined(base: xr.Dataset, own: xr.Dataset, settings: FlowVISettings) -> xr.Dataset:
+def _joined(base: xr.Dataset, own: xr.Dataset, settings: FlowVISettings, names: tuple[str, ...]) -> xr.Dataset:
     """ArviZ's columns with our own, and NaN for moments that do not exist."""
     khat = own.sel(summary="khat", drop=True)
     no_mean = khat >= settings.max_khat
     no_sd = no_mean | (own.sel(summary="khat_of_squares", drop=True) >= MAX_KHAT_OF_SQUARES)
-    theirs = [str(name) for name in base["summary"].values if name not in _OWN and name != "mcse_sd"]
-    ours = [*_OWN, *(["mcse_sd"] if "mcse_sd" in base["summary"] else [])]
+    ours = [*names, *(["mcse_sd"] if "mcse_sd" in base["summary"] and names is _OWN else [])]
+    theirs = [str(name) for name in base["summary"].values if name not in ours]
     table = xr.concat([base.sel(summary=theirs), own.sel(summary=ours)], dim="summary")
     columns = table["summary"]
     return table.where(~(no_mean & columns.isin(_NO_MEAN)) & ~(no_sd & columns.isin(_NO_SD)))

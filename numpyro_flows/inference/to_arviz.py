@@ -16,7 +16,6 @@ from numpyro.handlers import seed, substitute, trace, uncondition
 from numpyro.infer import init_to_sample, log_likelihood
 
 from numpyro_flows.arguments import described, require_counts, require_key
-from numpyro_flows.inference.certificate import Draws
 from numpyro_flows.inference.model_checks import is_factor
 from numpyro_flows.inference.result import Result
 from numpyro_flows.modeling.model_run import model_run
@@ -39,11 +38,16 @@ def to_datatree(
     layout = Layout.of(posterior)
     layout.require_known(coords)
     seeds = Seeds.of(rng_key)
-    keys = map(seed_key, seeds.many(num_chains, "chains"))
-    chains = [posterior._resampled_draws(key, num_samples) for key in keys]
-    draws = Draws(*(np.concatenate(leaves) for leaves in zip(*chains)))
-    sites = posterior._constrain(draws.x)
-    stats = {"log_weight": draws.log_weight, "lp": draws.log_density}
+    if posterior.chains is not None and posterior.certificate.by == "mcmc":
+        num_chains, num_samples = posterior.chains.log_density.shape
+        x, log_density = posterior.chains.flat
+        stats = {"lp": log_density}
+    else:
+        keys = map(seed_key, seeds.many(num_chains, "chains"))
+        chains = [posterior._resampled_draws(key, num_samples) for key in keys]
+        x, log_density, log_weight = (np.concatenate(leaves) for leaves in zip(*chains))
+        stats = {"log_weight": log_weight, "lp": log_density}
+    sites = posterior._constrain(x)
 
     def group(values: Mapping[str, ArrayLike], num_chains: int = num_chains, **attrs: Any) -> xr.Dataset:
         return layout.dataset(in_chains(values, num_chains), coords, **attrs)

@@ -9,10 +9,16 @@ def verdict(posterior: Result) -> str:
     first = "CERTIFIED" if c.certified else f"NOT CERTIFIED: {c.why}"
     if c.certified and (loosened := posterior._settings.loosened()):
         first += f", by looser settings than the default: {loosened}"
+    kept = posterior.chains
     figures = (
-        f"k-hat {c.khat:.2f}, ESS {c.ess:.1%} of {c.num_draws} draws, largest weight {c.max_weight:.2g}, "
+        f"by Markov chains, {c.num_draws:,} draws in {len(kept.x)} chains: r-hat {c.rhat:.3f}, bulk ESS "
+        f"{c.ess_bulk:,.0f}, tail ESS {c.ess_tail:,.0f}, log evidence {c.log_evidence:.3f} +- {c.log_evidence_se:.3f}"
+        if c.by == "mcmc" and kept is not None
+        else f"k-hat {c.khat:.2f}, ESS {c.ess:.1%} of {c.num_draws} draws, largest weight {c.max_weight:.2g}, "
         f"ELBO {c.elbo:.3f}, log evidence {c.log_evidence:.3f} +- {c.log_evidence_se:.3f}"
     )
+    if kept is not None and c.by == "weights":
+        figures = f"by a mixture: {figures}"
     run = [check for check in c.checks if check.run]
     not_run = [check for check in c.checks if not check.run]
     checked = f"\nchecked by {', '.join(check.name for check in run)}" if run else ""
