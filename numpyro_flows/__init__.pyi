@@ -19,7 +19,9 @@ from .inference.losses import ForwardKL as ForwardKL
 from .inference.losses import PathKL as PathKL
 from .inference.posterior import FlowPosterior as FlowPosterior
 from .inference.settings import FlowVISettings as FlowVISettings
+from .inference.several import SeveralFits as SeveralFits
 from .inference.start import GaussianStart as GaussianStart
+from .inference.verify import verify_fit as verify_fit
 from .latent_ode.fit import LatentODEFit as LatentODEFit
 from .latent_ode.fit import fit_latent_ode as fit_latent_ode
 from .latent_ode.model import LatentODE as LatentODE

@@ -127,11 +127,11 @@ def certify(
     if not _usable(log_weights):
         bad = int((np.isnan(log_weights) | (log_weights == np.inf)).sum())
         why = (
-            f"{bad} of {n} log weights are NaN or infinite: where the flow has draws, the model's density is broken or "
+            f"{bad} of {n} log weights are NaN or infinite: where the fit has draws, the model's density is broken or "
             "a runtime check of the model fires (eqx.error_if, or a solver's error)"
         )
         if bad == 0:
-            why = "the model's density is zero at every draw of the flow"
+            why = "the model's density is zero at every draw of the fit"
         return Certificate.unknown(why, n)
     _, khat = smooth(log_weights)
     ess = relative_ess(log_weights)
@@ -174,7 +174,7 @@ def _usable(log_weights: np.ndarray) -> bool:
 def _reason(khat: float, ess: float, resolution: float, settings: FlowVISettings) -> str:
     why = (
         f"k-hat {khat:.2f} and ESS {ess:.1%} (certified are k-hat < {settings.max_khat} with ESS >= "
-        f"{settings.min_ess:.0%}, or ESS >= {settings.sufficient_ess:.0%}): the flow does not fit the posterior"
+        f"{settings.min_ess:.0%}, or ESS >= {settings.sufficient_ess:.0%}): the fit does not match the posterior"
     )
     if resolution > 0.05:
         why += f"; log densities are resolved to {resolution:.1g} nat only: enable float64"

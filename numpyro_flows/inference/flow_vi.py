@@ -31,6 +31,7 @@ from numpyro_flows.inference.one_thread import one_thread
 from numpyro_flows.inference.posterior import FlowPosterior
 from numpyro_flows.inference.rounds import finished
 from numpyro_flows.inference.settings import FlowVISettings
+from numpyro_flows.inference.several import SeveralFits, run_several
 from numpyro_flows.inference.stages import Context, Fit, Stage
 from numpyro_flows.inference.start import GaussianStart
 from numpyro_flows.inference.target import Target
@@ -193,6 +194,17 @@ class FlowVI:
             reason=fit.reason or Reason.UNTRAINED,
             settings=self.settings,
         )
+
+    def run_several(self, rng_key: PRNGKeyArray, num: int, *args: Any, **kwargs: Any) -> SeveralFits:
+        """Fit the same posterior `num` times with different keys, to see how far the fits agree.
+
+        Raises:
+            TypeError: where `rng_key` is not one random key, or `num` no integer.
+            ValueError: where `num` is below 2, there is a checkpoint, which is of one fit, or for the reasons of `run`.
+        """
+        if self.watch.checkpoint is not None:
+            raise ValueError("checkpoint expected None for several fits, as one file is for one fit: call run")
+        return run_several(self.run, rng_key, num, args, kwargs)
 
     def _staged(self, context: Context) -> Fit:
         """What the stages make of nothing; Ctrl-C gives what there is by then, and raises where that is nothing."""

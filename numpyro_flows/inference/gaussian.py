@@ -58,13 +58,18 @@ def fit_gaussian(
 
 
 def moment_matched(x: Float[np.ndarray, "draws dim"], settings: FlowVISettings) -> GaussianFit:
-    """The Gaussian with the mean and the covariance of draws; of few draws, or many dimensions, a diagonal one."""
+    """The Gaussian with the mean and the covariance of draws; of few draws, or many dimensions, a diagonal one.
+
+    It is in the draws' own precision, on which tolerances depend.
+    """
     num, dim = x.shape
-    loc, sds = x.mean(0), x.std(0) + np.finfo(x.dtype).tiny
+    dtype, x = x.dtype, x.astype(np.float64)
+    loc, sds = x.mean(0), x.std(0) + np.finfo(dtype).tiny
     scale = sds
     if dim <= settings.max_full_dim and num >= 5 * dim:
         with contextlib.suppress(np.linalg.LinAlgError):  # draws on a line, but for rounding
             scale = sds[:, None] * np.linalg.cholesky(np.cov((x - loc) / sds, rowvar=False).reshape(dim, dim))
+    loc, scale = loc.astype(dtype), scale.astype(dtype)
     return GaussianFit(loc, scale, -np.inf, no_climbs(loc))
 
 

@@ -18,6 +18,7 @@ from numpyro_flows.inference.survey import Survey, missed_beyond, of_one_period,
 # Vehtari, Gelman, Simpson, Carpenter, Bürkner 2021, arXiv 1903.08008
 MAX_RHAT = 1.01
 MIN_ESS = 400.0
+_MOST_OUTSIDE = 0.1  # share of the draws outside of the fitted density: of a mode with less no search knows
 
 _EXPECTED = f"certified are r-hat < {MAX_RHAT} with bulk and tail ESS > {MIN_ESS:.0f}"
 
@@ -33,6 +34,7 @@ class Agreement(NamedTuple):
     def of(cls, chains: Float[np.ndarray, "chains draws dim"]) -> "Agreement":
         from arviz_stats.base.array import array_stats  # here: its import takes a second
 
+        chains = np.asarray(chains, np.float64)
         if len(chains) == 1:  # its halves are compared: ArviZ has no r-hat of one chain
             chains = np.stack(np.array_split(chains[0, : chains.shape[1] // 2 * 2], 2))
         along: Any = {"chain_axis": 0, "draw_axis": 1}
@@ -125,8 +127,7 @@ def judge_draws(
     broken = ~np.isfinite(log_density)
     if broken.mean() > settings.max_broken:
         why = f"the model's density is zero or NaN at {broken.mean():.1%} of the draws: they are of another model"
-        checks = (of_chains, *checks_of(survey, of_chains)[1:])
-        return certificate._replace(certified=False, why=why, checks=checks)
+        return certificate._replace(certified=False, why=why, checks=checks_of(survey, of_chains))
     gaussian = moment_matched(draws, settings)
     fitted = of_one_period(log_prob, gaussian, survey.coordinates)
     log_ratio = log_density[~broken] - np.asarray(fitted(held_out[~broken]), np.float64)
@@ -137,6 +138,11 @@ def judge_draws(
     own_share = float((log_ratio > log_evidence + np.log(settings.outside)).mean())
     effective = min(log_ratio.size, certificate.ess_bulk) if certificate.ess_bulk > 1.0 else 1.0
     missed = missed_beyond(survey, own_share, float(np.sqrt(own_share * (1.0 - own_share) / effective)))
+    if survey.probes and own_share > _MOST_OUTSIDE:
+        survey = survey._replace(
+            left_out=f"the search elsewhere is blind: {own_share:.0%} of the draws lie outside of the density that was "
+            'fitted to them (verify="weights" leaves the search out)'
+        )
     verdict = with_survey(
         certificate._replace(log_evidence=log_evidence), missed, draws.min(0), draws.max(0), survey, settings
     )
