@@ -17,8 +17,8 @@ _AT_ONCE = 16  # sweeps whose proposals are drawn together
 class Sampler:
     """Chains of sweeps, each of which leaves the density as it is.
 
-    A sweep is an independence Metropolis step with a mixture as proposal, Hamiltonian moves of random lengths, and a
-    jump by the difference of two other chains in some of the coordinates. Chains start from weighted draws of the
+    A sweep is an independence Metropolis step with a mixture as proposal, Hamiltonian moves of random lengths, and
+    jumps by the difference of two other chains in some of the coordinates. Chains start from weighted draws of the
     mixture.
 
     Source: Tierney 1994; ter Braak, Vrugt 2008 (differences).
@@ -51,7 +51,8 @@ class Sampler:
             self._independent(Draws(*next(proposals)))
             for _ in range(settings.chain_moves):
                 self._particles = move(self._whitened, self._particles, rng, settings)
-            self._by_differences()
+            for _ in range(settings.chain_jumps):
+                self._by_differences()
             if i % every == every - 1:
                 xs.append(self._whitened.x(self._particles.u))
                 heights.append(self._particles.log_density)
@@ -68,12 +69,12 @@ class Sampler:
     def _by_differences(self) -> None:
         """Each half of the chains jumps by differences of two of the other half, in a random part of coordinates."""
         rng, num, dim = self._rng, *self._particles.u.shape
-        halves = np.arange(num)[: num // 2], np.arange(num)[num // 2 :]
+        halves = np.array_split(rng.permutation(num), 2)
         for own, other in (halves, halves[::-1]):
             x = self._whitened.x(self._particles.u)
             first = rng.integers(len(other), size=len(own))
             second = (first + rng.integers(1, len(other), size=len(own))) % len(other)
-            share = np.exp(rng.uniform(-np.log(dim), 0.0, (len(own), 1)))
+            share = np.exp(rng.uniform(-2.0 * np.log(dim), 0.0, (len(own), 1)))  # often one coordinate alone
             chosen = rng.uniform(size=(len(own), dim)) < share
             chosen[np.arange(len(own)), rng.integers(dim, size=len(own))] = True
             new_x = x[own] + chosen * (x[other[first]] - x[other[second]])

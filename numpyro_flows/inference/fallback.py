@@ -24,7 +24,6 @@ from numpyro_flows.inference.survey import Survey, look_around, search, weigh
 from numpyro_flows.training.reasons import Reason
 
 _HELP = "docs/how_a_fit_is_certified.md#what-to-try"
-_MOST_NUMBERS = 20_000_000  # of all draws that are kept
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ def _by_weights(
 ) -> Fit:
     """The fit with draws that importance resampling keeps of the mixture's, and their verdict."""
     density, settings = context.density, context.settings
-    num = _num_kept(fit.loc.size, settings)
+    num = settings.certificate_draws
     draws = weighted_draws(mixture, density, rng, settings.pool * num)
     survey = search(density, gaussian, survey, mixture.log_prob, log_mean(draws.log_weight), rng, settings)
     index = resample(draws.log_weight, num, rng)
@@ -145,7 +144,7 @@ def _by_chains(
     chains = sampler.sweeps(num, every)
     while True:
         done += num
-        while chains.x[:, :, 0].size > 2 * _num_kept(fit.loc.size, settings):
+        while chains.x.shape[1] > 2 * settings.chain_draws:
             chains, every = chains.halved(), 2 * every
         agree = not Agreement.of(chains.later().x).why(context.target.coordinates.names)
         if agree or done >= settings.most_sweeps:
@@ -156,9 +155,3 @@ def _by_chains(
     log_evidence, se = bridged(chains, mixture, weighted_draws(mixture, density, rng, settings.certificate_draws))
     certificate = judge_draws(density, chains.x, mixture.log_prob, log_evidence, survey, rng, settings, se)
     return fit._replace(certificate=certificate, chains=chains)
-
-
-def _num_kept(dim: int, settings: FlowVISettings) -> int:
-    """How many draws are kept; fewer where they are long vectors."""
-    each = min(settings.kept_draws, _MOST_NUMBERS // dim) // settings.chains
-    return settings.chains * max(each, 8)

@@ -7,7 +7,7 @@ from numpyro_flows.arguments import require_counts, require_instance, require_nu
 
 _SHARES = (
     *("unit_start_ess", "forward_ess", "forward_share", "min_ess", "sufficient_ess", "target_ess"),
-    *("max_broken", "heavier", "max_missed", "tempering_ess", "max_cut"),
+    *("max_broken", "heavier", "max_missed", "tempering_ess", "max_cut", "least_share"),
 )
 # what a certificate is looser by where it is above, or below, its default
 _LOOSER_ABOVE = ("max_khat", "max_broken", "max_missed", "max_cut", "outside")
@@ -118,6 +118,18 @@ class FlowVISettings:
       of the Gaussian, between which the fall of the log density is measured.
     - `min_degrees_of_freedom`: tails of this index or less have no variance, and the verdict says so.
 
+    Where a fit is refused:
+
+    - `mixture_rounds`, `mixture_draws`: most rounds that move a mixture towards the posterior, and draws of one.
+    - `shrinkage`: its old covariances count as so many points for each dimension.
+    - `degrees_of_freedom`: of its Student-t components, each of which has the best.
+    - `least_share`: components with less are left out.
+    - `searches`: most searches for what it lacks, after each of which it has more components.
+    - `chains`: Markov chains side by side, and `chain_moves`, Hamiltonian moves of one sweep, and
+      `chain_jumps`, its jumps by differences of chains: where single coordinates have two modes, they go between them.
+    - `first_sweeps`, `most_sweeps`: there are twice as many, again and again, until the chains agree.
+    - `chain_draws`: chains that have more than twice as many draws lose every second one.
+
     Draws:
 
     - `pool`: fresh draws for each one that importance resampling returns.
@@ -215,9 +227,10 @@ class FlowVISettings:
     searches: int = 8
     chains: int = 128
     chain_moves: int = 2
-    first_sweeps: int = 200
-    most_sweeps: int = 3_200
-    kept_draws: int = 20_480
+    chain_jumps: int = 8
+    first_sweeps: int = 400
+    most_sweeps: int = 6_400
+    chain_draws: int = 300
 
     pool: int = 4
 

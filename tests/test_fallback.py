@@ -1,0 +1,138 @@
+"""What follows where a fit is refused: draws of a mixture, or of Markov chains, with the same results as any other."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+
+from numpyro_flows import FlowPosterior, FlowVI
+from numpyro_flows.inference.settings import FlowVISettings
+
+
+def two_modes():
+    """30% at -3, 70% at 3."""
+    x = numpyro.sample("x", dist.ImproperUniform(dist.constraints.real_vector, (), (2,)))
+    modes = [dist.Normal(place, 1).to_event(1).log_prob(x) for place in (jnp.full(2, -3.0), jnp.full(2, 3.0))]
+    numpyro.factor("modes", jnp.logaddexp(jnp.log(0.3) + modes[0], jnp.log(0.7) + modes[1]))
+    numpyro.deterministic("first", x[..., 0])
+
+
+@pytest.fixture(scope="module")
+def by_mixture():
+    return FlowVI(two_modes, progress_bar=False).run(jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def by_chains():
+    """By Markov chains, as no weights are good enough for these settings."""
+    strict = FlowVISettings(num_steps=0, min_ess=1.0, sufficient_ess=1.0, max_khat=1e-6)
+    return FlowVI(two_modes, settings=strict, progress_bar=False).run(jax.random.key(0))
+
+
+def test_a_mixture_has_draws_in_both_modes(by_mixture):
+    assert by_mixture.certified
+    assert by_mixture.certificate.by == "weights"
+    assert by_mixture.losses.size == 0  # the mixture comes before a flow
+    assert by_mixture.log_evidence == pytest.approx(0.0, abs=0.01)
+    x = by_mixture.sample(jax.random.key(1), 4_000)["x"]
+    share = (x[:, 0] < 0).mean()
+    assert share == pytest.approx(0.3, abs=4 * np.sqrt(0.21 / 4_000))
+    assert "by a mixture" in by_mixture.verdict()
+
+
+def test_markov_chains_where_the_mixture_is_refused(by_chains, capsys):
+    certificate = by_chains.certificate
+    assert certificate.certified
+    assert certificate.by == "mcmc"
+    assert certificate.rhat < 1.01
+    assert by_chains.log_evidence == pytest.approx(0.0, abs=4 * by_chains.log_evidence_se)
+    x, _ = by_chains.chains.flat
+    assert (x[:, 0] < 0).mean() == pytest.approx(0.3, abs=4 * np.sqrt(0.21 / certificate.ess_bulk))
+    by_chains.print_summary()
+    shown = capsys.readouterr().out
+    assert shown.startswith("CERTIFIED")
+    for word in ("Markov chains", "r_hat", "ess_bulk", "mcse_mean"):
+        assert word in shown
+
+
+def test_draws_of_chains_are_without_replacement_and_by_key(by_chains):
+    num = by_chains.chains.log_density.size
+    first = np.asarray(by_chains.sample(jax.random.key(0), num)["first"])
+    np.testing.assert_array_equal(np.sort(first), np.sort(by_chains.chains.flat[0][:, 0].astype(first.dtype)))
+    assert not np.array_equal(first, by_chains.sample(jax.random.key(1), num)["first"])
+    more = by_chains.sample(jax.random.key(0), 2 * num)["first"]
+    assert len(np.unique(more)) == len(np.unique(first))
+
+
+def test_weights_of_chains_are_the_evidence(by_chains):
+    sites, log_weights = by_chains.sample_weighted(jax.random.key(0), 100)
+    assert sites["x"].shape == (100, 2)
+    np.testing.assert_allclose(log_weights, by_chains.log_evidence)
+    own = by_chains.sample(jax.random.key(0), 500, resample=False)["first"]  # the Gaussian's, of one mode
+    assert min((own < 0).mean(), (own > 0).mean()) < 0.02
+
+
+def test_a_datatree_has_the_chains_as_they_are(by_chains, by_mixture):
+    tree = by_chains.to_datatree()
+    assert tree["posterior"]["x"].shape == by_chains.chains.x.shape
+    np.testing.assert_allclose(tree["posterior"]["x"], by_chains.chains.x, rtol=1e-6)
+    assert tree["posterior"].attrs["by"] == "mcmc"
+    assert "log_weight" not in tree["sample_stats"]
+    assert by_mixture.to_datatree(num_samples=50)["posterior"]["x"].shape == (4, 50, 2)
+
+
+@pytest.mark.parametrize("name", ["by_mixture", "by_chains"])
+@pytest.mark.parametrize("with_model", [True, False])
+def test_files_have_the_draws(name, with_model, request, tmp_path):
+    """By the default settings: the weights of the mixture and the agreement of chains are judged anew."""
+    posterior = request.getfixturevalue(name)
+    posterior.save(tmp_path / "fit")
+    loaded = FlowPosterior.load(tmp_path / "fit", *([two_modes] if with_model else []))
+    assert loaded.certified == (not posterior._settings.loosened())
+    assert loaded.certificate.by == posterior.certificate.by
+    np.testing.assert_array_equal(loaded.chains.x, posterior.chains.x)
+    key = jax.random.key(3)
+    np.testing.assert_allclose(loaded.sample(key, 100)["x"], posterior.sample(key, 100)["x"], rtol=1e-6)
+
+
+def test_without_a_fallback_the_fit_is_refused():
+    with pytest.warns(UserWarning, match="a search found elsewhere"):
+        posterior = FlowVI(two_modes, fallback=None, progress_bar=False).run(jax.random.key(0))
+    assert not posterior.certified
+    assert posterior.chains is None
+
+
+@pytest.mark.parametrize("fallback", ["nuts", 3])
+def test_wrong_fallbacks_raise(fallback):
+    with pytest.raises(ValueError, match="fallback expected"):
+        FlowVI(two_modes, fallback=fallback)
+
+
+def test_an_improper_posterior_has_no_fallback():
+    def flat():
+        numpyro.sample("x", dist.ImproperUniform(dist.constraints.real, (), ()))
+
+    with pytest.warns(UserWarning, match="improper"):
+        posterior = FlowVI(flat, progress_bar=False).run(jax.random.key(0))
+    assert posterior.chains is None
+
+
+@pytest.mark.slow
+def test_where_all_is_refused_every_reason_is_said():
+    """A neck so deep that no arithmetic reaches its end."""
+
+    def model():
+        tau = numpyro.sample("tau", dist.Gamma(0.05, 0.05))
+        numpyro.sample("theta", dist.Normal(0, tau).expand([8]).to_event(1))
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        posterior = FlowVI(model, num_steps=400, progress_bar=False).run(jax.random.key(0))
+    assert not posterior.certified
+    assert any("What to try" in str(warning.message) for warning in caught)
+    assert "by a mixture as well: " in posterior.why
+    assert posterior.chains is not None
