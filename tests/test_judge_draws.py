@@ -1,5 +1,7 @@
 """The verdict on Markov chains, on densities of which everything is known."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -28,7 +30,7 @@ def judged(mixture, chains, log_evidence=np.nan, searched=True):
     return judge_draws(density, chains, log_prob, log_evidence, survey, rng, SETTINGS)
 
 
-def independent(mixture, chains=4, num=1_000, seed=0):
+def independent(mixture: Any, chains=4, num=1_000, seed=0):
     draws = draws_of_normals(*mixture, chains * num, np.random.default_rng(seed))
     return draws.reshape(chains, num, -1)
 
