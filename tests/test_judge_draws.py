@@ -1,5 +1,7 @@
 """The verdict on Markov chains, on densities of which everything is known."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -16,7 +18,7 @@ TWO_MODES = [0.3, 0.7], [np.zeros(5), np.full(5, 8.0 / 5**0.5)], [1.0, 1.0]
 NORMAL = [1.0], [np.zeros(5)], [1.0]
 
 
-def judged(mixture, chains, log_evidence=np.nan, searched=True):
+def judged(mixture: Any, chains, log_evidence=np.nan, searched=True):
     """The verdict on draws that claim to follow a mixture of normals."""
     density, rng = normals(*mixture), np.random.default_rng(0)
     dim = chains.shape[2]
@@ -28,8 +30,8 @@ def judged(mixture, chains, log_evidence=np.nan, searched=True):
     return judge_draws(density, chains, log_prob, log_evidence, survey, rng, SETTINGS)
 
 
-def independent(mixture, chains=4, num=1_000, seed=0):
-    draws = draws_of_normals(*mixture, chains * num, np.random.default_rng(seed))
+def independent(mixture: Any, chains=4, num=1_000, seed=0) -> np.ndarray:
+    draws = draws_of_normals(*mixture, num=chains * num, rng=np.random.default_rng(seed))
     return draws.reshape(chains, num, -1)
 
 
