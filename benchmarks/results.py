@@ -19,6 +19,14 @@ def machine() -> str:
 
 def save(name: str, rows: list[dict[str, Any]]) -> None:
     """Print `rows` and write them to `docs/benchmarks/NAME.csv`."""
+    path = write(name, rows)
+    for row in rows:
+        print("  ".join(f"{key}={value}" for key, value in row.items()))
+    print(f"written to {path}")
+
+
+def write(name: str, rows: list[dict[str, Any]]) -> Path:
+    """Write `rows` to `docs/benchmarks/NAME.csv`, and return the path."""
     path = FOLDER / f"{name}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", newline="") as file:
@@ -26,9 +34,7 @@ def save(name: str, rows: list[dict[str, Any]]) -> None:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    for row in rows:
-        print("  ".join(f"{key}={value}" for key, value in row.items()))
-    print(f"written to {path}")
+    return path
 
 
 def read(name: str) -> list[dict[str, str]]:
