@@ -12,6 +12,9 @@ from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.tempering import Whitened
 
 
+_MARGIN = 20.0  # nats that a heavy tail may lie below the bulk, as one of little mass does
+
+
 class Tails(NamedTuple):
     """The smallest tail index on any ray, infinite for ordinary tails.
 
@@ -54,8 +57,9 @@ def tails(
     falls = -np.diff(heights, axis=0) / np.log(far / near)
     # not finite: the density overflows out there
     slow = np.isfinite(falls) & (falls < settings.min_degrees_of_freedom + dim)
-    # a plateau this low is where a constraint's arithmetic ends; a power law is higher
-    slow &= np.array(heights[1:]) > density(fit.loc[None])[0] - 100.0 - 20.0 * dim
+    # a plateau lower than any such power law is where a constraint's arithmetic ends
+    lost = (settings.min_degrees_of_freedom + dim) * np.log([[far], [far**2 / near]]) + _MARGIN
+    slow &= np.array(heights[1:]) > density(fit.loc[None])[0] - lost
     index = np.inf
     for i in np.flatnonzero(slow[1]):
         index = min(index, _index(density, fit, far / near * rays[i], falls[1, i], heights[2][i], periodic, settings))
