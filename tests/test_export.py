@@ -48,7 +48,7 @@ def awkward(y):
 
 @pytest.fixture(scope="module")
 def posterior():
-    return FlowVI(model, num_steps=0, progress_bar=False).run(jax.random.key(0), 2.0, y=Y)
+    return FlowVI(model, num_steps=0, verify="weights", progress_bar=False).run(jax.random.key(0), 2.0, y=Y)
 
 
 @pytest.fixture(scope="module")
