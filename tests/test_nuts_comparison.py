@@ -34,7 +34,7 @@ def model(y):
 
 @pytest.fixture(scope="module")
 def posterior():
-    return FlowVI(model, num_steps=0, verify="weights", progress_bar=False).run(jax.random.key(0), Y)
+    return FlowVI(model, num_steps=0, progress_bar=False).run(jax.random.key(0), Y)
 
 
 @pytest.fixture(scope="module")
