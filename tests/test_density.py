@@ -76,22 +76,13 @@ def test_the_report_is_the_distribution_s_own_score():
     assert -flow.log_prob(data).mean() == pytest.approx(flow.fit.held_out.nll, abs=4 * flow.fit.held_out.se)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("support", "make", "grid"),
     [
         (constraints.positive, lambda rng: rng.gamma(3.0, size=20_000), (1e-6, 60.0)),  # events are numbers
-        pytest.param(
-            constraints.unit_interval,
-            lambda rng: rng.beta(2.0, 3.0, size=(1000, 1)),
-            (1e-6, 1 - 1e-6),
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            constraints.interval(-2.0, 5.0),
-            lambda rng: rng.uniform(-2.0, 5.0, size=(1000, 1)),
-            (-2 + 1e-6, 5 - 1e-6),
-            marks=pytest.mark.slow,
-        ),
+        (constraints.unit_interval, lambda rng: rng.beta(2.0, 3.0, size=(1000, 1)), (1e-6, 1 - 1e-6)),
+        (constraints.interval(-2.0, 5.0), lambda rng: rng.uniform(-2.0, 5.0, size=(1000, 1)), (-2 + 1e-6, 5 - 1e-6)),
     ],
     ids=["positive", "unit_interval", "interval"],
 )

@@ -158,8 +158,7 @@ def test_coordinates(posterior):
 
 
 def test_awkward_names_and_shapes(tmp_path):
-    posterior = FlowVI(awkward, num_steps=0, progress_bar=False).run(jax.random.key(0), Y)
-    tree = posterior.to_datatree(num_samples=20)
+    tree = posterior_of(awkward, Y).to_datatree(num_samples=20)
     shapes = {name: array.shape[2:] for name, array in tree.posterior.data_vars.items()}
     assert shapes == {"a.z": (2,), "x": (3,), "wide": (2, 3), "total": ()}
     assert tree.log_likelihood["y"].shape == (4, 20)

@@ -200,6 +200,7 @@ def test_a_flowjax_flow_as_guide():
     assert guide.median(result.params)["theta"].shape == (8,)
 
 
+@pytest.mark.slow  # `fit` above does the same
 def test_traced_initialisation():
     """`SVI.init` under `jit` leaves nothing of its trace behind."""
     svi = SVI(eight_schools, AutoFlow(eight_schools, TINY), numpyro.optim.Adam(1e-3), Trace_ELBO())

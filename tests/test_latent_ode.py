@@ -1,7 +1,7 @@
 """The latent ODE as NumPyro's model and guide, its path against SciPy, and its training."""
 
 import sys
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import equinox as eqx
@@ -39,12 +39,19 @@ def waves(num: int = 6, length: int = 5, seed: int = 0) -> tuple[np.ndarray, np.
 
 
 def perturbed(module, seed: int = 1, scale: float = 0.3):
-    """With every array moved, so that nothing is zero as it is before training."""
+    """With every array moved, so that nothing is zero as it is before training; in the precision of the test."""
     arrays, static = eqx.partition(module, eqx.is_inexact_array)
     leaves, tree = jax.tree.flatten(arrays)
     rng = np.random.default_rng(seed)
-    moved = [jnp.asarray(np.asarray(leaf) + scale * rng.normal(size=leaf.shape), leaf.dtype) for leaf in leaves]
+    moved = [jnp.asarray(np.asarray(leaf) + scale * rng.normal(size=leaf.shape), float) for leaf in leaves]
     return eqx.combine(jax.tree.unflatten(tree, moved), static)
+
+
+@cache
+def untrained() -> LatentODE:
+    """Compiled once, in single precision."""
+    with jax.enable_x64(False):
+        return made(lambda: small(jax.random.key(0), 2, flow=None))
 
 
 def params_of(latent_ode):
@@ -58,7 +65,7 @@ def eps(dtype) -> float:
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)], indirect=True)
 def test_masked_entries_change_nothing(dtype):
     times, values = waves(length=9)
-    latent_ode = perturbed(made(lambda: small(jax.random.key(0), 2, flow=None)))
+    latent_ode = perturbed(untrained())
     some = np.isin(np.arange(9), [1, 3, 4, 6, 7])  # a gap before, one within, and padding behind
     mask = np.broadcast_to(some, (6, 9))
 
@@ -84,7 +91,7 @@ def test_masked_entries_change_nothing(dtype):
 
 
 def test_path_is_the_solution_of_the_field(x64):
-    latent_ode = perturbed(made(lambda: small(jax.random.key(0), 2, flow=None)))
+    latent_ode = perturbed(untrained())
     z0, times = np.array([[0.5, -1.0]]), np.array([1.0, 1.7, 2.5, 4.0])
     found = np.asarray(eqx.filter_jit(latent_ode.path)(jnp.asarray(z0), jnp.asarray(times)[None])[0])
     field = eqx.filter_jit(latent_ode.field)
@@ -270,13 +277,9 @@ BAD_SERIES = {
 }
 
 
-@pytest.fixture(scope="module")
-def latent_ode():
-    return made(lambda: small(jax.random.key(0), 2, flow=None))
-
-
 @pytest.mark.parametrize(("series", "error", "message"), BAD_SERIES.values(), ids=BAD_SERIES)
-def test_bad_series(latent_ode, series, error, message):
+def test_bad_series(series, error, message):
+    latent_ode = untrained()
     with pytest.raises(error, match=message):
         latent_ode.encode(*series)
     with pytest.raises(error, match=message):
@@ -285,7 +288,8 @@ def test_bad_series(latent_ode, series, error, message):
         SVI(latent_ode.model, latent_ode.guide, Adam(1e-3), Trace_ELBO()).run(jax.random.key(0), 1, *series)
 
 
-def test_other_bad_arguments(latent_ode):
+def test_other_bad_arguments():
+    latent_ode = untrained()
     with pytest.raises(ValueError, match=r"times expected from 1.0 on, where the latent path starts, got 0"):
         latent_ode.encode(TIMES - 1, VALUES)
     with pytest.raises(ValueError, match=r"values expected the shape \(num, length, 2\), got \(6, 5, 1\)"):
@@ -326,7 +330,7 @@ def test_bad_numbers_of_a_fit(name):
 @pytest.mark.parametrize("batch_size", [0, -1, 7, 2.5, "2", True])
 @pytest.mark.parametrize("method", ["model", "guide"])
 def test_bad_batches_of_model_and_guide(method, batch_size):
-    program = seed(getattr(small(jax.random.key(0), 2, flow=None), method), 0)
+    program = seed(getattr(untrained(), method), 0)
     error = ValueError if type(batch_size) is int else TypeError
     with pytest.raises(error, match=r"batch_size expected (at least 1|at most the 6 series|an integer), got "):
         program(TIMES, VALUES, batch_size=batch_size)

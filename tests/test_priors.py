@@ -116,13 +116,17 @@ def normal(normal_model):
     return FlowVI(normal_model, progress_bar=False).run(jax.random.key(0), np.full(2, 2.0))
 
 
-def test_flow_vi_and_predictive_on_a_flow_as_prior(normal, normal_model):
+def test_predictive_on_a_flow_as_prior(normal_model):
+    predicted = jax.jit(Predictive(normal_model, num_samples=5))(jax.random.key(0))
+    assert predicted["weights"].shape == (5, 3)
+
+
+@pytest.mark.slow
+def test_flow_vi_on_a_flow_as_prior(normal):
     assert normal.certified
     mu = normal.sample(jax.random.key(1), 4000)["mu"]
     assert mu.mean() == pytest.approx(1.5, abs=4 * np.sqrt(0.5 / 4000))
     assert mu.std() == pytest.approx(np.sqrt(0.5), rel=4 / np.sqrt(2 * 4000))
-    predicted = jax.jit(Predictive(normal_model, num_samples=5))(jax.random.key(0))
-    assert predicted["weights"].shape == (5, 3)
 
 
 def first_model(y):
@@ -149,6 +153,7 @@ def gaussian(key, dim):
 CHEAP = {"flow": gaussian, "num_samples": 4000, "num_steps": 300, "learning_rate": 1e-2, "progress_bar": False}
 
 
+@pytest.mark.slow
 def test_a_site_of_a_posterior_as_prior(normal):
     prior = normal.as_prior(["a"], **CHEAP)
     draws = np.asarray(jax.jit(lambda key: prior.sample(key, (4000,))["a"])(jax.random.key(2)))
@@ -206,12 +211,20 @@ def test_what_cannot_be_a_prior():
 
 
 def test_a_prior_from_a_fit_that_is_not_certified():
-    def model():  # the very normal that `posterior_of` has for a fit
+    """A warning, and then the marginal of one of two sites."""
+
+    def model():  # the very normals that `posterior_of` has for a fit
+        numpyro.sample("b", dist.Normal(0.5, 0.5))
         numpyro.sample("a", dist.Normal(0.5, 0.5))
 
     posterior = posterior_of(model, why="a mode that the fit lacks holds about 40%")
     with pytest.warns(UserWarning, match="not certified: a mode that the fit lacks holds about 40%"):
-        posterior.as_prior(**CHEAP)
+        prior = posterior.as_prior(["a"], **CHEAP)
+    assert prior.sites.shapes == {"a": ()}
+    draws = np.asarray(jax.jit(lambda key: prior.sample(key, (4000,))["a"])(jax.random.key(2)))
+    # of 4,000 draws fitted to 4,000 draws
+    assert draws.mean() == pytest.approx(0.5, abs=4.5 * 0.5 * np.sqrt(2 / 4000))
+    assert draws.std() == pytest.approx(0.5, rel=4.5 * np.sqrt(2 / (2 * 4000)))
 
 
 LOADING = """

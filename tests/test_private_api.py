@@ -52,6 +52,15 @@ def is_unstable(dotted: str) -> bool:
     return top in LIBRARIES and (any(map(is_private, rest)) or UNSTABLE.match(dotted) is not None)
 
 
+def dotted(node: ast.AST) -> str | None:
+    """`a.b.c` of names and attributes alone; `ast.unparse` of all that there is takes seconds."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute) and (owner := dotted(node.value)) is not None:
+        return f"{owner}.{node.attr}"
+    return None
+
+
 def dotted_names(tree: ast.AST) -> Iterator[str]:
     """All that is imported, or reached by attributes of what is, and strings that name modules."""
     aliases: dict[str, str] = {}
@@ -65,8 +74,8 @@ def dotted_names(tree: ast.AST) -> Iterator[str]:
         aliases |= names
         yield from names.values()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and re.fullmatch(r"[\w.]+", dotted := ast.unparse(node)):
-            root, _, rest = dotted.partition(".")
+        if isinstance(node, ast.Attribute) and (name := dotted(node)) is not None:
+            root, _, rest = name.partition(".")
             yield f"{aliases.get(root, root)}.{rest}"
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.value
@@ -81,7 +90,7 @@ def defined(tree: ast.AST) -> set[str]:
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             names.add(node.id)
         elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-            names |= {node.attr} if ast.unparse(node.value) == "self" else set()
+            names |= {node.attr} if dotted(node.value) == "self" else set()
     return set(filter(is_private, names))
 
 

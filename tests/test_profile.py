@@ -92,7 +92,9 @@ def test_one_coordinate_alone():
         np.testing.assert_allclose(end.log_marginal, scipy.stats.norm.logpdf(end.at, 3.0, 2.0))
 
 
-@pytest.mark.parametrize("name", PRIORS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "half-Cauchy")) for name in PRIORS]
+)
 def test_the_neck_of_a_centred_model(name):
     """Given `tau` all others are Gaussian, so that Laplace's approximation is exact."""
     log_prior, _ = PRIORS[name]

@@ -101,7 +101,10 @@ ROWS = ["constant", "half_cauchy", "lognormal[0]", "lognormal[1]", "no_variance"
 COLUMNS = ["mean", "sd", "eti89_lb", "eti89_ub", "median", "iqr", "mcse_mean", "khat"]
 
 
-@pytest.fixture(scope="module", params=[1.0, 1.05], ids=["exact", "weighted"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(1.0, id="exact", marks=pytest.mark.slow), pytest.param(1.05, id="weighted")],
+)
 def posterior(request):
     return posterior_of(model, loc=0.0, scale=request.param)
 

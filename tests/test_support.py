@@ -46,7 +46,10 @@ def constrained(support, event) -> FlowDistribution:
     return FlowDistribution(Affine(jnp.full(dim, 0.1), 1.3), constrain=transform, validate_args=False)
 
 
-@pytest.mark.parametrize("name", SUPPORTS)
+# "less than" is a boundary of the interval
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "less than")) for name in SUPPORTS]
+)
 def test_outside_and_on_the_boundary(name):
     support, event, outside = SUPPORTS[name]
     flow = constrained(support, event)
@@ -106,8 +109,17 @@ BASES = {
 }
 
 
-@pytest.mark.parametrize("constrain", [None, biject_to(constraints.positive)], ids=["real", "positive"])
-@pytest.mark.parametrize("name", BASES)
+# all bases with a support, one of them without
+@pytest.mark.parametrize(
+    ("name", "constrain"),
+    [
+        *(pytest.param(name, biject_to(constraints.positive), id=f"{name}-positive") for name in BASES),
+        *(
+            pytest.param(name, None, id=f"{name}-real", marks=[pytest.mark.slow] * (name != "uniform"))
+            for name in BASES
+        ),
+    ],
+)
 def test_bases(name, constrain):
     """`p(y) = p_base(u) |det du/dy|` by hand, for a base that NumPyro takes apart too."""
     base, loc, scale = BASES[name], jnp.array([0.5, -1.0]), 2.0

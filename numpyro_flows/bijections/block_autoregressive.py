@@ -42,7 +42,7 @@ class BlockAutoregressive(AbstractAutoregressive):
     Source: De Cao, Titov, Aziz 2019, arXiv 1904.04676.
 
     Example:
-        >>> import jax
+        >>> import jax  # doctest: +SLOW
         >>> from numpyro_flows.bijections import BlockAutoregressive
         >>> layer = BlockAutoregressive(jax.random.key(0), 3, hidden=(4,))
         >>> layer.transform(jax.numpy.ones(3)).shape

@@ -32,7 +32,7 @@ class CircularSpline(AbstractUnivariate):
     arXiv 2002.02428.
 
     Example:
-        >>> import jax.numpy as jnp
+        >>> import jax.numpy as jnp  # doctest: +SLOW
         >>> from numpyro_flows.bijections import CircularSpline
         >>> univariate = CircularSpline(num_bins=4)
         >>> params = jnp.zeros(univariate.num_params).at[-1].set(jnp.pi / 2)  # a turn by a right angle

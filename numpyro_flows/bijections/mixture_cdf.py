@@ -47,7 +47,7 @@ class MixtureCDF(AbstractUnivariate):
         Ermon 2020, arXiv 2003.01941.
 
     Example:
-        >>> import jax.numpy as jnp
+        >>> import jax.numpy as jnp  # doctest: +SLOW
         >>> univariate = MixtureCDF(num_components=2)
         >>> params = univariate.params_of(jnp.array([0.5, 0.5]), jnp.array([-2.0, 2.0]), jnp.array([1.0, 1.0]))
         >>> y, _ = univariate.transform_and_log_derivative(jnp.array(1e3), params)

@@ -53,7 +53,7 @@ class Residual(AbstractShaped, AbstractEstimator):
     Duvenaud, Jacobsen 2019, arXiv 1906.02735.
 
     Example:
-        >>> import jax
+        >>> import jax  # doctest: +SLOW
         >>> from numpyro_flows.bijections import Residual
         >>> layer = Residual(jax.random.key(0), 3, hidden=(8,))
         >>> layer.transform(jax.numpy.array([1.0, 2.0, 3.0])).round(2).tolist()

@@ -72,7 +72,7 @@ class ContinuousFlow(AbstractShaped, AbstractEstimator):
         Sutskever, Duvenaud 2019, arXiv 1810.01367.
 
     Example:
-        >>> import jax
+        >>> import jax  # doctest: +SLOW
         >>> from numpyro_flows.continuous import ContinuousFlow, MLPField
         >>> flow = ContinuousFlow(MLPField(jax.random.key(0), 2))
         >>> flow.transform(jax.numpy.ones(2)).shape

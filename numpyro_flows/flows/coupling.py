@@ -178,7 +178,7 @@ def glow(
     Source: Kingma, Dhariwal 2018, arXiv 1807.03039.
 
     Example:
-        >>> import jax
+        >>> import jax  # doctest: +SLOW
         >>> from numpyro_flows import bijections, flows
         >>> flow = flows.glow(jax.random.key(0), 3, linear=bijections.Cayley)
         >>> data = jax.random.normal(jax.random.key(1), (100, 3))

@@ -44,7 +44,7 @@ class RBIG(NamedTuple):
         seconds: that the fit took.
 
     Example:
-        >>> import jax, numpy as np
+        >>> import jax, numpy as np  # doctest: +SLOW
         >>> from numpyro_flows.gaussianization import fit_rbig
         >>> fit = fit_rbig(jax.random.key(0), np.random.default_rng(0).exponential(size=(200, 1)))
         >>> fit.total_correlation_drops.shape == (fit.layers,)

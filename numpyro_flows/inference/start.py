@@ -20,7 +20,7 @@ class GaussianStart:
     Newton's method climbs from every start, and natural gradients refine the best Gaussian at a mode that was found.
 
     Example:
-        >>> import jax, numpyro, numpyro.distributions as dist
+        >>> import jax, numpyro, numpyro.distributions as dist  # doctest: +SLOW
         >>> from numpyro_flows import FlowVI, GaussianStart
         >>> def model():
         ...     numpyro.sample("x", dist.Gamma(3.0, 1.0))

@@ -2,8 +2,8 @@
 
 Tolerances are rounding errors, not wishes: `eps` times the largest number that occurs, times what the Jacobian (found
 by automatic differentiation) makes of an error. A test is one case and checks all laws: compiling is nearly all the
-work, and they share it (`laws.py`). The quick cases are every layer, every recipe in five dimensions with a condition
-in double precision, and one of each kind in two dimensions in single precision; the others are slow.
+work, and they share it (`laws.py`). The quick cases are every layer and every recipe in double precision, and two
+recipes in single precision; the others are slow.
 """
 
 import equinox as eqx
@@ -35,7 +35,7 @@ QUICK = [(name, DOUBLE) for name in QUICK_DOUBLE] + [(name, SINGLE) for name in 
 IN_SINGLE = [name for name in CASES if name not in FLOWS or name.endswith(" 2d")]
 SLOW = [case for case in [(n, SINGLE) for n in IN_SINGLE] + [(n, DOUBLE) for n in CASES] if case not in QUICK]
 # in one dimension, and in as many as make gradients expensive to compile, only one direction is differentiated
-DIFFERENTIATED = [name for name in CASES if name not in FLOWS or name.endswith("5d conditional")]
+DIFFERENTIATED = [name for name in CASES if name not in FLOWS or name.endswith(("5d conditional", "4d conditional"))]
 
 
 def over(cases: list[tuple[str, np.dtype]]):

@@ -35,7 +35,7 @@ def ways(args):
         )
 
 
-QUICK = ("direct", "forward mode")  # the others take long to compile
+QUICK = ("forward mode",)  # the others take long to compile
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in QUICK)) for n in CASES])

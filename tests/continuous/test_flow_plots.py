@@ -60,6 +60,7 @@ def test_of_one_coordinate_trajectories_are_over_time():
     assert texts(figure) == ["time", "coordinate 1", "time"]
 
 
+@pytest.mark.slow
 def test_densities_are_those_at_their_times():
     """Of a linear flow each is a Gaussian, whose deviations are known; it integrates to one."""
     shares = (0.0, 0.5, 1.0)

@@ -35,7 +35,7 @@ def transform(bijection, x, condition=None):
     return bijection.transform_and_log_det(x, condition)
 
 
-@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("gate", ["linear", pytest.param("tanh", marks=pytest.mark.slow)])
 def test_it_is_the_solution_of_its_equation(gate, x64):
     """By SciPy: the state, and the log-determinant as the integral of the divergence; the time given in either way."""
     bijection = trained(gate=gate, cond_dim=1)
@@ -65,7 +65,9 @@ def test_it_is_the_flow_of_a_linear_field(x64):
         np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize(("gate", "precision"), [("linear", "float32"), ("tanh", "float64")])
+@pytest.mark.parametrize(
+    ("gate", "precision"), [pytest.param("linear", "float32", marks=pytest.mark.slow), ("tanh", "float64")]
+)
 def test_at_time_zero_it_is_the_identity(gate, precision):
     with jax.enable_x64(precision == "float64"):
         stack = with_random_parameters(partial(flows.matrix_exponential, dim=DIM, num_layers=2, cond_dim=1, gate=gate))

@@ -53,6 +53,7 @@ def test_new_seeds():
     assert eqx.tree_equal(*floats)
 
 
+@pytest.mark.slow
 def test_new_seeds_give_a_residual_map_other_errors():
     """In training, too: one event has one value for each key."""
     make = eqx.filter_jit(lambda key: perturbed(Residual(key, 3, hidden=(4,), exact_dim=2), scale=0.5))
