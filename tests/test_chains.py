@@ -19,7 +19,9 @@ MODES = [0.3, 0.7], [[-4.0, 0.0], [4.0, 1.0]], [[0.5], [1.0]]
 
 def chains_of(mixture, density, dim, sweeps):
     with one_thread():
-        return Sampler(density, standard_fit(dim), mixture, np.random.default_rng(0), SETTINGS).sweeps(sweeps, 1).later()
+        return (
+            Sampler(density, standard_fit(dim), mixture, np.random.default_rng(0), SETTINGS).sweeps(sweeps, 1).later()
+        )
 
 
 def test_chains_follow_a_density_that_the_mixture_is_not():

@@ -10,8 +10,9 @@ from numpyro_flows.inference.bridge import bridged
 from numpyro_flows.inference.certificate import log_mean, resample
 from numpyro_flows.inference.chains import Sampler
 from numpyro_flows.inference.draws import Chains
+from numpyro_flows.inference.exploration import explore
 from numpyro_flows.inference.flow_component import FlowComponent
-from numpyro_flows.inference.gaussian import GaussianFit, no_climbs, refined
+from numpyro_flows.inference.gaussian import GaussianFit, moment_matched, no_climbs, refined
 from numpyro_flows.inference.judge import judge, share_beyond
 from numpyro_flows.inference.judge_draws import Agreement, judge_draws
 from numpyro_flows.inference.mixture import Bell, Component, Mixture, adapted, weighted_draws
@@ -84,13 +85,20 @@ def fit_mixture(context: Context, fit: Fit, gaussian: GaussianFit, rng: np.rando
     survey = look_around(density, rng, gaussian, prior, context.target.coordinates, settings.thorough())
     mixture = Mixture.even(components)
     mixture = mixture.joined(_into_necks(mixture, density, survey, rng, settings), 0.5)
+    centre, exhausted = gaussian, False
     for _ in range(settings.searches):
         mixture = adapted(mixture, density, rng, settings)
         draws = weighted_draws(mixture, density, rng, settings.mixture_draws)
-        survey = search(density, gaussian, survey, mixture.log_prob, log_mean(draws.log_weight), rng, settings)
-        if not survey.modes:
+        survey = search(density, centre, survey, mixture.log_prob, log_mean(draws.log_weight), rng, settings)
+        if survey.modes:
+            bells = [_bell(mode, density, rng, settings, len(survey.modes)) for mode in survey.modes]
+            mixture, exhausted = mixture.joined(bells, 0.5), False
+        elif exhausted:
             break
-        mixture = mixture.joined([_bell(mode, density, rng, settings, len(survey.modes)) for mode in survey.modes], 0.5)
+        else:  # once more, around all that was found
+            centre = moment_matched(draws.x[resample(draws.log_weight, len(draws.x), rng)], settings)
+            probes = explore(density, centre, prior, rng, settings.thorough())
+            survey, exhausted = survey._replace(probes=tuple(probes)), True
     return mixture, survey
 
 

@@ -11,7 +11,6 @@ from numpyro_flows.inference.newton import Counted, Density
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.tempering import Whitened
 
-
 _MARGIN = 20.0  # nats that a heavy tail may lie below the bulk, as one of little mass does
 
 

@@ -57,13 +57,11 @@ class Bell:
         Source: Liu, Rubin 1995 (maximum likelihood of the Student-t).
         """
         total = weights.sum()
-        if not total > 0.0:
+        if not total > np.finfo(float).tiny:
             return self
-        dim = self.loc.size
-        effective = total**2 / (weights**2).sum()
-        scaled = (
-            weights / total * (self.df + dim) / (self.df + self.squares(x))
-        )  # far points of a heavy tail count less
+        weights, dim = weights / total, self.loc.size
+        effective = 1.0 / (weights**2).sum()
+        scaled = weights * (self.df + dim) / (self.df + self.squares(x))  # far points of a heavy tail count less
         kept = settings.shrinkage * dim / (effective + settings.shrinkage * dim)
         loc = kept * self.loc + (1.0 - kept) * (scaled @ x / scaled.sum())
         away = (x - loc) * np.sqrt(scaled)[:, None]
@@ -103,7 +101,8 @@ class Mixture(NamedTuple):
         """Log density of each component times its share."""
         with np.errstate(divide="ignore"):
             shares = np.log(self.shares)
-        return np.stack([share + component.log_prob(x) for share, component in zip(shares, self.components)])
+        parts = np.stack([share + component.log_prob(x) for share, component in zip(shares, self.components)])
+        return np.where(np.isnan(parts), -np.inf, parts)  # where a flow's inverse breaks, far out
 
     def joined(self, more: Sequence[Component], share: float) -> "Mixture":
         """With more components, which have a share together."""
@@ -154,6 +153,7 @@ def adapted(mixture: Mixture, density: Density, rng: np.random.Generator, settin
 
 
 def _stepped(mixture: Mixture, x: np.ndarray, weights: np.ndarray, settings: FlowVISettings) -> Mixture:
+    x, weights = x[weights > 0.0], weights[weights > 0.0]
     parts = mixture.log_parts(x)
     responsible = np.exp(parts - logsumexp(parts, axis=0)) * (weights / weights.sum())
     shares = responsible.sum(1)

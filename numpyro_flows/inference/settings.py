@@ -224,7 +224,7 @@ class FlowVISettings:
     shrinkage: float = 2.0
     degrees_of_freedom: tuple[float, ...] = (2.0, 4.0, 10.0, 30.0, 1e6)
     least_share: float = 1e-4
-    searches: int = 8
+    searches: int = 16
     chains: int = 128
     chain_moves: int = 2
     chain_jumps: int = 8
