@@ -6,6 +6,7 @@ import numpy as np
 
 from benchmarks.readme import of, pick
 from benchmarks.results import read
+from numpyro_flows.inference.judge_draws import MAX_RHAT, MIN_ESS
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.summary import MAX_KHAT_OF_SQUARES, NUM_DRAWS
 
@@ -88,6 +89,7 @@ def figures() -> dict[str, str | dict[str, str]]:
     return {
         "settings": settings(),
         "summary": {"num_draws": f"{NUM_DRAWS:,}", "max_khat_of_squares": f"{MAX_KHAT_OF_SQUARES}"},
+        "chains": {"max_rhat": f"{MAX_RHAT}", "min_ess": f"{MIN_ESS:.0f}"},
         "certificates": certificates(),
         "precision_of_ten_thousand": precision(1e4),
         "precision_of_a_million": precision(1e6),

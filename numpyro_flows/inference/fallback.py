@@ -87,6 +87,8 @@ def fit_mixture(context: Context, fit: Fit, gaussian: GaussianFit, rng: np.rando
     mixture = mixture.joined(_into_necks(mixture, density, survey, rng, settings), 0.5)
     centre, exhausted = gaussian, False
     for _ in range(settings.searches):
+        if len(mixture.components) > settings.most_components:
+            break
         mixture = adapted(mixture, density, rng, settings)
         draws = weighted_draws(mixture, density, rng, settings.mixture_draws)
         survey = search(density, centre, survey, mixture.log_prob, log_mean(draws.log_weight), rng, settings)

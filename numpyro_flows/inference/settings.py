@@ -124,7 +124,7 @@ class FlowVISettings:
     - `shrinkage`: its old covariances count as so many points for each dimension.
     - `degrees_of_freedom`: of its Student-t components, each of which has the best.
     - `least_share`: components with less are left out.
-    - `searches`: most searches for what it lacks, after each of which it has more components.
+    - `searches`: most searches for what it lacks, after each of which it has more components, up to `most_components`.
     - `chains`: Markov chains side by side, and `chain_moves`, Hamiltonian moves of one sweep, and
       `chain_jumps`, its jumps by differences of chains: where single coordinates have two modes, they go between them.
     - `first_sweeps`, `most_sweeps`: there are twice as many, again and again, until the chains agree.
@@ -225,6 +225,7 @@ class FlowVISettings:
     degrees_of_freedom: tuple[float, ...] = (2.0, 4.0, 10.0, 30.0, 1e6)
     least_share: float = 1e-4
     searches: int = 16
+    most_components: int = 200
     chains: int = 128
     chain_moves: int = 2
     chain_jumps: int = 8
