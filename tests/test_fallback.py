@@ -1,6 +1,7 @@
 """What follows where a fit is refused: draws of a mixture, or of Markov chains, with the same results as any other."""
 
 import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,19 +16,19 @@ from numpyro_flows.inference.settings import FlowVISettings
 
 def two_modes():
     """30% at -3, 70% at 3."""
-    x = numpyro.sample("x", dist.ImproperUniform(dist.constraints.real_vector, (), (2,)))
+    x = jnp.asarray(numpyro.sample("x", dist.ImproperUniform(dist.constraints.real_vector, (), (2,))))
     modes = [dist.Normal(place, 1).to_event(1).log_prob(x) for place in (jnp.full(2, -3.0), jnp.full(2, 3.0))]
     numpyro.factor("modes", jnp.logaddexp(jnp.log(0.3) + modes[0], jnp.log(0.7) + modes[1]))
     numpyro.deterministic("first", x[..., 0])
 
 
 @pytest.fixture(scope="module")
-def by_mixture():
+def by_mixture() -> Any:
     return FlowVI(two_modes, progress_bar=False).run(jax.random.key(0))
 
 
 @pytest.fixture(scope="module")
-def by_chains():
+def by_chains() -> Any:
     """By Markov chains, as no weights are good enough for these settings."""
     strict = FlowVISettings(num_steps=0, min_ess=1.0, sufficient_ess=1.0, max_khat=1e-6)
     return FlowVI(two_modes, settings=strict, progress_bar=False).run(jax.random.key(0))
@@ -91,7 +92,7 @@ def test_files_have_the_draws(name, with_model, request, tmp_path):
     """By the default settings: the weights of the mixture and the agreement of chains are judged anew."""
     posterior = request.getfixturevalue(name)
     posterior.save(tmp_path / "fit")
-    loaded = FlowPosterior.load(tmp_path / "fit", *([two_modes] if with_model else []))
+    loaded: Any = FlowPosterior.load(tmp_path / "fit", *([two_modes] if with_model else []))
     assert loaded.certified == (not posterior._settings.loosened())
     assert loaded.certificate.by == posterior.certificate.by
     np.testing.assert_array_equal(loaded.chains.x, posterior.chains.x)
@@ -109,7 +110,7 @@ def test_without_a_fallback_the_fit_is_refused():
 @pytest.mark.parametrize("fallback", ["nuts", 3])
 def test_wrong_fallbacks_raise(fallback):
     with pytest.raises(ValueError, match="fallback expected"):
-        FlowVI(two_modes, fallback=fallback)
+        FlowVI(two_modes, fallback=fallback)  # pyright: ignore[reportArgumentType]
 
 
 def test_an_improper_posterior_has_no_fallback():

@@ -99,8 +99,8 @@ def test_what_is_not_certified_says_so(capsys):
         return TINY(key, dim)
 
     made: list[int] = []
+    fit = FlowVI(heavy, AutoFlow(heavy, flow), num_steps=0, fallback=None, progress_bar=False)
     with pytest.warns(UserWarning, match="the fit is not certified: .*k-hat"):
-        fit = FlowVI(heavy, AutoFlow(heavy, flow), num_steps=0, fallback=None, progress_bar=False)
         posterior = fit.run(jax.random.key(0))
     assert not posterior.certified
     assert not made  # without steps of training there is no flow to compile
@@ -113,8 +113,8 @@ def test_what_is_not_certified_says_so(capsys):
 def test_settings_are_those_that_were_given():
     """In every stage: of other thresholds the verdict speaks, and it is on as many draws as were asked for."""
     strict = FlowVISettings(num_steps=0, min_ess=1.0, sufficient_ess=1.0, max_khat=1e-6, certificate_draws=3_000)
+    fit = FlowVI(eight_schools, settings=strict, fallback=None, progress_bar=False)
     with pytest.warns(UserWarning, match=r"certified are k-hat < 1e-06 with ESS >= 100%"):
-        fit = FlowVI(eight_schools, settings=strict, fallback=None, progress_bar=False)
         posterior = fit.run(jax.random.key(0))
     assert posterior.log_weights.shape == (3_000,)
 

@@ -24,6 +24,7 @@ from numpyro_flows.inference.stages import Context, Fit
 from numpyro_flows.inference.survey import Survey, look_around, search, weigh
 from numpyro_flows.training.reasons import Reason
 
+_MOST_NUMBERS = 50_000_000  # in memory at a time: fewer draws where they are long vectors
 _HELP = "docs/how_a_fit_is_certified.md#what-to-try"
 
 
@@ -38,8 +39,8 @@ class Fallback:
     A fit that is certified, interrupted or of an improper posterior is left as it is.
 
     Args:
-        of_modes: before a flow is trained: only the mixture, and only where a search found modes that the fit lacks. A
-            flow that starts in one mode rarely reaches another.
+        of_modes: before a flow is trained: only the mixture, and only where the fit is good for a mode, and a search
+            found others. A flow that starts in one mode rarely reaches another.
     """
 
     of_modes: bool = False
@@ -47,7 +48,9 @@ class Fallback:
     def __call__(self, context: Context, fit: Fit) -> Fit:
         if fit.certificate.certified or fit.reason is Reason.INTERRUPTED or fit.survey.improper:
             return fit
-        if np.isnan(fit.certificate.elbo) or (self.of_modes and not fit.survey.modes):  # nothing, or a broken density
+        if np.isnan(fit.certificate.elbo):  # nothing was fitted, or the density is broken
+            return fit
+        if self.of_modes and not (fit.survey.modes and fit.certificate.ess >= context.settings.min_ess):
             return fit
         gaussian = GaussianFit(fit.loc, fit.scale, -np.inf, no_climbs(fit.loc))
         rng = context.seeds.rng("fallback")
@@ -133,7 +136,7 @@ def _by_weights(
 ) -> Fit:
     """The fit with draws that importance resampling keeps of the mixture's, and their verdict."""
     density, settings = context.density, context.settings
-    num = settings.certificate_draws
+    num = max(1_000, min(settings.certificate_draws, _MOST_NUMBERS // (settings.pool * fit.loc.size)))
     draws = weighted_draws(mixture, density, rng, settings.pool * num)
     survey = search(density, gaussian, survey, mixture.log_prob, log_mean(draws.log_weight), rng, settings)
     index = resample(draws.log_weight, num, rng)
@@ -154,7 +157,7 @@ def _by_chains(
     chains = sampler.sweeps(num, every)
     while True:
         done += num
-        while chains.x.shape[1] > 2 * settings.chain_draws:
+        while chains.x.shape[1] > 2 * max(8, min(settings.chain_draws, _MOST_NUMBERS // chains.x[:, 0].size)):
             chains, every = chains.halved(), 2 * every
         agree = not Agreement.of(chains.later().x).why(context.target.coordinates.names)
         if agree or done >= settings.most_sweeps:
