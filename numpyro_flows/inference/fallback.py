@@ -7,7 +7,7 @@ import numpy as np
 
 from numpyro_flows.bijections.noise import estimates
 from numpyro_flows.inference.bridge import bridged
-from numpyro_flows.inference.certificate import log_mean, resample
+from numpyro_flows.inference.certificate import log_mean, relative_ess, resample
 from numpyro_flows.inference.chains import Sampler
 from numpyro_flows.inference.draws import Chains
 from numpyro_flows.inference.exploration import explore
@@ -25,6 +25,7 @@ from numpyro_flows.inference.survey import Survey, look_around, search, weigh
 from numpyro_flows.training.reasons import Reason
 
 _MOST_NUMBERS = 50_000_000  # in memory at a time: fewer draws where they are long vectors
+_LEAST_DRAWS = 100  # effective ones, that have a covariance
 _HELP = "docs/how_a_fit_is_certified.md#what-to-try"
 
 
@@ -98,7 +99,7 @@ def fit_mixture(context: Context, fit: Fit, gaussian: GaussianFit, rng: np.rando
         if survey.modes:
             bells = [_bell(mode, density, rng, settings, len(survey.modes)) for mode in survey.modes]
             mixture, exhausted = mixture.joined(bells, 0.5), False
-        elif exhausted:
+        elif exhausted or relative_ess(draws.log_weight) * len(draws.x) < _LEAST_DRAWS:
             break
         else:  # once more, around all that was found
             centre = moment_matched(draws.x[resample(draws.log_weight, len(draws.x), rng)], settings)

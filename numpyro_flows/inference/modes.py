@@ -31,12 +31,13 @@ def modes_at(
 ) -> list[Mode]:
     """Gaussians for points that are near modes: at the optima that climbs from them reach, with the curvature there.
 
-    Points around which no climb converges, at a kink or in a neck, are grouped by a mixture of Gaussians.
+    Points around which no climb converges, at a kink or in a neck, are grouped by a mixture of Gaussians. Where there
+    are very many modes, not all are found.
     """
     modes: list[Mode] = []
     if fit.loc.size <= settings.max_full_dim:
         factor = np.diag(fit.scale) if fit.scale.ndim == 1 else fit.scale
-        while len(rest := _apart_from(modes, points)):
+        while len(rest := _apart_from(modes, points)) and len(modes) < settings.most_modes:
             starts = rest[rng.permutation(len(rest))[: settings.dispersed_starts]]
             more = _optima(climb(density, starts.astype(fit.loc.dtype), factor, settings), modes)
             if not more:

@@ -103,6 +103,7 @@ class FlowVISettings:
     - `leapfrog_steps`, `leapfrog_lengths`: steps of a move, and the range of their lengths in standard deviations.
     - `settling_moves`: moves of points that lie outside, before the mass around them is measured.
     - `max_groups`: most Gaussians for points around which no climb converges.
+    - `most_modes`: from so many modes on one search looks for no more; the next one goes on.
     - `heavier`: share of the posterior that lies elsewhere from which the fit starts again there.
     - `max_missed`: share that a fit may lack, beyond three standard errors.
 
@@ -208,6 +209,7 @@ class FlowVISettings:
     leapfrog_lengths: tuple[float, float] = (0.02, 1.5)
     settling_moves: int = 10
     max_groups: int = 6
+    most_modes: int = 48
 
     profile_distances: tuple[float, ...] = (
         *(0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0, 10.0, 14.0, 20.0, 30.0, 40.0, 60.0, 80.0, 120.0),
