@@ -69,7 +69,9 @@ def main() -> None:
             continue
         fits = []
         for seed in range(options.seeds):
-            fits.append(FlowVI(case.model, progress_bar=False, **(case.settings or {})).run(jax.random.key(seed)))
+            fits.append(
+                FlowVI(case.model, fallback=None, progress_bar=False, **(case.settings or {})).run(jax.random.key(seed))
+            )
             print(f"{name}, seed {seed}: {fits[-1].verdict().splitlines()[0]}", flush=True)
         rows.append(
             {

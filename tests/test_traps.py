@@ -22,6 +22,7 @@ from benchmarks.traps.scoring import score
 from benchmarks.traps.truth import PROBABILITIES, by_grid, by_importance, in_chunks, weighted_moments
 from numpyro_flows import FlowPosterior, FlowVI
 
+KEY = jax.random.key(0)
 QUICK_PRIORS = {"crossed bars": 50_000, "HalfCauchy, no data": 50_000}  # moments, and quantiles
 SLOW_PRIORS = {
     "spike-and-slab prior, 2 dimensions, spike 0.001": 50_000,
@@ -289,9 +290,24 @@ SLOW_CAUSES = [pytest.param(*pair, marks=[pytest.mark.slow, pytest.mark.optimize
 def test_a_trap_is_not_certified_and_the_cause_is_named(x64, name, cause):
     case = CASES[name]
     with pytest.warns(UserWarning, match="not certified"):
-        posterior = FlowVI(case.model, progress_bar=False, **case.settings).run(jax.random.key(0), *case.args)
+        posterior = FlowVI(case.model, fallback=None, progress_bar=False, **case.settings).run(KEY, *case.args)
     assert not posterior.certified
     assert re.search(cause, posterior.why)
+
+
+RESCUED = ["half-width bump, 5 dimensions", "kink", "120 small modes", "two modes, 300 dimensions"]
+SLOW_RESCUED = [pytest.param(name, marks=[pytest.mark.slow, pytest.mark.optimized]) for name in RESCUED]
+
+
+@pytest.mark.parametrize("name", ["spike-and-slab regression", *SLOW_RESCUED])
+def test_a_trap_ends_with_right_draws(x64, name):
+    """By the fallback, which is the default."""
+    case = CASES[name]
+    posterior = FlowVI(case.model, progress_bar=False, **case.settings).run(KEY, *case.args)
+    assert posterior.certified
+    assert posterior.chains is not None
+    draws = {name: np.asarray(x) for name, x in posterior.sample(jax.random.key(1), 20_000).items()}
+    assert not score(draws | case.derived(draws), 10_000, posterior.log_evidence, exact_answer(case)).wrong
 
 
 def standard_normal():

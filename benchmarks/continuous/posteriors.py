@@ -33,7 +33,7 @@ def measure(database: Path, name: str, guide: str, seed: int) -> dict[str, Any]:
     posterior = load(database, name)
     jax.clear_caches()
     start = time.perf_counter()
-    vi = FlowVI(posterior.model, AutoFlow(posterior.model, GUIDES[guide]), progress_bar=False)
+    vi = FlowVI(posterior.model, AutoFlow(posterior.model, GUIDES[guide]), fallback=None, progress_bar=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # whether it is certified is a column
         fit = vi.run(jax.random.key(seed), *posterior.args)

@@ -40,6 +40,7 @@ def flow(posterior: Posterior, seed: int) -> Row:
         "gradient_evaluations": sum(fit.gradient_evaluations.values()),
         **{f"seconds_{stage}": value for stage, value in fit.seconds.items()},
         "num_skipped": fit.num_skipped,
+        "by": fit.certificate.by if fit.chains is None else f"fallback, {fit.certificate.by}",
         "why": fit.why,
     }
 

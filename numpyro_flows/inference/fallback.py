@@ -15,7 +15,7 @@ from numpyro_flows.inference.flow_component import FlowComponent
 from numpyro_flows.inference.gaussian import GaussianFit, moment_matched, no_climbs, refined
 from numpyro_flows.inference.judge import judge, share_beyond
 from numpyro_flows.inference.judge_draws import Agreement, judge_draws
-from numpyro_flows.inference.mixture import Bell, Component, Mixture, adapted, weighted_draws
+from numpyro_flows.inference.mixture import Bell, Component, Mixture, adapted, fitted, weighted_draws
 from numpyro_flows.inference.modes import Mode
 from numpyro_flows.inference.newton import Density
 from numpyro_flows.inference.settings import FlowVISettings
@@ -166,6 +166,9 @@ def _by_chains(
         num = done  # twice as many in all
         chains = chains.followed_by(sampler.sweeps(num, every))
     chains = chains.later()
-    log_evidence, se = bridged(chains, mixture, weighted_draws(mixture, density, rng, settings.certificate_draws))
+    # fitted to one half of the draws, compared with the other
+    mixture = fitted(mixture, chains.x[:, ::2].reshape(-1, fit.loc.size), rng, settings)
+    draws = weighted_draws(mixture, density, rng, settings.certificate_draws)
+    log_evidence, se = bridged(chains.halved(), mixture, draws)
     certificate = judge_draws(density, chains.x, mixture.log_prob, log_evidence, survey, rng, settings, se)
     return fit._replace(certificate=certificate, chains=chains)

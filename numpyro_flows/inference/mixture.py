@@ -152,6 +152,16 @@ def adapted(mixture: Mixture, density: Density, rng: np.random.Generator, settin
     return best
 
 
+def fitted(
+    mixture: Mixture, x: Float[np.ndarray, "draws dim"], rng: np.random.Generator, settings: FlowVISettings
+) -> Mixture:
+    """The mixture moved towards draws of equal weight, at most `mixture_draws` of them, by expectation maximisation."""
+    x = rng.permutation(x)[: settings.mixture_draws]
+    for _ in range(settings.mixture_rounds):
+        mixture = _stepped(mixture, x, np.ones(len(x)), settings)
+    return mixture
+
+
 def _stepped(mixture: Mixture, x: np.ndarray, weights: np.ndarray, settings: FlowVISettings) -> Mixture:
     x, weights = x[weights > 0.0], weights[weights > 0.0]
     parts = mixture.log_parts(x)

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 
 
 class Clock:
-    """Wall time by stage: the usual ones, and others where they ran."""
+    """Wall time by stage."""
 
     def __init__(self) -> None:
-        stages = ("tracing", "compilation", "gaussian", "flow", "certificate")
+        stages = ("tracing", "compilation", "gaussian", "flow", "certificate", "mixture", "mcmc")
         self.seconds: dict[str, float] = dict.fromkeys(stages, 0.0)
 
     @contextmanager
@@ -18,4 +18,4 @@ class Clock:
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            self.seconds[name] += time.perf_counter() - start
