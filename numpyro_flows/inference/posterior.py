@@ -46,7 +46,7 @@ class FlowPosterior:
         guide: the trained `AutoFlow`, for NumPyro's `Predictive`, `NeuTraReparam` and so on, with its `params`.
         bijection: the trained map from `N(0, I)` to the unconstrained latent vector; affine where a Gaussian is enough.
         losses: negative ELBO estimates, one for each step of the flow stage, `(steps,)`.
-        seconds: wall time by stage: tracing, compilation, gaussian (with its verdict), flow, certificate, mixture, mcmc.
+        seconds: wall time: tracing, compilation, gaussian (with its verdict), flow, certificate (its), mixture, mcmc.
         gradient_evaluations: gradients of the model's log density by stage.
         num_skipped: steps left out because their loss or gradient was not finite.
         reason: what ended the training, in a word or two, "good enough" say.
