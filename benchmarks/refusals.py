@@ -69,9 +69,8 @@ def main() -> None:
             continue
         fits = []
         for seed in range(options.seeds):
-            fits.append(
-                FlowVI(case.model, fallback=None, progress_bar=False, **(case.settings or {})).run(jax.random.key(seed))
-            )
+            vi = FlowVI(case.model, fallback=None, progress_bar=False, **(case.settings or {}))
+            fits.append(vi.run(jax.random.key(seed)))
             print(f"{name}, seed {seed}: {fits[-1].verdict().splitlines()[0]}", flush=True)
         rows.append(
             {
