@@ -1,6 +1,6 @@
 """What follows where a fit is refused: a mixture with components in every mode that is known, and Markov chains."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import equinox as eqx
 import numpy as np
@@ -15,7 +15,7 @@ from numpyro_flows.inference.flow_component import FlowComponent
 from numpyro_flows.inference.gaussian import GaussianFit, moment_matched, no_climbs, refined
 from numpyro_flows.inference.judge import judge, share_beyond
 from numpyro_flows.inference.judge_draws import Agreement, judge_draws
-from numpyro_flows.inference.mixture import Bell, Component, Mixture, adapted, fitted, weighted_draws
+from numpyro_flows.inference.mixture import Bell, Mixture, adapted, fitted, weighted_draws
 from numpyro_flows.inference.modes import Mode
 from numpyro_flows.inference.newton import Density
 from numpyro_flows.inference.settings import FlowVISettings
@@ -37,7 +37,8 @@ class Fallback:
     with the mixture so far, again until it finds none. The mixture is moved towards the posterior by its own weights,
     which then judge it as they judge a flow. Where they refuse it, it is the proposal of Markov chains.
 
-    A fit that is certified, interrupted or of an improper posterior is left as it is.
+    A certified fit that cuts off a little of a neck gets a component that reaches into it. A fit that is interrupted or
+    of an improper posterior is left as it is.
 
     Args:
         of_modes: before a flow is trained: only the mixture, and only where the fit is good for a mode, and a search
@@ -47,7 +48,7 @@ class Fallback:
     of_modes: bool = False
 
     def __call__(self, context: Context, fit: Fit) -> Fit:
-        if fit.certificate.certified or fit.reason is Reason.INTERRUPTED or fit.survey.improper:
+        if fit.chains is not None or fit.reason is Reason.INTERRUPTED or fit.survey.improper:
             return fit
         if np.isnan(fit.certificate.elbo):  # nothing was fitted, or the density is broken
             return fit
@@ -55,6 +56,9 @@ class Fallback:
             return fit
         gaussian = GaussianFit(fit.loc, fit.scale, -np.inf, no_climbs(fit.loc))
         rng = context.seeds.rng("fallback")
+        if fit.certificate.certified:
+            with context.clock.stage("mixture"):
+                return fit if self.of_modes else _into_necks(context, fit, gaussian, rng)
         with context.clock.stage("mixture"):
             mixture, survey = fit_mixture(context, fit, gaussian, rng)
             by_mixture = _by_weights(context, fit, gaussian, mixture, survey, rng)
@@ -81,14 +85,11 @@ def _explained(result: Fit, fit: Fit, mixture: Fit, chains: Fit | None = None) -
 def fit_mixture(context: Context, fit: Fit, gaussian: GaussianFit, rng: np.random.Generator) -> tuple[Mixture, Survey]:
     """A mixture that lacks nothing which a search finds, and what the last search found."""
     density, settings = context.density, context.settings
-    components: list[Component] = [Bell(gaussian.loc, gaussian.scale)]
-    if fit.draw is not None and fit.log_prob is not None and not estimates(fit.bijection):
-        arrays = eqx.filter(fit.bijection, eqx.is_array)
-        components.append(FlowComponent(arrays, fit.draw, fit.log_prob, settings.block))
+    bell, flow = Bell(gaussian.loc, gaussian.scale), _flow(fit, settings)
+    mixture = Mixture.even([bell] if flow is None else [bell, flow])
     prior = context.prior(context.seeds, settings.thorough().prior_draws)
     survey = look_around(density, rng, gaussian, prior, context.target.coordinates, settings.thorough())
-    mixture = Mixture.even(components)
-    mixture = mixture.joined(_into_necks(mixture, density, survey, rng, settings), 0.5)
+    mixture = mixture.joined(_along_necks(mixture, density, survey, rng, settings), 0.5)
     centre, exhausted = gaussian, False
     for _ in range(settings.searches):
         if len(mixture.components) > settings.most_components:
@@ -117,17 +118,44 @@ def _bell(mode: Mode, density: Density, rng: np.random.Generator, settings: Flow
     return Bell(mode.loc, mode.factor)
 
 
-def _into_necks(
+def _flow(fit: Fit, settings: FlowVISettings) -> FlowComponent | None:
+    """The trained flow, where there is one with an exact density."""
+    if fit.draw is None or fit.log_prob is None or estimates(fit.bijection):
+        return None
+    return FlowComponent(eqx.filter(fit.bijection, eqx.is_array), fit.draw, fit.log_prob, settings.block)
+
+
+def _into_necks(context: Context, fit: Fit, gaussian: GaussianFit, rng: np.random.Generator) -> Fit:
+    """A certified fit with what it cuts off of necks, where that is worth it and certified as well.
+
+    The mixture `q` has the fit with a share `s` in it, so its weights are at most `1 / s` of the fit's, and their tail
+    is no heavier: the k-hat that counts is the smaller one of both.
+    """
+    density, settings = context.density, context.settings
+    mixture = Mixture.even([_flow(fit, settings) or Bell(gaussian.loc, gaussian.scale)])
+    necks = _along_necks(mixture, density, fit.survey, rng, settings)
+    if not necks:
+        return fit
+    mixture = adapted(mixture.joined(necks, 0.2), density, rng, settings)
+    khat = fit.certificate.khat
+    without_khat = context._replace(settings=replace(settings, max_khat=np.finfo(float).max))
+    deeper = _by_weights(without_khat, fit, gaussian, mixture, fit.survey, rng)
+    if len(mixture.components) == 1 or not deeper.certificate.certified:
+        return fit
+    return deeper._replace(certificate=deeper.certificate._replace(khat=min(khat, deeper.certificate.khat)))
+
+
+def _along_necks(
     mixture: Mixture, density: Density, survey: Survey, rng: np.random.Generator, settings: FlowVISettings
 ) -> list[Sliced]:
     """Distributions along the coordinates whose marginals go on where the mixture has no draws."""
-    draws = weighted_draws(mixture, density, rng, settings.certificate_draws)
+    draws = weighted_draws(mixture, density, rng, settings.mixture_draws)
     lowest, highest, log_evidence = draws.x.min(0), draws.x.max(0), log_mean(draws.log_weight)
     found = []
     for downwards, upwards in zip(survey.ends, survey.ends[1:]):
         if downwards.coordinate == upwards.coordinate:
             shares = [share_beyond(end, lowest, highest, log_evidence) for end in (downwards, upwards)]
-            if max(shares) > 0.1 * settings.max_cut:
+            if max(shares) > settings.min_cut:
                 found.append(Sliced.of(downwards, upwards))
     return found
 

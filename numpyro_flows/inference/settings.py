@@ -7,7 +7,7 @@ from numpyro_flows.arguments import require_counts, require_instance, require_nu
 
 _SHARES = (
     *("unit_start_ess", "forward_ess", "forward_share", "min_ess", "sufficient_ess", "target_ess"),
-    *("max_broken", "heavier", "max_missed", "tempering_ess", "max_cut", "least_share"),
+    *("max_broken", "heavier", "max_missed", "tempering_ess", "max_cut", "min_cut", "least_share"),
 )
 # what a certificate is looser by where it is above, or below, its default
 _LOOSER_ABOVE = ("max_khat", "max_broken", "max_missed", "max_cut", "outside")
@@ -111,7 +111,8 @@ class FlowVISettings:
 
     - `profile_distances`: distances, in standard deviations, at which the marginal of a constrained coordinate is
       computed, of the first `profiled` of them.
-    - `max_cut`: share of such a marginal that may lie beyond every draw.
+    - `max_cut`: share of such a marginal that may lie beyond every draw; from `min_cut` on a certified fit, too, gets a
+      component that reaches there.
 
     Heavy tails:
 
@@ -216,6 +217,7 @@ class FlowVISettings:
     )
     profiled: int = 8
     max_cut: float = 0.005
+    min_cut: float = 0.001
 
     tail_rays: int = 32
     tail_distances: tuple[float, float] = (1e2, 1e4)
