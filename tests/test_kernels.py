@@ -94,6 +94,7 @@ def test_the_weights_correct_a_flow_that_is_shifted_and_too_wide():
     assert (last_state(mcmc).i == 1200).all()
 
 
+@pytest.mark.slow
 def test_nuts_corrects_a_flow_that_is_shifted_and_too_narrow():
     kernel = FlowNUTS(posterior_of(normal, DATA, loc=MEAN + SD, scale=SD / 2))
     mcmc = run(kernel, extra_fields=("z", "diverging", "potential_energy"))

@@ -62,6 +62,7 @@ def eps(dtype) -> float:
     return float(np.finfo(dtype).eps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)], indirect=True)
 def test_masked_entries_change_nothing(dtype):
     times, values = waves(length=9)

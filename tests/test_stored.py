@@ -105,6 +105,7 @@ def test_arguments_without_their_model(path):
         FlowPosterior.load(path, None, Y)
 
 
+@pytest.mark.slow
 def test_supports_that_depend_on_other_sites_need_the_model(tmp_path):
     posterior_of(nested, Y).save(tmp_path / "fit")
     assert FlowPosterior.load(tmp_path / "fit", nested, Y).sample(KEY, 5).keys() == {"top", "below"}

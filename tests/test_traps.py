@@ -286,6 +286,7 @@ CAUSES = {
 SLOW_CAUSES = [pytest.param(*pair, marks=[pytest.mark.slow, pytest.mark.optimized]) for pair in CAUSES.items()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "cause"), [("spike-and-slab regression", missing(23)), *SLOW_CAUSES])
 def test_a_trap_is_not_certified_and_the_cause_is_named(x64, name, cause):
     case = CASES[name]

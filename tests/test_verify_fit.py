@@ -41,6 +41,7 @@ def by_nuts(model, num=1_000, seed=0, **options):
     return mcmc
 
 
+@pytest.mark.slow
 def test_an_exact_guide_is_certified_with_the_exact_evidence():
     guide, params = guide_of_conjugate(autoguide.AutoDiagonalNormal)
     certificate = verify_fit(conjugate, guide, KEY, DATA, params=params)

@@ -148,6 +148,7 @@ def test_gradients_leave_the_start(x64):
         assert np.abs(leaf).max() > 0.1
 
 
+@pytest.mark.slow
 def test_a_scanned_stack_is_the_product_of_its_matrices(x64):
     def layer(key):
         return Chain([*(linear(key, 3) for linear in TRAINED), DCT(3)])

@@ -33,6 +33,7 @@ def texts(figure) -> list[str]:
     return [text for text in (*labels, figure.get_supxlabel()) if text]
 
 
+@pytest.mark.slow
 def test_trajectories_are_those_of_the_flow(tmp_path):
     figure = flow_plots.plot_trajectories(linear(), KEY, num_paths=20, num_times=11)
     assert texts(figure) == ["coordinate 1", "coordinate 2", "time"]

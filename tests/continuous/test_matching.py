@@ -175,6 +175,7 @@ def test_of_several_restarts_each_keeps_its_last_parameters_unless_they_are_wors
     np.testing.assert_array_equal(kept.gap, [1.0, 0.0])
 
 
+@pytest.mark.slow
 def test_an_estimated_density_says_so():
 
     def flow(key, dim: int):
