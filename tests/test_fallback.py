@@ -137,3 +137,31 @@ def test_where_all_is_refused_every_reason_is_said():
     assert any("What to try" in str(warning.message) for warning in caught)
     assert "by a mixture as well: " in posterior.why
     assert posterior.chains is not None
+
+
+@pytest.mark.slow
+def test_a_certified_fit_gets_what_it_cuts_off_of_a_neck(x64):
+    """The centred eight schools, against a grid of the two hyperparameters with the schools integrated out."""
+    y = jnp.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
+    s = jnp.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
+
+    def schools():
+        mu, tau = numpyro.sample("mu", dist.Normal(0, 5)), numpyro.sample("tau", dist.HalfCauchy(5))
+        theta = numpyro.sample("theta", dist.Normal(mu, tau).expand([8]).to_event(1))
+        numpyro.sample("y", dist.Normal(theta, s), obs=y)
+
+    mu, log_tau = jnp.linspace(-30.0, 40.0, 1_401), jnp.linspace(-15.0, 8.0, 2_301)
+    tau = jnp.exp(log_tau)[:, None]
+    log_p = dist.Normal(0, 5).log_prob(mu) + dist.HalfCauchy(5).log_prob(tau) + log_tau[:, None]
+    log_p += sum(dist.Normal(mu, jnp.sqrt(tau**2 + s[j] ** 2)).log_prob(y[j]) for j in range(8))
+    mass = np.asarray(jnp.exp(jax.nn.logsumexp(log_p, axis=1)) * (mu[1] - mu[0]) * (log_tau[1] - log_tau[0]))
+    marginal = mass / mass.sum()
+    sd = np.sqrt(marginal @ np.asarray(log_tau) ** 2 - (marginal @ np.asarray(log_tau)) ** 2)
+    posterior = FlowVI(schools, progress_bar=False).run(jax.random.key(0))
+    assert posterior.certified
+    assert posterior.chains is not None
+    assert posterior.log_evidence == pytest.approx(np.log(mass.sum()), abs=4 * posterior.log_evidence_se)
+    assert posterior.log_evidence_se < 0.002
+    drawn = np.log(np.asarray(posterior.sample(jax.random.key(1), 20_000)["tau"]))
+    assert drawn.std() == pytest.approx(sd, rel=0.03)
+    assert marginal[np.asarray(log_tau) < drawn.min()].sum() < 0.001

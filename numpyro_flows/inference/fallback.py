@@ -142,7 +142,9 @@ def _into_necks(context: Context, fit: Fit, gaussian: GaussianFit, rng: np.rando
     deeper = _by_weights(without_khat, fit, gaussian, mixture, fit.survey, rng)
     if len(mixture.components) == 1 or not deeper.certificate.certified:
         return fit
-    return deeper._replace(certificate=deeper.certificate._replace(khat=min(khat, deeper.certificate.khat)))
+    # the fit's own weights are what a file keeps, and judges anew
+    certificate = deeper.certificate._replace(khat=min(khat, deeper.certificate.khat))
+    return deeper._replace(certificate=certificate, log_weights=fit.log_weights)
 
 
 def _along_necks(

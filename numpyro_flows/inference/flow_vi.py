@@ -167,7 +167,7 @@ class FlowVI:
             context = Context(
                 target.fitted, density, prior, self.verify, guide, self.settings, seeds, clock, pool, self.watch
             )
-            fit = self._staged(context)
+            fit, extra = self._staged(context)
         if target.free.any():
             whole = Partial(fit.bijection, np.flatnonzero(~target.free), target.dim)
             fit = fit._replace(bijection=Chain([whole]), draw=None)
@@ -187,8 +187,9 @@ class FlowVI:
             losses=fit.losses,
             seconds=clock.seconds,
             gradient_evaluations={
-                "gaussian": density.num_evaluations,
+                "gaussian": density.num_evaluations - extra,
                 "flow": fit.losses.size * self.settings.num_particles,
+                "fallback": extra,
             },
             num_skipped=fit.num_skipped,
             reason=fit.reason or Reason.UNTRAINED,
@@ -206,22 +207,27 @@ class FlowVI:
             raise ValueError("checkpoint expected None for several fits, as one file is for one fit: call run")
         return run_several(self.run, rng_key, num, args, kwargs)
 
-    def _staged(self, context: Context) -> Fit:
-        """What the stages make of nothing; Ctrl-C gives what there is by then, and raises where that is nothing."""
-        fit = Fit.before(context.target.dim)
+    def _staged(self, context: Context) -> tuple[Fit, int]:
+        """What the stages make of nothing, and the evaluations of the fallback.
+
+        Ctrl-C gives what there is by then, and raises where that is nothing.
+        """
+        fit, extra = Fit.before(context.target.dim), 0
         for stage in self._all_stages():
+            before = context.density.num_evaluations
             try:
                 staged = stage(context, fit)
             except KeyboardInterrupt:
                 if not fit.judged:
                     raise
-                return explained(fit, INTERRUPTED)
+                return explained(fit, INTERRUPTED), extra
             if not isinstance(staged, Fit):
                 raise TypeError(f"the stage {stage!r} expected to return a Fit, got {described(staged)}")
             fit = staged
+            extra += context.density.num_evaluations - before if isinstance(stage, Fallback) else 0
         if fit.reason is None and finished(fit.certificate, self.settings):
             fit = fit._replace(reason=Reason.GOOD_ENOUGH)
-        return fit
+        return fit, extra
 
     def _all_stages(self) -> list[Stage]:
         if self.fallback is None:
