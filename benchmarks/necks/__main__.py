@@ -18,12 +18,12 @@ import numpy as np
 
 from benchmarks.necks.case import Case, Truth
 from benchmarks.necks.cases import cases
-from benchmarks.necks.scoring import Score
+from benchmarks.necks.scoring import COLUMNS, Score
 from benchmarks.results import save
 from numpyro_flows import FlowPosterior, FlowVI
 
 DRAWS = 20_000
-CRASHED = dict.fromkeys(Score.COLUMNS, "") | {
+CRASHED = dict.fromkeys(COLUMNS, "") | {
     "as_asked": False,
     "certified": False,
     **dict.fromkeys(("by", "ess", "log_evidence_error", "log_evidence_se", "seconds", "stages"), ""),

@@ -1,5 +1,6 @@
 """The cases: four posteriors of posteriordb, and a centred model whose scale has a gamma prior with a peak at zero."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from benchmarks.traps.cases import CASES as TRAPS
 
 GAMMA = "gamma neck, 22 dimensions"
 CELL = 0.05  # of log sigma
+
+type LogPrior = Callable[[Float[Array, ""]], Float[Array, ""]]
 
 
 def cases(database: Path) -> dict[str, Case]:
@@ -103,10 +106,12 @@ def seeds_effects(x1: np.ndarray, x2: np.ndarray, total: np.ndarray, n: np.ndarr
 
 def gamma() -> Case:
     trap = TRAPS[GAMMA]
-    return Case(trap.model, trap.args, partial(gamma_truth, *trap.args), lambda draws: {"log tau": np.log(draws["tau"])})
+    return Case(
+        trap.model, trap.args, partial(gamma_truth, *trap.args), lambda draws: {"log tau": np.log(draws["tau"])}
+    )
 
 
-def _with_logits(design: np.ndarray, total: np.ndarray, count: np.ndarray, log_scale_prior) -> Effects:
+def _with_logits(design: np.ndarray, total: np.ndarray, count: np.ndarray, log_scale_prior: LogPrior) -> Effects:
     logits = np.log((count + 0.5) / (total - count + 0.5))
     return Effects(
         design,

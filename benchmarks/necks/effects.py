@@ -23,20 +23,22 @@ NODES, WEIGHTS = np.polynomial.hermite.hermgauss(30)
 MODE_STEPS = 30
 LARGEST_STEP = 2.0  # of Newton's method, on the scale of the linear predictor
 SCRAMBLES, POINTS = 8, 128
-DF = 8.0  # of the proposal
+DF = 8  # of the proposal
 
 type LogLikelihood = Callable[[Float[Array, " rows"]], Float[Array, " rows"]]
 
 
 def poisson(count: Float[np.ndarray, " rows"]) -> LogLikelihood:
     """Log probabilities of counts, as a function of their log rates."""
-    return lambda u: count * u - jnp.exp(u) - gammaln(count + 1.0)
+    counts = jnp.asarray(count)
+    return lambda u: counts * u - jnp.exp(u) - gammaln(counts + 1.0)
 
 
 def binomial(total: Float[np.ndarray, " rows"], count: Float[np.ndarray, " rows"]) -> LogLikelihood:
     """Log probabilities of counts, as a function of their logits."""
-    choices = gammaln(total + 1.0) - gammaln(count + 1.0) - gammaln(total - count + 1.0)
-    return lambda u: count * u - total * jax.nn.softplus(u) + choices
+    totals, counts = jnp.asarray(total), jnp.asarray(count)
+    choices = gammaln(totals + 1.0) - gammaln(counts + 1.0) - gammaln(totals - counts + 1.0)
+    return lambda u: counts * u - totals * jax.nn.softplus(u) + choices
 
 
 class Effects(NamedTuple):
@@ -56,7 +58,7 @@ class Effects(NamedTuple):
 
     def log_joint(self, coefficients: Float[Array, " coefficients"], log_sigma: Float[Array, ""]) -> Float[Array, ""]:
         """Log density of coefficients, `log sigma` and data, with the effects integrated out."""
-        rows = log_integrals(self.log_likelihood, self.design @ coefficients, jnp.exp(log_sigma))
+        rows = log_integrals(self.log_likelihood, jnp.asarray(self.design) @ coefficients, jnp.exp(log_sigma))
         return self.log_prior(coefficients) + self.log_scale_prior(log_sigma) + rows.sum()
 
 
@@ -132,4 +134,4 @@ def _proposals(dim: int) -> _Proposals:
     uniform = np.stack([qmc.Sobol(dim + 1, rng=seed).random(POINTS) for seed in range(SCRAMBLES)])
     squares = scipy.stats.chi2.ppf(uniform[..., -1:], DF)
     z = scipy.stats.norm.ppf(uniform[..., :-1]) * np.sqrt(DF / squares)
-    return _Proposals(z, scipy.stats.multivariate_t(np.zeros(dim), np.eye(dim).tolist(), df=DF).logpdf(z))
+    return _Proposals(z, scipy.stats.multivariate_t(np.zeros(dim), df=DF).logpdf(z))

@@ -10,6 +10,8 @@ from benchmarks.necks.case import Marginal
 SD_BOUND = 0.03  # relative
 CUT_BOUND = 0.005  # share of the posterior beyond all draws
 
+COLUMNS = ("mean_error", "sd_error", "sd_error_se", "below", "above", "as_asked")
+
 
 class Score(NamedTuple):
     """The draws of one log scale against the exact marginal.
@@ -43,11 +45,6 @@ class Score(NamedTuple):
         return abs(self.sd_error) <= SD_BOUND and max(self.below, self.above) <= CUT_BOUND
 
     def columns(self) -> dict[str, Any]:
-        return {
-            "mean_error": f"{self.mean_error:+.3f}",
-            "sd_error": f"{self.sd_error:+.4f}",
-            "sd_error_se": f"{self.sd_error_se:.4f}",
-            "below": f"{self.below:.5f}",
-            "above": f"{self.above:.5f}",
-            "as_asked": self.asked,
-        }
+        texts = (f"{self.mean_error:+.3f}", f"{self.sd_error:+.4f}", f"{self.sd_error_se:.4f}")
+        shares = (f"{self.below:.5f}", f"{self.above:.5f}")
+        return dict(zip(COLUMNS, (*texts, *shares, self.asked), strict=True))
