@@ -138,9 +138,9 @@ def test_exact_marginals_by_nuts(name, x64):
     exact = case.truth()
     model = reparam(case.model, config=dict.fromkeys(EFFECTS[name], LocScaleReparam(0.0)))
     mcmc = MCMC(
-        NUTS(model, target_accept_prob=0.95),
-        num_warmup=2_000,
-        num_samples=5_000,
+        NUTS(model, target_accept_prob=0.9),
+        num_warmup=1_000,
+        num_samples=2_000,
         num_chains=4,
         chain_method="vectorized",
         progress_bar=False,
