@@ -12,15 +12,25 @@ Data = dict[str, Any]  # a data set: arrays of floats, and single numbers
 
 def read(database: Path, name: str) -> tuple[Data, dict[str, np.ndarray]]:
     """The data of the posterior `name` and its reference draws, all chains joined, by the names of Stan."""
-    folder = database / "posterior_database"
-    with open(folder / "posteriors" / f"{name}.json") as file:
-        about = json.load(file)
-    data = _unzip(folder / "data" / "data" / f"{about['data_name']}.json.zip")
-    chains = _unzip(
-        folder / "reference_posteriors" / "draws" / "draws" / f"{about['reference_posterior_name']}.json.zip"
-    )
+    draws = _folder(database) / "reference_posteriors" / "draws" / "draws"
+    chains = _unzip(draws / f"{_about(database, name)['reference_posterior_name']}.json.zip")
     reference = {site: np.concatenate([np.asarray(chain[site]) for chain in chains]) for site in chains[0]}
-    return {key: np.asarray(value, float) if np.ndim(value) else value for key, value in data.items()}, reference
+    return fields(database, name), reference
+
+
+def fields(database: Path, name: str) -> Data:
+    """The data of the posterior `name`, which may have no reference draws."""
+    data = _unzip(_folder(database) / "data" / "data" / f"{_about(database, name)['data_name']}.json.zip")
+    return {key: np.asarray(value, float) if np.ndim(value) else value for key, value in data.items()}
+
+
+def _folder(database: Path) -> Path:
+    return database / "posterior_database"
+
+
+def _about(database: Path, name: str) -> Data:
+    with open(_folder(database) / "posteriors" / f"{name}.json") as file:
+        return json.load(file)
 
 
 def _unzip(path: Path) -> Any:
