@@ -97,7 +97,7 @@ def fit_mixture(context: Context, fit: Fit, gaussian: GaussianFit, rng: np.rando
         mixture = adapted(mixture, density, rng, settings)
         draws = weighted_draws(mixture, density, rng, settings.mixture_draws)
         survey = search(density, centre, survey, mixture.log_prob, log_mean(draws.log_weight), rng, settings)
-        if survey.modes:
+        if survey.modes and max(share.value for share in survey.shares) > settings.min_cut:
             bells = [_bell(mode, density, rng, settings, len(survey.modes)) for mode in survey.modes]
             mixture, exhausted = mixture.joined(bells, 0.5), False
         elif exhausted or relative_ess(draws.log_weight) * len(draws.x) < _LEAST_DRAWS:

@@ -112,7 +112,7 @@ class FlowVISettings:
     - `profile_distances`: distances, in standard deviations, at which the marginal of a constrained coordinate is
       computed, of the first `profiled` of them.
     - `max_cut`: share of such a marginal that may lie beyond every draw; from `min_cut` on a certified fit, too, gets a
-      component that reaches there.
+      component that reaches there. Modes of a smaller share get none in a mixture.
 
     Heavy tails:
 

@@ -1,4 +1,4 @@
-"""A distribution along one coordinate: its marginal, and given it Gaussians of all others. It reaches into necks."""
+"""A distribution along one coordinate, and given it Gaussians of all others: it reaches into necks."""
 
 from dataclasses import dataclass
 
@@ -13,9 +13,12 @@ _BINS = 4_000
 
 @dataclass(frozen=True)
 class Sliced:
-    """`m(x_i) N(x_others; mean(x_i), F(x_i) F(x_i)^T)`, with Laplace's approximation to the marginal `m`.
+    """`r(x_i) N(x_others; mean(x_i), F(x_i) F(x_i)^T)`, where `r` is the root of Laplace's approximation to a marginal.
 
-    `m` is constant in each of many bins. Means and `F = L diag(d)`, with `L` unit lower-triangular, are known at a few
+    The marginal itself would have too few draws deep in a neck, which is what this distribution is for: a mixture with
+    it was refused at a k-hat of 0.73, and is certified with the root at 0.59.
+
+    `r` is constant in each of many bins. Means and `F = L diag(d)`, with `L` unit lower-triangular, are known at a few
     values; between them the means, `L` and `log d` are linear.
     """
 
@@ -42,7 +45,7 @@ class Sliced:
         values, log_marginal, means, factors = both
         edges = np.linspace(values[0], values[-1], _BINS + 1)
         heights = PchipInterpolator(values, log_marginal)(0.5 * (edges[1:] + edges[:-1]))
-        probabilities = np.exp(heights - heights.max())
+        probabilities = np.exp(0.5 * (heights - heights.max()))
         diagonal = np.diagonal(factors, axis1=1, axis2=2)
         return cls(
             coordinate=downwards.coordinate,
