@@ -220,6 +220,7 @@ def test_a_prior_from_a_fit_that_is_not_certified():
     posterior = posterior_of(model, why="a mode that the fit lacks holds about 40%")
     with pytest.warns(UserWarning, match="not certified: a mode that the fit lacks holds about 40%"):
         prior = posterior.as_prior(["a"], **CHEAP)
+    assert prior.sites is not None
     assert prior.sites.shapes == {"a": ()}
     draws = np.asarray(jax.jit(lambda key: prior.sample(key, (4000,))["a"])(jax.random.key(2)))
     # of 4,000 draws fitted to 4,000 draws

@@ -137,17 +137,18 @@ def adapted(mixture: Mixture, density: Density, rng: np.random.Generator, settin
 
     Source: Cappe, Douc, Guillin, Marin, Robert 2008 (population Monte Carlo), arXiv 0710.4242; the cut: Ionides 2008.
     """
-    best, most = mixture, -1.0
+    best, most, in_vain = mixture, 0.0, 0
     for _ in range(settings.mixture_rounds):
         draws = weighted_draws(mixture, density, rng, settings.mixture_draws)
         weights = normalized(draws.log_weight)
         if not weights.any():
             break
         effective = 1.0 / (weights**2).sum()
+        in_vain = 0 if effective > 1.02 * most else in_vain + 1
         if effective > most:
-            best, gain, most = mixture, effective / max(most, 1.0), effective
-            if gain < 1.02 and effective > 0.5 * len(weights):
-                break
+            best, most = mixture, effective
+        if in_vain == (1 if most > 0.5 * len(weights) else 3):
+            break
         mixture = _stepped(mixture, draws.x, np.minimum(weights, len(weights) ** -0.5), settings)
     return best
 
