@@ -165,3 +165,17 @@ def test_a_certified_fit_gets_what_it_cuts_off_of_a_neck(x64):
     drawn = np.log(np.asarray(posterior.sample(jax.random.key(1), 20_000)["tau"]))
     assert drawn.std() == pytest.approx(sd, rel=0.03)
     assert marginal[np.asarray(log_tau) < drawn.min()].sum() < 0.001
+
+
+def test_a_flat_direction_along_no_axis_is_refused(x64):
+    """Where the Gaussian itself becomes infinitely wide there is nothing to search around."""
+
+    def flat():
+        x = jnp.asarray(numpyro.sample("x", dist.ImproperUniform(dist.constraints.real_vector, (), (3,))))
+        sides = [dist.Normal(side, 0.5).log_prob(x[0] + x[1]) for side in (-4.0, 4.0)]
+        numpyro.factor("sides", jnp.logaddexp(*sides) + dist.Normal(0, 1).log_prob(x[2]))
+
+    with pytest.warns(UserWarning, match="improper"):
+        posterior = FlowVI(flat, progress_bar=False).run(jax.random.key(0))
+    assert not posterior.certified
+    assert posterior.reason == "not finite"

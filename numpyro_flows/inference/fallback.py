@@ -22,7 +22,6 @@ from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.sliced import Sliced
 from numpyro_flows.inference.stages import Context, Fit
 from numpyro_flows.inference.survey import Survey, look_around, search, weigh
-from numpyro_flows.training.reasons import Reason
 
 _MOST_NUMBERS = 50_000_000  # in memory at a time: fewer draws where they are long vectors
 _LEAST_DRAWS = 100  # effective ones, that have a covariance
@@ -47,8 +46,9 @@ class Fallback:
 
     of_modes: bool = False
 
+    @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # what is not finite far out has density zero
     def __call__(self, context: Context, fit: Fit) -> Fit:
-        if fit.chains is not None or fit.reason is Reason.INTERRUPTED or fit.survey.improper:
+        if fit.chains is not None or fit.stopped:
             return fit
         if np.isnan(fit.certificate.elbo):  # nothing was fitted, or the density is broken
             return fit

@@ -24,7 +24,7 @@ from numpyro_flows.inference.survey import Survey, search, weigh
 from numpyro_flows.training.checkpoint import Checkpoint, program
 from numpyro_flows.training.clock import Clock
 from numpyro_flows.training.loop import Round, run
-from numpyro_flows.training.reasons import Ending, Reason
+from numpyro_flows.training.reasons import Ending
 from numpyro_flows.training.seeds import Seeds
 from numpyro_flows.training.state import State
 from numpyro_flows.training.steps import Optimizer, TrainState, clipped_adam
@@ -64,8 +64,8 @@ class FlowTraining:
 
     def __call__(self, context: Context, fit: Fit) -> Fit:
         settings = context.settings
-        done = finished(fit.certificate, settings) or fit.chains is not None or fit.reason is Reason.INTERRUPTED
-        if done or fit.survey.improper or settings.num_steps == 0:
+        done = finished(fit.certificate, settings) or fit.chains is not None
+        if done or fit.stopped or settings.num_steps == 0:
             return fit
         with context.clock.stage("tracing"):
             functions = compile_flow(

@@ -30,6 +30,12 @@ class GaussianFit(NamedTuple):
     elbo: float
     climbs: Climb
 
+    @property
+    def usable(self) -> bool:
+        """Whether its width is positive and finite in every direction."""
+        widths = self.scale if self.scale.ndim == 1 else np.diag(self.scale)
+        return bool(np.isfinite(self.loc).all() and np.isfinite(self.scale).all() and (widths > 0.0).all())
+
 
 @np.errstate(over="ignore", invalid="ignore")  # what is not finite far out is dealt with where it matters
 def fit_gaussian(
@@ -73,6 +79,7 @@ def moment_matched(x: Float[np.ndarray, "draws dim"], settings: FlowVISettings) 
     return GaussianFit(loc, scale, -np.inf, no_climbs(loc))
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def refined(
     density: Density, rng: np.random.Generator, loc: np.ndarray, factor: np.ndarray, settings: FlowVISettings
 ) -> GaussianFit:

@@ -87,6 +87,11 @@ class Fit(NamedTuple):
         return cls(loc, scale, _gaussian(loc, scale), certificate, np.full(1, np.nan), survey)
 
     @property
+    def stopped(self) -> bool:
+        """Whether nothing more is to be tried."""
+        return self.reason in (Reason.INTERRUPTED, Reason.NOT_FINITE) or self.survey.improper
+
+    @property
     def judged(self) -> bool:
         return self.certificate.num_draws > 0
 
@@ -122,7 +127,7 @@ def surveyed(context: Context, gaussian: GaussianFit) -> Fit:
         certificate=judge(draws, survey, settings),
         log_weights=np.asarray(draws.log_weight, np.float64),
         survey=survey,
-        reason=Reason.INTERRUPTED if survey.left_out else None,
+        reason=None if not survey.left_out else Reason.INTERRUPTED if gaussian.usable else Reason.NOT_FINITE,
     )
 
 

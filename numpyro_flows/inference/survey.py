@@ -17,6 +17,10 @@ from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.target import Coordinates
 from numpyro_flows.inference.tempering import Whitened, move
 
+_DEGENERATE = (
+    "the Gaussian is infinitely wide or narrow in a direction: the posterior is improper, or too uneven a scale"
+)
+
 
 class Survey(NamedTuple):
     """What was seen around a fit.
@@ -82,6 +86,8 @@ def survey_around(
     try:
         while True:
             draws = weigh(draw_gaussian(density, gaussian, rng, settings))
+            if not gaussian.usable:
+                return gaussian, draws, Survey(left_out=_DEGENERATE)
             survey = _searched(density, rng, gaussian, prior, coordinates, draws, settings)
             if lacking(survey, draws, settings) <= settings.heavier or not survey.modes:
                 return gaussian, draws, survey

@@ -31,5 +31,6 @@ def verdict(posterior: Result) -> str:
     work = f"{seconds:.1f} s, {gradients:,} gradient evaluations, {posterior.num_skipped} steps skipped as not finite"
     free = [f"{num} entries of {name!r}" for name, num in posterior._target.free_entries.items()]
     masked = f"\nmasked, so not in the density, and standard normal here: {', '.join(free)}" if free else ""
-    alone = "" if posterior.has_model else "\nloaded without its model: draws are the flow's own, not resampled"
+    alone = "\nloaded without its model: draws are the flow's own, not resampled"
+    alone = "" if posterior.has_model or kept is not None else alone
     return f"{first}\n{figures}{heavy}{checked}\n{work}{masked}{alone}"
