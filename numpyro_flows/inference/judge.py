@@ -19,7 +19,8 @@ def judge(draws: Weighed, survey: Survey, settings: FlowVISettings) -> Certifica
         checks=checks_of(survey, of_weights(certificate.num_draws)), tail_index=survey.tails.tail_index
     )
     if np.isnan(certificate.elbo):
-        return certificate
+        causes = [survey.left_out, certificate.why] if survey.left_out else [certificate.why]
+        return certificate._replace(why="; ".join(causes))
     missed = lacking(survey, draws, settings)
     return with_survey(certificate, missed, draws.lowest, draws.highest, survey, settings)
 

@@ -17,9 +17,7 @@ from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.target import Coordinates
 from numpyro_flows.inference.tempering import Whitened, move
 
-_DEGENERATE = (
-    "the Gaussian is infinitely wide or narrow in a direction: the posterior is improper, or too uneven a scale"
-)
+_DEGENERATE = "the Gaussian is infinitely wide or narrow in a direction: the posterior is improper, or far too uneven"
 
 
 class Survey(NamedTuple):
