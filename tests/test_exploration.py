@@ -220,3 +220,13 @@ def test_infinite_draws_of_the_prior_have_no_mass():
     points, shares = suspects(probes, log_prob_of(fit), 0.0, rng, SETTINGS)
     assert points.shape == (0, 2)
     assert shares == ()
+
+
+def test_suspects_in_single_precision():
+    """Their weights sum to 1 as closely as NumPy wants."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((3_000, 2)).astype(np.float32)
+    log_density = (10.0 * rng.standard_normal(3_000)).astype(np.float32)
+    probe = Probe("drawn", x, log_density, np.zeros(3_000, np.float32))
+    found, _ = suspects([probe], lambda x: np.full(len(x), -np.inf, np.float32), np.float32(0.0), rng, SETTINGS)
+    assert len(found)

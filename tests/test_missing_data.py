@@ -174,3 +174,19 @@ def test_nothing_left():
 
     with pytest.raises(ValueError, match=r"a latent site that no mask takes out, got only \['z'\]"):
         Target(model, jax.random.key(0))
+
+
+def test_draws_of_the_fallback_have_them_too():
+    """Two modes of one site, and entries of another that a mask takes out."""
+
+    def model(y):
+        m = numpyro.sample("m", dist.Normal(0, 3))
+        with numpyro.plate("n", 4):
+            numpyro.sample("z", dist.Normal(m**2, 0.3), obs=y, obs_mask=jnp.array([True, True, False, False]))
+
+    posterior = FlowVI(model, progress_bar=False).run(jax.random.key(0), jnp.array([4.0, 4.2, 0.0, 0.0]))
+    assert posterior.certified
+    assert posterior.chains is not None
+    draws = posterior.sample(jax.random.key(1), 10_000)
+    assert (np.asarray(draws["m"]) > 0).mean() == pytest.approx(0.5, abs=4 * 0.5 / 100)
+    np.testing.assert_allclose(np.asarray(draws["z_unobserved"])[:, :2].std(0), 1.0, atol=0.05)

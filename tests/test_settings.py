@@ -13,7 +13,7 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "a few draws": ({"certificate_draws": 10}, ValueError, "certificate_draws expected at least 1000, got 10"),
     "one draw, which has no opposite": ({"refine_draws": 1}, ValueError, "refine_draws expected at least 2, got 1"),
     "a share in percent": ({"max_missed": 5}, ValueError, r"max_missed .* in \(0, 1\], got 5"),
-    "a number for two": ({"dispersion": 3.0}, TypeError, r"dispersion .* such as \(3.0, 30.0\)"),
+    "a number for two": ({"dispersion": 3.0}, TypeError, r"dispersion .* such as \(3.0, 300.0\)"),
     "one for two": ({"dispersion": (3.0,)}, ValueError, r"dispersion expected two numbers, .* got \(3.0,\)"),
     "the larger one first": ({"tail_distances": (1e4, 1e2)}, ValueError, "the smaller one first, got"),
     "one of several": ({"ladder": (-1.0, 0.0, 2.0)}, ValueError, r"each number of ladder expected .* got -1.0"),

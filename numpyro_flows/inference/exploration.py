@@ -119,7 +119,7 @@ def suspects(
             chosen.append(points[np.union1d(highest, rng.permutation(len(points))[: most // 2])])
         else:
             shares.append(share_outside(probe, there, log_evidence))
-            log_weights = log_density - probe.log_proposal[there]
+            log_weights = np.asarray(log_density - probe.log_proposal[there], np.float64)
             weights = np.exp(log_weights - logsumexp(log_weights))
             chosen.append(points[np.unique(rng.choice(len(points), most, p=weights))])
     return np.concatenate(chosen), tuple(shares)

@@ -201,4 +201,4 @@ def _by_chains(
     draws = weighted_draws(mixture, density, rng, settings.certificate_draws)
     log_evidence, se = bridged(chains.halved(), mixture, draws)
     certificate = judge_draws(density, chains.x, mixture.log_prob, log_evidence, survey, rng, settings, se)
-    return fit._replace(certificate=certificate, chains=chains)
+    return fit._replace(certificate=certificate, log_weights=draws.log_weight, chains=chains)

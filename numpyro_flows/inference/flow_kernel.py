@@ -1,5 +1,6 @@
 """What NumPyro's kernels on a fit share: the model's density in the coordinates of the flow's base."""
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
@@ -29,6 +30,13 @@ class AbstractFlowKernel(MCMCKernel):
         if not isinstance(posterior, FlowPosterior):
             raise TypeError(f"posterior expected a FlowPosterior, got {described(posterior)}")
         posterior._require_model()
+        if posterior.chains is not None:
+            warnings.warn(
+                "the posterior's verdict is on its `chains`, and its flow may lack modes that they have, which this "
+                "kernel may never reach",
+                UserWarning,
+                stacklevel=3,
+            )
         self._posterior = posterior
         self._target: Any = posterior._target
 

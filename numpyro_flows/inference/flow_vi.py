@@ -170,7 +170,8 @@ class FlowVI:
             fit, extra = self._staged(context)
         if target.free.any():
             whole = Partial(fit.bijection, np.flatnonzero(~target.free), target.dim)
-            fit = fit._replace(bijection=Chain([whole]), draw=None)
+            chains = fit.chains and fit.chains.with_normals(target.free, seeds.rng("free coordinates"))
+            fit = fit._replace(bijection=Chain([whole]), draw=None, chains=chains)
         if not fit.certificate.certified:
             warnings.warn(f"the fit is not certified: {fit.certificate.why}", UserWarning, stacklevel=2)
         return FlowPosterior(
@@ -220,7 +221,11 @@ class FlowVI:
             except KeyboardInterrupt:
                 if not fit.judged:
                     raise
-                return explained(fit, INTERRUPTED), extra
+                if not isinstance(stage, Fallback):
+                    return explained(fit, INTERRUPTED), extra
+                why = f"{fit.certificate.why}; the fallback was interrupted" if fit.certificate.why else ""
+                certificate = fit.certificate._replace(why=why)
+                return fit._replace(certificate=certificate, reason=Reason.INTERRUPTED), extra
             if not isinstance(staged, Fit):
                 raise TypeError(f"the stage {stage!r} expected to return a Fit, got {described(staged)}")
             fit = staged

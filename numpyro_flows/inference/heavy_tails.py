@@ -36,8 +36,8 @@ def tails(
 ) -> Tails:
     """The heaviest tail on rays from a fit's centre.
 
-    The rays are both sides of every coordinate's axis, random ones, and those through the farthest of the probes that
-    follow the posterior, which may lie along no axis.
+    The rays are both sides of every coordinate's axis, those between any two axes, random ones, and those through the
+    farthest of the probes that follow the posterior, which may lie along no axis.
 
     Between two far distances `r`, a hundred times apart, the log density falls by `a` per unit of `log r`. The index is
     `a - 1 - k`, where `k` counts the directions across the ray in which the density is as wide as it is far out: none
@@ -47,7 +47,7 @@ def tails(
     sds = fit.scale if fit.scale.ndim == 1 else np.linalg.norm(fit.scale, axis=1)
     axes = np.diag(sds)
     others = outward(fit.scale, _unit(rng.standard_normal((settings.tail_rays, dim))))
-    rays = np.concatenate([axes, -axes, others, _through_farthest(fit, probes, settings)])
+    rays = np.concatenate([axes, -axes, _diagonals(sds, settings), others, _through_farthest(fit, probes, settings)])
     rays = np.where(periodic, 0.0, rays)
     rays = rays[rays.any(axis=1)]
     near, far = settings.tail_distances
@@ -88,6 +88,20 @@ def _index(
     wide = beside > height - 0.25 * (fall + u.size)
     wide &= there.any(axis=1)
     return float(fall - 1.0 - wide.sum())
+
+
+def _diagonals(sds: Float[np.ndarray, " dim"], settings: FlowVISettings) -> np.ndarray:
+    """Rays between any two axes, as sums and differences of coordinates may be what a density does not depend on.
+
+    None in many dimensions, where there are more than a few of them.
+    """
+    dim = sds.size
+    if dim > settings.most_dim_of_diagonals:
+        return np.zeros((0, dim))
+    axes = np.eye(dim)
+    pairs = [(i, j, sign) for i in range(dim) for j in range(i) for sign in (1.0, -1.0)]
+    rays = np.array([max(sds[i], sds[j]) * (axes[i] + sign * axes[j]) for i, j, sign in pairs]).reshape(-1, dim)
+    return np.concatenate([rays, -rays])
 
 
 def _through_farthest(fit: GaussianFit, probes: tuple[Probe, ...], settings: FlowVISettings) -> np.ndarray:

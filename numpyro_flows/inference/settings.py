@@ -87,8 +87,8 @@ class FlowVISettings:
     Missed modes:
 
     - `dispersed_starts`: climbs from around the fitted Gaussian,
-    - `dispersion`: at so many of its standard deviations, from the first to the second, evenly on a log scale. With
-      two like modes 8 apart 31% of these climbs end in the other: all 24 miss it in one fit of 10,000.
+    - `dispersion`: at so many of its standard deviations, from the first to the second, evenly on a log scale: of two
+      like modes, climbs from beyond the middle between them end in the other.
     - `mode_draws`, `least_mode_draws`: draws of Gaussians around other modes that measure the mass there, in all and at
       least of each.
     - `outside`: how many times the posterior's density must exceed the fit's at a point to be outside of it.
@@ -116,6 +116,7 @@ class FlowVISettings:
 
     Heavy tails:
 
+    - `most_dim_of_diagonals`: most dimensions in which rays go between any two axes, too.
     - `tail_rays`, `tail_distances`: directions beside the coordinates' own, and the distances, in standard deviations
       of the Gaussian, between which the fall of the log density is measured.
     - `min_degrees_of_freedom`: tails of this index or less have no variance, and the verdict says so.
@@ -188,8 +189,8 @@ class FlowVISettings:
     least_gain: float = 0.02
     max_broken: float = 1e-3
 
-    dispersed_starts: int = 24
-    dispersion: tuple[float, float] = (3.0, 30.0)
+    dispersed_starts: int = 36
+    dispersion: tuple[float, float] = (3.0, 300.0)
     mode_draws: int = 2_000
     least_mode_draws: int = 100
     heavier: float = 0.5
@@ -199,7 +200,7 @@ class FlowVISettings:
     prior_draws: int = 1_024
     ladder: tuple[float, ...] = (1 / 30, 1 / 10, 1 / 3, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 30.0)
     ladder_draws: int = 3_000
-    axis_distances: int = 12
+    axis_distances: int = 24
     axis_points: int = 4_096
     inflation: float = 10.0
     particles: int = 256
@@ -220,6 +221,7 @@ class FlowVISettings:
     min_cut: float = 0.001
 
     tail_rays: int = 32
+    most_dim_of_diagonals: int = 8
     tail_distances: tuple[float, float] = (1e2, 1e4)
     min_degrees_of_freedom: float = 2.0
 

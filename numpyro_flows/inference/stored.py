@@ -19,6 +19,7 @@ from numpyro_flows.inference.draws import Chains
 from numpyro_flows.inference.fingerprint import Fingerprint, fingerprint
 from numpyro_flows.inference.judge_draws import Agreement
 from numpyro_flows.inference.result import Result
+from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.target import Target
 from numpyro_flows.modeling.sites import Sites, SitesTransform
 
@@ -103,14 +104,15 @@ class StoredFit(NamedTuple):
         certificate = certify(self.log_weights)
         if self.by == "mcmc" and self.chains is not None:
             agreement = Agreement.of(self.chains.x)
+            known = certificate.khat < FlowVISettings().max_khat  # of the mixture's weights, which have the evidence
             why, num = agreement.why(np.arange(self.chains.x.shape[2])), self.chains.log_density.size
             certificate = Certificate.unknown(why, num)._replace(
                 certified=not why,
                 khat=float("nan"),
                 ess=float("nan"),
                 max_weight=float("nan"),
-                log_evidence=certificate.log_evidence,
-                log_evidence_se=certificate.log_evidence_se,
+                log_evidence=certificate.log_evidence if known else float("nan"),
+                log_evidence_se=certificate.log_evidence_se if known else float("nan"),
                 **agreement.worst(),
             )
         return certificate._replace(certified=False, why=self.refused) if self.refused else certificate
