@@ -228,5 +228,5 @@ def test_suspects_in_single_precision():
     x = rng.standard_normal((3_000, 2)).astype(np.float32)
     log_density = (10.0 * rng.standard_normal(3_000)).astype(np.float32)
     probe = Probe("drawn", x, log_density, np.zeros(3_000, np.float32))
-    found, _ = suspects([probe], lambda x: np.full(len(x), -np.inf, np.float32), np.float32(0.0), rng, SETTINGS)
+    found, _ = suspects([probe], lambda x: np.full(len(x), -np.inf, np.float32), 0.0, rng, SETTINGS)
     assert len(found)
