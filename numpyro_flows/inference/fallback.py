@@ -132,6 +132,8 @@ def _into_necks(context: Context, fit: Fit, gaussian: GaussianFit, rng: np.rando
     is no heavier: the k-hat that counts is the smaller one of both.
     """
     density, settings = context.density, context.settings
+    if fit.certificate.log_evidence_se < settings.min_cut:  # it contains all that is cut off
+        return fit
     mixture = Mixture.even([_flow(fit, settings) or Bell(gaussian.loc, gaussian.scale)])
     necks = _along_necks(mixture, density, fit.survey, rng, settings)
     if not necks:
