@@ -163,7 +163,8 @@ def _on_axes(fit: GaussianFit, rng: np.random.Generator, settings: FlowVISetting
     steps = np.concatenate([distances, -distances])
     moves = np.zeros((len(axes), len(steps), dim))
     moves[np.arange(len(axes)), :, axes] = sds[axes, None] * steps
-    return fit.loc + moves.reshape(-1, dim)
+    # and the origin, where sparse priors have a spike
+    return np.concatenate([fit.loc + moves.reshape(-1, dim), np.zeros((1, dim))])
 
 
 def _finite(probe: Probe) -> Probe:
