@@ -128,8 +128,8 @@ def _flow(fit: Fit, settings: FlowVISettings) -> FlowComponent | None:
 def _into_necks(context: Context, fit: Fit, gaussian: GaussianFit, rng: np.random.Generator) -> Fit:
     """A certified fit with what it cuts off of necks, where that is worth it and certified as well.
 
-    The mixture `q` has the fit with a share `s` in it, so its weights are at most `1 / s` of the fit's, and their tail
-    is no heavier: the k-hat that counts is the smaller one of both.
+    The mixture has the fit itself in it, with a fixed share `s`. So its weights are at most `1 / s` of the fit's, and
+    their tail is no heavier: the k-hat that counts is the smaller one of both.
     """
     density, settings = context.density, context.settings
     if fit.certificate.log_evidence_se < settings.min_cut:  # it contains all that is cut off
@@ -138,11 +138,11 @@ def _into_necks(context: Context, fit: Fit, gaussian: GaussianFit, rng: np.rando
     necks = _along_necks(mixture, density, fit.survey, rng, settings)
     if not necks:
         return fit
-    mixture = adapted(mixture.joined(necks, 0.2), density, rng, settings)
+    mixture = mixture.joined(necks, 0.2)
     khat = fit.certificate.khat
     without_khat = context._replace(settings=replace(settings, max_khat=np.finfo(float).max))
     deeper = _by_weights(without_khat, fit, gaussian, mixture, fit.survey, rng)
-    if len(mixture.components) == 1 or not deeper.certificate.certified:
+    if not deeper.certificate.certified:
         return fit
     # the fit's own weights are what a file keeps, and judges anew
     certificate = deeper.certificate._replace(khat=min(khat, deeper.certificate.khat))

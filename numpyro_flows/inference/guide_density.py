@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from numpyro.infer.autoguide import AutoContinuous, AutoDelta, AutoGuide, AutoNormal
 
 from numpyro_flows.arguments import described
+from numpyro_flows.inference.blocks import in_blocks
 from numpyro_flows.inference.target import Target
 from numpyro_flows.modeling._numpyro import current_posterior
 from numpyro_flows.modeling.model_run import model_run
@@ -47,9 +48,7 @@ class GuideDensity:
 
     def log_prob(self, x: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, " points"]:
         assert self._log_prob is not None
-        padded = np.concatenate([x, np.broadcast_to(x[-1:], (-len(x) % self._block, x.shape[1]))])
-        blocks = padded.astype(jnp.result_type(float)).reshape(-1, self._block, x.shape[1])
-        return np.concatenate([self._log_prob(block) for block in blocks])[: len(x)]
+        return in_blocks(self._log_prob, x.astype(jnp.result_type(float)), self._block)
 
 
 def posterior_of(guide: AutoGuide, params: dict[str, Any], target: Target) -> dist.Distribution:
