@@ -168,7 +168,7 @@ def test_a_certified_fit_gets_what_it_cuts_off_of_a_neck(x64):
 
 
 def test_a_flat_direction_along_no_axis_is_refused(x64):
-    """Where the Gaussian itself becomes infinitely wide there is nothing to search around."""
+    """By the tails, or as the Gaussian itself becomes infinitely wide."""
 
     def flat():
         x = jnp.asarray(numpyro.sample("x", dist.ImproperUniform(dist.constraints.real_vector, (), (3,))))
@@ -178,4 +178,4 @@ def test_a_flat_direction_along_no_axis_is_refused(x64):
     with pytest.warns(UserWarning, match="improper"):
         posterior = FlowVI(flat, num_steps=0, progress_bar=False).run(jax.random.key(0))
     assert not posterior.certified
-    assert posterior.reason == "not finite"
+    assert posterior.chains is None

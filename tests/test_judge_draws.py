@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from numpyro_flows.inference.draws_density import mixture_of
 from numpyro_flows.inference.gaussian import moment_matched
+from numpyro_flows.inference.groups import grouped
 from numpyro_flows.inference.judge_draws import judge_draws
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.survey import Survey, look_around
@@ -23,7 +23,7 @@ def judged(mixture: Any, chains, log_evidence=np.nan, searched=True):
     density, rng = normals(*mixture), np.random.default_rng(0)
     dim = chains.shape[2]
     gaussian, coordinates = moment_matched(chains.reshape(-1, dim), SETTINGS), Coordinates.plain(dim)
-    log_prob = mixture_of(chains[:, ::2].reshape(-1, dim), gaussian, rng, SETTINGS).log_prob
+    log_prob = grouped(chains[:, ::2].reshape(-1, dim), gaussian, rng, SETTINGS).log_prob
     survey = Survey(coordinates=coordinates)
     if searched:
         survey = look_around(density, rng, gaussian, no_prior(dim), coordinates, SETTINGS)
@@ -122,7 +122,7 @@ def test_a_density_that_does_not_fit_the_draws_is_refused():
 def test_the_mixture_is_near_the_density_of_the_draws():
     chains = independent(TWO_MODES)
     rng = np.random.default_rng(1)
-    mixture = mixture_of(chains.reshape(-1, 5), moment_matched(chains.reshape(-1, 5), SETTINGS), rng, SETTINGS)
+    mixture = grouped(chains.reshape(-1, 5), moment_matched(chains.reshape(-1, 5), SETTINGS), rng, SETTINGS)
     assert len(mixture.components) == 2
     np.testing.assert_allclose(np.sort(mixture.shares), [0.3, 0.7], atol=4 * np.sqrt(0.21 / 4_000))
     fresh = draws_of_normals(*TWO_MODES, 2_000, rng)

@@ -24,7 +24,6 @@ def test_imports_are_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     names = {match[0] for text in project["dependencies"] if (match := re.match(r"[\w.-]+", text))}
     declared = {normalised(name) for name in names} | {"matplotlib"}  # an extra of arviz, which is declared with it
-    declared |= {"sklearn"} if "scikit-learn" in names else set()
     assert any("matplotlib" in text for text in project["dependencies"])
     own = {"numpyro_flows", *sys.stdlib_module_names}
     assert {normalised(name) for name in imported - own} <= declared

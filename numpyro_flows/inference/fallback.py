@@ -140,8 +140,9 @@ def _into_necks(context: Context, fit: Fit, gaussian: GaussianFit, rng: np.rando
         return fit
     mixture = mixture.joined(necks, 0.2)
     khat = fit.certificate.khat
-    without_khat = context._replace(settings=replace(settings, max_khat=np.finfo(float).max))
-    deeper = _by_weights(without_khat, fit, gaussian, mixture, fit.survey, rng)
+    # of good weights fewer draws are enough
+    without_khat = replace(settings, max_khat=np.finfo(float).max, pool=min(settings.pool, 2))
+    deeper = _by_weights(context._replace(settings=without_khat), fit, gaussian, mixture, fit.survey, rng)
     if not deeper.certificate.certified:
         return fit
     # the fit's own weights are what a file keeps, and judges anew

@@ -1,7 +1,5 @@
 """Modes that a fit lacks: Gaussians around them, from draws of which the mass there is measured."""
 
-import contextlib
-import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -10,9 +8,10 @@ from scipy.special import logsumexp
 
 from numpyro_flows.inference.exploration import Probe
 from numpyro_flows.inference.gaussian import GaussianFit, gaussian_log_prob, outward, triangular
+from numpyro_flows.inference.groups import grouped
+from numpyro_flows.inference.mixture import Bell
 from numpyro_flows.inference.newton import Climb, Density, climb
 from numpyro_flows.inference.settings import FlowVISettings
-from numpyro_flows.inference.tempering import Whitened
 
 
 class Mode(NamedTuple):
@@ -44,7 +43,8 @@ def modes_at(
                 break
             modes += more
     if len(rest := _apart_from(modes, points)) > 1:
-        modes += _groups(fit, rest, rng, settings)
+        bells = grouped(rest, fit, rng, settings).components
+        modes += [Mode(bell.loc, bell.factor) for bell in bells if isinstance(bell, Bell)]
     return modes
 
 
@@ -67,33 +67,6 @@ def _optima(climbs: Climb, modes: list[Mode]) -> list[Mode]:
         if len(_apart_from([*modes, *found], x[None])):
             found.append(Mode(x, triangular(factor)))
     return found
-
-
-def _groups(fit: GaussianFit, points: np.ndarray, rng: np.random.Generator, settings: FlowVISettings) -> list[Mode]:
-    """The components of the mixture of Gaussians with the best BIC; none for points too degenerate for one."""
-    from sklearn.mixture import GaussianMixture  # here: its import takes a second, and most fits need none
-
-    whitened = Whitened.points(fit, points)
-    num, dim = points.shape
-    full = num >= 5 * dim and fit.scale.ndim == 2
-    most = max(1, min(settings.max_groups, num // (dim + 1)))
-    kind, seed = "full" if full else "diag", int(rng.integers(2**31))
-    mixtures = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of points that coincide, or steps that were not enough: the BIC decides
-        for k in range(1, most + 1):
-            mixture = GaussianMixture(k, covariance_type=kind, reg_covar=1e-9, random_state=seed)
-            with contextlib.suppress(ValueError):  # a covariance that is singular but for rounding
-                mixtures.append(mixture.fit(whitened))
-    if not mixtures:
-        return []
-    best = min(mixtures, key=lambda mixture: mixture.bic(whitened))
-    modes = []
-    for mean, covariance in zip(np.asarray(best.means_), np.asarray(best.covariances_)):
-        own = np.linalg.cholesky(covariance) if full else np.sqrt(covariance)
-        factor = fit.scale @ own if full else fit.scale * own  # of a matrix it scales the columns
-        modes.append(Mode(fit.loc + outward(fit.scale, mean[None])[0], factor))
-    return modes
 
 
 def _apart_from(modes: list[Mode], points: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, "rest dim"]:

@@ -28,13 +28,13 @@ class Counted:
 class Climb(NamedTuple):
     """Where climbs ended.
 
-    `factor` holds for each a `C` with `C C^T` the inverse of the absolute curvature; `converged` says which ones ended
-    at a local optimum.
+    `factor` holds for each a `C` with `C C^T` the inverse of the absolute curvature, along its columns; `converged`
+    says which ones ended at a local optimum.
     """
 
     x: Float[np.ndarray, "climbs dim"]
     log_density: Float[np.ndarray, " climbs"]
-    factor: Float[np.ndarray, "climbs dim dim"]
+    factor: Float[np.ndarray, "climbs dim directions"]
     converged: Bool[np.ndarray, " climbs"]
 
 
@@ -42,10 +42,12 @@ class Climb(NamedTuple):
 def climb(
     density: Density,
     starts: Float[np.ndarray, "climbs dim"],
-    factor: Float[np.ndarray, "dim dim"],
+    factor: Float[np.ndarray, "dim dim"] | Float[np.ndarray, "climbs dim directions"],
     settings: FlowVISettings,
 ) -> Climb:
     """Climb from every start, in coordinates where the inverse of the first curvature is `factor factor^T`.
+
+    The climbs stay in the plane that the columns of `factor`, one for all or each its own, span around their starts.
 
     The steps use the absolute values of the curvature's eigenvalues, which climbs away from saddles (Dauphin et al.
     2014, arXiv 1406.2572), and the best of several lengths. The curvature comes from differences of gradients along
@@ -54,7 +56,7 @@ def climb(
     """
     x = np.array(starts)
     height, gradient = map(np.array, density(x))
-    factors = np.repeat(factor[None], len(x), axis=0)
+    factors = np.array(np.broadcast_to(factor, (len(x), *factor.shape[-2:])))
     converged = np.zeros(len(x), bool)
     active = np.isfinite(height) & np.isfinite(gradient).all(1)
     lengths = np.asarray(settings.newton_lengths)[:, None]
@@ -82,10 +84,10 @@ def _curvature_factors(density: Density, x: np.ndarray, factors: np.ndarray) -> 
     ahead = x[:, None] + half * factors.swapaxes(1, 2)
     behind = x[:, None] - half * factors.swapaxes(1, 2)
     _, gradients = _in_rows(density, np.concatenate([ahead, behind], axis=1))
-    dim = x.shape[1]
-    curvature = (gradients[:, dim:] - gradients[:, :dim]) / (2 * half) @ factors
+    num = factors.shape[2]
+    curvature = (gradients[:, num:] - gradients[:, :num]) / (2 * half) @ factors
     usable = np.isfinite(curvature).all((1, 2), keepdims=True)
-    curvature = np.where(usable, 0.5 * (curvature + curvature.swapaxes(1, 2)), np.eye(dim))
+    curvature = np.where(usable, 0.5 * (curvature + curvature.swapaxes(1, 2)), np.eye(num))
     values, vectors = np.linalg.eigh(curvature)
     concave = usable[:, 0, 0] & (values > 0).all(1)
     values = np.abs(values)

@@ -64,51 +64,107 @@ def ends(density: Density, fit: GaussianFit, coordinates: Coordinates, settings:
     In a neck the others' conditional distribution is nearly Gaussian, so the approximation is close there. An end stops
     where no optimum of the others is found, or their scales have become too uneven for the arithmetic.
     """
-    found = []
     if fit.scale.ndim == 1:
-        return found
-    for i in np.flatnonzero(coordinates.constrained)[: settings.profiled]:
-        for sign in (-1.0, 1.0):
-            counted = Counted(density)
-            end = _end(counted, fit, int(i), sign, settings)
-            if len(end.at) > 1:
-                found.append(end._replace(name=str(coordinates.names[i]), cost=counted.num))
-    return found
-
-
-def _end(density: Density, fit: GaussianFit, i: int, sign: float, settings: FlowVISettings) -> End:
-    dim = fit.loc.size
-    others = np.delete(np.arange(dim), i)
-    joint = triangular(fit.scale[[i, *others]])  # its first row is the coordinate's, the rest the others' given it
-    y, factor = fit.loc[others], joint[1:, 1:]
-    most_uneven = np.finfo(fit.loc.dtype).eps ** -0.4  # beyond, differences of gradients are rounding errors
-    at, log_marginal, optima, factors = [], [], [], []
+        return []
+    counted = Counted(density)
+    profiled = np.flatnonzero(coordinates.constrained)[: settings.profiled]
+    profiles = [_Profile(fit, int(i), sign) for i in profiled for sign in (-1.0, 1.0)]
+    going = profiles
     for distance in (0.0, *settings.profile_distances):
-        value = fit.loc[i] + sign * distance * joint[0, 0]
+        if going:  # all of them in the same calls of the density
+            starts = np.stack([profile.start(distance) for profile in going])
+            factors = np.stack([profile.factor for profile in going])
+            optima = _highest(counted, starts, factors, settings)
+            going = [profile for profile, optimum in zip(going, optima) if profile.goes_on(optimum)]
+    found = [profile for profile in profiles if len(profile.optima) > 1]
+    for profile in found:
+        profile.look_back(counted, settings)
+    return [profile.end(str(coordinates.names[profile.i]), counted.num // len(found)) for profile in found]
 
-        def pinned(points: np.ndarray, value: float = value) -> tuple[np.ndarray, np.ndarray]:
-            heights, gradients = density(np.insert(points, i, value, axis=1))
-            return heights, gradients[:, others]
 
-        if dim == 1:
-            height, log_det = pinned(np.zeros((1, 0)))[0][0], 0.0
-        else:
-            end = climb(pinned, y[None], factor, settings)
-            if not end.converged[0] or np.linalg.cond(np.linalg.solve(joint[1:, 1:], end.factor[0])) > most_uneven:
-                break
-            y, factor, height = end.x[0], end.factor[0], end.log_density[0]
-            log_det = np.linalg.slogdet(factor)[1]
-        if not np.isfinite(height):
-            break
-        at.append(value)
-        log_marginal.append(height + log_det + 0.5 * (dim - 1) * np.log(2 * np.pi))
-        optima.append(y)
-        factors.append(triangular(factor))
-    num = len(at)
-    return End(
-        i,
-        np.array(at),
-        np.array(log_marginal),
-        others=np.array(optima).reshape(num, dim - 1),
-        factors=np.array(factors).reshape(num, dim - 1, dim - 1),
-    )
+class _Optimum(NamedTuple):
+    """Where the density of the others is highest at a value of coordinate `i`, and how it falls around there.
+
+    factor: `(dim, dim - 1)`, zero in row `i`.
+    """
+
+    x: Float[np.ndarray, " dim"]
+    height: float
+    factor: Float[np.ndarray, "dim others"]
+    converged: bool
+
+    @property
+    def log_marginal(self) -> float:
+        """By Laplace's approximation."""
+        num = self.factor.shape[1]
+        log_det = np.log(np.linalg.svd(self.factor, compute_uv=False)).sum()
+        return float(self.height + log_det + 0.5 * num * np.log(2 * np.pi))
+
+
+def _highest(
+    density: Density,
+    starts: Float[np.ndarray, "starts dim"],
+    factors: Float[np.ndarray, "starts dim others"],
+    settings: FlowVISettings,
+) -> list[_Optimum]:
+    if starts.shape[1] == 1:  # no other coordinate to climb in
+        return [_Optimum(x, height, factors[0], True) for x, height in zip(starts, density(starts)[0])]
+    return [_Optimum(*climbed) for climbed in zip(*climb(density, starts, factors, settings))]
+
+
+class _Profile:
+    """The optima of the others for values of coordinate `i` on one side of a fit, from its centre outwards."""
+
+    def __init__(self, fit: GaussianFit, i: int, sign: float):
+        self.i, self._fit, self._sign = i, fit, sign
+        self._others = np.delete(np.arange(fit.loc.size), i)
+        joint = triangular(fit.scale[[i, *self._others]])  # first its own row, then the others' given it
+        self._sd = joint[0, 0]
+        self._first = np.insert(joint[1:, 1:], i, 0.0, axis=0)
+        self.optima: list[_Optimum] = []
+
+    @property
+    def factor(self) -> Float[np.ndarray, "dim others"]:
+        """The last one, or the fit's."""
+        return self.optima[-1].factor if self.optima else self._first
+
+    def start(self, distance: float) -> Float[np.ndarray, " dim"]:
+        """The last optimum with coordinate `i` at a distance from the fit's centre, in standard deviations."""
+        x = (self.optima[-1].x if self.optima else self._fit.loc).copy()
+        x[self.i] = self._fit.loc[self.i] + self._sign * distance * self._sd
+        return x
+
+    def goes_on(self, optimum: _Optimum) -> bool:
+        """Whether Laplace's approximation holds at an optimum; then it is kept."""
+        if not (optimum.converged and np.isfinite(optimum.height)):
+            return False
+        most_uneven = np.finfo(optimum.x.dtype).eps ** -0.4  # beyond, differences of gradients are rounding errors
+        if len(self._others):
+            first, own = self._first[self._others], optimum.factor[self._others]
+            if np.linalg.cond(np.linalg.solve(first, own)) > most_uneven:
+                return False
+        self.optima.append(optimum)
+        return True
+
+    def look_back(self, density: Density, settings: FlowVISettings) -> None:
+        """Where the marginal rises at its end, climb from there to the values before.
+
+        The others may have several optima, of which the climbs on the way out found a lower one.
+        """
+        last = len(self.optima) - 1
+        if self.optima[last].log_marginal <= self.optima[last - 1].log_marginal:
+            return
+        for k in range(last - 1, -1, -1):
+            start = self.optima[k + 1].x.copy()
+            start[self.i] = self.optima[k].x[self.i]
+            (optimum,) = _highest(density, start[None], self.optima[k + 1].factor[None], settings)
+            if not (optimum.converged and optimum.log_marginal > self.optima[k].log_marginal + 0.01):
+                return
+            self.optima[k] = optimum
+
+    def end(self, name: str, cost: int) -> End:
+        at = np.array([optimum.x[self.i] for optimum in self.optima])
+        log_marginal = np.array([optimum.log_marginal for optimum in self.optima])
+        others = np.stack([optimum.x[self._others] for optimum in self.optima])
+        factors = np.stack([triangular(optimum.factor[self._others]) for optimum in self.optima])
+        return End(self.i, at, log_marginal, name, cost, others, factors)

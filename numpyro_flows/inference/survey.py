@@ -195,7 +195,7 @@ def of_one_period(log_prob: LogProb, gaussian: GaussianFit, coordinates: Coordin
 
 @np.errstate(invalid="ignore")  # where no weight is finite
 def lacking(survey: Survey, draws: Weighed, settings: FlowVISettings) -> float:
-    """The share of the posterior that a fit lacks, where it is beyond doubt: the largest that any probes show.
+    """The share of the posterior that a fit lacks, where it is beyond doubt.
 
     Taken off is what the fit's own draws find where `p / q` is as large.
     """
@@ -206,9 +206,7 @@ def lacking(survey: Survey, draws: Weighed, settings: FlowVISettings) -> float:
 
 
 def missed_beyond(survey: Survey, own_share: float, own_se: float) -> float:
-    """The largest share that any probes show, less what a fit's own draws find, where it is beyond doubt."""
-    sure = [
-        share.value - own_share for share in survey.shares if share.value - own_share > 3 * np.hypot(share.se, own_se)
-    ]
-    most = max(sure, default=0.0)
-    return most / (1.0 + most)
+    """What a fit lacks beyond its own draws' share: the estimate whose lower bound, by three errors, is the largest."""
+    estimates = [(share.value - own_share, 3 * np.hypot(share.se, own_se)) for share in survey.shares]
+    most, error = max(estimates, key=lambda estimate: estimate[0] - estimate[1], default=(0.0, 0.0))
+    return most / (1.0 + most) if most > error else 0.0

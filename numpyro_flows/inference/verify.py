@@ -19,9 +19,9 @@ from numpyro_flows.arguments import (
     require_model,
 )
 from numpyro_flows.inference.certificate import Certificate, Draws, certify, log_mean
-from numpyro_flows.inference.draws_density import mixture_of
 from numpyro_flows.inference.exploration import LogProb
 from numpyro_flows.inference.gaussian import GaussianFit, moment_matched
+from numpyro_flows.inference.groups import grouped
 from numpyro_flows.inference.guide_density import GuideDensity, posterior_of
 from numpyro_flows.inference.host_density import HostDensity, HostPrior
 from numpyro_flows.inference.judge import judge
@@ -143,7 +143,7 @@ class _Verification:
         x = draws.x[np.isfinite(draws.x).all(1)]
         gaussian = moment_matched(x, settings)
         rng = self._seeds.rng("search")
-        mixture = None if q.has_log_prob else mixture_of(x[::2], gaussian, rng, settings)
+        mixture = None if q.has_log_prob else grouped(x[::2], gaussian, rng, settings)
         log_prob = q.log_prob if mixture is None else mixture.log_prob
         survey = search(
             self._density, gaussian, self._around(gaussian), log_prob, certificate.log_evidence, rng, settings
@@ -156,7 +156,7 @@ class _Verification:
         settings, rng = self._settings, self._seeds.rng("mixture")
         draws = chains.reshape(-1, chains.shape[2])
         gaussian = moment_matched(draws, settings)
-        mixture = mixture_of(chains[:, ::2].reshape(-1, draws.shape[1]), gaussian, rng, settings)
+        mixture = grouped(chains[:, ::2].reshape(-1, draws.shape[1]), gaussian, rng, settings)
         weighted = weighted_draws(mixture, self._density, rng, settings.certificate_draws)
         weights = certify(weighted.log_weight, settings=settings)
         known = weights.khat < settings.max_khat or weights.ess >= settings.sufficient_ess
