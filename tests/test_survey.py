@@ -45,7 +45,8 @@ def test_a_missed_mode_is_found_and_weighed(dim):
     found, missed = searched(normals(*two_modes(dim)), dim)
     np.testing.assert_allclose(found.modes[0].loc, 8.0 / dim**0.5, atol=0.1)
     around = found.shares[-1]
-    assert around.value == pytest.approx(0.7 / 0.3, abs=4 * around.se)
+    # what of the mode lies where the fit has draws as well, does not count
+    assert around.value == pytest.approx(0.7 / 0.3, abs=4 * around.se + 1e-3)
     assert around.se < 0.1
     assert missed == pytest.approx(0.7, abs=0.03)
 

@@ -51,12 +51,13 @@ class Certificate(NamedTuple):
         max_weight: largest normalised weight.
         elbo: mean of `log w`.
         elbo_se: its standard error.
-        log_evidence: `log mean w`, the log of the model's evidence.
-        log_evidence_se: its standard error, by the delta method.
+        log_evidence: `log mean w`, the log of the model's evidence, with half of what lies beyond every draw.
+        log_evidence_se: its standard error, by the delta method; it contains what the fit may lack.
         num_draws: number of weights.
         tail_index: the smallest tail index on rays from the centre, on the unconstrained scale: beyond `r` the
             probability falls like `r^-index`. With 2 or less there is no variance, with 1 or less no mean: read
             medians and quantiles. Infinite for ordinary tails.
+        beyond: the share of the posterior that lies beyond every draw, at the ends of constrained sites.
         checks: what the verdict is based on, and what each check cannot see.
         by: "weights", or "mcmc" where the draws are Markov chains'. Of chains `certified` is r-hat < 1.01 with bulk and
             tail ESS > 400, and `khat`, `ess`, `max_weight`, `elbo` are NaN.
@@ -78,6 +79,7 @@ class Certificate(NamedTuple):
     log_evidence_se: float
     num_draws: int
     tail_index: float = float("inf")
+    beyond: float = 0.0
     checks: tuple[Check, ...] = ()
     by: Literal["weights", "mcmc"] = "weights"
     rhat: float = float("nan")
@@ -89,6 +91,17 @@ class Certificate(NamedTuple):
         """Of a fit that weights say nothing about."""
         nan = float("nan")
         return cls(False, why, float("inf"), 0.0, 1.0, nan, nan, nan, nan, num_draws)
+
+    def with_beyond(self, share: float) -> "Certificate":
+        """Where a share of the posterior lies beyond every draw.
+
+        The weights contain between none and all of it, as a weight near the end stands for what lies beyond. So half
+        of it is added, with the standard deviation of a uniform distribution.
+        """
+        se = float(np.hypot(self.log_evidence_se, share / np.sqrt(12.0)))
+        return self._replace(
+            beyond=share, log_evidence=self.log_evidence + float(np.log1p(0.5 * share)), log_evidence_se=se
+        )
 
 
 def relative_ess(log_weights: Float[np.ndarray, " draws"]) -> float:

@@ -22,6 +22,7 @@ from numpyro_flows.continuous.training_form import (
 )
 from numpyro_flows.inference.certificate import Draws
 from numpyro_flows.inference.losses import Objective
+from numpyro_flows.inference.one_period import within_period
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.target import Fitted
 from numpyro_flows.modeling.guides import AutoFlow, affine
@@ -127,12 +128,17 @@ def drawing(
     change: Callable[[AbstractBijection], AbstractBijection] = without_errors,
 ) -> Callable[[PyTree, Seed], Block]:
     """The function that draws `num` events from the bijection of given arrays, or from what `change` makes of it."""
+    periodic = target.coordinates.periodic
 
     @full_precision()
     def draw(arrays: PyTree, seed: Seed) -> Block:
         base = jax.random.normal(seed_key(seed), (num, target.dim))
-        x, log_det = jax.vmap(change(eqx.combine(arrays, static)).transform_and_log_det)(base)
+        bijection = change(eqx.combine(arrays, static))
+        x, log_det = jax.vmap(bijection.transform_and_log_det)(base)
         log_density = jax.vmap(target.log_density)(x)
+        if periodic.any():
+            centre = bijection.transform_and_log_det(jnp.zeros(target.dim))[0]
+            log_density = jnp.where(within_period(x, centre, periodic), log_density, -jnp.inf)
         return x, log_density, log_density - standard_normal_log_prob(base) + log_det
 
     return draw

@@ -160,9 +160,9 @@ def _on_axes(fit: GaussianFit, rng: np.random.Generator, settings: FlowVISetting
     most = max(settings.axis_points // (2 * len(distances)), 1)
     axes = np.arange(dim) if dim <= most else rng.choice(dim, most, replace=False)
     sds = fit.scale if fit.scale.ndim == 1 else np.linalg.norm(fit.scale, axis=1)
-    steps = np.concatenate([distances, -distances])
-    moves = np.zeros((len(axes), len(steps), dim))
-    moves[np.arange(len(axes)), :, axes] = sds[axes, None] * steps
+    steps = np.repeat(distances, 2) * np.tile([1.0, -1.0], num)  # the near ones first: far out a solver is slow
+    moves = np.zeros((len(steps), len(axes), dim))
+    moves[:, np.arange(len(axes)), axes] = steps[:, None] * sds[axes]
     # and the origin, where sparse priors have a spike
     return np.concatenate([fit.loc + moves.reshape(-1, dim), np.zeros((1, dim))])
 

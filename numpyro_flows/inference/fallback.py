@@ -18,6 +18,7 @@ from numpyro_flows.inference.judge_draws import Agreement, judge_draws
 from numpyro_flows.inference.mixture import Bell, Mixture, adapted, fitted, weighted_draws
 from numpyro_flows.inference.modes import Mode
 from numpyro_flows.inference.newton import Density
+from numpyro_flows.inference.one_period import OnePeriod
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.sliced import Sliced
 from numpyro_flows.inference.stages import Context, Fit
@@ -54,6 +55,9 @@ class Fallback:
             return fit
         if self.of_modes and not (fit.survey.modes and fit.certificate.ess >= context.settings.min_ess):
             return fit
+        periodic = context.target.coordinates.periodic
+        if periodic.any():
+            context = context._replace(density=OnePeriod(context.density, fit.loc, periodic))
         gaussian = GaussianFit(fit.loc, fit.scale, -np.inf, no_climbs(fit.loc))
         rng = context.seeds.rng("fallback")
         if fit.certificate.certified:
@@ -132,7 +136,7 @@ def _into_necks(context: Context, fit: Fit, gaussian: GaussianFit, rng: np.rando
     their tail is no heavier: the k-hat that counts is the smaller one of both.
     """
     density, settings = context.density, context.settings
-    if fit.certificate.log_evidence_se < settings.min_cut:  # it contains all that is cut off
+    if fit.certificate.beyond < settings.min_cut:
         return fit
     mixture = Mixture.even([_flow(fit, settings) or Bell(gaussian.loc, gaussian.scale)])
     necks = _along_necks(mixture, density, fit.survey, rng, settings)

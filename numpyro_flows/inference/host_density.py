@@ -52,9 +52,10 @@ class HostPrior:
                 pool, jax.vmap(lambda seed: target.prior_draw(seed_key(seed))), seeds, options=NO_OPTIMIZATION
             )
 
-    def __call__(self, seeds: Seeds, num: int) -> Prior:
+    def __call__(self, seeds: Seeds, num: int, purpose: str = "prior") -> Prior:
+        """Draws by seeds of this name."""
         if self._draw is None:
             return Prior(np.zeros((0, self._dim)), np.zeros(0))
-        rows = seeds.many(-(-num // self._batch) * self._batch, "prior").reshape(-1, self._batch, 4)
+        rows = seeds.many(-(-num // self._batch) * self._batch, purpose).reshape(-1, self._batch, 4)
         blocks = [self._draw(block) for block in rows]
         return Prior(*(np.concatenate(leaves)[:num] for leaves in zip(*blocks)))

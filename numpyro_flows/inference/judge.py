@@ -33,7 +33,7 @@ def with_survey(
     survey: Survey,
     settings: FlowVISettings,
 ) -> Certificate:
-    """The verdict with what was seen where no draws are; the evidence's error contains what they may lack.
+    """The verdict with what was seen where no draws are.
 
     Args:
         certificate: what the draws themselves say.
@@ -59,8 +59,9 @@ def with_survey(
         for end, share in cut
         if share > settings.max_cut and not end.improper
     ]
-    may_lack = missed + sum(share for end, share in cut if not end.improper)
-    certificate = certificate._replace(log_evidence_se=float(np.hypot(certificate.log_evidence_se, may_lack)))
+    beyond = sum(share for end, share in cut if not end.improper and np.isfinite(share))
+    certificate = certificate.with_beyond(min(beyond, 1.0))
+    certificate = certificate._replace(log_evidence_se=float(np.hypot(certificate.log_evidence_se, missed)))
     if not causes:
         return certificate
     causes += [certificate.why] if certificate.why else []

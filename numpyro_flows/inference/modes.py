@@ -34,15 +34,18 @@ def modes_at(
     are very many modes, not all are found.
     """
     modes: list[Mode] = []
+    rest = points
     if fit.loc.size <= settings.max_full_dim:
         factor = np.diag(fit.scale) if fit.scale.ndim == 1 else fit.scale
-        while len(rest := _apart_from(modes, points)) and len(modes) < settings.most_modes:
-            starts = rest[rng.permutation(len(rest))[: settings.dispersed_starts]]
-            more = _optima(climb(density, starts.astype(fit.loc.dtype), factor, settings), modes)
-            if not more:
-                break
+        while len(rest) and len(modes) < settings.most_modes:
+            chosen = rng.permutation(len(rest))[: settings.dispersed_starts]
+            climbs = climb(density, rest[chosen].astype(fit.loc.dtype), factor, settings)
+            more = _optima(climbs, modes)
             modes += more
-    if len(rest := _apart_from(modes, points)) > 1:
+            rest = _apart_from(modes, np.delete(rest, chosen[climbs.converged], axis=0))
+            if not (more or climbs.converged.all()):
+                break
+    if len(rest) > 1 and len(modes) < settings.most_modes:
         bells = grouped(rest, fit, rng, settings).components
         modes += [Mode(bell.loc, bell.factor) for bell in bells if isinstance(bell, Bell)]
     return modes

@@ -135,9 +135,9 @@ class FlowPosterior:
     def sample_weighted(
         self, rng_key: PRNGKeyArray, num_samples: int = 1000
     ) -> tuple[dict[str, Array], Float[np.ndarray, " num_samples"]]:
-        """Draws of the flow with their log weights `log p(x, data) - log q(x)`, which `log_evidence` is the mean of.
+        """Draws of the flow with their log weights `log p(x, data) - log q(x)`.
 
-        Of draws of `chains` every weight is the evidence.
+        The mean weight is an estimate of the evidence. Of draws of `chains` every weight is the evidence.
 
         Raises:
             ValueError: where `num_samples` is below 1, or there is no model.

@@ -1,5 +1,6 @@
 """The marginal density of one coordinate, beyond where a fit has draws: necks that it cuts off, and improper ends."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,8 @@ from numpyro_flows.inference.gaussian import GaussianFit, triangular
 from numpyro_flows.inference.newton import Counted, Density, climb
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.target import Coordinates
+
+_LONGER = 20  # times as far, each half as far again, where a marginal does not fall: 4e5 standard deviations
 
 
 class End(NamedTuple):
@@ -53,8 +56,7 @@ class End(NamedTuple):
     @property
     def improper(self) -> bool:
         """Whether the marginal does not fall between the two farthest values."""
-        last = self.log_marginal[-2:]
-        return bool(np.isfinite(last).all() and last[1] > last[0] - 3e-4 * abs(self.at[-1] - self.at[-2]))
+        return bool(np.isfinite(self.log_marginal[-2:]).all() and not _falls(self.at, self.log_marginal))
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
@@ -69,17 +71,21 @@ def ends(density: Density, fit: GaussianFit, coordinates: Coordinates, settings:
     counted = Counted(density)
     profiled = np.flatnonzero(coordinates.constrained)[: settings.profiled]
     profiles = [_Profile(fit, int(i), sign) for i in profiled for sign in (-1.0, 1.0)]
-    going = profiles
+    going, farthest = profiles, settings.profile_distances[-1]
     for distance in (0.0, *settings.profile_distances):
-        if going:  # all of them in the same calls of the density
-            starts = np.stack([profile.start(distance) for profile in going])
-            factors = np.stack([profile.factor for profile in going])
-            optima = _highest(counted, starts, factors, settings)
-            going = [profile for profile, optimum in zip(going, optima) if profile.goes_on(optimum)]
+        going = _further(counted, going, distance, settings)
     found = [profile for profile in profiles if len(profile.optima) > 1]
     for profile in found:
         profile.look_back(counted, settings)
+    for i in range(_LONGER):  # as it may only rise to another mode
+        going = [profile for profile in going if not profile.falls]
+        going = _further(counted, going, farthest * 1.5 ** (i + 1), settings)
     return [profile.end(str(coordinates.names[profile.i]), counted.num // len(found)) for profile in found]
+
+
+def _falls(at: Sequence[float] | np.ndarray, log_marginal: Sequence[float] | np.ndarray) -> bool:
+    """Whether a marginal falls between the two farthest values."""
+    return bool(log_marginal[-1] <= log_marginal[-2] - 3e-4 * abs(at[-1] - at[-2]))
 
 
 class _Optimum(NamedTuple):
@@ -99,6 +105,18 @@ class _Optimum(NamedTuple):
         num = self.factor.shape[1]
         log_det = np.log(np.linalg.svd(self.factor, compute_uv=False)).sum()
         return float(self.height + log_det + 0.5 * num * np.log(2 * np.pi))
+
+
+def _further(
+    density: Density, profiles: list["_Profile"], distance: float, settings: FlowVISettings
+) -> list["_Profile"]:
+    """Those that have a value more, at a distance from the fit's centre; all in the same calls of the density."""
+    if not profiles:
+        return []
+    starts = np.stack([profile.start(distance) for profile in profiles])
+    factors = np.stack([profile.factor for profile in profiles])
+    optima = _highest(density, starts, factors, settings)
+    return [profile for profile, optimum in zip(profiles, optima) if profile.goes_on(optimum)]
 
 
 def _highest(
@@ -146,15 +164,19 @@ class _Profile:
         self.optima.append(optimum)
         return True
 
+    @property
+    def falls(self) -> bool:
+        last = self.optima[-2:]
+        return _falls([optimum.x[self.i] for optimum in last], [optimum.log_marginal for optimum in last])
+
     def look_back(self, density: Density, settings: FlowVISettings) -> None:
         """Where the marginal rises at its end, climb from there to the values before.
 
         The others may have several optima, of which the climbs on the way out found a lower one.
         """
-        last = len(self.optima) - 1
-        if self.optima[last].log_marginal <= self.optima[last - 1].log_marginal:
+        if self.falls:
             return
-        for k in range(last - 1, -1, -1):
+        for k in range(len(self.optima) - 2, -1, -1):
             start = self.optima[k + 1].x.copy()
             start[self.i] = self.optima[k].x[self.i]
             (optimum,) = _highest(density, start[None], self.optima[k + 1].factor[None], settings)

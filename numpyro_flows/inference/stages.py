@@ -10,11 +10,12 @@ from jaxtyping import Float
 from numpyro_flows.bijections import AbstractBijection, Chain, Identity
 from numpyro_flows.inference.certificate import Certificate
 from numpyro_flows.inference.draws import Chains
-from numpyro_flows.inference.gaussian import GaussianFit, draw_gaussian, no_climbs
+from numpyro_flows.inference.gaussian import GaussianFit, no_climbs
 from numpyro_flows.inference.host_density import HostDensity, HostPrior
 from numpyro_flows.inference.judge import judge
+from numpyro_flows.inference.one_period import narrowed
 from numpyro_flows.inference.settings import FlowVISettings
-from numpyro_flows.inference.survey import Survey, survey_around, weigh
+from numpyro_flows.inference.survey import Survey, survey_around, weighed
 from numpyro_flows.inference.target import Fitted
 from numpyro_flows.modeling.guides import AutoFlow, affine
 from numpyro_flows.training.ahead import Ahead
@@ -112,13 +113,13 @@ def around(
 
 def surveyed(context: Context, gaussian: GaussianFit) -> Fit:
     """A Gaussian with its verdict and what a search around it finds: it may find a better one elsewhere."""
-    density, settings = context.density, context.settings
+    density, settings, coordinates = context.density, context.settings, context.target.coordinates
     rng = context.seeds.rng("survey")
     if context.verify == "weights":
-        draws, survey = weigh(draw_gaussian(density, gaussian, rng, settings)), Survey()
+        gaussian = narrowed(gaussian, coordinates.periodic)
+        draws, survey = weighed(density, gaussian, coordinates, rng, settings), Survey()
     else:
         prior = context.prior(context.seeds, settings.prior_draws)
-        coordinates = context.target.coordinates
         gaussian, draws, survey = survey_around(density, rng, gaussian, prior, coordinates, settings)
     return Fit(
         loc=gaussian.loc,

@@ -10,6 +10,7 @@ from numpyro.infer.initialization import init_to_uniform
 from numpyro_flows.inference.compiled import compile_starts
 from numpyro_flows.inference.gaussian import fit_gaussian
 from numpyro_flows.inference.stages import Context, Fit, surveyed
+from numpyro_flows.inference.target import Reduced
 from numpyro_flows.training.ahead import Ahead
 
 
@@ -31,25 +32,29 @@ class GaussianStart:
 
     def __call__(self, context: Context, fit: Fit) -> Fit:
         settings, clock = context.settings, context.clock
-        with clock.stage("tracing"):
-            start = compile_starts(context.pool, context.target, context.guide.init_loc_fn)
+        by_model = None
+        if context.guide.init_loc_fn is not init_to_uniform or isinstance(context.target, Reduced):
+            with clock.stage("tracing"):
+                by_model = compile_starts(context.pool, context.target, context.guide.init_loc_fn)
         with clock.stage("compilation"):
-            start.wait()
             context.density.wait()
         with clock.stage("gaussian"):
-            starts = _starts(context, start)
+            starts = _starts(context, by_model)
             gaussian = fit_gaussian(context.density, context.seeds.rng("gaussian"), starts, settings)
             if not np.isfinite(gaussian.elbo):
                 context.target.require_finite(jnp.asarray(starts))
             return surveyed(context, gaussian)
 
 
-def _starts(context: Context, start: Ahead) -> Float[np.ndarray, "starts dim"]:
-    """Starts of a user's own strategy; by default draws from the prior and uniform ones."""
-    settings = context.settings
-    by_strategy = np.stack([start(seed) for seed in context.seeds.many(settings.num_starts, "starts")])
+def _starts(context: Context, by_model: Ahead | None) -> Float[np.ndarray, "starts dim"]:
+    """Starts of a user's own strategy; by default uniform ones, half of them draws of the prior where there are any."""
+    num, seeds = context.settings.num_starts, context.seeds
+    if by_model is not None:
+        starts = np.stack([by_model(seed) for seed in seeds.many(num, "starts")])
+    else:
+        starts = context.prior(seeds, num, "starts").x
     if context.guide.init_loc_fn is not init_to_uniform:
-        return by_strategy
-    shape = settings.num_starts, context.target.dim
-    uniform = context.seeds.rng("uniform starts").uniform(-settings.start_radius, settings.start_radius, shape)
-    return np.concatenate([uniform.astype(by_strategy.dtype), by_strategy])
+        return starts
+    radius, shape = context.settings.start_radius, (2 * num - len(starts), context.target.dim)
+    uniform = seeds.rng("uniform starts").uniform(-radius, radius, shape)
+    return np.concatenate([uniform, starts]).astype(context.density.dtype)

@@ -20,7 +20,7 @@ from numpyro_flows.inference.fingerprint import Fingerprint, fingerprint
 from numpyro_flows.inference.judge_draws import Agreement
 from numpyro_flows.inference.result import Result
 from numpyro_flows.inference.settings import FlowVISettings
-from numpyro_flows.inference.target import Target
+from numpyro_flows.inference.target import Coordinates, Target
 from numpyro_flows.modeling.sites import Sites, SitesTransform
 
 _LEAST_WEIGHTS = 1_000
@@ -38,6 +38,7 @@ class StoredFit(NamedTuple):
         chains: draws of a mixture, whose weights these are, or of Markov chains, which loading looks at instead.
         by: what the verdict was by, weights or Markov chains.
         refused: why the fit was not certified; empty where it was. A file can only refuse.
+        beyond: the share of the posterior beyond every draw.
         shapes: the latent sites' unconstrained shapes.
         sites: their shapes and supports; None where a support depends on other sites.
         free_entries: by site, the number of entries that a mask takes out of the density.
@@ -51,6 +52,7 @@ class StoredFit(NamedTuple):
     chains: Chains | None
     by: Literal["weights", "mcmc"]
     refused: str
+    beyond: float
     losses: Float[np.ndarray, " steps"]
     seconds: dict[str, float]
     gradient_evaluations: dict[str, int]
@@ -76,6 +78,7 @@ class StoredFit(NamedTuple):
             chains=posterior.chains,
             by=posterior.certificate.by,
             refused=_refusal(posterior),
+            beyond=float(posterior.certificate.beyond),
             losses=np.asarray(posterior.losses),
             seconds={name: float(seconds) for name, seconds in posterior.seconds.items()},
             gradient_evaluations={name: int(number) for name, number in posterior.gradient_evaluations.items()},
@@ -115,6 +118,7 @@ class StoredFit(NamedTuple):
                 log_evidence_se=certificate.log_evidence_se if known else float("nan"),
                 **agreement.worst(),
             )
+        certificate = certificate.with_beyond(self.beyond)
         return certificate._replace(certified=False, why=self.refused) if self.refused else certificate
 
     def unchanged(self) -> dict[str, Any]:
@@ -130,6 +134,8 @@ class StoredFit(NamedTuple):
             raise ValueError(f"expected a Chain of shape {(dim,)} for the latent sites {self.shapes}")
         if self.log_weights.ndim != 1 or len(self.log_weights) < _LEAST_WEIGHTS:
             raise ValueError(f"expected at least {_LEAST_WEIGHTS} weights, got the shape {self.log_weights.shape}")
+        if not 0.0 <= self.beyond <= 1.0:
+            raise ValueError(f"expected a share beyond every draw in [0, 1], got {self.beyond}")
         if self.chains is not None and self.chains.x.shape != (*self.chains.log_density.shape, dim):
             raise ValueError(f"expected chains of vectors of shape {(dim,)}, got {self.chains.x.shape}")
         if self.points.shape[1:] != (dim,) or self.log_densities.shape != self.points.shape[:1]:
@@ -177,6 +183,7 @@ class StoredSites:
         self.site_shapes = sites.shapes
         self.shapes = self._transform.unconstrained_shapes()
         self.dim = sum(int(np.prod(shape)) for shape in self.shapes.values())
+        self.coordinates = Coordinates.plain(self.dim)
 
     def log_density(self, x: Float[Array, " dim"]) -> Scalar:
         """Unknown: NaN, by which weights are unknown too, and resampling takes each draw alike."""

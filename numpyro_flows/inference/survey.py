@@ -12,6 +12,7 @@ from numpyro_flows.inference.gaussian import GaussianFit, draw_gaussian, fit_gau
 from numpyro_flows.inference.heavy_tails import Tails, tails
 from numpyro_flows.inference.modes import Mode, draws_around, modes_at
 from numpyro_flows.inference.newton import Density
+from numpyro_flows.inference.one_period import OnePeriod, narrowed
 from numpyro_flows.inference.profile import End, ends
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.target import Coordinates
@@ -68,6 +69,19 @@ def weigh(blocks: Iterable[Draws]) -> Weighed:
     return Weighed(np.concatenate(log_density), np.concatenate(log_weight), np.min(lowest, 0), np.max(highest, 0))
 
 
+def weighed(
+    density: Density,
+    gaussian: GaussianFit,
+    coordinates: Coordinates,
+    rng: np.random.Generator,
+    settings: FlowVISettings,
+) -> Weighed:
+    """Fresh draws of a Gaussian."""
+    if coordinates.periodic.any():
+        density = OnePeriod(density, gaussian.loc, coordinates.periodic)
+    return weigh(draw_gaussian(density, gaussian, rng, settings))
+
+
 def survey_around(
     density: Density,
     rng: np.random.Generator,
@@ -83,7 +97,8 @@ def survey_around(
     """
     try:
         while True:
-            draws = weigh(draw_gaussian(density, gaussian, rng, settings))
+            gaussian = narrowed(gaussian, coordinates.periodic)
+            draws = weighed(density, gaussian, coordinates, rng, settings)
             if not gaussian.usable:
                 return gaussian, draws, Survey(left_out=_DEGENERATE)
             survey = _searched(density, rng, gaussian, prior, coordinates, draws, settings)
@@ -94,7 +109,7 @@ def survey_around(
                 return gaussian, draws, survey
             gaussian = other
     except KeyboardInterrupt:
-        draws = weigh(draw_gaussian(density, gaussian, rng, settings))
+        draws = weighed(density, gaussian, coordinates, rng, settings)
         left_out = "interrupted before the search for other modes and heavy tails was over"
         return gaussian, draws, Survey(left_out=left_out)
 

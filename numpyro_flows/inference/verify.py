@@ -27,6 +27,7 @@ from numpyro_flows.inference.host_density import HostDensity, HostPrior
 from numpyro_flows.inference.judge import judge
 from numpyro_flows.inference.judge_draws import judge_draws
 from numpyro_flows.inference.mixture import weighted_draws
+from numpyro_flows.inference.one_period import within_period
 from numpyro_flows.inference.one_thread import one_thread
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.survey import Survey, Weighed, look_around, search
@@ -136,6 +137,10 @@ class _Verification:
         num_blocks = -(-settings.certificate_draws // settings.block)
         blocks = [Draws(*map(np.asarray, q.draw(seed))) for seed in self._seeds.many(num_blocks, "verdict")]
         draws = Draws(*map(np.concatenate, zip(*blocks)))
+        periodic = target.coordinates.periodic
+        if periodic.any():
+            inside = within_period(draws.x, np.median(draws.x, axis=0), periodic)
+            draws = draws._replace(log_weight=np.where(inside, draws.log_weight, -np.inf))
         weighed = Weighed(draws.log_density, draws.log_weight, draws.x.min(0), draws.x.max(0))
         certificate = judge(weighed, Survey(), settings)
         if np.isnan(certificate.elbo) or not self._searches:

@@ -1,0 +1,48 @@
+"""Angles on the real line: a density that repeats itself, of which a fit is to have one copy."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from numpyro_flows.inference.gaussian import GaussianFit
+from numpyro_flows.inference.newton import Density
+
+_WIDEST = np.pi / np.sqrt(3.0)  # the standard deviation of a uniform angle
+
+
+def within_period(
+    x: Float[Any, "*draws dim"], centre: Float[Any, " dim"], periodic: Bool[np.ndarray, " dim"]
+) -> Bool[Any, "*draws"]:
+    """Whether every angle is within half a turn of a centre.
+
+    Draws that are not have weight zero: else the evidence would count as many copies as a fit covers.
+    """
+    return (abs(x - centre)[..., periodic] <= np.pi).all(-1)
+
+
+def narrowed(gaussian: GaussianFit, periodic: Bool[np.ndarray, " dim"]) -> GaussianFit:
+    """A Gaussian that no angle makes wider than its period: where the data say little of one, it covers many copies."""
+    scale = np.diag(gaussian.scale) if gaussian.scale.ndim == 1 else gaussian.scale
+    wide = periodic & (np.linalg.norm(scale, axis=1) > _WIDEST)
+    if not (wide.any() and gaussian.usable):
+        return gaussian
+    covariance = scale @ scale.T
+    covariance[wide], covariance[:, wide] = 0.0, 0.0
+    covariance[wide, wide] = _WIDEST**2
+    scale = np.linalg.cholesky(covariance)
+    return gaussian._replace(scale=np.diag(scale) if gaussian.scale.ndim == 1 else scale)
+
+
+@dataclass(frozen=True)
+class OnePeriod:
+    """A density that is zero but within half a turn of a centre."""
+
+    density: Density
+    centre: Float[np.ndarray, " dim"]
+    periodic: Bool[np.ndarray, " dim"]
+
+    def __call__(self, x: Float[np.ndarray, "points dim"]) -> tuple[np.ndarray, np.ndarray]:
+        log_density, gradient = self.density(x)
+        return np.where(within_period(x, self.centre, self.periodic), log_density, -np.inf), gradient
