@@ -13,12 +13,15 @@ from numpyro_flows.inference.mixture import Bell
 from numpyro_flows.inference.newton import Climb, Density, climb
 from numpyro_flows.inference.settings import FlowVISettings
 
+_MOST_OF_TAILS = 0.05  # share of points outside of the modes' ellipsoids, where 2% of a normal distribution's are
+
 
 class Mode(NamedTuple):
-    """`N(loc, factor factor^T)` near a mode, or another region of the posterior."""
+    """`N(loc, factor factor^T)` at an optimum, or around points of another region."""
 
     loc: Float[np.ndarray, " dim"]
     factor: Float[np.ndarray, "dim dim"] | Float[np.ndarray, " dim"]
+    optimum: bool = True
 
 
 def modes_at(
@@ -34,7 +37,7 @@ def modes_at(
     are very many modes, not all are found.
     """
     modes: list[Mode] = []
-    rest = points
+    rest, climbed = points, points[:0]
     if fit.loc.size <= settings.max_full_dim:
         factor = np.diag(fit.scale) if fit.scale.ndim == 1 else fit.scale
         while len(rest) and len(modes) < settings.most_modes:
@@ -42,12 +45,16 @@ def modes_at(
             climbs = climb(density, rest[chosen].astype(fit.loc.dtype), factor, settings)
             more = _optima(climbs, modes)
             modes += more
-            rest = _apart_from(modes, np.delete(rest, chosen[climbs.converged], axis=0))
+            arrived = chosen[climbs.converged]
+            climbed = _apart_from(modes, np.concatenate([climbed, rest[arrived]]))
+            rest = _apart_from(modes, np.delete(rest, arrived, axis=0))
             if not (more or climbs.converged.all()):
                 break
+    if len(climbed) > _MOST_OF_TAILS * len(points):  # a slab around a spike, from which all climbs end in the spike
+        rest = np.concatenate([rest, climbed])
     if len(rest) > 1 and len(modes) < settings.most_modes:
         bells = grouped(rest, fit, rng, settings).components
-        modes += [Mode(bell.loc, bell.factor) for bell in bells if isinstance(bell, Bell)]
+        modes += [Mode(bell.loc, bell.factor, False) for bell in bells if isinstance(bell, Bell)]
     return modes
 
 

@@ -181,9 +181,11 @@ def search(
     modes = modes_at(density, gaussian, settled.x[there], rng, settings)
     if not modes:
         return survey
-    probe = draws_around(density, modes, rng, settings)
-    share = share_outside(probe, outside(probe, log_prob, log_evidence, settings), log_evidence)
-    return survey._replace(shares=(*shares, share), modes=tuple(modes))
+    optima = [mode for mode in modes if mode.optimum]
+    for around in (optima, modes) if 0 < len(optima) < len(modes) else (modes,):  # a wide group may spoil an estimate
+        probe = draws_around(density, around, rng, settings)
+        shares += (share_outside(probe, outside(probe, log_prob, log_evidence, settings), log_evidence),)
+    return survey._replace(shares=shares, modes=tuple(modes))
 
 
 def _log_volume(gaussian: GaussianFit, settings: FlowVISettings) -> float:
