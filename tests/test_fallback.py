@@ -11,6 +11,7 @@ import numpyro.distributions as dist
 import pytest
 
 from numpyro_flows import FlowPosterior, FlowVI
+from numpyro_flows.inference.chains import Sampler
 from numpyro_flows.inference.settings import FlowVISettings
 
 
@@ -58,6 +59,25 @@ def test_markov_chains_where_the_mixture_is_refused(by_chains, capsys):
     assert shown.startswith("CERTIFIED")
     for word in ("Markov chains", "r_hat", "ess_bulk", "mcse_mean"):
         assert word in shown
+
+
+def test_ctrl_c_ends_the_chains_and_keeps_them(monkeypatch):
+    """Where they do not agree after their first sweeps."""
+    sweeps, calls = Sampler.sweeps, []
+
+    def once(self, num, every):
+        calls.append(num)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return sweeps(self, num, every)
+
+    monkeypatch.setattr(Sampler, "sweeps", once)
+    strict = FlowVISettings(num_steps=0, min_ess=1.0, sufficient_ess=1.0, max_khat=1e-6, first_sweeps=16)
+    with pytest.warns(UserWarning, match="not certified"):
+        posterior = FlowVI(two_modes, settings=strict, progress_bar=False).run(jax.random.key(0))
+    assert posterior.reason == "interrupted"
+    assert "the chains do not agree" in posterior.why
+    assert (posterior.chains.flat[0][:, 0] < 0).mean() == pytest.approx(0.3, abs=0.15)
 
 
 def test_draws_of_chains_are_without_replacement_and_by_key(by_chains):

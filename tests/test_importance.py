@@ -25,6 +25,7 @@ def test_figures_against_closed_forms():
     elbo = 3.0 + np.log(sd) + 0.5 - 0.5 * sd**2
     assert abs(got.elbo - elbo) < 4.5 * got.elbo_se
     np.testing.assert_allclose(got.khat, array_stats.psislw(-log_weights)[1])
+    assert str(got).startswith(f"CERTIFIED\nk-hat {got.khat:.2f}, ESS {got.ess:.1%} of 10000 draws")
 
 
 @pytest.mark.parametrize("n", [1000, 10_000])

@@ -92,6 +92,30 @@ class Certificate(NamedTuple):
         nan = float("nan")
         return cls(False, why, float("inf"), 0.0, 1.0, nan, nan, nan, nan, num_draws)
 
+    def __str__(self) -> str:
+        return "\n".join(["CERTIFIED" if self.certified else f"NOT CERTIFIED: {self.why}", *self.figures()])
+
+    def figures(self) -> list[str]:
+        """What the verdict is based on, in lines of text."""
+        evidence = f"log evidence {self.log_evidence:.3f} +- {self.log_evidence_se:.3f}"
+        if self.by == "mcmc":
+            lines = [
+                f"by Markov chains, {self.num_draws:,} draws: r-hat {self.rhat:.3f}, bulk ESS {self.ess_bulk:,.0f}, "
+                f"tail ESS {self.ess_tail:,.0f}, {evidence}"
+            ]
+        else:
+            lines = [
+                f"k-hat {self.khat:.2f}, ESS {self.ess:.1%} of {self.num_draws} draws, largest weight "
+                f"{self.max_weight:.2g}, ELBO {self.elbo:.3f}, {evidence}"
+            ]
+        if self.tail_index <= 2.0:
+            missing = "no mean and no variance" if self.tail_index <= 1.0 else "no variance"
+            lines.append(f"heavy tails, of index {self.tail_index:.2g}: {missing}; read medians and quantiles")
+        for run, text in ((True, "checked by"), (False, "not checked by")):
+            if names := [check.name for check in self.checks if check.run == run]:
+                lines.append(f"{text} {', '.join(names)}")
+        return lines
+
     def with_beyond(self, share: float) -> "Certificate":
         """Where a share of the posterior lies beyond every draw.
 

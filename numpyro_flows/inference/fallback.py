@@ -23,6 +23,7 @@ from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.sliced import Sliced
 from numpyro_flows.inference.stages import Context, Fit
 from numpyro_flows.inference.survey import Survey, look_around, search, weigh
+from numpyro_flows.training.reasons import Reason
 
 _MOST_NUMBERS = 50_000_000  # in memory at a time: fewer draws where they are long vectors
 _LEAST_DRAWS = 100  # effective ones, that have a covariance
@@ -188,12 +189,12 @@ def _by_weights(
 def _by_chains(
     context: Context, fit: Fit, gaussian: GaussianFit, mixture: Mixture, survey: Survey, rng: np.random.Generator
 ) -> Fit:
-    """The fit with draws of Markov chains, and their verdict."""
+    """The fit with draws of Markov chains, and their verdict; Ctrl-C ends them, if not at once."""
     density, settings = context.density, context.settings
     sampler = Sampler(density, gaussian, mixture, rng, settings)
     num, done, every = settings.first_sweeps, 0, 1
-    chains = sampler.sweeps(num, every)
-    while True:
+    chains, reason = sampler.sweeps(num, every), fit.reason
+    while reason is not Reason.INTERRUPTED:
         done += num
         while chains.x.shape[1] > 2 * max(8, min(settings.chain_draws, _MOST_NUMBERS // chains.x[:, 0].size)):
             chains, every = chains.halved(), 2 * every
@@ -201,11 +202,14 @@ def _by_chains(
         if agree or done >= settings.most_sweeps:
             break
         num = done  # twice as many in all
-        chains = chains.followed_by(sampler.sweeps(num, every))
+        try:
+            chains = chains.followed_by(sampler.sweeps(num, every))
+        except KeyboardInterrupt:
+            reason = Reason.INTERRUPTED
     chains = chains.later()
     # fitted to one half of the draws, compared with the other
     mixture = fitted(mixture, chains.x[:, ::2].reshape(-1, fit.loc.size), rng, settings)
     draws = weighted_draws(mixture, density, rng, settings.certificate_draws)
     log_evidence, se = bridged(chains.halved(), mixture, draws)
     certificate = judge_draws(density, chains.x, mixture.log_prob, log_evidence, survey, rng, settings, se)
-    return fit._replace(certificate=certificate, log_weights=draws.log_weight, chains=chains)
+    return fit._replace(certificate=certificate, log_weights=draws.log_weight, chains=chains, reason=reason)
