@@ -1,12 +1,16 @@
-"""Functions compiled in the background, while Python traces the next one."""
+"""Functions compiled in the background, while Python traces the next one, and once for all data of the same shapes."""
 
+import hashlib
+import threading
+from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from typing import Any
 
 import equinox as eqx
 import jax
 
+from numpyro_flows._jax import eval_jaxpr
 from numpyro_flows.bijections import AbstractBijection
 from numpyro_flows.precision import full_precision
 
@@ -17,21 +21,69 @@ NO_OPTIMIZATION = {"xla_backend_optimization_level": 0}  # for what runs a few t
 
 
 class Ahead:
-    """`function`, traced at once for arguments like `args` and compiled in the background until it is called."""
+    """`function`, traced at once for arguments like `args` and compiled in the background until it is called.
+
+    The arrays that it closes over, such as a model's data, are arguments of what is compiled. So a function of the same
+    program, for other data of the same shapes, is compiled already.
+    """
 
     def __init__(self, pool: Executor, function: Callable, *args: Any, options: dict[str, Any] = OPTIMIZATION_LEVEL):
         with full_precision():
             traced = jax.jit(function).trace(*args)
-            lowered = traced.lower()
-        self.jaxpr = traced.jaxpr
-        self._compiled = pool.submit(lowered.compile, options)
+            jaxpr, tree = traced.jaxpr, jax.tree.structure(traced.out_info)
+
+            def of_constants(constants: list[Any], args: tuple) -> Any:
+                return jax.tree.unflatten(tree, eval_jaxpr(jaxpr.jaxpr, constants, *jax.tree.leaves(args)))
+
+            self._constants = jax.device_put(jaxpr.consts)
+            lowered = jax.jit(of_constants).lower(self._constants, args)
+        self.jaxpr = jaxpr
+        self._compiled = _PROGRAMS.compiled(pool, lowered, options)
 
     def __call__(self, *args: Any) -> Any:
-        return self._compiled.result()(*args)
+        return self._compiled.result()(self._constants, args)
 
     def wait(self) -> None:
         """Until the compilation is over."""
         self._compiled.result()
+
+
+class _Programs:
+    """The programs that were compiled last, by their text."""
+
+    def __init__(self, most: int):
+        self._most = most
+        self._kept: OrderedDict[bytes, jax.stages.Compiled] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def compiled(
+        self, pool: Executor, lowered: jax.stages.Lowered, options: dict[str, Any]
+    ) -> Future[jax.stages.Compiled]:
+        """The compiled program, at once where it is kept."""
+        text = lowered.as_text()
+        if "callback" in text:  # into Python: the text has only an address of it
+            return pool.submit(lowered.compile, options)
+        key = hashlib.sha256(f"{jax.default_backend()} {sorted(options.items())} {text}".encode()).digest()
+        with self._lock:
+            kept = self._kept.get(key)
+            if kept is not None:
+                self._kept.move_to_end(key)
+        if kept is None:
+            return pool.submit(self._compile, key, lowered, options)
+        future = Future[jax.stages.Compiled]()
+        future.set_result(kept)
+        return future
+
+    def _compile(self, key: bytes, lowered: jax.stages.Lowered, options: dict[str, Any]) -> jax.stages.Compiled:
+        compiled = lowered.compile(options)
+        with self._lock:
+            self._kept[key] = compiled
+            while len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+        return compiled
+
+
+_PROGRAMS = _Programs(most=64)  # of some eight fits
 
 
 def prototype(make: Callable[..., AbstractBijection], *args: Any) -> AbstractBijection:
