@@ -37,13 +37,15 @@ def pool():
 
 def test_other_data_of_the_same_shape_compile_nothing(x64):
     rng = np.random.default_rng(0)
-    FlowVI(location, progress_bar=False).run(jax.random.key(0), 3.0, rng.normal(size=20))
+    FlowVI(location, progress_bar=False).run(jax.random.key(0), 3.0, rng.normal(size=20)).sample(
+        jax.random.key(1), 4_000
+    )
     y = rng.normal(2.0, 1.0, 20)
     COMPILED.clear()
     posterior = FlowVI(location, progress_bar=False).run(jax.random.key(1), 3.0, y)
+    draws = posterior.sample(jax.random.key(1), 4_000)["mu"]
     assert not COMPILED
     mean, sd = exact(3.0, y)
-    draws = posterior.sample(jax.random.key(1), 4_000)["mu"]
     assert draws.mean() == pytest.approx(mean, abs=5 * sd / np.sqrt(4_000))
     assert draws.std() == pytest.approx(sd, rel=0.1)
 

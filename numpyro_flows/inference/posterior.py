@@ -27,7 +27,7 @@ from numpyro_flows.modeling.distributions import FlowDistribution
 from numpyro_flows.modeling.guides import AutoFlow
 from numpyro_flows.modeling.scoring import standard_normal_log_prob
 from numpyro_flows.modeling.sites import Sites
-from numpyro_flows.training.ahead import OPTIMIZATION_LEVEL
+from numpyro_flows.training.ahead import Later
 from numpyro_flows.training.seeds import Seed, Seeds
 
 if TYPE_CHECKING:
@@ -98,9 +98,9 @@ class FlowPosterior:
         if draw is None:  # the fit has not compiled it yet
             static = eqx.partition(bijection, eqx.is_array)[1]
             block = drawing(target, static, settings.block)  # pyright: ignore[reportArgumentType]
-            draw = jax.jit(block, compiler_options=OPTIMIZATION_LEVEL)
+            draw = Later(block)
         self._draw_block = draw
-        self._constrain_block = jax.jit(jax.vmap(target.constrain), compiler_options=OPTIMIZATION_LEVEL)
+        self._constrain_block = Later(jax.vmap(target.constrain))
 
     @property
     def params(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import numpy as np
 
 from numpyro_flows._jax import eval_jaxpr
 from numpyro_flows.bijections import AbstractBijection
@@ -48,6 +49,32 @@ class Ahead:
         self._compiled.result()
 
 
+class Later:
+    """`function`, compiled as by `Ahead` where it is first called with arguments of a kind."""
+
+    def __init__(self, function: Callable):
+        self._function = function
+        self._compiled: dict[Any, Ahead] = {}
+
+    def __call__(self, *args: Any) -> Any:
+        leaves, tree = jax.tree.flatten(args)
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):  # within another compiled function
+            return self._function(*args)
+        kind = (tree, *((np.shape(leaf), jax.typeof(leaf).dtype) for leaf in leaves))
+        if kind not in self._compiled:
+            self._compiled[kind] = Ahead(_Here(), self._function, *args)
+        return self._compiled[kind](*args)
+
+
+class _Here(Executor):
+    """Computes at once."""
+
+    def submit(self, fn: Callable, /, *args: Any, **kwargs: Any) -> Future:
+        future = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
+
+
 class _Programs:
     """The programs that were compiled last, by their text."""
 
@@ -63,7 +90,9 @@ class _Programs:
         text = lowered.as_text()
         if "callback" in text:  # into Python: the text has only an address of it
             return pool.submit(lowered.compile, options)
-        key = hashlib.sha256(f"{jax.default_backend()} {sorted(options.items())} {text}".encode()).digest()
+        # arguments that it does not use are not in the text
+        whole = f"{jax.default_backend()} {sorted(options.items())} {lowered.args_info} {text}"
+        key = hashlib.sha256(whole.encode()).digest()
         with self._lock:
             kept = self._kept.get(key)
             if kept is not None:
