@@ -179,3 +179,26 @@ def test_nowhere_finite_names_the_site():
 def test_missing_site():
     with pytest.raises(ValueError, match=r"missing \['tau', 'z'\]"):
         Target(eight_schools, jax.random.key(0)).unconstrain({"mu": 1.0})
+
+
+def test_a_probability_above_one_is_no_density(x64):
+    """Of a negative binomial distribution with a concentration of e^50 differences of log-gamma have no digits left."""
+
+    def model(y):
+        concentration = numpyro.sample("concentration", dist.HalfCauchy(1.0))
+        with numpyro.plate("row", y.shape[0]):
+            numpyro.sample("y", dist.NegativeBinomial2(3.0, concentration), obs=y)
+
+    target = Target(model, jax.random.key(0), (jnp.array([0.0, 3, 1, 7, 2, 4]),))
+    usable = np.isfinite(jax.vmap(target.log_density)(jnp.array([[0.0], [10.0], [20.0], [30.0], [50.0]])))
+    np.testing.assert_array_equal(usable[:4], True)
+    assert not usable[4]
+
+
+def test_a_delta_may_have_any_density():
+    def model():
+        numpyro.sample("x", dist.Normal(0.0, 1.0))
+        numpyro.sample("y", dist.Delta(jnp.array(1), log_density=5.0), obs=jnp.array(1))
+
+    target = Target(model, jax.random.key(0))
+    assert target.log_density(jnp.zeros(1)) == pytest.approx(5.0 - 0.5 * np.log(2 * np.pi))

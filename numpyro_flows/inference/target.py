@@ -14,6 +14,7 @@ from numpyro.infer.initialization import init_to_sample, init_to_uniform
 from numpyro.infer.util import constrain_fn, potential_energy, unconstrain_fn
 
 from numpyro_flows._jax import traced
+from numpyro_flows.inference.impossible import Impossible
 from numpyro_flows.inference.masked import find_free, free_coordinates, with_normals
 from numpyro_flows.inference.model_checks import (
     RefuseUnfit,
@@ -114,7 +115,10 @@ class Target:
         return Reduced(self) if self.free.any() else self
 
     def log_density(self, x: Float[Array, " dim"]) -> Scalar:
-        """`log p(x, data)`, with the Jacobian of the constraints; NaN where a runtime check of the model fires."""
+        """`log p(x, data)`, with the Jacobian of the constraints.
+
+        NaN where a runtime check of the model fires, or a probability of discrete data is above one.
+        """
         kind = (x.dtype, jnp.result_type(float))
         with model_run():
             if kind not in self._densities:
@@ -217,7 +221,10 @@ class Target:
         return {name: part.reshape(shape) for part, (name, shape) in zip(parts, self.shapes.items())}
 
     def _log_density(self, x: Float[Array, " dim"]) -> Scalar:
-        return jnp.asarray(-potential_energy(self._model, self.args, self.kwargs, self.unravel(x)))
+        impossible = Impossible()
+        with impossible:
+            value = jnp.asarray(-potential_energy(self._model, self.args, self.kwargs, self.unravel(x)))
+        return jnp.where(jnp.any(jnp.stack(impossible.found)), jnp.nan, value) if impossible.found else value
 
     def _density_of_parameters(self, parameters: dict[str, Any]) -> Scalar:
         model = substitute(self._model, data=parameters)
