@@ -164,7 +164,8 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted():
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        posterior = FlowVI(model, num_steps=SETTINGS.chunk, progress_bar=False).run(jax.random.key(0), 9.0)
+        fit = FlowVI(model, num_steps=SETTINGS.chunk, fallback=None, progress_bar=False)
+        posterior = fit.run(jax.random.key(0), 9.0)
     assert posterior.num_skipped == SETTINGS.chunk
     assert f"({SETTINGS.chunk} skipped as not finite)" in posterior.why
 

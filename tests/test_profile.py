@@ -102,7 +102,7 @@ def test_the_neck_of_a_centred_model(name):
     assert low.at[-1] < -5.0
     for end in (low, high):
         errors = abs(end.log_marginal - exact_marginal(end.at, log_prior))
-        assert errors.max() < 1e-3
+        assert np.all(errors < 1e-3 + 4 * np.spacing(abs(end.log_marginal)))
         assert not end.improper
     grid = np.linspace(-200.0, 12.0, 200_001)
     logs = exact_marginal(grid, log_prior)

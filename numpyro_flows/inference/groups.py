@@ -9,10 +9,12 @@ from jaxtyping import Float
 from scipy.cluster.vq import kmeans2
 
 from numpyro_flows.inference.gaussian import GaussianFit, outward
-from numpyro_flows.inference.mixture import Bell, Mixture, fitted
+from numpyro_flows.inference.mixture import Bell, Mixture, stepped
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.tempering import Whitened
 
+_MOST_STEPS = 100
+_LEAST_GAIN = 1e-3  # nats for each point
 _LEAST_VARIANCE = 1e-9  # of a component, where that of all points is about 1
 
 
@@ -28,12 +30,14 @@ def grouped(
     full = around.scale.ndim == 2 and num >= 5 * dim
     most = min(settings.max_groups, num // (dim + 1), len(np.unique(whitened, axis=0)))
     gaussians = replace(settings, degrees_of_freedom=(1e6,))
-    mixtures = [fitted(_clusters(whitened, k, full, rng), whitened, rng, gaussians) for k in range(1, max(1, most) + 1)]
+    mixtures = [_converged(_clusters(whitened, k, full, rng), whitened, gaussians) for k in range(1, max(1, most) + 1)]
     best = min(mixtures, key=lambda mixture: _bic(mixture, whitened, full))
     bells = []
     for bell in best.components:
         assert isinstance(bell, Bell)
         factor = around.scale @ bell.factor if bell.factor.ndim == 2 else around.scale * bell.factor
+        if factor.ndim == 1:
+            factor = np.maximum(factor, np.finfo(factor.dtype).tiny)  # of a coordinate in which all points are alike
         bells.append(Bell(around.loc + outward(around.scale, bell.loc), factor))
     return Mixture(tuple(bells), best.shares)
 
@@ -49,6 +53,18 @@ def _clusters(x: Float[np.ndarray, "points dim"], k: int, full: bool, rng: np.ra
         with contextlib.suppress(np.linalg.LinAlgError):  # of points on a line, but for rounding
             factor = np.linalg.cholesky(away.T @ away / len(x) + _LEAST_VARIANCE * np.eye(x.shape[1]))
     return Mixture.even([Bell(centre, factor) for centre in centres])
+
+
+def _converged(mixture: Mixture, x: Float[np.ndarray, "points dim"], settings: FlowVISettings) -> Mixture:
+    """By expectation maximisation, until the log likelihood gains next to nothing."""
+    before = -np.inf
+    for _ in range(_MOST_STEPS):
+        log_likelihood = mixture.log_prob(x).mean()
+        if not log_likelihood > before + _LEAST_GAIN:
+            break
+        before = log_likelihood
+        mixture = stepped(mixture, x, np.ones(len(x)), settings)
+    return mixture
 
 
 def _bic(mixture: Mixture, x: Float[np.ndarray, "points dim"], full: bool) -> float:

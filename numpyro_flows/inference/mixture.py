@@ -149,7 +149,7 @@ def adapted(mixture: Mixture, density: Density, rng: np.random.Generator, settin
             best, most = mixture, effective
         if in_vain == (1 if most > 0.5 * len(weights) else 3):
             break
-        mixture = _stepped(mixture, draws.x, np.minimum(weights, len(weights) ** -0.5), settings)
+        mixture = stepped(mixture, draws.x, np.minimum(weights, len(weights) ** -0.5), settings)
     return best
 
 
@@ -159,11 +159,12 @@ def fitted(
     """The mixture moved towards draws of equal weight, at most `mixture_draws` of them, by expectation maximisation."""
     x = rng.permutation(x)[: settings.mixture_draws]
     for _ in range(settings.mixture_rounds):
-        mixture = _stepped(mixture, x, np.ones(len(x)), settings)
+        mixture = stepped(mixture, x, np.ones(len(x)), settings)
     return mixture
 
 
-def _stepped(mixture: Mixture, x: np.ndarray, weights: np.ndarray, settings: FlowVISettings) -> Mixture:
+def stepped(mixture: Mixture, x: np.ndarray, weights: np.ndarray, settings: FlowVISettings) -> Mixture:
+    """A step of expectation maximisation for weighted points."""
     x, weights = x[weights > 0.0], weights[weights > 0.0]
     parts = mixture.log_parts(x)
     responsible = np.exp(parts - logsumexp(parts, axis=0)) * (weights / weights.sum())
