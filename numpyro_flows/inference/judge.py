@@ -59,7 +59,8 @@ def with_survey(
         for end, share in cut
         if share > settings.max_cut and not end.improper
     ]
-    beyond = sum(share for end, share in cut if not end.improper and np.isfinite(share))
+    by_chance = 1.0 / certificate.num_draws  # beyond the farthest of so many draws of the posterior itself
+    beyond = sum(max(share - by_chance, 0.0) for end, share in cut if not end.improper and np.isfinite(share))
     certificate = certificate.with_beyond(min(beyond, 1.0))
     certificate = certificate._replace(log_evidence_se=float(np.hypot(certificate.log_evidence_se, missed)))
     if not causes:
