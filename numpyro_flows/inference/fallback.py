@@ -137,7 +137,7 @@ def _into_necks(context: Context, fit: Fit, gaussian: GaussianFit, rng: np.rando
     their tail is no heavier: the k-hat that counts is the smaller one of both.
     """
     density, settings = context.density, context.settings
-    if fit.certificate.beyond < settings.min_cut:
+    if fit.certificate.beyond < 0.25 * settings.min_cut:  # draws reach farther than those that resampling keeps
         return fit
     mixture = Mixture.even([_flow(fit, settings) or Bell(gaussian.loc, gaussian.scale)])
     necks = _along_necks(mixture, density, fit.survey, rng, settings)

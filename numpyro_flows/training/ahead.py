@@ -90,8 +90,9 @@ class _Programs:
         text = lowered.as_text()
         if "callback" in text:  # into Python: the text has only an address of it
             return pool.submit(lowered.compile, options)
+        where = f"{jax.default_backend()} {jax.config.jax_default_device}"
         # arguments that it does not use are not in the text
-        whole = f"{jax.default_backend()} {sorted(options.items())} {lowered.args_info} {text}"
+        whole = f"{where} {sorted(options.items())} {lowered.args_info} {text}"
         key = hashlib.sha256(whole.encode()).digest()
         with self._lock:
             kept = self._kept.get(key)
