@@ -17,6 +17,8 @@ from numpyro_flows.inference.certificate import Draws, relative_ess
 from numpyro_flows.inference.newton import Climb, Density, climb
 from numpyro_flows.inference.settings import FlowVISettings
 
+_DEEPEST = 100.0  # nats
+
 
 class GaussianFit(NamedTuple):
     """`N(loc, scale scale^T)`: `scale` lower-triangular, or a vector where the covariance is diagonal.
@@ -139,7 +141,7 @@ def _refine(
         u = _antithetic(rng, settings.refine_draws, loc.size, loc.dtype)
         log_p, gradients = density(loc + outward(factor, u))
         log_weights = log_p - _log_prob(factor, u)
-        elbo, noise = _finite_mean(log_weights), log_weights.std() / np.sqrt(len(u))
+        elbo, noise = _finite_mean(log_weights), _clipped(log_weights).std() / np.sqrt(len(u))
         if before is None or elbo > before.elbo - 2.0 * noise:
             gradients = np.where(np.isfinite(gradients).all(1, keepdims=True), gradients, 0.0)
             residual = _bounded(gradients * factor if factor.ndim == 1 else gradients @ factor) + u
@@ -210,9 +212,18 @@ def gaussian_log_prob(
 
 
 def _finite_mean(log_weights: np.ndarray) -> float:
-    """The ELBO of log weights, -inf where it is not finite."""
-    mean = float(log_weights.mean())
+    """The ELBO of log weights, -inf where it is not finite; none counts as lower than `_DEEPEST` below the median.
+
+    In a neck the density of a draw may be e^-1e100, of which nothing can be learned but that it is far too low.
+    """
+    mean = float(_clipped(log_weights).mean())
     return mean if np.isfinite(mean) else -np.inf
+
+
+def _clipped(log_weights: np.ndarray) -> np.ndarray:
+    if not np.isfinite(log_weights).all():
+        return log_weights
+    return np.maximum(log_weights, np.median(log_weights) - _DEEPEST)
 
 
 def _antithetic(rng: np.random.Generator, num: int, dim: int, dtype: np.dtype) -> Float[np.ndarray, "draws dim"]:

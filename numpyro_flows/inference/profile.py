@@ -55,8 +55,13 @@ class End(NamedTuple):
 
     @property
     def improper(self) -> bool:
-        """Whether the marginal does not fall between the two farthest values."""
-        return bool(np.isfinite(self.log_marginal[-2:]).all() and not _falls(self.at, self.log_marginal))
+        """Whether the marginal does not fall between the two farthest values.
+
+        Where it rises high from the centre on, the fit is far from the posterior, and this says nothing.
+        """
+        first, last = self.log_marginal[[0, -1]]
+        far = last > first + 3.0 and self.log_marginal.min() > first - 0.5
+        return bool(not far and np.isfinite(self.log_marginal[-2:]).all() and not _falls(self.at, self.log_marginal))
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
