@@ -18,6 +18,8 @@ from numpyro_flows.inference.newton import Climb, Density, climb
 from numpyro_flows.inference.settings import FlowVISettings
 
 _DEEPEST = 100.0  # nats
+_WIDTHS = (1.0, 0.1)  # of Gaussians at starts: of 45 dimensions with counts, the wider ones were lost
+_MORE = 4  # most times that a Gaussian that came from a start is refined again, as it may have been far away
 
 
 class GaussianFit(NamedTuple):
@@ -45,8 +47,8 @@ def fit_gaussian(
 ) -> GaussianFit:
     """The Gaussian of largest ELBO that Newton's method and natural gradients find from `starts`.
 
-    The best of those at the modes is refined. Where few of its draws would count, the best of those of unit scale at
-    the starts is too, at first as a diagonal one, and the better one wins.
+    The best of those at the modes is refined. Where few of its draws would count, the best of a few widths at the
+    starts is too, at first as a diagonal one, and the better one wins.
     """
     dim = starts.shape[1]
     full = dim <= settings.max_full_dim
@@ -57,9 +59,15 @@ def fit_gaussian(
         climbs = climb(density, starts, np.eye(dim, dtype=starts.dtype), settings)
         best = _refine(density, rng, *_best(density, _candidates(climbs, settings.num_candidates), u), settings)
     if best is None or relative_ess(best.log_weights) < settings.unit_start_ess:
-        other = _refine(density, rng, *_best(density, [(start, np.ones_like(start)) for start in starts], u), settings)
+        at_starts = [(start, np.full_like(start, width)) for start in starts for width in _WIDTHS]
+        other = _refine(density, rng, *_best(density, at_starts, u), settings)
         if full:
             other = _refine(density, rng, other.loc, np.diag(other.factor), settings)
+            for _ in range(_MORE):
+                further = _refine(density, rng, other.loc, other.factor, settings)
+                if not further.elbo > other.elbo + 1.0:
+                    break
+                other = further
         if best is None or other.elbo > best.elbo:
             best = other
     return GaussianFit(best.loc, triangular(best.factor), best.elbo, climbs)

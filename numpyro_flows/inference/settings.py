@@ -54,7 +54,7 @@ class FlowVISettings:
       as many before; half of the 0.02 nat by which seeds may differ.
     - `refine_max_move`: most that one step moves the mean, in standard deviations.
     - `refine_precision_bounds`: most that one step changes a precision.
-    - `unit_start_ess`: where the Gaussian at a mode has less, the best of unit scale at a start competes: a density
+    - `unit_start_ess`: where the Gaussian at a mode has less, the best of two widths at a start competes: a density
       without a mode, such as a centred hierarchical model's, needs it. It is refined as a diagonal one first: of
       89 and 104 dimensions, full ones were lost at once, and diagonal ones within 3 nats after 0.1 s.
 
