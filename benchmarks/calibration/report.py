@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -90,6 +91,7 @@ def draw_picture(model: str, rows: list[Row], path: Path) -> None:
 def draw_differences(axis: Axes, rows: list[Row], kind: str) -> None:
     """One line for each quantity; those that leave the band are named."""
     limits = band_of(rows)
+    axis.set_prop_cycle(color=[color for color in colormaps["tab10"].colors if len(set(color)) > 1])  # grey is taken
     lower, upper = limits.lower - limits.points, limits.upper - limits.points
     axis.fill_between(limits.points, lower, upper, color="0.9")
     for name in ranked(rows):
