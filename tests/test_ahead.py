@@ -13,9 +13,14 @@ from numpyro_flows import FlowVI
 from numpyro_flows.training.ahead import Ahead
 
 COMPILED = []
-jax.monitoring.register_event_duration_secs_listener(
-    lambda event, seconds, **_: COMPILED.append(seconds) if "backend_compile" in event else None
-)
+
+
+def listen(event: str, duration_secs: float, **_: str | int) -> None:
+    if "backend_compile" in event:
+        COMPILED.append(duration_secs)
+
+
+jax.monitoring.register_event_duration_secs_listener(listen)
 
 
 def location(scale, y=None):

@@ -77,6 +77,7 @@ def test_ctrl_c_ends_the_chains_and_keeps_them(monkeypatch):
         posterior = FlowVI(two_modes, settings=strict, progress_bar=False).run(jax.random.key(0))
     assert posterior.reason == "interrupted"
     assert "the chains do not agree" in posterior.why
+    assert posterior.chains is not None
     assert (posterior.chains.flat[0][:, 0] < 0).mean() == pytest.approx(0.3, abs=0.15)
 
 

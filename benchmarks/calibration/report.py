@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -91,7 +90,7 @@ def draw_picture(model: str, rows: list[Row], path: Path) -> None:
 def draw_differences(axis: Axes, rows: list[Row], kind: str) -> None:
     """One line for each quantity; those that leave the band are named."""
     limits = band_of(rows)
-    axis.set_prop_cycle(color=[color for color in colormaps["tab10"].colors if len(set(color)) > 1])  # grey is taken
+    axis.set_prop_cycle(color=[f"C{i}" for i in range(10) if i != 7])  # grey is taken
     lower, upper = limits.lower - limits.points, limits.upper - limits.points
     axis.fill_between(limits.points, lower, upper, color="0.9")
     for name in ranked(rows):

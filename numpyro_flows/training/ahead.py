@@ -10,6 +10,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from numpyro_flows._jax import eval_jaxpr
 from numpyro_flows.bijections import AbstractBijection
@@ -58,7 +59,7 @@ class Later:
 
     def __call__(self, *args: Any) -> Any:
         leaves, tree = jax.tree.flatten(args)
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):  # within another compiled function
+        if any(isinstance(leaf, Tracer) for leaf in leaves):  # within another compiled function
             return self._function(*args)
         kind = (tree, *((np.shape(leaf), jax.typeof(leaf).dtype) for leaf in leaves))
         if kind not in self._compiled:
