@@ -10,6 +10,17 @@ from matplotlib.figure import Figure
 
 from benchmarks.calibration.ranks import Band, band
 
+_COLOURS = [
+    "blue",
+    "orange",
+    "green",
+    "red",
+    "purple",
+    "brown",
+    "pink",
+    "olive",
+    "cyan",
+]  # all but grey, which is of lines without a name
 FALSE_ALARM = 0.05  # probability that any of a model's quantities leaves its band by chance
 SHRUNK = " shrunk"  # ends the columns of ranks among shrunk draws
 FIT_COLUMNS = ("number", "certified", "by", "ess", "seconds")
@@ -90,7 +101,7 @@ def draw_picture(model: str, rows: list[Row], path: Path) -> None:
 def draw_differences(axis: Axes, rows: list[Row], kind: str) -> None:
     """One line for each quantity; those that leave the band are named."""
     limits = band_of(rows)
-    axis.set_prop_cycle(color=[f"C{i}" for i in range(10) if i != 7])  # grey is taken
+    axis.set_prop_cycle(color=[f"tab:{name}" for name in _COLOURS])
     lower, upper = limits.lower - limits.points, limits.upper - limits.points
     axis.fill_between(limits.points, lower, upper, color="0.9")
     for name in ranked(rows):
