@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from benchmarks.calibration.ranks import Band, band
 
-_COLOURS = [
+# all but grey, which is that of lines without a name
+_COLOURS = ["blue", "orange", "green", "red", "purple", "brown", "pink", "olive", "cyan"]
     "blue",
     "orange",
     "green",
