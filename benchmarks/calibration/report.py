@@ -12,16 +12,6 @@ from benchmarks.calibration.ranks import Band, band
 
 # all but grey, which is that of lines without a name
 _COLOURS = ["blue", "orange", "green", "red", "purple", "brown", "pink", "olive", "cyan"]
-    "blue",
-    "orange",
-    "green",
-    "red",
-    "purple",
-    "brown",
-    "pink",
-    "olive",
-    "cyan",
-]  # all but grey, which is of lines without a name
 FALSE_ALARM = 0.05  # probability that any of a model's quantities leaves its band by chance
 SHRUNK = " shrunk"  # ends the columns of ranks among shrunk draws
 FIT_COLUMNS = ("number", "certified", "by", "ess", "seconds")
