@@ -36,9 +36,11 @@ class GaussianFit(NamedTuple):
 
     @property
     def usable(self) -> bool:
-        """Whether its width is positive and finite in every direction."""
+        """Whether its width is positive in every direction, and so finite that squares far out are finite as well."""
         widths = self.scale if self.scale.ndim == 1 else np.diag(self.scale)
-        return bool(np.isfinite(self.loc).all() and np.isfinite(self.scale).all() and (widths > 0.0).all())
+        most = 1e-7 * np.sqrt(np.finfo(self.scale.dtype).max)
+        small = np.isfinite(self.loc).all() and (np.abs(self.scale) < most).all()
+        return bool(small and (widths > 0.0).all())
 
 
 @np.errstate(over="ignore", invalid="ignore")  # what is not finite far out is dealt with where it matters

@@ -24,9 +24,12 @@ def within_period(
 
 def narrowed(gaussian: GaussianFit, periodic: Bool[np.ndarray, " dim"]) -> GaussianFit:
     """A Gaussian that no angle makes wider than its period: where the data say little of one, it covers many copies."""
+    if not (periodic.any() and gaussian.usable):
+        return gaussian
     scale = np.diag(gaussian.scale) if gaussian.scale.ndim == 1 else gaussian.scale
-    wide = periodic & (np.linalg.norm(scale, axis=1) > _WIDEST)
-    if not (wide.any() and gaussian.usable):
+    with np.errstate(over="ignore"):  # of one that is nearly infinitely wide
+        wide = periodic & (np.linalg.norm(scale, axis=1) > _WIDEST)
+    if not wide.any():
         return gaussian
     covariance = scale @ scale.T
     covariance[wide], covariance[:, wide] = 0.0, 0.0

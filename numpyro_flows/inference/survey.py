@@ -102,7 +102,7 @@ def survey_around(
             if not gaussian.usable:
                 return gaussian, draws, Survey(left_out=_DEGENERATE)
             survey = _searched(density, rng, gaussian, prior, coordinates, draws, settings)
-            if lacking(survey, draws, settings) <= settings.heavier or not survey.modes:
+            if survey.improper or lacking(survey, draws, settings) <= settings.heavier or not survey.modes:
                 return gaussian, draws, survey
             other = fit_gaussian(density, rng, np.stack([mode.loc for mode in survey.modes]), settings)
             if other.elbo <= gaussian.elbo + settings.refine_gain:
