@@ -7,6 +7,8 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Bool
 from numpyro.primitives import Messenger
 
+from numpyro_flows.inference.model_checks import is_discrete
+
 _TOLERANCE = 0.01  # nats: above the rounding error of log-gamma functions of counts, far below what is worth a climb
 
 
@@ -27,5 +29,5 @@ class Impossible(Messenger):
     def postprocess_message(self, msg: dict[str, Any]) -> None:
         if msg["type"] != "sample" or not msg["is_observed"] or isinstance(msg["fn"], dist.Delta):
             return
-        if getattr(msg["fn"].support, "is_discrete", False):
+        if is_discrete(msg["fn"]):
             self.found.append(jnp.any(msg["fn"].log_prob(msg["value"]) > _TOLERANCE))

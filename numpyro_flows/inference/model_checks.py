@@ -39,7 +39,7 @@ class RefuseUnfit(Messenger):
         name = msg.get("name")
         if msg["type"] == "param" and msg["value"] is None:
             self.parameters[msg["name"]] = None
-        if msg["type"] == "sample" and not msg["is_observed"] and _is_discrete(msg["fn"]):
+        if msg["type"] == "sample" and not msg["is_observed"] and is_discrete(msg["fn"]):
             advice = "give its data by obs=, or marginalise it, for example with dist.MixtureSameFamily"
             if str(name).endswith("_unobserved"):  # what NumPyro makes of obs_mask
                 advice = (
@@ -241,7 +241,8 @@ def _size(shape: tuple[int, ...], dim: int) -> int:
     return shape[dim] if -dim <= len(shape) else 1
 
 
-def _is_discrete(distribution: Any) -> bool:
+def is_discrete(distribution: Any) -> bool:
+    """Whether its values are; not where it has no support, as a factor."""
     support = getattr(distribution, "support", None)
     return support is not None and support.is_discrete
 

@@ -104,7 +104,8 @@ def survey_around(
             survey = _searched(density, rng, gaussian, prior, coordinates, draws, settings)
             if survey.improper or lacking(survey, draws, settings) <= settings.heavier or not survey.modes:
                 return gaussian, draws, survey
-            other = fit_gaussian(density, rng, np.stack([mode.loc for mode in survey.modes]), settings)
+            starts = np.stack([mode.loc for mode in survey.modes]).astype(gaussian.loc.dtype)
+            other = fit_gaussian(density, rng, starts, settings)
             if other.elbo <= gaussian.elbo + settings.refine_gain:
                 return gaussian, draws, survey
             gaussian = other
