@@ -123,6 +123,7 @@ class Certificate(NamedTuple):
         The weights contain between none and all of it, as a weight near the end stands for what lies beyond. So half
         of it is added, with the standard deviation of a uniform distribution.
         """
+        share = float(share)  # a checkpoint compares types
         se = float(np.hypot(self.log_evidence_se, share / np.sqrt(12.0)))
         return self._replace(
             beyond=share, log_evidence=self.log_evidence + float(np.log1p(0.5 * share)), log_evidence_se=se
