@@ -30,7 +30,7 @@ small = partial(flows.realnvp, num_layers=2, hidden=(4,))
 
 
 def flow_vi(key: Any = KEY, **options: Any) -> Any:
-    options = {"guide": AutoFlow(neck, small), "settings": SETTINGS, "progress_bar": False, **options}
+    options = {"guide": AutoFlow(neck, small), "settings": SETTINGS, "fallback": None, "progress_bar": False, **options}
     posterior = FlowVI(neck, **options).run(key)
     return posterior.bijection, posterior.losses, posterior.log_weights, tuple(posterior.certificate)
 

@@ -156,3 +156,13 @@ def test_without_a_search_there_is_no_verdict():
     _, draws, survey = surveyed(normals([1.0], [[0.0, 0.0]], [1.0]))
     certificate = judge(draws, survey._replace(left_out="nobody looked"), SETTINGS)
     assert (certificate.certified, certificate.why) == (False, "nobody looked")
+
+
+def test_every_verdict_has_the_same_checks_and_types():
+    """As a checkpoint compares both: with another mode, and without."""
+    single = [1.0], [np.zeros(2)], [1.0]
+    first, second = (
+        judge(draws, survey, SETTINGS) for _, draws, survey in map(surveyed, (normals(*single), normals(*two_modes(2))))
+    )
+    assert [check.name for check in first.checks] == [check.name for check in second.checks]
+    assert type(first.beyond) is type(second.beyond) is float
