@@ -86,6 +86,24 @@ def test_only_the_first_few_constrained_coordinates_are_looked_at():
     assert ends(density, gaussian_fit(np.zeros(12), np.ones(12)), constrained(12, 1), SETTINGS) == []  # diagonal
 
 
+def test_an_unconstrained_scale_is_looked_at():
+    """`v ~ N(0, 3^2)`, `x_i ~ N(0, e^v)`: given `v` all others are Gaussian, so its marginal is exact."""
+
+    def funnel(x):
+        v, rest = x[:, 0], x[:, 1:]
+        height = -(v**2) / 18 - np.log(3) - 0.5 * ((rest**2).sum(1) * np.exp(-v) + 9 * v) - 5 * np.log(2 * np.pi)
+        slope = -v / 9 + 0.5 * (rest**2).sum(1) * np.exp(-v) - 4.5
+        return height, np.concatenate([slope[:, None], -rest * np.exp(-v)[:, None]], axis=1)
+
+    fit = gaussian_fit(np.zeros(10), np.eye(10))
+    low, high = ends(funnel, fit, constrained(10), SETTINGS)
+    for end in (low, high):
+        assert end.coordinate == 0
+        np.testing.assert_allclose(end.log_marginal, scipy.stats.norm.logpdf(end.at, 0.0, 3.0), atol=1e-4)
+        assert not end.improper
+    assert low.at[-1] < -9.0
+
+
 def test_one_coordinate_alone():
     low, high = ends(normals([1.0], [[3.0]], [2.0]), gaussian_fit([3.0], [[2.0]]), constrained(1, 0), SETTINGS)
     for end in (low, high):

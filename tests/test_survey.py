@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from scipy.special import logsumexp
 
 from numpyro_flows.inference.certificate import Draws, log_mean
 from numpyro_flows.inference.exploration import Probe, Share, explore
@@ -61,8 +62,32 @@ def test_many_light_modes_are_not():
     """Each of 40 has 0.5%, all of them 20%."""
     angles = 2 * np.pi * np.arange(40) / 40
     means = [np.zeros(2), *(60.0 * np.stack([np.cos(angles), np.sin(angles)], 1))]
-    _, missed = searched(normals([0.8, *[0.005] * 40], means, np.ones(41)), 2)
-    assert 0.05 < missed < 0.22  # a search need not find all of them
+    found, missed = searched(normals([0.8, *[0.005] * 40], means, np.ones(41)), 2)
+    assert missed > 0.05  # a search need not find all of them
+    assert all(share.value < 0.2 / 0.8 + 4 * share.se + 1e-6 for share in found.shares)
+
+
+def test_a_missing_half_of_thousands_of_modes_is_weighed():
+    """Of 12 independent coordinates at -4 or 4 the fit has all modes but those with the last one at -4, 30%."""
+
+    def log_prob(x, last=(0.3, 0.7)):
+        away = -0.5 * (x[:, :, None] - np.array([-4.0, 4.0])) ** 2
+        with np.errstate(divide="ignore"):
+            shares = np.log([*[(0.5, 0.5)] * 11, last])
+        return np.asarray(logsumexp(away + shares, axis=2)).sum(1) - 6.0 * np.log(2 * np.pi)
+
+    def density(x):
+        up = np.tanh(4.0 * x + 0.5 * np.log([*[1.0] * 11, 0.7 / 0.3]))  # how much more likely 4 is than -4
+        return log_prob(x), 4.0 * up - x
+
+    rng, around = np.random.default_rng(0), gaussian_fit(np.zeros(12), 4.0 * np.eye(12))
+    survey = Survey(probes=tuple(explore(density, around, no_prior(12), rng, SETTINGS)))
+    found = search(density, around, survey, lambda x: log_prob(x, (0.0, 1.0)), np.log(0.7), rng, SETTINGS)
+    assert len(found.modes) >= SETTINGS.most_modes
+    assert found.product is not None
+    most = max(found.shares, key=lambda share: share.value)
+    assert most.value == pytest.approx(0.3 / 0.7, abs=4 * most.se)
+    assert most.se < 0.05
 
 
 def test_draws_of_both_modes_lack_none():

@@ -57,8 +57,8 @@ class Certificate(NamedTuple):
         tail_index: the smallest tail index on rays from the centre, on the unconstrained scale: beyond `r` the
             probability falls like `r^-index`. With 2 or less there is no variance, with 1 or less no mean: read
             medians and quantiles. Infinite for ordinary tails.
-        beyond: the share of the posterior that lies beyond every draw, at the ends of constrained sites, less what
-            chance leaves there.
+        beyond: the share of the posterior that lies beyond every draw, at the ends of constrained sites
+            and of others that are scales, less what chance leaves there.
         checks: what the verdict is based on, and what each check cannot see.
         by: "weights", or "mcmc" where the draws are Markov chains'. Of chains `certified` is r-hat < 1.01 with bulk and
             tail ESS > 400, and `khat`, `ess`, `max_weight`, `elbo` are NaN.

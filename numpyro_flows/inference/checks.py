@@ -27,7 +27,7 @@ def checks_of(survey: Survey, of_draws: Check) -> tuple[Check, ...]:
         return (*checks, Check("a search elsewhere", f"not run: {survey.left_out}", 0, "everything"))
     if not survey.probes:
         return (*checks, Check("a search elsewhere", 'not run: verify="weights"', 0, "everything"))
-    shares = {share.name: share for share in survey.shares}
+    shares = {share.name: share for share in sorted(survey.shares, key=lambda share: share.value)}  # the largest
     for name, blind in _BLIND.items():
         probe = next((probe for probe in survey.probes if probe.name == name), None)
         if name in shares:
@@ -43,7 +43,7 @@ def checks_of(survey: Survey, of_draws: Check) -> tuple[Check, ...]:
     tails = f"heavy: index {index:.2g}" if np.isfinite(index) else "ordinary"
     checks.append(Check("tails on rays", tails, survey.tails.cost, "heavy tails along directions that no draw shows"))
     names = sorted({end.name for end in survey.ends})
-    found = f"of {', '.join(names)}" if names else "not run: no constrained site, or too many dimensions"
+    found = f"of {', '.join(names)}" if names else "not run: no constrained site or scale, or too many dimensions"
     cost = sum(end.cost for end in survey.ends)
     return (*checks, Check("ends of marginals", found, cost, "necks of other coordinates, and crooked ones"))
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from numpyro_flows.bijections.noise import estimates
 from numpyro_flows.inference.bridge import bridged
-from numpyro_flows.inference.certificate import log_mean, relative_ess, resample
+from numpyro_flows.inference.certificate import Draws, log_mean, relative_ess, resample
 from numpyro_flows.inference.chains import Sampler
 from numpyro_flows.inference.draws import Chains
 from numpyro_flows.inference.exploration import explore
@@ -15,10 +15,11 @@ from numpyro_flows.inference.flow_component import FlowComponent
 from numpyro_flows.inference.gaussian import GaussianFit, moment_matched, no_climbs, refined
 from numpyro_flows.inference.judge import judge, share_beyond
 from numpyro_flows.inference.judge_draws import Agreement, judge_draws
-from numpyro_flows.inference.mixture import Bell, Mixture, adapted, fitted, weighted_draws
+from numpyro_flows.inference.mixture import Bell, Mixture, adapted, fitted, normalized, weighted_draws
 from numpyro_flows.inference.modes import Mode
 from numpyro_flows.inference.newton import Density
 from numpyro_flows.inference.one_period import OnePeriod
+from numpyro_flows.inference.product import Product
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.sliced import Sliced
 from numpyro_flows.inference.stages import Context, Fit
@@ -42,8 +43,8 @@ class Fallback:
     of an improper posterior is left as it is.
 
     Args:
-        of_modes: before a flow is trained: only the mixture, and only where the fit is good for a mode, and a search
-            found others. A flow that starts in one mode rarely reaches another.
+        of_modes: before a flow is trained: only the mixture, and only where a search found other modes, and the fit is
+            good for one or they are very many. A flow that starts in one mode rarely reaches another.
     """
 
     of_modes: bool = False
@@ -54,7 +55,7 @@ class Fallback:
             return fit
         if np.isnan(fit.certificate.elbo):  # nothing was fitted, or the density is broken
             return fit
-        if self.of_modes and not (fit.survey.modes and fit.certificate.ess >= context.settings.min_ess):
+        if self.of_modes and not _is_one_of_modes(fit, context.settings):
             return fit
         periodic = context.target.coordinates.periodic
         if periodic.any():
@@ -80,6 +81,12 @@ class Fallback:
         return _explained(by_chains, fit, by_mixture, by_chains)
 
 
+def _is_one_of_modes(fit: Fit, settings: FlowVISettings) -> bool:
+    return bool(fit.survey.modes) and (
+        fit.certificate.ess >= settings.min_ess or len(fit.survey.modes) >= settings.most_modes
+    )
+
+
 def _explained(result: Fit, fit: Fit, mixture: Fit, chains: Fit | None = None) -> Fit:
     """A result with the reasons of all that was refused, and where to read what to try."""
     why = f"{fit.certificate.why}; by a mixture as well: {mixture.certificate.why}"
@@ -91,10 +98,13 @@ def fit_mixture(context: Context, fit: Fit, gaussian: GaussianFit, rng: np.rando
     """A mixture that lacks nothing which a search finds, and what the last search found."""
     density, settings = context.density, context.settings
     bell, flow = Bell(gaussian.loc, gaussian.scale), _flow(fit, settings)
-    mixture = Mixture.even([bell] if flow is None else [bell, flow])
     prior = context.prior(context.seeds, settings.thorough().prior_draws)
     survey = look_around(density, rng, gaussian, prior, context.target.coordinates, settings.thorough())
-    mixture = mixture.joined(_along_necks(mixture, density, survey, rng, settings), 0.5)
+    of_particles = [
+        Product.of(probe.x, settings) for probe in survey.probes if probe.follows_posterior and len(probe.x) > 1
+    ]
+    mixture = Mixture.even([bell, *([] if flow is None else [flow]), *of_particles])
+    mixture = mixture.joined(_along_necks(mixture, density, survey, settings.min_cut, rng, settings), 0.5)
     centre, exhausted = gaussian, False
     for _ in range(settings.searches):
         if len(mixture.components) > settings.most_components:
@@ -102,9 +112,9 @@ def fit_mixture(context: Context, fit: Fit, gaussian: GaussianFit, rng: np.rando
         mixture = adapted(mixture, density, rng, settings)
         draws = weighted_draws(mixture, density, rng, settings.mixture_draws)
         survey = search(density, centre, survey, mixture.log_prob, log_mean(draws.log_weight), rng, settings)
-        if survey.modes and max(share.value for share in survey.shares) > settings.min_cut:
-            bells = [_bell(mode, density, rng, settings, len(survey.modes)) for mode in survey.modes]
-            mixture, exhausted = mixture.joined(bells, 0.5), False
+        if survey.modes and _more_than_drawn(survey, draws, settings) > settings.min_cut:
+            found = [survey.product] if survey.product else _bells(survey.modes, density, rng, settings)
+            mixture, exhausted = mixture.joined(found, 0.5), False
         elif exhausted or relative_ess(draws.log_weight) * len(draws.x) < _LEAST_DRAWS:
             break
         else:  # once more, around all that was found
@@ -114,13 +124,20 @@ def fit_mixture(context: Context, fit: Fit, gaussian: GaussianFit, rng: np.rando
     return mixture, survey
 
 
-def _bell(mode: Mode, density: Density, rng: np.random.Generator, settings: FlowVISettings, num: int) -> Bell:
-    """A Gaussian at a mode; of a few modes by natural gradients, which in many dimensions need far fewer points."""
-    if num <= settings.num_candidates:
-        better = refined(density, rng, mode.loc, mode.factor, settings)
-        if np.isfinite(better.elbo):
-            return Bell(better.loc, better.scale)
-    return Bell(mode.loc, mode.factor)
+def _more_than_drawn(survey: Survey, draws: Draws, settings: FlowVISettings) -> float:
+    """The share outside of a mixture, beyond what its own draws show there: those move it."""
+    weights = normalized(draws.log_weight)
+    own = weights[weights > settings.outside / len(weights)].sum()
+    return max(share.value for share in survey.shares) - float(own)
+
+
+def _bells(modes: tuple[Mode, ...], density: Density, rng: np.random.Generator, settings: FlowVISettings) -> list[Bell]:
+    """Gaussians at modes; of a few modes by natural gradients, which in many dimensions need far fewer points."""
+    bells = [Bell(mode.loc, mode.factor) for mode in modes]
+    if len(modes) > settings.num_candidates:
+        return bells
+    better = [refined(density, rng, mode.loc, mode.factor, settings) for mode in modes]
+    return [Bell(new.loc, new.scale) if np.isfinite(new.elbo) else bell for new, bell in zip(better, bells)]
 
 
 def _flow(fit: Fit, settings: FlowVISettings) -> FlowComponent | None:
@@ -137,10 +154,11 @@ def _into_necks(context: Context, fit: Fit, gaussian: GaussianFit, rng: np.rando
     their tail is no heavier: the k-hat that counts is the smaller one of both.
     """
     density, settings = context.density, context.settings
-    if fit.certificate.beyond < 0.25 * settings.min_cut:  # draws reach farther than those that resampling keeps
+    least = 0.1 * settings.min_cut  # draws reach farther than those that resampling keeps
+    if fit.certificate.beyond < least:
         return fit
     mixture = Mixture.even([_flow(fit, settings) or Bell(gaussian.loc, gaussian.scale)])
-    necks = _along_necks(mixture, density, fit.survey, rng, settings)
+    necks = _along_necks(mixture, density, fit.survey, least, rng, settings)
     if not necks:
         return fit
     mixture = mixture.joined(necks, 0.2)
@@ -156,7 +174,12 @@ def _into_necks(context: Context, fit: Fit, gaussian: GaussianFit, rng: np.rando
 
 
 def _along_necks(
-    mixture: Mixture, density: Density, survey: Survey, rng: np.random.Generator, settings: FlowVISettings
+    mixture: Mixture,
+    density: Density,
+    survey: Survey,
+    least: float,
+    rng: np.random.Generator,
+    settings: FlowVISettings,
 ) -> list[Sliced]:
     """Distributions along the coordinates whose marginals go on where the mixture has no draws."""
     draws = weighted_draws(mixture, density, rng, settings.mixture_draws)
@@ -165,7 +188,7 @@ def _along_necks(
     for downwards, upwards in zip(survey.ends, survey.ends[1:]):
         if downwards.coordinate == upwards.coordinate:
             shares = [share_beyond(end, lowest, highest, log_evidence) for end in (downwards, upwards)]
-            if max(shares) > settings.min_cut:
+            if max(shares) > least:
                 found.append(Sliced.of(downwards, upwards))
     return found
 

@@ -12,7 +12,10 @@ from scipy.special import gammaln, logsumexp
 from numpyro_flows.inference.certificate import Draws
 from numpyro_flows.inference.gaussian import outward
 from numpyro_flows.inference.newton import Density
+from numpyro_flows.inference.product import Product
 from numpyro_flows.inference.settings import FlowVISettings
+
+_LEAST_ESS = 0.05  # of tempered weights
 
 
 class Component(Protocol):
@@ -133,9 +136,11 @@ def normalized(log_weights: Float[np.ndarray, " draws"]) -> Float[np.ndarray, " 
 def adapted(mixture: Mixture, density: Density, rng: np.random.Generator, settings: FlowVISettings) -> Mixture:
     """The mixture moved towards the density, by expectation maximisation on its own weighted draws, in rounds.
 
-    The round with the largest effective sample size wins. Weights are cut off at `sqrt(n)` times their mean.
+    The round with the largest effective sample size wins. Where it is small, weights are tempered: a few draws would
+    pull all components to them.
 
-    Source: Cappe, Douc, Guillin, Marin, Robert 2008 (population Monte Carlo), arXiv 0710.4242; the cut: Ionides 2008.
+    Source: Cappe, Douc, Guillin, Marin, Robert 2008 (population Monte Carlo), arXiv 0710.4242; the tempering: Koblents,
+    Miguez 2015, arXiv 1208.5600.
     """
     best, most, in_vain = mixture, 0.0, 0
     for _ in range(settings.mixture_rounds):
@@ -149,8 +154,20 @@ def adapted(mixture: Mixture, density: Density, rng: np.random.Generator, settin
             best, most = mixture, effective
         if in_vain == (1 if most > 0.5 * len(weights) else 3):
             break
-        mixture = stepped(mixture, draws.x, np.minimum(weights, len(weights) ** -0.5), settings)
+        mixture = stepped(mixture, draws.x, _tempered(draws.log_weight), settings)
     return best
+
+
+def _tempered(log_weights: Float[np.ndarray, " draws"]) -> Float[np.ndarray, " draws"]:
+    """Weights to the largest power, at most 1, whose effective sample size is a twentieth of their number."""
+    low, high = 0.0, 2.0
+    while high - low > 1e-3:
+        power = 0.5 * (low + high)
+        weights = normalized(power * log_weights)
+        low, high = (power, high) if _LEAST_ESS * len(weights) * (weights**2).sum() <= 1.0 else (low, power)
+        if low == 1.0:
+            break
+    return normalized(low * log_weights)
 
 
 def fitted(
@@ -170,7 +187,7 @@ def stepped(mixture: Mixture, x: np.ndarray, weights: np.ndarray, settings: Flow
     responsible = np.exp(parts - logsumexp(parts, axis=0)) * (weights / weights.sum())
     shares = responsible.sum(1)
     components = tuple(
-        component.towards(x, responsible[k], settings) if isinstance(component, Bell) else component
+        component.towards(x, responsible[k], settings) if isinstance(component, Bell | Product) else component
         for k, component in enumerate(mixture.components)
     )
     kept = shares >= settings.least_share

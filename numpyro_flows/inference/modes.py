@@ -4,12 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.special import logsumexp
 
 from numpyro_flows.inference.exploration import Probe
-from numpyro_flows.inference.gaussian import GaussianFit, gaussian_log_prob, outward, triangular
+from numpyro_flows.inference.gaussian import GaussianFit, gaussian_log_prob, triangular
 from numpyro_flows.inference.groups import grouped
-from numpyro_flows.inference.mixture import Bell
+from numpyro_flows.inference.mixture import Bell, Component, Mixture
 from numpyro_flows.inference.newton import Climb, Density, climb
 from numpyro_flows.inference.settings import FlowVISettings
 
@@ -61,13 +60,15 @@ def modes_at(
 def draws_around(density: Density, modes: list[Mode], rng: np.random.Generator, settings: FlowVISettings) -> Probe:
     """Draws of the mixture of the modes' Gaussians, all with the same weight."""
     each = max(settings.mode_draws // len(modes), settings.least_mode_draws)
-    x = np.concatenate([mode.loc + outward(mode.factor, rng.standard_normal((each, mode.loc.size))) for mode in modes])
-    log_probs = [gaussian_log_prob(mode.loc, mode.factor, x) for mode in modes]
-    log_density = density(x)[0]
+    return draws_of(density, Mixture.even([Bell(mode.loc, mode.factor) for mode in modes]), rng, each * len(modes))
+
+
+def draws_of(density: Density, distribution: Component, rng: np.random.Generator, num: int) -> Probe:
+    """Draws of a distribution around other modes."""
+    x = distribution.draw(rng, num)
+    log_density = np.asarray(density(x)[0], np.float64)
     log_density = np.where(np.isfinite(log_density), log_density, -np.inf)
-    return Probe(
-        "draws around other modes", x, log_density, logsumexp(log_probs, axis=0) - np.log(len(modes)), cost=len(x)
-    )
+    return Probe("draws around other modes", x, log_density, distribution.log_prob(x), cost=num)
 
 
 def _optima(climbs: Climb, modes: list[Mode]) -> list[Mode]:

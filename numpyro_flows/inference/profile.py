@@ -9,6 +9,7 @@ from scipy.interpolate import PchipInterpolator
 
 from numpyro_flows.inference.gaussian import GaussianFit, triangular
 from numpyro_flows.inference.newton import Counted, Density, climb
+from numpyro_flows.inference.scale_like import scale_like
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.target import Coordinates
 
@@ -66,15 +67,18 @@ class End(NamedTuple):
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def ends(density: Density, fit: GaussianFit, coordinates: Coordinates, settings: FlowVISettings) -> list[End]:
-    """Both ends of the first constrained coordinates, by Laplace's approximation to the integral over all others.
+    """Both ends of single coordinates' marginals, by Laplace's approximation to the integral over all others.
 
-    In a neck the others' conditional distribution is nearly Gaussian, so the approximation is close there. An end stops
+    Of constrained coordinates, and then of those that others' scales depend on, as an unconstrained `log tau`. In a
+    neck the others' conditional distribution is nearly Gaussian, so the approximation is close there. An end stops
     where no optimum of the others is found, or their scales have become too uneven for the arithmetic.
     """
     if fit.scale.ndim == 1:
         return []
     counted = Counted(density)
-    profiled = np.flatnonzero(coordinates.constrained)[: settings.profiled]
+    constrained = np.flatnonzero(coordinates.constrained)
+    unconstrained = [i for i in scale_like(counted, fit) if not coordinates.constrained[i]]
+    profiled = [*constrained, *unconstrained][: settings.profiled]
     profiles = [_Profile(fit, int(i), sign) for i in profiled for sign in (-1.0, 1.0)]
     going, farthest = profiles, settings.profile_distances[-1]
     for distance in (0.0, *settings.profile_distances):

@@ -110,10 +110,11 @@ class FlowVISettings:
 
     Necks:
 
-    - `profile_distances`: distances, in standard deviations, at which the marginal of a constrained coordinate is
-      computed, of the first `profiled` of them.
-    - `max_cut`: share of such a marginal that may lie beyond every draw; from `min_cut` on a certified fit, too, gets a
-      component that reaches there. Modes of a smaller share get none in a mixture.
+    - `profile_distances`: distances, in standard deviations, at which the marginals of single coordinates are
+      computed: of `profiled` of them, constrained ones first, then those that others' scales depend on.
+    - `max_cut`: share of such a marginal that may lie beyond every draw. A mixture gets a component that
+      reaches there from `min_cut` on, a certified fit from a tenth of it. Modes of less than `min_cut` get none in a
+      mixture.
 
     Heavy tails:
 

@@ -10,9 +10,10 @@ from numpyro_flows.inference.certificate import Draws, log_mean
 from numpyro_flows.inference.exploration import LogProb, Prior, Probe, Share, explore, outside, share_outside, suspects
 from numpyro_flows.inference.gaussian import GaussianFit, draw_gaussian, fit_gaussian, gaussian_log_prob
 from numpyro_flows.inference.heavy_tails import Tails, tails
-from numpyro_flows.inference.modes import Mode, draws_around, modes_at
+from numpyro_flows.inference.modes import Mode, draws_around, draws_of, modes_at
 from numpyro_flows.inference.newton import Density
 from numpyro_flows.inference.one_period import OnePeriod, narrowed
+from numpyro_flows.inference.product import Product
 from numpyro_flows.inference.profile import End, ends
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.target import Coordinates
@@ -25,7 +26,8 @@ class Survey(NamedTuple):
     """What was seen around a fit.
 
     shares: what the fit lacks, by kinds of probes.
-    modes: other modes, where it lacks something.
+    modes: other modes, where it lacks something, and `product`, a distribution of independent coordinates
+        around the same points, where that shows more: then there are too many modes to find them all.
     tails: how the density falls far out.
     ends: marginals of single coordinates, out to where no draws are.
     left_out: why there was no search, or none to its end; else empty.
@@ -35,6 +37,7 @@ class Survey(NamedTuple):
 
     shares: tuple[Share, ...] = ()
     modes: tuple[Mode, ...] = ()
+    product: Product | None = None
     tails: Tails = Tails()
     ends: tuple[End, ...] = ()
     left_out: str = ""
@@ -169,7 +172,7 @@ def search(
         return survey
     log_prob = of_one_period(log_prob, gaussian, survey.coordinates)
     points, shares = suspects(survey.probes, log_prob, log_evidence, rng, settings)
-    survey = survey._replace(shares=shares, modes=())
+    survey = survey._replace(shares=shares, modes=(), product=None)
     if not len(points):
         return survey
     whitened = Whitened(density, gaussian)
@@ -182,11 +185,19 @@ def search(
     modes = modes_at(density, gaussian, settled.x[there], rng, settings)
     if not modes:
         return survey
+
+    def share_of(probe: Probe) -> Share:
+        return share_outside(probe, outside(probe, log_prob, log_evidence, settings), log_evidence)
+
     optima = [mode for mode in modes if mode.optimum]
-    for around in (optima, modes) if 0 < len(optima) < len(modes) else (modes,):  # a wide group may spoil an estimate
-        probe = draws_around(density, around, rng, settings)
-        shares += (share_outside(probe, outside(probe, log_prob, log_evidence, settings), log_evidence),)
-    return survey._replace(shares=shares, modes=tuple(modes))
+    kinds = (optima, modes) if 0 < len(optima) < len(modes) else (modes,)  # a wide group may spoil an estimate
+    by_modes = [share_of(draws_around(density, around, rng, settings)) for around in kinds]
+    product = Product.of(settled.x[there], settings)
+    by_product = share_of(draws_of(density, product, rng, settings.mode_draws))
+    more = by_product.value - 3 * by_product.se > max(share.value for share in by_modes)
+    return survey._replace(
+        shares=(*shares, *by_modes, by_product), modes=tuple(modes), product=product if more else None
+    )
 
 
 def _log_volume(gaussian: GaussianFit, settings: FlowVISettings) -> float:

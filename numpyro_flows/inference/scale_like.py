@@ -1,0 +1,34 @@
+"""Coordinates that others' scales depend on, as `log tau` of a hierarchical model, told by the curvature."""
+
+import numpy as np
+from jaxtyping import Int
+
+from numpyro_flows.inference.gaussian import GaussianFit
+from numpyro_flows.inference.newton import Density
+
+_AWAY = 2.0  # standard deviations from the centre, to both sides
+_DIRECTIONS = 4
+_RATIO = np.e  # of curvatures on both sides, from which on a coordinate is one of these
+
+
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
+def scale_like(density: Density, fit: GaussianFit) -> Int[np.ndarray, " found"]:
+    """The coordinates on whose two sides the others' curvature is most different, those first where it is most.
+
+    With `y` the other coordinates, `-d^2 log p / dy^2` is compared at `x_i` two standard deviations above and below the
+    centre, along a few directions, by differences of gradients.
+    """
+    dim, half = fit.loc.size, np.finfo(fit.loc.dtype).eps ** (1 / 3)
+    sds = np.linalg.norm(fit.scale, axis=1, keepdims=True)
+    along = fit.scale / sds  # where `x_i` goes, in standard coordinates: a row for each `i`
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], (_DIRECTIONS, 1, dim))
+    aside = signs - (signs * along).sum(-1, keepdims=True) * along  # `x_i` stays
+    centres = _AWAY * np.stack([along, -along])
+    ahead, behind = (centres[:, None] + step * aside for step in (half, -half))
+    points = np.stack([ahead, behind]) @ fit.scale.T + fit.loc
+    gradients = density(points.reshape(-1, dim).astype(fit.loc.dtype))[1].reshape(points.shape)
+    curvature = -((gradients[0] - gradients[1]) * (aside @ fit.scale.T)).sum(-1).sum(1)
+    ratio = np.abs(np.log(curvature[0] / curvature[1]))
+    ratio = np.where(np.isfinite(ratio), ratio, 0.0)  # convex on a side: not near one mode
+    order = np.argsort(-ratio, kind="stable")
+    return order[ratio[order] > np.log(_RATIO)]
