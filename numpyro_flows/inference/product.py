@@ -43,7 +43,7 @@ class Normals:
     def towards(self, x: Float[np.ndarray, " points"], weights: Float[np.ndarray, " points"], kept: float) -> "Normals":
         """By points whose weights sum to 1; these normals themselves count for the share `kept`."""
         mean = self.shares @ self.locs
-        sd = np.sqrt(self.shares @ (self.sds**2 + (self.locs - mean) ** 2))
+        sd = float(np.sqrt(self.shares @ (self.sds**2 + (self.locs - mean) ** 2)))
         new = self
         for _ in range(_STEPS):
             parts = new._log_parts(x)
