@@ -71,6 +71,7 @@ def test_marginals_of_a_correlated_gaussian_are_exact():
     for end, sign in zip(found, (-1, 1, -1, 1)):
         i = end.coordinate
         assert np.all(sign * np.diff(end.at) > 0)
+        assert not end.scale
         assert len(end.at) == 1 + len(SETTINGS.profile_distances)
         exact = scipy.stats.norm.logpdf(end.at, LOC[i], sds[i])
         np.testing.assert_allclose(end.log_marginal, exact, rtol=1e-6, atol=1e-5)
@@ -99,6 +100,7 @@ def test_an_unconstrained_scale_is_looked_at():
     low, high = ends(funnel, fit, constrained(10), SETTINGS)
     for end in (low, high):
         assert end.coordinate == 0
+        assert end.scale
         np.testing.assert_allclose(end.log_marginal, scipy.stats.norm.logpdf(end.at, 0.0, 3.0), atol=1e-4)
         assert not end.improper
     assert low.at[-1] < -9.0

@@ -154,7 +154,8 @@ def _into_necks(context: Context, fit: Fit, gaussian: GaussianFit, rng: np.rando
     their tail is no heavier: the k-hat that counts is the smaller one of both.
     """
     density, settings = context.density, context.settings
-    least = 0.1 * settings.min_cut  # draws reach farther than those that resampling keeps
+    # draws reach farther than those that resampling keeps, and far in a neck there are too few
+    least = (0.1 if any(end.scale for end in fit.survey.ends) else 0.25) * settings.min_cut
     if fit.certificate.beyond < least:
         return fit
     mixture = Mixture.even([_flow(fit, settings) or Bell(gaussian.loc, gaussian.scale)])

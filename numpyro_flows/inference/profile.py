@@ -23,6 +23,7 @@ class End(NamedTuple):
     at: values, from the fit's centre outwards.
     log_marginal: log of `p(x_i, data)` there, with the other coordinates integrated out.
     cost: evaluations of the density.
+    scale: whether the curvature shows others' scales to depend on it.
     others: where the density of the other coordinates is highest there, and `factors`, lower-triangular ones of their
         covariances.
     """
@@ -32,6 +33,7 @@ class End(NamedTuple):
     log_marginal: Float[np.ndarray, " values"]
     name: str = ""
     cost: int = 0
+    scale: bool = False
     others: Float[np.ndarray, "values others"] = np.zeros((0, 0))
     factors: Float[np.ndarray, "values others others"] = np.zeros((0, 0, 0))
 
@@ -76,9 +78,8 @@ def ends(density: Density, fit: GaussianFit, coordinates: Coordinates, settings:
     if fit.scale.ndim == 1:
         return []
     counted = Counted(density)
-    constrained = np.flatnonzero(coordinates.constrained)
-    unconstrained = [i for i in scale_like(counted, fit) if not coordinates.constrained[i]]
-    profiled = [*constrained, *unconstrained][: settings.profiled]
+    constrained, scales = np.flatnonzero(coordinates.constrained), scale_like(counted, fit)
+    profiled = [*constrained, *(i for i in scales if i not in constrained)][: settings.profiled]
     profiles = [_Profile(fit, int(i), sign) for i in profiled for sign in (-1.0, 1.0)]
     going, farthest = profiles, settings.profile_distances[-1]
     for distance in (0.0, *settings.profile_distances):
@@ -89,7 +90,8 @@ def ends(density: Density, fit: GaussianFit, coordinates: Coordinates, settings:
     for i in range(_LONGER):  # as it may only rise to another mode
         going = [profile for profile in going if not profile.falls]
         going = _further(counted, going, farthest * 1.5 ** (i + 1), settings)
-    return [profile.end(str(coordinates.names[profile.i]), counted.num // len(found)) for profile in found]
+    cost = counted.num // max(len(found), 1)
+    return [profile.end(str(coordinates.names[profile.i]), cost, profile.i in scales) for profile in found]
 
 
 def _falls(at: Sequence[float] | np.ndarray, log_marginal: Sequence[float] | np.ndarray) -> bool:
@@ -193,9 +195,9 @@ class _Profile:
                 return
             self.optima[k] = optimum
 
-    def end(self, name: str, cost: int) -> End:
+    def end(self, name: str, cost: int, scale: bool) -> End:
         at = np.array([optimum.x[self.i] for optimum in self.optima])
         log_marginal = np.array([optimum.log_marginal for optimum in self.optima])
         others = np.stack([optimum.x[self._others] for optimum in self.optima])
         factors = np.stack([triangular(optimum.factor[self._others]) for optimum in self.optima])
-        return End(self.i, at, log_marginal, name, cost, others, factors)
+        return End(self.i, at, log_marginal, name, cost, scale, others, factors)
