@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,3 +97,19 @@ def test_threads_share_programs(x64):
     with ThreadPoolExecutor() as threads:
         for y, draws in zip(ys, threads.map(fit, ys)):
             assert draws.mean() == pytest.approx(exact(3.0, y)[0], abs=0.03)
+
+
+def test_a_static_field_that_a_program_does_not_show_is_the_caller_s(pool):
+    """Two structures of one program: each call returns its own."""
+
+    class Marked(eqx.Module):
+        x: jax.Array
+        mark: str = eqx.field(static=True)
+
+    for mark in ("first", "second"):
+        make = Ahead(pool, lambda x, mark=mark: Marked(2.0 * x, mark), jnp.ones(3))
+        assert make(jnp.ones(3)).mark == mark
+        take = Ahead(pool, lambda marked: marked.x.sum(), Marked(jnp.ones(3), mark))
+        assert take(Marked(jnp.ones(3), mark)) == 3.0
+        with pytest.raises(TypeError, match="structure"):
+            take(Marked(jnp.ones(3), "another"))

@@ -85,7 +85,7 @@ def neck():
     fit = gaussian_fit(np.concatenate([[0.0, -0.3], 0.4 * y]), 0.7 * np.eye(8))
     coordinates = Coordinates.plain(8)
     coordinates.constrained[1] = True
-    return density, Sliced.of(*ends(density, fit, coordinates, SETTINGS))
+    return density, Sliced.of(*ends(density, fit, coordinates, SETTINGS)[0])
 
 
 def test_a_sliced_distribution_is_normalized(neck):

@@ -59,32 +59,55 @@ def both_ends(prior, y=Y, mean_sd=5.0):
     density = groups(log_prior, slope, y, mean_sd)
     dim = y.size + 2
     fit = fit_gaussian(density, np.random.default_rng(0), np.random.default_rng(1).uniform(-2, 2, (8, dim)), SETTINGS)
-    return ends(density, fit, constrained(dim, 1), SETTINGS)
+    return ends(density, fit, constrained(dim, 1), SETTINGS)[0]
 
 
 def test_marginals_of_a_correlated_gaussian_are_exact():
     """Of a fit that is off, too."""
     fit = gaussian_fit([0.0, 0.0, 0.0], FACTOR @ np.diag([1.0, 2.0, 0.5]))
-    found = ends(correlated, fit, constrained(3, 0, 2), SETTINGS)
+    found, num_left_out = ends(correlated, fit, constrained(3, 0, 2), SETTINGS)
+    assert num_left_out == 0
     assert [end.coordinate for end in found] == [0, 0, 2, 2]
     sds = np.linalg.norm(FACTOR, axis=1)
     for end, sign in zip(found, (-1, 1, -1, 1)):
         i = end.coordinate
         assert np.all(sign * np.diff(end.at) > 0)
         assert not end.scale
-        assert len(end.at) == 1 + len(SETTINGS.profile_distances)
+        assert abs(end.at[-1] - end.at[0]) > 100 * sds[i]
         exact = scipy.stats.norm.logpdf(end.at, LOC[i], sds[i])
         np.testing.assert_allclose(end.log_marginal, exact, rtol=1e-6, atol=1e-5)
         assert not end.improper
 
 
-def test_only_the_first_few_constrained_coordinates_are_looked_at():
-    fit = gaussian_fit(np.zeros(12), np.eye(12))
-    density = normals([1.0], [np.zeros(12)], [1.0])
-    assert ends(density, fit, constrained(12), SETTINGS) == []
-    found = ends(density, fit, constrained(12, *range(1, 12)), SETTINGS)
-    assert sorted({end.coordinate for end in found}) == list(range(1, 1 + SETTINGS.profiled))
-    assert ends(density, gaussian_fit(np.zeros(12), np.ones(12)), constrained(12, 1), SETTINGS) == []  # diagonal
+def test_of_many_constrained_coordinates_some_are_left_out_and_counted():
+    for dim, most in ((12, 26), (40, 8)):
+        fit = gaussian_fit(np.zeros(dim), np.eye(dim))
+        density = normals([1.0], [np.zeros(dim)], [1.0])
+        assert ends(density, fit, constrained(dim), SETTINGS) == ([], 0)
+        found, num_left_out = ends(density, fit, constrained(dim, *range(1, dim)), SETTINGS)
+        some = min(most, dim - 1)
+        assert sorted({end.coordinate for end in found}) == list(range(1, 1 + some))
+        assert num_left_out == dim - 1 - some
+    diagonal = gaussian_fit(np.zeros(12), np.ones(12))
+    assert ends(density, diagonal, constrained(12, 1), SETTINGS) == ([], 1)
+
+
+def test_flat_priors_are_looked_at_but_for_angles():
+    coordinates = Coordinates.plain(3)._replace(flat=np.array([False, True, True]), periodic=np.arange(3) == 2)
+    found, _ = ends(normals([1.0], [np.zeros(3)], [1.0]), gaussian_fit(np.zeros(3), np.eye(3)), coordinates, SETTINGS)
+    assert [end.coordinate for end in found] == [1, 1]
+
+
+def test_a_plateau_far_out_is_improper():
+    """`log p` falls as a Gaussian's for 6 standard deviations, and not below -40: no first look may miss it."""
+
+    def density(x):
+        height = np.logaddexp(-0.5 * x[:, 0] ** 2, -40.0) - 0.5 * x[:, 1] ** 2
+        share = np.exp(-0.5 * x[:, 0] ** 2 - np.logaddexp(-0.5 * x[:, 0] ** 2, -40.0))
+        return height, np.column_stack([-x[:, 0] * share, -x[:, 1]])
+
+    found, _ = ends(density, gaussian_fit([0.0, 0.0], np.eye(2)), constrained(2, 0), SETTINGS)
+    assert all(end.improper for end in found)
 
 
 def test_an_unconstrained_scale_is_looked_at():
@@ -97,7 +120,7 @@ def test_an_unconstrained_scale_is_looked_at():
         return height, np.concatenate([slope[:, None], -rest * np.exp(-v)[:, None]], axis=1)
 
     fit = gaussian_fit(np.zeros(10), np.eye(10))
-    low, high = ends(funnel, fit, constrained(10), SETTINGS)
+    (low, high), _ = ends(funnel, fit, constrained(10), SETTINGS)
     for end in (low, high):
         assert end.coordinate == 0
         assert end.scale
@@ -107,7 +130,7 @@ def test_an_unconstrained_scale_is_looked_at():
 
 
 def test_one_coordinate_alone():
-    low, high = ends(normals([1.0], [[3.0]], [2.0]), gaussian_fit([3.0], [[2.0]]), constrained(1, 0), SETTINGS)
+    (low, high), _ = ends(normals([1.0], [[3.0]], [2.0]), gaussian_fit([3.0], [[2.0]]), constrained(1, 0), SETTINGS)
     for end in (low, high):
         np.testing.assert_allclose(end.log_marginal, scipy.stats.norm.logpdf(end.at, 3.0, 2.0))
 
@@ -181,6 +204,6 @@ def test_an_end_stops_where_no_optimum_of_the_others_is_found():
         log_p = np.where(curved, -0.5 * (x**2).sum(1), -0.5 * x[:, 0] ** 2)
         return log_p, np.column_stack([-x[:, 0], np.where(curved, -x[:, 1], 0.0)])
 
-    low, high = ends(density, gaussian_fit([0.0, 0.0], np.eye(2)), constrained(2, 0), SETTINGS)
-    assert low.at[-1] == -SETTINGS.profile_distances[-1]
+    (low, high), _ = ends(density, gaussian_fit([0.0, 0.0], np.eye(2)), constrained(2, 0), SETTINGS)
+    assert low.at[-1] < -100.0
     assert high.at[-1] < 3.0

@@ -43,7 +43,9 @@ def checks_of(survey: Survey, of_draws: Check) -> tuple[Check, ...]:
     tails = f"heavy: index {index:.2g}" if np.isfinite(index) else "ordinary"
     checks.append(Check("tails on rays", tails, survey.tails.cost, "heavy tails along directions that no draw shows"))
     names = sorted({end.name for end in survey.ends})
-    found = f"of {', '.join(names)}" if names else "not run: no constrained site or scale, or too many dimensions"
+    others = f"; {survey.num_left_out} other coordinates were left out" if survey.num_left_out else ""
+    why_none = "too many dimensions" if survey.num_left_out else "no site is constrained, flat or a scale of others"
+    found = f"of {', '.join(names)}{others}" if names else f"not run: {why_none}"
     cost = sum(end.cost for end in survey.ends)
     return (*checks, Check("ends of marginals", found, cost, "necks of other coordinates, and crooked ones"))
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from numpyro_flows.bijections.noise import estimates
 from numpyro_flows.inference.bridge import bridged
-from numpyro_flows.inference.certificate import Draws, log_mean, relative_ess, resample
+from numpyro_flows.inference.certificate import log_mean, relative_ess, resample
 from numpyro_flows.inference.chains import Sampler
 from numpyro_flows.inference.draws import Chains
 from numpyro_flows.inference.exploration import explore
@@ -15,7 +15,7 @@ from numpyro_flows.inference.flow_component import FlowComponent
 from numpyro_flows.inference.gaussian import GaussianFit, moment_matched, no_climbs, refined
 from numpyro_flows.inference.judge import judge, share_beyond
 from numpyro_flows.inference.judge_draws import Agreement, judge_draws
-from numpyro_flows.inference.mixture import Bell, Mixture, adapted, fitted, normalized, weighted_draws
+from numpyro_flows.inference.mixture import Bell, Mixture, adapted, fitted, weighted_draws
 from numpyro_flows.inference.modes import Mode
 from numpyro_flows.inference.newton import Density
 from numpyro_flows.inference.one_period import OnePeriod
@@ -112,7 +112,7 @@ def fit_mixture(context: Context, fit: Fit, gaussian: GaussianFit, rng: np.rando
         mixture = adapted(mixture, density, rng, settings)
         draws = weighted_draws(mixture, density, rng, settings.mixture_draws)
         survey = search(density, centre, survey, mixture.log_prob, log_mean(draws.log_weight), rng, settings)
-        if survey.modes and _more_than_drawn(survey, draws, settings) > settings.min_cut:
+        if survey.modes and max(share.value for share in survey.shares) > settings.min_cut:
             found = [survey.product] if survey.product else _bells(survey.modes, density, rng, settings)
             mixture, exhausted = mixture.joined(found, 0.5), False
         elif exhausted or relative_ess(draws.log_weight) * len(draws.x) < _LEAST_DRAWS:
@@ -121,14 +121,7 @@ def fit_mixture(context: Context, fit: Fit, gaussian: GaussianFit, rng: np.rando
             centre = moment_matched(draws.x[resample(draws.log_weight, len(draws.x), rng)], settings)
             probes = explore(density, centre, prior, rng, settings.thorough())
             survey, exhausted = survey._replace(probes=tuple(probes)), True
-    return mixture, survey
-
-
-def _more_than_drawn(survey: Survey, draws: Draws, settings: FlowVISettings) -> float:
-    """The share outside of a mixture, beyond what its own draws show there: those move it."""
-    weights = normalized(draws.log_weight)
-    own = weights[weights > settings.outside / len(weights)].sum()
-    return max(share.value for share in survey.shares) - float(own)
+    return mixture if exhausted else adapted(mixture, density, rng, settings), survey
 
 
 def _bells(modes: tuple[Mode, ...], density: Density, rng: np.random.Generator, settings: FlowVISettings) -> list[Bell]:
@@ -154,9 +147,8 @@ def _into_necks(context: Context, fit: Fit, gaussian: GaussianFit, rng: np.rando
     their tail is no heavier: the k-hat that counts is the smaller one of both.
     """
     density, settings = context.density, context.settings
-    # draws reach farther than those that resampling keeps, and far in a neck there are too few
-    least = (0.1 if any(end.scale for end in fit.survey.ends) else 0.25) * settings.min_cut
-    if fit.certificate.beyond < least:
+    least = 0.25 * settings.min_cut  # draws reach farther than those that resampling keeps
+    if fit.certificate.beyond < least and not any(end.scale for end in fit.survey.ends):
         return fit
     mixture = Mixture.even([_flow(fit, settings) or Bell(gaussian.loc, gaussian.scale)])
     necks = _along_necks(mixture, density, fit.survey, least, rng, settings)
@@ -189,7 +181,7 @@ def _along_necks(
     for downwards, upwards in zip(survey.ends, survey.ends[1:]):
         if downwards.coordinate == upwards.coordinate:
             shares = [share_beyond(end, lowest, highest, log_evidence) for end in (downwards, upwards)]
-            if max(shares) > least:
+            if downwards.scale or max(shares) > least:  # far in a neck of scales there are draws, but too few
                 found.append(Sliced.of(downwards, upwards))
     return found
 

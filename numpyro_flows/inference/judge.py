@@ -13,7 +13,8 @@ from numpyro_flows.inference.survey import Survey, Weighed, lacking
 def judge(draws: Weighed, survey: Survey, settings: FlowVISettings) -> Certificate:
     """The verdict on fresh draws of a fit."""
     finite = np.abs(draws.log_density[np.isfinite(draws.log_density)])
-    resolution = float(np.spacing(finite.max())) if finite.size else 0.0
+    most = np.quantile(finite, 0.99) if finite.size else 0.0  # a few draws may be absurdly far out
+    resolution = float(np.spacing(most)) if most else 0.0
     certificate = certify(draws.log_weight, resolution, settings)
     certificate = certificate._replace(
         checks=checks_of(survey, of_weights(certificate.num_draws)), tail_index=survey.tails.tail_index
@@ -44,7 +45,7 @@ def with_survey(
     cut = [(end, share_beyond(end, lowest, highest, certificate.log_evidence)) for end in survey.ends]
     causes = [survey.left_out] if survey.left_out else []
     if missed > settings.max_missed:
-        names = ", ".join(share.name for share in survey.shares if share.value > settings.max_missed)
+        names = ", ".join({share.name: None for share in survey.shares if share.value > settings.max_missed})
         which = "the fit lacks" if certificate.by == "weights" else "the draws lack"
         causes.append(f"a search found elsewhere about {missed:.0%} of the posterior, which {which} ({names})")
     if survey.tails.tail_index <= 0.0:
@@ -59,8 +60,13 @@ def with_survey(
         for end, share in cut
         if share > settings.max_cut and not end.improper
     ]
-    by_chance = 1.0 / certificate.num_draws  # beyond the farthest of so many draws of the posterior itself
-    beyond = sum(max(share - by_chance, 0.0) for end, share in cut if not end.improper and np.isfinite(share))
+    # beyond the farthest of n draws of the posterior itself lies 1/n, of one among many ends by chance 5/n
+    by_chance = np.array([1.0 if end.scale else 5.0 for end in survey.ends]) / certificate.num_draws
+    beyond = sum(
+        max(share - least, 0.0)
+        for (end, share), least in zip(cut, by_chance)
+        if not end.improper and np.isfinite(share)
+    )
     certificate = certificate.with_beyond(min(beyond, 1.0))
     certificate = certificate._replace(log_evidence_se=float(np.hypot(certificate.log_evidence_se, missed)))
     if not causes:

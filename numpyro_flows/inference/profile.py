@@ -9,10 +9,13 @@ from scipy.interpolate import PchipInterpolator
 
 from numpyro_flows.inference.gaussian import GaussianFit, triangular
 from numpyro_flows.inference.newton import Counted, Density, climb
-from numpyro_flows.inference.scale_like import scale_like
+from numpyro_flows.inference.scale_like import SCALE, scale_like
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.target import Coordinates
 
+_FEW = (2.5, 6.0, 30.0, 120.0)  # standard deviations: a first look
+_NOTHING = 12.0  # nats below the centre, from which on a marginal holds nothing
+_MOST, _MOST_WORK = 32, 320  # coordinates, and these times dimensions
 _LONGER = 20  # times as far, each half as far again, where a marginal does not fall: 4e5 standard deviations
 
 
@@ -68,30 +71,54 @@ class End(NamedTuple):
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
-def ends(density: Density, fit: GaussianFit, coordinates: Coordinates, settings: FlowVISettings) -> list[End]:
+def ends(
+    density: Density, fit: GaussianFit, coordinates: Coordinates, settings: FlowVISettings
+) -> tuple[list[End], int]:
     """Both ends of single coordinates' marginals, by Laplace's approximation to the integral over all others.
 
-    Of constrained coordinates, and then of those that others' scales depend on, as an unconstrained `log tau`. In a
-    neck the others' conditional distribution is nearly Gaussian, so the approximation is close there. An end stops
-    where no optimum of the others is found, or their scales have become too uneven for the arithmetic.
+    Of coordinates that others' scales depend on, as an unconstrained `log tau`, of constrained ones, and of those with
+    a flat prior; and how many of them were left out, where they are many. In a neck the others' conditional
+    distribution is nearly Gaussian, so the approximation is close there. An end stops where no optimum of the others is
+    found, or their scales have become too uneven for the arithmetic.
     """
+    chosen = np.flatnonzero(coordinates.constrained | (coordinates.flat & ~coordinates.periodic))
     if fit.scale.ndim == 1:
-        return []
+        return [], len(chosen)
     counted = Counted(density)
-    constrained, scales = np.flatnonzero(coordinates.constrained), scale_like(counted, fit)
-    profiled = [*constrained, *(i for i in scales if i not in constrained)][: settings.profiled]
-    profiles = [_Profile(fit, int(i), sign) for i in profiled for sign in (-1.0, 1.0)]
-    going, farthest = profiles, settings.profile_distances[-1]
-    for distance in (0.0, *settings.profile_distances):
-        going = _further(counted, going, distance, settings)
+    dependence = scale_like(counted, fit)
+    scales = np.flatnonzero(dependence > SCALE)
+    every = sorted(np.union1d(chosen, scales), key=lambda i: -dependence[i])
+    num = max(settings.profiled, min(_MOST, _MOST_WORK // fit.loc.size))
+    profiles = [_Profile(fit, int(i), sign) for i in sorted(every[:num]) for sign in (-1.0, 1.0)]
+    _to(counted, profiles, _FEW, settings)
+    closer = [k for k, profile in enumerate(profiles) if profile.i in scales or not profile.plain]
+    for k in closer:
+        profiles[k] = profiles[k].begun_anew()
+    _fully(counted, [profiles[k] for k in closer], settings)
     found = [profile for profile in profiles if len(profile.optima) > 1]
-    for profile in found:
-        profile.look_back(counted, settings)
+    cost = counted.num // max(len(found), 1)
+    made = [profile.end(str(coordinates.names[profile.i]), cost, profile.i in scales) for profile in found]
+    return made, max(len(every) - num, 0)
+
+
+def _to(
+    density: Density, profiles: list["_Profile"], distances: Sequence[float], settings: FlowVISettings
+) -> list["_Profile"]:
+    """Profiles out to these distances from the fit's centre; those that got there."""
+    for distance in (0.0, *distances):
+        profiles = _further(density, profiles, distance, settings)
+    return profiles
+
+
+def _fully(density: Density, profiles: list["_Profile"], settings: FlowVISettings) -> None:
+    """Profiles at all distances, and beyond where they do not fall."""
+    farthest = settings.profile_distances[-1]
+    going = _to(density, profiles, settings.profile_distances, settings)
+    for profile in profiles:
+        profile.look_back(density, settings)
     for i in range(_LONGER):  # as it may only rise to another mode
         going = [profile for profile in going if not profile.falls]
-        going = _further(counted, going, farthest * 1.5 ** (i + 1), settings)
-    cost = counted.num // max(len(found), 1)
-    return [profile.end(str(coordinates.names[profile.i]), cost, profile.i in scales) for profile in found]
+        going = _further(density, going, farthest * 1.5 ** (i + 1), settings)
 
 
 def _falls(at: Sequence[float] | np.ndarray, log_marginal: Sequence[float] | np.ndarray) -> bool:
@@ -180,12 +207,26 @@ class _Profile:
         last = self.optima[-2:]
         return _falls([optimum.x[self.i] for optimum in last], [optimum.log_marginal for optimum in last])
 
+    @property
+    def plain(self) -> bool:
+        """Whether a first look reached its end and it falls as a Gaussian's does: a closer one would show nothing."""
+        if len(self.optima) <= len(_FEW):
+            return False
+        depth = [optimum.log_marginal - self.optima[0].log_marginal for optimum in self.optima]
+        away = [abs(optimum.x[self.i] - self._fit.loc[self.i]) / self._sd for optimum in self.optima]
+        first = next((k for k, value in enumerate(depth) if value < -_NOTHING), len(depth))
+        # farther out it falls again and again, by as much
+        return first < len(depth) and away[first] < 7.0 and bool(np.all(np.diff(depth[first - 1 :]) < -0.5 * _NOTHING))
+
+    def begun_anew(self) -> "_Profile":
+        return _Profile(self._fit, self.i, self._sign)
+
     def look_back(self, density: Density, settings: FlowVISettings) -> None:
         """Where the marginal rises at its end, climb from there to the values before.
 
         The others may have several optima, of which the climbs on the way out found a lower one.
         """
-        if self.falls:
+        if len(self.optima) < 2 or self.falls:
             return
         for k in range(len(self.optima) - 2, -1, -1):
             start = self.optima[k + 1].x.copy()

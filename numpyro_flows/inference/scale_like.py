@@ -1,21 +1,21 @@
-"""Coordinates that others' scales depend on, as `log tau` of a hierarchical model, told by the curvature."""
+"""How much others' scales depend on a coordinate, as on `log tau` of a hierarchical model, told by the curvature."""
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float
 
 from numpyro_flows.inference.gaussian import GaussianFit
 from numpyro_flows.inference.newton import Density
 
 _AWAY = 2.0  # standard deviations from the centre, to both sides
 _DIRECTIONS = 4
-_RATIO = np.e  # of curvatures on both sides, from which on a coordinate is one of these
+SCALE = 1.0  # from which on a coordinate is a scale of others: one of `posteriordb`, `tau` of a centred model, has more
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
-def scale_like(density: Density, fit: GaussianFit) -> Int[np.ndarray, " found"]:
-    """The coordinates on whose two sides the others' curvature is most different, those first where it is most.
+def scale_like(density: Density, fit: GaussianFit) -> Float[np.ndarray, " dim"]:
+    """`|log (c_i+ / c_i-)|` for each coordinate `i`, with `c` the others' curvature on either side of it.
 
-    With `y` the other coordinates, `-d^2 log p / dy^2` is compared at `x_i` two standard deviations above and below the
+    With `y` the other coordinates, `-d^2 log p / dy^2` is taken at `x_i` two standard deviations above and below the
     centre, along a few directions, by differences of gradients.
     """
     dim, half = fit.loc.size, np.finfo(fit.loc.dtype).eps ** (1 / 3)
@@ -29,6 +29,4 @@ def scale_like(density: Density, fit: GaussianFit) -> Int[np.ndarray, " found"]:
     gradients = density(points.reshape(-1, dim).astype(fit.loc.dtype))[1].reshape(points.shape)
     curvature = -((gradients[0] - gradients[1]) * (aside @ fit.scale.T)).sum(-1).sum(1)
     ratio = np.abs(np.log(curvature[0] / curvature[1]))
-    ratio = np.where(np.isfinite(ratio), ratio, 0.0)  # convex on a side: not near one mode
-    order = np.argsort(-ratio, kind="stable")
-    return order[ratio[order] > np.log(_RATIO)]
+    return np.where(np.isfinite(ratio), ratio, 0.0)  # convex on a side: not near one mode

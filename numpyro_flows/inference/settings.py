@@ -111,10 +111,10 @@ class FlowVISettings:
     Necks:
 
     - `profile_distances`: distances, in standard deviations, at which the marginals of single coordinates are
-      computed: of `profiled` of them, constrained ones first, then those that others' scales depend on.
+      computed: of at least `profiled` of those that are constrained, flat or scales of others.
     - `max_cut`: share of such a marginal that may lie beyond every draw. A mixture gets a component that
-      reaches there from `min_cut` on, a certified fit from a quarter of it, and a tenth where others' scales depend
-      on the coordinate. Modes of less than `min_cut` get none in a mixture.
+      reaches there from `min_cut` on, a certified fit from a quarter of it; always where others' scales depend on the
+      coordinate. Modes of less than `min_cut` get none in a mixture.
 
     Heavy tails:
 

@@ -29,7 +29,7 @@ class Survey(NamedTuple):
     modes: other modes, where it lacks something, and `product`, a distribution of independent coordinates
         around the same points, where that shows more: then there are too many modes to find them all.
     tails: how the density falls far out.
-    ends: marginals of single coordinates, out to where no draws are.
+    ends: marginals of single coordinates, out to where no draws are; `num_left_out` were left out, as they are many.
     left_out: why there was no search, or none to its end; else empty.
     probes: points that no fit chose, to look at other fits with.
     coordinates: what is known of the coordinates.
@@ -40,6 +40,7 @@ class Survey(NamedTuple):
     product: Product | None = None
     tails: Tails = Tails()
     ends: tuple[End, ...] = ()
+    num_left_out: int = 0
     left_out: str = ""
     probes: tuple[Probe, ...] = ()
     coordinates: Coordinates | None = None
@@ -128,9 +129,11 @@ def look_around(
 ) -> Survey:
     """Tails, ends of marginals, and probes around a Gaussian, which `search` compares with a fit."""
     probes = tuple(explore(density, gaussian, prior, rng, settings))
+    found, num_left_out = ends(density, gaussian, coordinates, settings)
     return Survey(
         tails=tails(density, gaussian, probes, coordinates.periodic, rng, settings),
-        ends=tuple(ends(density, gaussian, coordinates, settings)),
+        ends=tuple(found),
+        num_left_out=num_left_out,
         probes=probes,
         coordinates=coordinates,
     )
@@ -195,8 +198,9 @@ def search(
     product = Product.of(settled.x[there], settings)
     by_product = share_of(draws_of(density, product, rng, settings.mode_draws))
     more = by_product.value - 3 * by_product.se > max(share.value for share in by_modes)
+    too_many = more and len(modes) >= settings.most_modes
     return survey._replace(
-        shares=(*shares, *by_modes, by_product), modes=tuple(modes), product=product if more else None
+        shares=(*shares, *by_modes, by_product), modes=tuple(modes), product=product if too_many else None
     )
 
 

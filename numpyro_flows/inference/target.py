@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, Scalar, Shaped
-from numpyro.distributions import ImproperUniform, constraints
+from numpyro.distributions import constraints
 from numpyro.distributions.transforms import IdentityTransform, IndependentTransform, biject_to
 from numpyro.handlers import seed, substitute, trace
 from numpyro.infer.initialization import init_to_sample, init_to_uniform
@@ -35,15 +35,17 @@ class Coordinates(NamedTuple):
     names: of their sites, with an index where a site has several.
     constrained: whether the site's values are.
     periodic: whether they are angles that `CircularReparam` unwrapped: values that differ by `2 pi` are the same.
+    flat: whether their site has a flat, improper prior.
     """
 
     names: Shaped[np.ndarray, " dim"]
     constrained: Bool[np.ndarray, " dim"]
     periodic: Bool[np.ndarray, " dim"]
+    flat: Bool[np.ndarray, " dim"]
 
     @classmethod
     def plain(cls, dim: int) -> "Coordinates":
-        return cls(np.array([f"x[{i}]" for i in range(dim)]), np.zeros(dim, bool), np.zeros(dim, bool))
+        return cls(np.array([f"x[{i}]" for i in range(dim)]), *np.zeros((3, dim), bool))
 
 
 class Target:
@@ -284,8 +286,9 @@ def _coordinates(name: str, site: dict[str, Any]) -> Coordinates:
     names = [f"{name}{list(index)}" if shape else name for index in np.ndindex(shape)]
     inner = transform.base_transform if isinstance(transform, IndependentTransform) else transform
     constrained = not isinstance(inner, IdentityTransform)
-    periodic = name.endswith("unwrapped") and isinstance(site["fn"], ImproperUniform)
-    return Coordinates(np.array(names), np.full(len(names), constrained), np.full(len(names), periodic))
+    flat = not has_sampler(site["fn"])
+    periodic = name.endswith("unwrapped") and flat
+    return Coordinates(np.array(names), *(np.full(len(names), value) for value in (constrained, periodic, flat)))
 
 
 def _unconstrained(latents: dict[str, dict[str, Any]]) -> dict[str, Array]:

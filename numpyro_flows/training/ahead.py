@@ -32,18 +32,23 @@ class Ahead:
     def __init__(self, pool: Executor, function: Callable, *args: Any, options: dict[str, Any] = OPTIMIZATION_LEVEL):
         with full_precision():
             traced = jax.jit(function).trace(*args)
-            jaxpr, tree = traced.jaxpr, jax.tree.structure(traced.out_info)
+            jaxpr = traced.jaxpr
 
-            def of_constants(constants: list[Any], args: tuple) -> Any:
-                return jax.tree.unflatten(tree, eval_jaxpr(jaxpr.jaxpr, constants, *jax.tree.leaves(args)))
+            def of_leaves(constants: list[Any], leaves: list[Any]) -> list[Any]:
+                return eval_jaxpr(jaxpr.jaxpr, constants, *leaves)
 
             self._constants = jax.device_put(jaxpr.consts)
-            lowered = jax.jit(of_constants).lower(self._constants, args)
-        self.jaxpr = jaxpr
+            leaves, self._in_tree = jax.tree.flatten(args)
+            lowered = jax.jit(of_leaves).lower(self._constants, leaves)
+        self.jaxpr, self._out_tree = jaxpr, jax.tree.structure(traced.out_info)
         self._compiled = _PROGRAMS.compiled(pool, lowered, options)
 
     def __call__(self, *args: Any) -> Any:
-        return self._compiled.result()(self._constants, args)
+        leaves, tree = jax.tree.flatten(args)
+        if tree != self._in_tree:
+            raise TypeError(f"expected arguments of the structure {self._in_tree}, got {tree}")
+        # the program knows leaves only: structures have static fields that its text does not show
+        return jax.tree.unflatten(self._out_tree, self._compiled.result()(self._constants, leaves))
 
     def wait(self) -> None:
         """Until the compilation is over."""
