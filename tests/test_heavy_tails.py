@@ -6,6 +6,7 @@ import pytest
 from numpyro_flows.inference.exploration import Probe
 from numpyro_flows.inference.heavy_tails import tails
 from numpyro_flows.inference.settings import FlowVISettings
+from numpyro_flows.inference.target import Coordinates
 from tests.densities import gaussian_fit, normals
 
 SETTINGS = FlowVISettings()
@@ -33,8 +34,10 @@ def one_heavy(x, df):
 
 def index(density, fit=None, probes=(), periodic=None, dim=DIM):
     fit = fit or gaussian_fit(np.zeros(dim), np.eye(dim))
-    periodic = np.zeros(dim, bool) if periodic is None else periodic
-    return tails(density, fit, probes, periodic, np.random.default_rng(0), SETTINGS).tail_index
+    coordinates = Coordinates.plain(dim)
+    if periodic is not None:
+        coordinates = coordinates._replace(periodic=periodic)
+    return tails(density, fit, probes, coordinates, np.random.default_rng(0), SETTINGS).tail_index
 
 
 @pytest.mark.parametrize("df", [0.5, 1.0, 1.5, 1.9])

@@ -84,7 +84,7 @@ def neck():
     density = groups(lambda t: t - 0.5 * np.exp(2 * t), lambda t: 1.0 - np.exp(2 * t), y)
     fit = gaussian_fit(np.concatenate([[0.0, -0.3], 0.4 * y]), 0.7 * np.eye(8))
     coordinates = Coordinates.plain(8)
-    coordinates.constrained[1] = True
+    coordinates.reach[1] = 600.0
     return density, Sliced.of(*ends(density, fit, coordinates, SETTINGS)[0])
 
 

@@ -18,7 +18,7 @@ FACTOR = np.array([[1.0, 0.0, 0.0], [0.9, 0.5, 0.0], [-0.7, 0.3, 0.2]])
 
 
 def constrained(dim, *index):
-    return Coordinates.plain(dim)._replace(constrained=np.isin(np.arange(dim), index))
+    return Coordinates.plain(dim)._replace(reach=np.where(np.isin(np.arange(dim), index), 600.0, np.inf))
 
 
 def correlated(x):
@@ -207,3 +207,24 @@ def test_an_end_stops_where_no_optimum_of_the_others_is_found():
     (low, high), _ = ends(density, gaussian_fit([0.0, 0.0], np.eye(2)), constrained(2, 0), SETTINGS)
     assert low.at[-1] < -100.0
     assert high.at[-1] < 3.0
+
+
+def test_a_profile_that_ends_near_the_centre_says_nothing_of_the_far_end():
+    """In single precision one ended after two values, which were alike."""
+    at = np.array([0.0, -0.1])
+    assert End(0, at, np.zeros(2)).improper
+    assert not End(0, at, np.zeros(2), reached=0.5).improper
+
+
+@pytest.mark.parametrize(("reach", "improper"), [(np.inf, True), (50.0, False)])
+def test_beyond_the_arithmetic_of_a_constraint_nothing_is_improper(reach, improper):
+    """`log p = -|x|`, which is a plateau from 60 on, as `log(max(exp(x), tiny))` of single precision is from -87 on."""
+
+    def density(x):
+        out = np.abs(x[:, 0])
+        height = -np.minimum(np.logaddexp(out, -out), 60.0) - 0.5 * x[:, 1] ** 2
+        return height, np.column_stack([np.where(out < 60.0, -np.tanh(x[:, 0]), 0.0), -x[:, 1]])
+
+    coordinates = Coordinates.plain(2)._replace(reach=np.array([reach, np.inf]), flat=np.array([True, False]))
+    found, _ = ends(density, gaussian_fit([0.0, 0.0], np.eye(2)), coordinates, SETTINGS)
+    assert [end.improper for end in found] == [improper] * 2

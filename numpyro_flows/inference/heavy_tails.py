@@ -3,12 +3,13 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from numpyro_flows.inference.exploration import Probe
 from numpyro_flows.inference.gaussian import GaussianFit, outward
 from numpyro_flows.inference.newton import Counted, Density
 from numpyro_flows.inference.settings import FlowVISettings
+from numpyro_flows.inference.target import Coordinates
 from numpyro_flows.inference.tempering import Whitened
 
 _MARGIN = 20.0  # nats that a heavy tail may lie below the bulk, as one of little mass does
@@ -30,7 +31,7 @@ def tails(
     density: Density,
     fit: GaussianFit,
     probes: tuple[Probe, ...],
-    periodic: Bool[np.ndarray, " dim"],
+    coordinates: Coordinates,
     rng: np.random.Generator,
     settings: FlowVISettings,
 ) -> Tails:
@@ -43,7 +44,7 @@ def tails(
     `a - 1 - k`, where `k` counts the directions across the ray in which the density is as wide as it is far out: none
     for one heavy-tailed coordinate among others, all for a joint Student-t. A Gaussian's `a` is in the thousands there.
     """
-    dim = fit.loc.size
+    dim, periodic = fit.loc.size, coordinates.periodic
     sds = fit.scale if fit.scale.ndim == 1 else np.linalg.norm(fit.scale, axis=1)
     axes = np.diag(sds)
     others = outward(fit.scale, _unit(rng.standard_normal((settings.tail_rays, dim))))
@@ -56,8 +57,10 @@ def tails(
     falls = -np.diff(heights, axis=0) / np.log(far / near)
     # not finite: the density overflows out there
     slow = np.isfinite(falls) & (falls < settings.min_degrees_of_freedom + dim)
-    # a plateau lower than any such power law is where a constraint's arithmetic ends
+    # a plateau lower than any such power law is where a constraint's arithmetic ends; in single precision soon
     lost = (settings.min_degrees_of_freedom + dim) * np.log([[far], [far**2 / near]]) + _MARGIN
+    underflow = -float(np.log(np.finfo(fit.loc.dtype).tiny))
+    lost = np.where((rays != 0.0) @ coordinates.constrained, np.minimum(lost, 0.5 * underflow), lost)
     slow &= np.array(heights[1:]) > density(fit.loc[None])[0] - lost
     index = np.inf
     for i in np.flatnonzero(slow[1]):

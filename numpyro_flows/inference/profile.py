@@ -14,6 +14,7 @@ from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.target import Coordinates
 
 _FEW = (2.5, 6.0, 30.0, 120.0)  # standard deviations: a first look
+_NEAR = 3.0
 _NOTHING = 12.0  # nats below the centre, from which on a marginal holds nothing
 _MOST, _MOST_WORK = 32, 320  # coordinates, and these times dimensions
 _LONGER = 20  # times as far, each half as far again, where a marginal does not fall: 4e5 standard deviations
@@ -27,6 +28,7 @@ class End(NamedTuple):
     log_marginal: log of `p(x_i, data)` there, with the other coordinates integrated out.
     cost: evaluations of the density.
     scale: whether the curvature shows others' scales to depend on it.
+    reached: how far it goes, in standard deviations of the fit.
     others: where the density of the other coordinates is highest there, and `factors`, lower-triangular ones of their
         covariances.
     """
@@ -37,6 +39,7 @@ class End(NamedTuple):
     name: str = ""
     cost: int = 0
     scale: bool = False
+    reached: float = np.inf
     others: Float[np.ndarray, "values others"] = np.zeros((0, 0))
     factors: Float[np.ndarray, "values others others"] = np.zeros((0, 0, 0))
 
@@ -63,8 +66,11 @@ class End(NamedTuple):
     def improper(self) -> bool:
         """Whether the marginal does not fall between the two farthest values.
 
-        Where it rises high from the centre on, the fit is far from the posterior, and this says nothing.
+        Where it rises high from the centre on, or ends near it, the fit is far from the posterior, and this says
+        nothing.
         """
+        if self.reached < _NEAR:
+            return False
         first, last = self.log_marginal[[0, -1]]
         far = last > first + 3.0 and self.log_marginal.min() > first - 0.5
         return bool(not far and np.isfinite(self.log_marginal[-2:]).all() and not _falls(self.at, self.log_marginal))
@@ -89,7 +95,8 @@ def ends(
     scales = np.flatnonzero(dependence > SCALE)
     every = sorted(np.union1d(chosen, scales), key=lambda i: -dependence[i])
     num = max(settings.profiled, min(_MOST, _MOST_WORK // fit.loc.size))
-    profiles = [_Profile(fit, int(i), sign) for i in sorted(every[:num]) for sign in (-1.0, 1.0)]
+    reach = coordinates.reach
+    profiles = [_Profile(fit, int(i), sign, reach[i]) for i in sorted(every[:num]) for sign in (-1.0, 1.0)]
     _to(counted, profiles, _FEW, settings)
     closer = [k for k, profile in enumerate(profiles) if profile.i in scales or not profile.plain]
     for k in closer:
@@ -171,8 +178,8 @@ def _highest(
 class _Profile:
     """The optima of the others for values of coordinate `i` on one side of a fit, from its centre outwards."""
 
-    def __init__(self, fit: GaussianFit, i: int, sign: float):
-        self.i, self._fit, self._sign = i, fit, sign
+    def __init__(self, fit: GaussianFit, i: int, sign: float, reach: float):
+        self.i, self._fit, self._sign, self._reach = i, fit, sign, reach
         self._others = np.delete(np.arange(fit.loc.size), i)
         joint = triangular(fit.scale[[i, *self._others]])  # first its own row, then the others' given it
         self._sd = joint[0, 0]
@@ -192,7 +199,7 @@ class _Profile:
 
     def goes_on(self, optimum: _Optimum) -> bool:
         """Whether Laplace's approximation holds at an optimum; then it is kept."""
-        if not (optimum.converged and np.isfinite(optimum.height)):
+        if not (optimum.converged and np.isfinite(optimum.height) and abs(optimum.x[self.i]) < self._reach):
             return False
         most_uneven = np.finfo(optimum.x.dtype).eps ** -0.4  # beyond, differences of gradients are rounding errors
         if len(self._others):
@@ -219,7 +226,7 @@ class _Profile:
         return first < len(depth) and away[first] < 7.0 and bool(np.all(np.diff(depth[first - 1 :]) < -0.5 * _NOTHING))
 
     def begun_anew(self) -> "_Profile":
-        return _Profile(self._fit, self.i, self._sign)
+        return _Profile(self._fit, self.i, self._sign, self._reach)
 
     def look_back(self, density: Density, settings: FlowVISettings) -> None:
         """Where the marginal rises at its end, climb from there to the values before.
@@ -241,4 +248,5 @@ class _Profile:
         log_marginal = np.array([optimum.log_marginal for optimum in self.optima])
         others = np.stack([optimum.x[self._others] for optimum in self.optima])
         factors = np.stack([triangular(optimum.factor[self._others]) for optimum in self.optima])
-        return End(self.i, at, log_marginal, name, cost, scale, others, factors)
+        reached = float(abs(at[-1] - at[0]) / self._sd)
+        return End(self.i, at, log_marginal, name, cost, scale, reached, others, factors)

@@ -131,7 +131,7 @@ def look_around(
     probes = tuple(explore(density, gaussian, prior, rng, settings))
     found, num_left_out = ends(density, gaussian, coordinates, settings)
     return Survey(
-        tails=tails(density, gaussian, probes, coordinates.periodic, rng, settings),
+        tails=tails(density, gaussian, probes, coordinates, rng, settings),
         ends=tuple(found),
         num_left_out=num_left_out,
         probes=probes,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, Scalar, Shaped
 from numpyro.distributions import constraints
-from numpyro.distributions.transforms import IdentityTransform, IndependentTransform, biject_to
+from numpyro.distributions.transforms import CorrCholeskyTransform, IdentityTransform, IndependentTransform, biject_to
 from numpyro.handlers import seed, substitute, trace
 from numpyro.infer.initialization import init_to_sample, init_to_uniform
 from numpyro.infer.util import constrain_fn, potential_energy, unconstrain_fn
@@ -33,19 +33,25 @@ class Coordinates(NamedTuple):
     """What is known of the coordinates of the unconstrained vector.
 
     names: of their sites, with an index where a site has several.
-    constrained: whether the site's values are.
+    reach: how far from zero the constraint's arithmetic goes, as `exp(x)` of single precision to 78; infinite for sites
+        that are not constrained.
     periodic: whether they are angles that `CircularReparam` unwrapped: values that differ by `2 pi` are the same.
     flat: whether their site has a flat, improper prior.
     """
 
     names: Shaped[np.ndarray, " dim"]
-    constrained: Bool[np.ndarray, " dim"]
+    reach: Float[np.ndarray, " dim"]
     periodic: Bool[np.ndarray, " dim"]
     flat: Bool[np.ndarray, " dim"]
 
     @classmethod
     def plain(cls, dim: int) -> "Coordinates":
-        return cls(np.array([f"x[{i}]" for i in range(dim)]), *np.zeros((3, dim), bool))
+        names = np.array([f"x[{i}]" for i in range(dim)])
+        return cls(names, np.full(dim, np.inf), np.zeros(dim, bool), np.zeros(dim, bool))
+
+    @property
+    def constrained(self) -> Bool[np.ndarray, " dim"]:
+        return np.isfinite(self.reach)
 
 
 class Target:
@@ -285,10 +291,19 @@ def _coordinates(name: str, site: dict[str, Any]) -> Coordinates:
     shape = transform.inverse_shape(shape)
     names = [f"{name}{list(index)}" if shape else name for index in np.ndindex(shape)]
     inner = transform.base_transform if isinstance(transform, IndependentTransform) else transform
-    constrained = not isinstance(inner, IdentityTransform)
     flat = not has_sampler(site["fn"])
     periodic = name.endswith("unwrapped") and flat
-    return Coordinates(np.array(names), *(np.full(len(names), value) for value in (constrained, periodic, flat)))
+    return Coordinates(np.array(names), *(np.full(len(names), value) for value in (_reach(inner), periodic, flat)))
+
+
+def _reach(transform: Any) -> float:
+    """Where a constraint's arithmetic ends: `exp(x)` is zero, or `1 - tanh(x)^2` a rounding error."""
+    numbers = jnp.finfo(jnp.result_type(float))
+    if isinstance(transform, IdentityTransform):
+        return np.inf
+    if isinstance(transform, CorrCholeskyTransform):
+        return -0.45 * float(np.log(numbers.eps))
+    return -0.9 * float(np.log(numbers.tiny))
 
 
 def _unconstrained(latents: dict[str, dict[str, Any]]) -> dict[str, Array]:
