@@ -66,12 +66,16 @@ class Fallback:
             with context.clock.stage("mixture"):
                 return fit if self.of_modes else _into_necks(context, fit, gaussian, rng)
         with context.clock.stage("mixture"):
-            mixture, survey = fit_mixture(context, fit, gaussian, rng)
-            by_mixture = _by_weights(context, fit, gaussian, mixture, survey, rng)
+            if fit.refused is None or fit.draw is not None:
+                mixture, survey = fit_mixture(context, fit, gaussian, rng)
+                refused = mixture, survey, _by_weights(context, fit, gaussian, mixture, survey, rng)
+            else:  # no flow was trained since then
+                refused = fit.refused
+        mixture, survey, by_mixture = refused
         if by_mixture.certificate.certified:
             return by_mixture
         if self.of_modes:
-            return fit
+            return fit._replace(refused=refused)
         if np.isnan(by_mixture.certificate.elbo):
             return _explained(fit, fit, by_mixture)
         with context.clock.stage("mcmc"):

@@ -81,7 +81,7 @@ class FlowTraining:
         task = FlowTask(
             settings,
             functions,
-            fit.survey._replace(shares=(), modes=()),
+            fit.survey._replace(shares=(), modes=(), product=None),
             context.seeds,
             context.clock,
             context.density,

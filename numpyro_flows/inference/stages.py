@@ -13,6 +13,7 @@ from numpyro_flows.inference.draws import Chains
 from numpyro_flows.inference.gaussian import GaussianFit, no_climbs
 from numpyro_flows.inference.host_density import HostDensity, HostPrior
 from numpyro_flows.inference.judge import judge
+from numpyro_flows.inference.mixture import Mixture
 from numpyro_flows.inference.one_period import narrowed
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.survey import Survey, survey_around, weighed
@@ -63,6 +64,7 @@ class Fit(NamedTuple):
     reason: why training ended; None where there was none.
     draw: the compiled sampler of the bijection, if there is one, and `log_prob` its compiled density.
     chains: draws of another kind, where the verdict is on them: of a mixture, or of Markov chains.
+    refused: a mixture that was refused before a flow was trained, what its last search found, and the fit by it.
     """
 
     loc: Float[np.ndarray, " dim"]
@@ -77,6 +79,7 @@ class Fit(NamedTuple):
     draw: Ahead | None = None
     log_prob: Ahead | None = None
     chains: Chains | None = None
+    refused: "tuple[Mixture, Survey, Fit] | None" = None
 
     @classmethod
     def before(cls, dim: int) -> "Fit":
