@@ -19,6 +19,7 @@ from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.target import Coordinates
 from numpyro_flows.inference.tempering import Whitened, move
 
+_FEW_OF_MODES = 4.0  # times what the modes found hold: then they are far from all
 _DEGENERATE = "the Gaussian is infinitely wide or narrow in a direction: the posterior is improper, or far too uneven"
 
 
@@ -197,7 +198,7 @@ def search(
     by_modes = [share_of(draws_around(density, around, rng, settings)) for around in kinds]
     product = Product.of(settled.x[there], settings)
     by_product = share_of(draws_of(density, product, rng, settings.mode_draws))
-    more = by_product.value - 3 * by_product.se > max(share.value for share in by_modes)
+    more = by_product.value - 3 * by_product.se > _FEW_OF_MODES * max(share.value for share in by_modes)
     too_many = more and len(modes) >= settings.most_modes
     return survey._replace(
         shares=(*shares, *by_modes, by_product), modes=tuple(modes), product=product if too_many else None
