@@ -55,6 +55,15 @@ def test_too_narrow_a_proposal_is_refused():
     assert "enable float64" in certify(gaussian_log_weights(0.2), resolution=0.5).why
 
 
+def test_log_densities_without_digits_certify_nothing():
+    """A log evidence of 1e141 had perfect weights."""
+    perfect = np.zeros(2_000)
+    assert certify(perfect, resolution=0.1).certified
+    got = certify(perfect, resolution=2.0)
+    assert not got.certified
+    assert got.why == "log densities are resolved to 2 nat only: enable float64"
+
+
 def test_nearly_constant_weights_are_certified_whatever_khat():
     log_weights = 1e-3 * np.random.default_rng(0).standard_t(1.0, size=10_000).clip(-500, 500)
     assert certify(log_weights).khat > 0.7

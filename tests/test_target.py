@@ -195,6 +195,19 @@ def test_a_probability_above_one_is_no_density(x64):
     assert not usable[4]
 
 
+def test_where_log_gamma_has_no_digits_left_there_is_no_density(x64):
+    """A beta distribution of concentrations of e^230 had a log density of 1e86: plates and events are no disguise."""
+
+    def model():
+        size = numpyro.sample("size", dist.HalfCauchy(1.0))
+        with numpyro.plate("group", 3):
+            numpyro.sample("rate", dist.Beta(0.3 * size, 0.7 * size).expand([3, 2]).to_event(1))
+
+    target = Target(model, jax.random.key(0))
+    x = jnp.zeros((4, target.dim)).at[:, 0].set(jnp.array([0.0, 20.0, 50.0, 230.0]))
+    np.testing.assert_array_equal(np.isfinite(jax.vmap(target.log_density)(x)), [True, True, False, False])
+
+
 def test_a_delta_may_have_any_density():
     def model():
         numpyro.sample("x", dist.Normal(0.0, 1.0))

@@ -49,7 +49,7 @@ def random_model(number: int) -> RandomModel:
             predictor, text = STRUCTURES[name](rng, covariates, groups)
             body, outcome = observed(rng, likelihood, predictor)
             text = f"{text}; {outcome}"
-        x = rng.standard_normal((rows, covariates))
+        x = rng.standard_normal((rows, max(covariates, 2) if name == "mixing" else covariates))
         group = np.concatenate([np.arange(groups), rng.integers(groups, size=rows)])[:rows]
         dim = dimensions(body, x, group)
         if DIMS[0] <= dim <= DIMS[1]:

@@ -10,6 +10,7 @@ from numpyro_flows.inference.psis import smooth
 from numpyro_flows.inference.settings import FlowVISettings
 
 _DEFAULTS = FlowVISettings()
+_COARSEST = 1.0  # nats, to which log densities must be resolved
 
 
 class Draws(NamedTuple):
@@ -43,7 +44,7 @@ class Certificate(NamedTuple):
     """The verdict on a fit q of the posterior p, from weights `w = p(x, data) / q(x)` of independent draws of q.
 
     Attributes:
-        certified: `khat < 0.7 and ess >= 0.5`, or `ess >= 0.99`.
+        certified: `khat < 0.7 and ess >= 0.5`, or `ess >= 0.99`, where log densities are resolved to less than 1 nat.
         why: where not certified, the reason in words; else empty.
         khat: Pareto shape of the largest weights; above 0.7 no finite number of draws of use tells what is missing. NaN
             where the weights are too nearly constant for an estimate.
@@ -153,7 +154,7 @@ def certify(
     Args:
         log_weights: of at least 1,000 independent draws.
         resolution: spacing of floating-point numbers at the size of the log densities, in nats. Where it is coarse it
-            is named as a possible cause.
+            is named as a possible cause, and from 1 nat on nothing is certified.
         settings: with the thresholds.
 
     Source: Vehtari, Simpson, Gelman, Yao, Gabry 2024, arXiv 1507.02646.
@@ -175,7 +176,8 @@ def certify(
     _, khat = smooth(log_weights)
     ess = relative_ess(log_weights)
     log_evidence = logsumexp(log_weights) - np.log(n)
-    certified = bool((khat < settings.max_khat and ess >= settings.min_ess) or ess >= settings.sufficient_ess)
+    good = (khat < settings.max_khat and ess >= settings.min_ess) or ess >= settings.sufficient_ess
+    certified = bool(good and resolution < _COARSEST)
     return Certificate(
         certified=certified,
         why="" if certified else _reason(khat, ess, resolution, settings),
@@ -215,6 +217,8 @@ def _reason(khat: float, ess: float, resolution: float, settings: FlowVISettings
         f"k-hat {khat:.2f} and ESS {ess:.1%} (certified are k-hat < {settings.max_khat} with ESS >= "
         f"{settings.min_ess:.0%}, or ESS >= {settings.sufficient_ess:.0%}): the fit does not match the posterior"
     )
+    if resolution >= _COARSEST:
+        return f"log densities are resolved to {resolution:.1g} nat only: enable float64"
     if resolution > 0.05:
         why += f"; log densities are resolved to {resolution:.1g} nat only: enable float64"
     return why

@@ -1,9 +1,10 @@
-"""Probabilities above one, which a model's arithmetic gives where it has broken down."""
+"""Where a model's arithmetic has broken down: probabilities above one, log-gamma functions without digits."""
 
 from typing import Any
 
 import jax.numpy as jnp
 import numpyro.distributions as dist
+from jax.core import Tracer
 from jaxtyping import Array, Bool
 from numpyro.primitives import Messenger
 
@@ -12,14 +13,20 @@ from numpyro_flows.inference.model_checks import is_discrete
 _TOLERANCE = 0.01  # nats: above the rounding error of log-gamma functions of counts, far below what is worth a climb
 
 
-class Impossible(Messenger):
-    """A handler around a model that looks whether observed discrete values have a probability above one.
+_OF_GAMMA = ("concentration", "concentration0", "concentration1", "df")  # parameters of log-gamma functions
+_LOST = 1.0  # nats
 
-    A negative binomial distribution of a concentration of 1e20 does, by e^100,000: differences of log-gamma functions
-    lose all digits there. A search would take such a region for most of the posterior.
+
+class Impossible(Messenger):
+    """A handler around a model that looks where its log density is not what it should be.
+
+    Differences of log-gamma functions lose all digits at large arguments. So a negative binomial distribution of a
+    concentration of 1e20 gives probabilities of e^100,000, and a beta one densities of any size. A search would take
+    such a region for most of the posterior.
 
     Attributes:
-        found: for each such site whether any of its values has one.
+        found: for some sites, whether an observed discrete value has a probability above one, or a parameter is so
+            large that its log-gamma function is rounded by a nat.
     """
 
     def __init__(self) -> None:
@@ -27,7 +34,16 @@ class Impossible(Messenger):
         self.found: list[Bool[Array, ""]] = []
 
     def postprocess_message(self, msg: dict[str, Any]) -> None:
-        if msg["type"] != "sample" or not msg["is_observed"] or isinstance(msg["fn"], dist.Delta):
+        if msg["type"] != "sample" or isinstance(msg["fn"], dist.Delta):
             return
-        if is_discrete(msg["fn"]):
+        distribution = msg["fn"]
+        while hasattr(distribution, "base_dist") and not isinstance(distribution, dist.TransformedDistribution):
+            distribution = distribution.base_dist
+        for name in _OF_GAMMA:
+            value = getattr(distribution, name, None)
+            if isinstance(value, Tracer):  # not a number that is always the same
+                size = jnp.abs(value.astype(float))
+                rounding = jnp.finfo(size.dtype).eps * size * jnp.log1p(size)
+                self.found.append(jnp.any(rounding > _LOST))
+        if msg["is_observed"] and is_discrete(msg["fn"]):
             self.found.append(jnp.any(msg["fn"].log_prob(msg["value"]) > _TOLERANCE))

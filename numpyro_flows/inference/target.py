@@ -125,7 +125,8 @@ class Target:
     def log_density(self, x: Float[Array, " dim"]) -> Scalar:
         """`log p(x, data)`, with the Jacobian of the constraints.
 
-        NaN where a runtime check of the model fires, or a probability of discrete data is above one.
+        NaN where a runtime check of the model fires, a probability of discrete data is above one, or `log p` is so
+        large that it is resolved to no less than one nat.
         """
         kind = (x.dtype, jnp.result_type(float))
         with model_run():
@@ -232,7 +233,9 @@ class Target:
         impossible = Impossible()
         with impossible:
             value = jnp.asarray(-potential_energy(self._model, self.args, self.kwargs, self.unravel(x)))
-        return jnp.where(jnp.any(jnp.stack(impossible.found)), jnp.nan, value) if impossible.found else value
+        # a log density of 1e141 was certified: differences of log-gamma functions at a concentration of 1e100
+        broken = jnp.any(jnp.stack([value > 1.0 / jnp.finfo(value.dtype).eps, *impossible.found]))
+        return jnp.where(broken, jnp.nan, value)
 
     def _density_of_parameters(self, parameters: dict[str, Any]) -> Scalar:
         model = substitute(self._model, data=parameters)
