@@ -1,9 +1,9 @@
 """Fit random small models by default FlowVI: count crashes and certificates, and compare certified fits with NUTS.
 
     uv run --group benchmarks python -m benchmarks.random_models [--models 200] [--first 0] [--float32]
-        [--without-nuts] [--refused-too]
+        [--without-nuts] [--refused-too] [--resume]
 
-NUTS is NumPyro's, 4 vectorised chains of 1,000 + 1,000 steps with `target_accept_prob=0.9`. It is a reference where
+The results are written after every model; `--resume` adds those that are not there yet. NUTS is NumPyro's, 4 vectorised chains of 1,000 + 1,000 steps with `target_accept_prob=0.9`. It is a reference where
 every r-hat is below 1.01, every ESS above 400, and at most 1% of the steps diverge; else a longer run is tried. A
 scalar is wrong where its mean is off by over 0.15 sd or its sd by over 12%, beyond 4 Monte Carlo standard errors of
 both. Scalars without a mean or an sd by `FlowPosterior.summary` are left out.
@@ -22,7 +22,7 @@ import pandas as pd
 from numpyro.infer import MCMC, NUTS
 
 from benchmarks.random_models.models import RandomModel, random_model
-from benchmarks.results import save
+from benchmarks.results import read, write
 from numpyro_flows import FlowVI
 
 # isort: split
@@ -118,22 +118,33 @@ def main() -> None:
     parser.add_argument("--float32", action="store_true")
     parser.add_argument("--without-nuts", action="store_true")
     parser.add_argument("--refused-too", action="store_true", help="NUTS on refused models as well")
+    parser.add_argument("--resume", action="store_true", help="only the models without a result")
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", not options.float32)
     warnings.simplefilter("ignore", UserWarning)
-    rows = []
+    name = "random_models_float32" if options.float32 else "random_models"
+    rows: list[dict[str, Any]] = [*read(name)] if options.resume else []
+    done = {int(values["seed"]) for values in rows}
     for number in range(options.first, options.first + options.models):
-        rows.append(row(number, random_model(number), options.without_nuts, options.refused_too))
-        print("; ".join(f"{key} {value}" for key, value in rows[-1].items() if value != ""), flush=True)
+        if number in done:
+            continue
+        values = row(number, random_model(number), options.without_nuts, options.refused_too)
+        rows.append(values)
+        rows.sort(key=lambda values: int(values["seed"]))
+        write(name, rows)
+        print("; ".join(f"{key} {value}" for key, value in values.items() if value != ""), flush=True)
         jax.clear_caches()
-    save("random_models_float32" if options.float32 else "random_models", rows)
-    certified = [values for values in rows if values["certified"] is True]
+    report(rows)
+
+
+def report(rows: list[dict[str, Any]]) -> None:
+    certified = [values for values in rows if str(values["certified"]) == "True"]
     wrong = [values["seed"] for values in certified if values["wrong"]]
     seconds = [float(values["seconds"]) for values in rows if values["seconds"]]
     print(f"models {len(rows)}, crashes {sum(values['certified'] == 'crash' for values in rows)}")
-    print(f"NaN {sum(values['nan'] is True for values in rows)}, certified {len(certified)}")
+    print(f"NaN {sum(str(values['nan']) == 'True' for values in rows)}, certified {len(certified)}")
     print(f"certified and wrong {len(wrong)} {wrong}")
-    print(f"certified without a reference {sum(values['reference'] is False for values in certified)}")
+    print(f"certified without a reference {sum(str(values['reference']) == 'False' for values in certified)}")
     print(f"median seconds {statistics.median(seconds) if seconds else float('nan'):.1f}")
 
 
