@@ -3,10 +3,10 @@
     uv run --group benchmarks python -m benchmarks.random_models [--models 200] [--first 0] [--float32]
         [--without-nuts] [--refused-too] [--resume]
 
-The results are written after every model; `--resume` adds those that are not there yet. NUTS is NumPyro's, 4 vectorised chains of 1,000 + 1,000 steps with `target_accept_prob=0.9`. It is a reference where
+NUTS is NumPyro's, 4 vectorised chains of 1,000 + 1,000 steps with `target_accept_prob=0.9`. It is a reference where
 every r-hat is below 1.01, every ESS above 400, and at most 1% of the steps diverge; else a longer run is tried. A
 scalar is wrong where its mean is off by over 0.15 sd or its sd by over 12%, beyond 4 Monte Carlo standard errors of
-both. Scalars without a mean or an sd by `FlowPosterior.summary` are left out.
+both. Scalars without a mean or an sd by `FlowPosterior.summary` are left out. Results are written after every model.
 """
 
 import argparse
