@@ -208,6 +208,13 @@ def test_where_log_gamma_has_no_digits_left_there_is_no_density(x64):
     np.testing.assert_array_equal(np.isfinite(jax.vmap(target.log_density)(x)), [True, True, False, False])
 
 
+def test_a_concentration_without_log_gamma_may_be_large():
+    def model():
+        numpyro.sample("x", dist.VonMises(0.0, numpyro.sample("concentration", dist.HalfNormal(1e8))), obs=0.0)
+
+    assert np.isfinite(Target(model, jax.random.key(0)).log_density(jnp.full(1, 18.0)))
+
+
 def test_a_delta_may_have_any_density():
     def model():
         numpyro.sample("x", dist.Normal(0.0, 1.0))

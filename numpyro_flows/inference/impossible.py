@@ -13,7 +13,10 @@ from numpyro_flows.inference.model_checks import is_discrete
 _TOLERANCE = 0.01  # nats: above the rounding error of log-gamma functions of counts, far below what is worth a climb
 
 
-_OF_GAMMA = ("concentration", "concentration0", "concentration1", "df")  # parameters of log-gamma functions
+# distributions with log-gamma functions, of these parameters
+_WITH_GAMMA = (dist.Beta, dist.Dirichlet, dist.Gamma, dist.InverseGamma, dist.StudentT, dist.MultivariateStudentT)
+_WITH_GAMMA += (dist.BetaBinomial, dist.DirichletMultinomial, dist.GammaPoisson)
+_OF_GAMMA = ("concentration", "concentration0", "concentration1", "df")
 _LOST = 1.0  # nats
 
 
@@ -39,7 +42,7 @@ class Impossible(Messenger):
         distribution = msg["fn"]
         while hasattr(distribution, "base_dist") and not isinstance(distribution, dist.TransformedDistribution):
             distribution = distribution.base_dist
-        for name in _OF_GAMMA:
+        for name in _OF_GAMMA if isinstance(distribution, _WITH_GAMMA) else ():
             value = getattr(distribution, name, None)
             if isinstance(value, Tracer):  # not a number that is always the same
                 size = jnp.abs(value.astype(float))
