@@ -52,6 +52,12 @@ def test_equal_points_break_nothing(x):
     assert np.isfinite(product.log_prob(draws)).all()
 
 
+def test_points_of_single_precision_may_lie_far_out():
+    x = np.array([[-1e25], [0.0], [1e25], [2e25]], np.float32)
+    product = Product.of(x, SETTINGS)
+    assert np.isfinite(product.log_prob(product.draw(np.random.default_rng(0), 100))).all()
+
+
 def test_weights_that_are_zero_change_nothing():
     product = Product((NORMALS,))
     assert product.towards(np.zeros((5, 1)), np.zeros(5), SETTINGS) is product

@@ -7,7 +7,7 @@ import pytest
 from scipy.special import logsumexp
 
 from numpyro_flows.inference.certificate import Draws, log_mean
-from numpyro_flows.inference.exploration import Probe, Share, explore
+from numpyro_flows.inference.exploration import Probe, Share, explore, share_outside
 from numpyro_flows.inference.gaussian import draw_gaussian, fit_gaussian
 from numpyro_flows.inference.heavy_tails import Tails
 from numpyro_flows.inference.judge import judge
@@ -88,6 +88,12 @@ def test_a_missing_half_of_thousands_of_modes_is_weighed():
     most = max(found.shares, key=lambda share: share.value)
     assert most.value == pytest.approx(0.3 / 0.7, abs=4 * most.se)
     assert most.se < 0.05
+
+
+def test_a_proposal_that_is_broken_somewhere_counts_as_too_low():
+    proposal = np.array([0.0, np.nan, 0.0, 0.0])
+    share = share_outside(Probe("", np.zeros((4, 1)), np.zeros(4), proposal), np.array([True, True, True, False]), 0.0)
+    assert share.value == 0.5
 
 
 def test_draws_of_both_modes_lack_none():

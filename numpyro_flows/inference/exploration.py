@@ -94,7 +94,8 @@ def share_outside(probe: Probe, there: Bool[np.ndarray, " points"], log_evidence
 
     Unbiased, and nearly always too low where `r` has few draws.
     """
-    log_weights = np.where(there, probe.log_density - probe.log_proposal, -np.inf)
+    log_weights = probe.log_density - probe.log_proposal
+    log_weights = np.where(there & ~np.isnan(log_weights), log_weights, -np.inf)  # a NaN would hide all other shares
     weights = np.exp(np.minimum(log_weights - log_evidence, 50.0))
     return Share(probe.name, float(weights.mean()), float(weights.std() / np.sqrt(weights.size)), probe.cost)
 

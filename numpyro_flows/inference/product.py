@@ -70,6 +70,7 @@ class Product:
     @classmethod
     def of(cls, x: Float[np.ndarray, "points dim"], settings: FlowVISettings) -> "Product":
         """Fitted to points of the same weight."""
+        x = x.astype(np.float64)  # squares of single precision overflow far out
         start = cls(tuple(Normals.of(column) for column in x.T))
         return start.towards(x, np.ones(len(x)), settings)
 

@@ -36,7 +36,7 @@ class Coordinates(NamedTuple):
     reach: how far from zero the constraint's arithmetic goes, as `exp(x)` of single precision to 78; infinite for sites
         that are not constrained.
     periodic: whether they are angles that `CircularReparam` unwrapped: values that differ by `2 pi` are the same.
-    flat: whether their site has a flat, improper prior.
+    flat: whether their site has no prior to draw from, as a flat one.
     """
 
     names: Shaped[np.ndarray, " dim"]
