@@ -10,6 +10,9 @@ from numpyro_flows.inference.psis import smooth
 from numpyro_flows.inference.settings import FlowVISettings
 
 _DEFAULTS = FlowVISettings()
+_FAR_OFF = 0.1  # an ESS that no further draws bring above `min_ess`
+_CLOSE, _LIGHT = 0.97, 0.5  # an ESS and a k-hat, three standard errors of 5,000 draws below the threshold
+_NEARLY_EXACT = 0.995
 _COARSEST = 1.0  # nats, to which log densities must be resolved
 
 
@@ -144,6 +147,19 @@ def log_mean(log_weights: Float[np.ndarray, " draws"]) -> float:
     """`log mean w`, the log evidence; a weight that is NaN counts as none."""
     log_weights = np.asarray(log_weights, np.float64)
     return float(logsumexp(np.where(np.isnan(log_weights), -np.inf, log_weights)) - np.log(log_weights.size))
+
+
+def decided(log_weights: Float[np.ndarray, " draws"], settings: FlowVISettings = _DEFAULTS) -> bool:
+    """Whether fewer draws than `certificate_draws` decide a verdict, beyond the errors of its figures.
+
+    A tenth of them may show that a fit is far off, a quarter that it is nearly exact.
+    """
+    share = log_weights.size / settings.certificate_draws
+    if share < 0.1 or not _usable(log_weights):
+        return False
+    ess, khat = relative_ess(log_weights), smooth(log_weights)[1]
+    good = ess >= _NEARLY_EXACT or (ess >= _CLOSE and khat < _LIGHT)
+    return ess < _FAR_OFF or (good and share >= 0.25)
 
 
 def certify(

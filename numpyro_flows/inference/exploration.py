@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from scipy.special import logsumexp
 
 from numpyro_flows.inference.gaussian import GaussianFit, outward
-from numpyro_flows.inference.newton import Climb, Counted, Density, climb
+from numpyro_flows.inference.newton import Climb, Counted, Density, climb, values
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.tempering import Whitened, temper
 
@@ -63,7 +63,7 @@ def explore(
     whitened = Whitened(density, fit)
 
     def probe(name: str, x: np.ndarray, log_proposal: np.ndarray | None = None) -> Probe:
-        return Probe(name, x, density(x)[0], log_proposal, cost=len(x))
+        return Probe(name, x, values(density, x), log_proposal, cost=len(x))
 
     probes = [probe("wider and narrower Gaussians", *_ladder(fit, rng, settings))]
     probes.append(probe("points on axes", _on_axes(fit, rng, settings)))

@@ -2,28 +2,23 @@
 
 from dataclasses import dataclass, replace
 
-import equinox as eqx
 import numpy as np
 
-from numpyro_flows.bijections.noise import estimates
 from numpyro_flows.inference.bridge import bridged
 from numpyro_flows.inference.certificate import log_mean, relative_ess, resample
 from numpyro_flows.inference.chains import Sampler
 from numpyro_flows.inference.draws import Chains
 from numpyro_flows.inference.exploration import explore
-from numpyro_flows.inference.flow_component import FlowComponent
 from numpyro_flows.inference.gaussian import GaussianFit, moment_matched, no_climbs, refined
-from numpyro_flows.inference.judge import judge, share_beyond
 from numpyro_flows.inference.judge_draws import Agreement, judge_draws
 from numpyro_flows.inference.mixture import Bell, Mixture, adapted, fitted, weighted_draws
 from numpyro_flows.inference.modes import Mode
 from numpyro_flows.inference.newton import Density
 from numpyro_flows.inference.one_period import OnePeriod
-from numpyro_flows.inference.product import Product
+from numpyro_flows.inference.proposals import along_necks, by_weights, is_one_of_modes, of_particles, trained_flow
 from numpyro_flows.inference.settings import FlowVISettings
-from numpyro_flows.inference.sliced import Sliced
 from numpyro_flows.inference.stages import Context, Fit
-from numpyro_flows.inference.survey import Survey, look_around, search, weigh
+from numpyro_flows.inference.survey import Survey, look_around, search
 from numpyro_flows.training.reasons import Reason
 
 _MOST_NUMBERS = 50_000_000  # in memory at a time: fewer draws where they are long vectors
@@ -55,7 +50,7 @@ class Fallback:
             return fit
         if np.isnan(fit.certificate.elbo):  # nothing was fitted, or the density is broken
             return fit
-        if self.of_modes and not _is_one_of_modes(fit, context.settings):
+        if self.of_modes and not is_one_of_modes(fit, context.settings):
             return fit
         periodic = context.target.coordinates.periodic
         if periodic.any():
@@ -68,7 +63,8 @@ class Fallback:
         with context.clock.stage("mixture"):
             if fit.refused is None or fit.draw is not None:
                 mixture, survey = fit_mixture(context, fit, gaussian, rng)
-                refused = mixture, survey, _by_weights(context, fit, gaussian, mixture, survey, rng)
+                num = context.settings.pool * context.settings.certificate_draws
+                refused = mixture, survey, by_weights(context, fit, gaussian, mixture, survey, rng, num)
             else:  # no flow was trained since then
                 refused = fit.refused
         mixture, survey, by_mixture = refused
@@ -85,12 +81,6 @@ class Fallback:
         return _explained(by_chains, fit, by_mixture, by_chains)
 
 
-def _is_one_of_modes(fit: Fit, settings: FlowVISettings) -> bool:
-    return bool(fit.survey.modes) and (
-        fit.certificate.ess >= settings.min_ess or len(fit.survey.modes) >= settings.most_modes
-    )
-
-
 def _explained(result: Fit, fit: Fit, mixture: Fit, chains: Fit | None = None) -> Fit:
     """A result with the reasons of all that was refused, and where to read what to try."""
     why = f"{fit.certificate.why}; by a mixture as well: {mixture.certificate.why}"
@@ -101,14 +91,11 @@ def _explained(result: Fit, fit: Fit, mixture: Fit, chains: Fit | None = None) -
 def fit_mixture(context: Context, fit: Fit, gaussian: GaussianFit, rng: np.random.Generator) -> tuple[Mixture, Survey]:
     """A mixture that lacks nothing which a search finds, and what the last search found."""
     density, settings = context.density, context.settings
-    bell, flow = Bell(gaussian.loc, gaussian.scale), _flow(fit, settings)
+    bell, flow = Bell(gaussian.loc, gaussian.scale), trained_flow(fit, settings)
     prior = context.prior(context.seeds, settings.thorough().prior_draws)
     survey = look_around(density, rng, gaussian, prior, context.target.coordinates, settings.thorough())
-    of_particles = [
-        Product.of(probe.x, settings) for probe in survey.probes if probe.follows_posterior and len(probe.x) > 1
-    ]
-    mixture = Mixture.even([bell, *([] if flow is None else [flow]), *of_particles])
-    mixture = mixture.joined(_along_necks(mixture, density, survey, settings.min_cut, rng, settings), 0.5)
+    mixture = Mixture.even([bell, *([] if flow is None else [flow]), *of_particles(survey, settings)])
+    mixture = mixture.joined(along_necks(mixture, density, survey, settings.min_cut, rng, settings), 0.5)
     centre, exhausted = gaussian, False
     for _ in range(settings.searches):
         if len(mixture.components) > settings.most_components:
@@ -137,13 +124,6 @@ def _bells(modes: tuple[Mode, ...], density: Density, rng: np.random.Generator, 
     return [Bell(new.loc, new.scale) if np.isfinite(new.elbo) else bell for new, bell in zip(better, bells)]
 
 
-def _flow(fit: Fit, settings: FlowVISettings) -> FlowComponent | None:
-    """The trained flow, where there is one with an exact density."""
-    if fit.draw is None or fit.log_prob is None or estimates(fit.bijection):
-        return None
-    return FlowComponent(eqx.filter(fit.bijection, eqx.is_array), fit.draw, fit.log_prob, settings.block)
-
-
 def _into_necks(context: Context, fit: Fit, gaussian: GaussianFit, rng: np.random.Generator) -> Fit:
     """A certified fit with what it cuts off of necks, where that is worth it and certified as well.
 
@@ -154,56 +134,19 @@ def _into_necks(context: Context, fit: Fit, gaussian: GaussianFit, rng: np.rando
     least = 0.25 * settings.min_cut  # draws reach farther than those that resampling keeps
     if fit.certificate.beyond < least and not any(end.scale for end in fit.survey.ends):
         return fit
-    mixture = Mixture.even([_flow(fit, settings) or Bell(gaussian.loc, gaussian.scale)])
-    necks = _along_necks(mixture, density, fit.survey, least, rng, settings)
+    mixture = Mixture.even([trained_flow(fit, settings) or Bell(gaussian.loc, gaussian.scale)])
+    necks = along_necks(mixture, density, fit.survey, least, rng, settings)
     if not necks:
         return fit
     mixture = mixture.joined(necks, 0.2)
     khat = fit.certificate.khat
-    # of good weights fewer draws are enough
-    without_khat = replace(settings, max_khat=np.finfo(float).max, pool=min(settings.pool, 2))
-    deeper = _by_weights(context._replace(settings=without_khat), fit, gaussian, mixture, fit.survey, rng)
+    without_khat = context._replace(settings=replace(settings, max_khat=np.finfo(float).max))
+    deeper = by_weights(without_khat, fit, gaussian, mixture, fit.survey, rng, 2 * settings.certificate_draws)
     if not deeper.certificate.certified:
         return fit
     # the fit's own weights are what a file keeps, and judges anew
     certificate = deeper.certificate._replace(khat=min(khat, deeper.certificate.khat))
     return deeper._replace(certificate=certificate, log_weights=fit.log_weights)
-
-
-def _along_necks(
-    mixture: Mixture,
-    density: Density,
-    survey: Survey,
-    least: float,
-    rng: np.random.Generator,
-    settings: FlowVISettings,
-) -> list[Sliced]:
-    """Distributions along the coordinates whose marginals go on where the mixture has no draws."""
-    draws = weighted_draws(mixture, density, rng, settings.mixture_draws)
-    lowest, highest, log_evidence = draws.x.min(0), draws.x.max(0), log_mean(draws.log_weight)
-    found = []
-    for downwards, upwards in zip(survey.ends, survey.ends[1:]):
-        if downwards.coordinate == upwards.coordinate:
-            shares = [share_beyond(end, lowest, highest, log_evidence) for end in (downwards, upwards)]
-            if downwards.scale or max(shares) > least:  # far in a neck of scales there are draws, but too few
-                found.append(Sliced.of(downwards, upwards))
-    return found
-
-
-def _by_weights(
-    context: Context, fit: Fit, gaussian: GaussianFit, mixture: Mixture, survey: Survey, rng: np.random.Generator
-) -> Fit:
-    """The fit with draws that importance resampling keeps of the mixture's, and their verdict."""
-    density, settings = context.density, context.settings
-    num = max(1_000, min(settings.certificate_draws, _MOST_NUMBERS // (settings.pool * fit.loc.size)))
-    draws = weighted_draws(mixture, density, rng, settings.pool * num)
-    survey = search(density, gaussian, survey, mixture.log_prob, log_mean(draws.log_weight), rng, settings)
-    index = resample(draws.log_weight, num, rng)
-    return fit._replace(
-        certificate=judge(weigh([draws]), survey, settings),
-        log_weights=draws.log_weight,
-        chains=Chains.split(draws.x[index], draws.log_density[index], settings.chains),
-    )
 
 
 def _by_chains(

@@ -14,9 +14,9 @@ from numpyro_flows.inference.certificate import Draws
 from numpyro_flows.inference.compiled import FlowFunctions, compile_flow
 from numpyro_flows.inference.flow_component import FlowComponent
 from numpyro_flows.inference.gaussian import GaussianFit, no_climbs
+from numpyro_flows.inference.host_density import HostDensity
 from numpyro_flows.inference.judge import judge
 from numpyro_flows.inference.losses import Objective, PathKL
-from numpyro_flows.inference.newton import Density
 from numpyro_flows.inference.rounds import Best, Judged, UntilCertified, finished
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.stages import Context, Fit
@@ -102,7 +102,7 @@ class FlowTask:
     survey: Survey
     seeds: Seeds
     clock: Clock
-    density: Density
+    density: HostDensity
     gaussian: GaussianFit
 
     @property
@@ -124,7 +124,8 @@ class FlowTask:
         with self.clock.stage("certificate"):
             num_blocks = -(-self.settings.certificate_draws // self.settings.block)
             seeds = self.seeds.many(num_blocks, "verdict", state.num_rounds)
-            draws = weigh(Draws(*self.functions.draw(arrays, seed)) for seed in seeds)
+            draws = weigh((Draws(*self.functions.draw(arrays, seed)) for seed in seeds), self.settings)
+            self.density.values_alone["flow"] += len(draws.log_weight)
             certificate = judge(draws, self.survey, self.settings)
             if certificate.certified and self.survey.probes:
                 certificate = judge(draws, self._searched(arrays, certificate.log_evidence, state), self.settings)

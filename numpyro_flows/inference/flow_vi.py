@@ -24,10 +24,12 @@ from numpyro_flows.arguments import (
 )
 from numpyro_flows.bijections import Chain
 from numpyro_flows.bijections.partial import Partial
+from numpyro_flows.inference.density_cost import Cost
 from numpyro_flows.inference.fallback import Fallback
 from numpyro_flows.inference.flow_training import FlowTraining, explained
 from numpyro_flows.inference.host_density import HostDensity, HostPrior
 from numpyro_flows.inference.one_thread import one_thread
+from numpyro_flows.inference.mixture_training import MixtureTraining
 from numpyro_flows.inference.posterior import FlowPosterior
 from numpyro_flows.inference.rounds import finished
 from numpyro_flows.inference.settings import FlowVISettings
@@ -42,26 +44,29 @@ from numpyro_flows.training.seeds import Seeds
 from numpyro_flows.training.watch import Callback, Watch
 
 _DEFAULTS = FlowVISettings()
+_COUNTED = (MixtureTraining, "mixture"), (FlowTraining, "flow"), (Fallback, "fallback")
 
 
 class FlowVI:
     """Variational inference with a normalizing flow, and a verdict on its result by importance sampling.
 
-    A Gaussian is fitted first, from several starts. Where 20,000 fresh draws of it are not good enough, the flow is
-    trained around it in rounds of a decaying learning rate, each judged on other fresh draws, until they are certified
-    with `target_ess`. Rounds go by the reverse KL, and by the forward KL once the flow is close: it fills the tails
-    that decide on k-hat. What the fit lacks is searched for at points that it did not choose.
+    A Gaussian is fitted first, from several starts. Where up to 20,000 fresh draws of it are not good enough, a mixture
+    of simple distributions is tried, which takes a second. Where that is refused, the flow is trained around the
+    Gaussian in rounds of a decaying learning rate, each judged on other fresh draws, until it is certified with
+    `target_ess`. Rounds go by the reverse KL, and by the forward KL once the flow is close: it fills the tails that
+    decide on k-hat. What a fit lacks is searched for at points that it did not choose.
 
     One default for every model, whose constants `FlowVISettings` has. Used like NumPyro's `MCMC`. The page
     docs/how_a_fit_is_certified.md explains what a verdict means.
 
     Args:
         model: a NumPyro model with continuous latent sites.
-        guide: an `AutoFlow` of the same model, for another flow or other starts; by default of affine couplings with
-            tails, or of splines where there is one coordinate only. Its recipe is traced: where it cannot be, as those
-            of FlowJAX, make the bijection before and give `lambda key, dim: bijection`.
-        stages: functions `stage(context, fit) -> fit`, called one after the other: `GaussianStart`, `FlowTraining`, and
-            your own (CONTRIBUTING.md has one).
+        guide: an `AutoFlow` of the same model, for another flow or other starts, and no mixture is tried before it; by
+            default of affine couplings with tails, or of splines where there is one coordinate only. Its recipe is
+            traced: where it cannot be, as those of FlowJAX, make the bijection before and give `lambda key, dim:
+            bijection`.
+        stages: functions `stage(context, fit) -> fit`, called one after the other: `GaussianStart`, `MixtureTraining`
+            (not by default where a guide is given), `FlowTraining`, and your own (CONTRIBUTING.md has one).
         verify: how hard to look for what the fit lacks. `"auto"` searches with some 20,000 evaluations of the density,
             `"thorough"` with ten times as many, `"weights"` does not search; the verdict names every check that ran.
         fallback: what follows where the fit is refused: `"mcmc"`, a mixture with components in every mode that a search
@@ -101,7 +106,7 @@ class FlowVI:
         model: Callable,
         guide: AutoFlow | None = None,
         *,
-        stages: Sequence[Stage] = (GaussianStart(), FlowTraining()),
+        stages: Sequence[Stage] | None = None,
         settings: FlowVISettings = _DEFAULTS,
         verify: Literal["auto", "thorough", "weights"] = "auto",
         fallback: Literal["mcmc"] | None = "mcmc",
@@ -119,6 +124,9 @@ class FlowVI:
         if guide is not None and guide.model is not model:
             raise ValueError(f"guide expected to be one of {model}, got one of {guide.model}")
         require_instance(FlowVISettings, "FlowVISettings(num_steps=2000)", settings=settings)
+        if stages is None:
+            mixture = [MixtureTraining()] if guide is None else []
+            stages = [GaussianStart(), *mixture, FlowTraining()]
         stages = tuple(stages)
         require_callable("GaussianStart()", **{f"each stage, number {i}": stage for i, stage in enumerate(stages, 1)})
         given = {
@@ -162,12 +170,14 @@ class FlowVI:
             guide = self._guide(target.fitted.dim)
         with _compilers() as pool, one_thread():
             with clock.stage("tracing"):
-                density = HostDensity(pool, target.fitted, self.settings.batch)
-                prior = HostPrior(pool, target.fitted, self.settings.batch)
+                settings = self.settings.affordable(Cost.of(target.fitted.log_density, target.fitted.dim))
+                density = HostDensity(pool, target.fitted, settings.batch)
+                prior = HostPrior(pool, target.fitted, settings.batch)
             context = Context(
-                target.fitted, density, prior, self.verify, guide, self.settings, seeds, clock, pool, self.watch
+                target.fitted, density, prior, self.verify, guide, settings, seeds, clock, pool, self.watch
             )
-            fit, extra = self._staged(context)
+            fit = self._staged(context)
+        density.gradients["flow"] += fit.losses.size * settings.num_particles
         if target.free.any():
             whole = Partial(fit.bijection, np.flatnonzero(~target.free), target.dim)
             chains = fit.chains and fit.chains.with_normals(target.free, seeds.rng("free coordinates"))
@@ -187,11 +197,8 @@ class FlowVI:
             log_weights=fit.log_weights,
             losses=fit.losses,
             seconds=clock.seconds,
-            gradient_evaluations={
-                "gaussian": density.num_evaluations - extra,
-                "flow": fit.losses.size * self.settings.num_particles,
-                "fallback": extra,
-            },
+            gradient_evaluations=density.gradients,
+            value_evaluations=density.values_alone,
             num_skipped=fit.num_skipped,
             reason=fit.reason or Reason.UNTRAINED,
             settings=self.settings,
@@ -208,31 +215,30 @@ class FlowVI:
             raise ValueError("checkpoint expected None for several fits, as one file is for one fit: call run")
         return run_several(self.run, rng_key, num, args, kwargs)
 
-    def _staged(self, context: Context) -> tuple[Fit, int]:
-        """What the stages make of nothing, and the evaluations of the fallback.
+    def _staged(self, context: Context) -> Fit:
+        """What the stages make of nothing.
 
         Ctrl-C gives what there is by then, and raises where that is nothing.
         """
-        fit, extra = Fit.before(context.target.dim), 0
+        fit = Fit.before(context.target.dim)
         for stage in self._all_stages():
-            before = context.density.num_evaluations
+            context.density.counted_for = next((name for kind, name in _COUNTED if isinstance(stage, kind)), "gaussian")
             try:
                 staged = stage(context, fit)
             except KeyboardInterrupt:
                 if not fit.judged:
                     raise
                 if not isinstance(stage, Fallback):
-                    return explained(fit, INTERRUPTED), extra
+                    return explained(fit, INTERRUPTED)
                 why = f"{fit.certificate.why}; the fallback was interrupted" if fit.certificate.why else ""
                 certificate = fit.certificate._replace(why=why)
-                return fit._replace(certificate=certificate, reason=Reason.INTERRUPTED), extra
+                return fit._replace(certificate=certificate, reason=Reason.INTERRUPTED)
             if not isinstance(staged, Fit):
                 raise TypeError(f"the stage {stage!r} expected to return a Fit, got {described(staged)}")
             fit = staged
-            extra += context.density.num_evaluations - before if isinstance(stage, Fallback) else 0
         if fit.reason is None and finished(fit.certificate, self.settings):
             fit = fit._replace(reason=Reason.GOOD_ENOUGH)
-        return fit, extra
+        return fit
 
     def _all_stages(self) -> list[Stage]:
         if self.fallback is None:

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from scipy.linalg import solve_triangular
 
 from numpyro_flows.inference.certificate import Draws, relative_ess
-from numpyro_flows.inference.newton import Climb, Density, climb
+from numpyro_flows.inference.newton import Climb, Density, climb, values
 from numpyro_flows.inference.settings import FlowVISettings
 
 _DEEPEST = 100.0  # nats
@@ -118,7 +118,7 @@ def _best(
     density: Density, gaussians: list[tuple[np.ndarray, np.ndarray]], u: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Location and factor of the Gaussian of largest ELBO on the base draws `u`."""
-    elbos = [_finite_mean(density(loc + outward(factor, u))[0] - _log_prob(factor, u)) for loc, factor in gaussians]
+    elbos = [_finite_mean(values(density, loc + outward(factor, u)) - _log_prob(factor, u)) for loc, factor in gaussians]
     return gaussians[int(np.argmax(elbos))]
 
 
@@ -144,7 +144,6 @@ def _refine(
 
     Source: Khan and Rue 2023, arXiv 2107.04562.
     """
-    window = settings.refine_window
     kept: list[np.ndarray] = []  # log weights of the Gaussians that were kept
     before, damping = None, 1.0  # the last of these
     for step in range(settings.refine_steps):
@@ -159,16 +158,26 @@ def _refine(
             before = _Ascent(loc, factor, elbo, log_weights, residual.mean(0), moment)
             damping = min(1.0, 2.0 * damping)
             kept.append(log_weights)
-            if len(kept) >= 2 * window and len(kept) % window == 0:
-                old, new = np.stack(kept[-2 * window :]).reshape(2, -1)
-                if not _finite_mean(new) > _finite_mean(old) + settings.refine_gain:
-                    break
+            if _settled(kept, settings):
+                break
         else:  # the step made it worse
             damping *= 0.25
         loc, factor = _stepped(before, damping / (1.0 + step / 10.0), settings)
     assert before is not None
-    last = np.concatenate(kept[-window:])
+    last = np.concatenate(kept[-settings.refine_window :])
     return before._replace(elbo=_finite_mean(last), log_weights=last)  # of all draws of the last steps
+
+
+def _settled(kept: list[np.ndarray], settings: FlowVISettings) -> bool:
+    """Whether the last steps gained next to nothing on as many before: a quarter of a window where noise allows it."""
+    for window in (settings.refine_window // 4, settings.refine_window):
+        if window == 0 or len(kept) < 2 * window or len(kept) % window:
+            continue
+        old, new = np.stack(kept[-2 * window :]).reshape(2, -1)
+        noise = np.hypot(_clipped(old).std(), _clipped(new).std()) / np.sqrt(old.size)
+        if window == settings.refine_window or noise < settings.refine_gain:
+            return not _finite_mean(new) > _finite_mean(old) + settings.refine_gain
+    return False
 
 
 def _bounded(gradients: np.ndarray) -> np.ndarray:
@@ -202,7 +211,7 @@ def draw_gaussian(
         u = rng.standard_normal((min(settings.block, left), fit.loc.size))
         left -= len(u)
         x = fit.loc + outward(fit.scale, u)
-        log_p, _ = density(x)
+        log_p = values(density, x)
         yield Draws(x, log_p, log_p - _log_prob(fit.scale, u))
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from numpyro_flows.inference.exploration import Probe
 from numpyro_flows.inference.gaussian import GaussianFit, outward
-from numpyro_flows.inference.newton import Counted, Density
+from numpyro_flows.inference.newton import Counted, Density, values
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.target import Coordinates
 from numpyro_flows.inference.tempering import Whitened
@@ -53,7 +53,7 @@ def tails(
     rays = rays[rays.any(axis=1)]
     near, far = settings.tail_distances
     density = counted = Counted(density)
-    heights = [density(fit.loc + distance * rays)[0] for distance in (near, far, far**2 / near)]
+    heights = [values(density, fit.loc + distance * rays) for distance in (near, far, far**2 / near)]
     falls = -np.diff(heights, axis=0) / np.log(far / near)
     # not finite: the density overflows out there
     slow = np.isfinite(falls) & (falls < settings.min_degrees_of_freedom + dim)
@@ -61,7 +61,7 @@ def tails(
     lost = (settings.min_degrees_of_freedom + dim) * np.log([[far], [far**2 / near]]) + _MARGIN
     underflow = -float(np.log(np.finfo(fit.loc.dtype).tiny))
     lost = np.where((rays != 0.0) @ coordinates.constrained, np.minimum(lost, 0.5 * underflow), lost)
-    slow &= np.array(heights[1:]) > density(fit.loc[None])[0] - lost
+    slow &= np.array(heights[1:]) > values(density, fit.loc[None]) - lost
     index = np.inf
     for i in np.flatnonzero(slow[1]):
         index = min(index, _index(density, fit, far / near * rays[i], falls[1, i], heights[2][i], periodic, settings))
@@ -86,7 +86,7 @@ def _index(
     length = np.linalg.norm(u)
     _, _, across = np.linalg.svd(u[None])  # the first row is the ray's direction
     there = np.where(periodic, 0.0, outward(fit.scale, 0.5 * far * length * across[1:]))
-    beside = density(fit.loc + far * ray + there)[0]
+    beside = values(density, fit.loc + far * ray + there)
     # at half the distance to the side a joint Student-t loses less than (df + dim) / 2 log 1.25
     wide = beside > height - 0.25 * (fall + u.size)
     wide &= there.any(axis=1)

@@ -13,30 +13,41 @@ from numpyro_flows.inference.target import Fitted, Target
 from numpyro_flows.training.ahead import NO_OPTIMIZATION, Ahead
 from numpyro_flows.training.seeds import Seeds, seed_key
 
+_STAGES = ("gaussian", "mixture", "flow", "fallback")
+
 
 class HostDensity:
-    """A target's log density and gradient at any number of points, for algorithms in NumPy; it counts the points.
+    """A target's log density and gradient at any number of points, for algorithms in NumPy.
 
-    They are evaluated `batch` at a time.
+    They are evaluated `batch` at a time. It counts the points for each stage of a fit, that which `counted_for` names:
+    `gradients` those with a gradient, `values_alone` those without.
     """
 
     def __init__(self, pool: Executor, target: Fitted, batch: int):
         self.dtype = np.dtype(jnp.result_type(float))
-        self.num_evaluations = 0
+        self.counted_for = "gaussian"
+        self.gradients, self.values_alone = (dict.fromkeys(_STAGES, 0) for _ in range(2))
         self._batch = batch
-        self._evaluate = Ahead(
-            pool, jax.vmap(jax.value_and_grad(target.log_density)), np.zeros((batch, target.dim), self.dtype)
-        )
+        like = np.zeros((batch, target.dim), self.dtype)
+        self._with_gradient = Ahead(pool, jax.vmap(jax.value_and_grad(target.log_density)), like)
+        self._value = Ahead(pool, jax.vmap(target.log_density), like)
 
     def __call__(self, x: Float[np.ndarray, "points dim"]) -> tuple[np.ndarray, np.ndarray]:
         if not len(x):
             return np.zeros(0, self.dtype), np.zeros(x.shape, self.dtype)
-        self.num_evaluations += len(x)
-        return in_blocks(self._evaluate, x.astype(self.dtype), self._batch)
+        self.gradients[self.counted_for] += len(x)
+        return in_blocks(self._with_gradient, x.astype(self.dtype), self._batch)
+
+    def values(self, x: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, " points"]:
+        """Log densities alone."""
+        if not len(x):
+            return np.zeros(0, self.dtype)
+        self.values_alone[self.counted_for] += len(x)
+        return in_blocks(self._value, x.astype(self.dtype), self._batch)
 
     def wait(self) -> None:
         """Until the compilation is over."""
-        self._evaluate.wait()
+        self._with_gradient.wait()
 
 
 class HostPrior:

@@ -11,7 +11,7 @@ from numpyro_flows.inference.checks import checks_of
 from numpyro_flows.inference.exploration import LogProb
 from numpyro_flows.inference.gaussian import moment_matched
 from numpyro_flows.inference.judge import with_survey
-from numpyro_flows.inference.newton import Density
+from numpyro_flows.inference.newton import Density, values
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.survey import Survey, missed_beyond, of_one_period, search
 
@@ -123,7 +123,7 @@ def judge_draws(
         "anything where no chain has been",
     )
     held_out = chains[:, 1::2].reshape(-1, dim)
-    log_density = np.asarray(density(held_out)[0], np.float64)
+    log_density = np.asarray(values(density, held_out), np.float64)
     broken = ~np.isfinite(log_density)
     if broken.mean() > settings.max_broken:
         why = f"the model's density is zero or NaN at {broken.mean():.1%} of the draws: they are of another model"

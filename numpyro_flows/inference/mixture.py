@@ -11,7 +11,7 @@ from scipy.special import gammaln, logsumexp
 
 from numpyro_flows.inference.certificate import Draws
 from numpyro_flows.inference.gaussian import outward
-from numpyro_flows.inference.newton import Density
+from numpyro_flows.inference.newton import Density, values
 from numpyro_flows.inference.product import Product
 from numpyro_flows.inference.settings import FlowVISettings
 
@@ -120,7 +120,7 @@ class Mixture(NamedTuple):
 def weighted_draws(mixture: Mixture, density: Density, rng: np.random.Generator, num: int) -> Draws:
     """Fresh draws with their weights."""
     x = mixture.draw(rng, num)
-    log_density = np.asarray(density(x)[0], np.float64)
+    log_density = np.asarray(values(density, x), np.float64)
     return Draws(x, log_density, log_density - mixture.log_prob(x))
 
 
@@ -156,11 +156,11 @@ def adapted(mixture: Mixture, density: Density, rng: np.random.Generator, settin
             best, most = mixture, ess
         if in_vain == (1 if most > 0.5 else 3):
             break
-        mixture = stepped(mixture, draws.x, _tempered(draws.log_weight), settings)
+        mixture = stepped(mixture, draws.x, tempered(draws.log_weight), settings)
     return best
 
 
-def _tempered(log_weights: Float[np.ndarray, " draws"]) -> Float[np.ndarray, " draws"]:
+def tempered(log_weights: Float[np.ndarray, " draws"]) -> Float[np.ndarray, " draws"]:
     """Weights to the largest power, at most 1, whose effective sample size is a twentieth of their number."""
     low, high = 0.0, 2.0
     while high - low > 1e-3:

@@ -9,7 +9,7 @@ from numpyro_flows.inference.exploration import Probe
 from numpyro_flows.inference.gaussian import GaussianFit, gaussian_log_prob, triangular
 from numpyro_flows.inference.groups import grouped
 from numpyro_flows.inference.mixture import Bell, Component, Mixture
-from numpyro_flows.inference.newton import Climb, Density, climb
+from numpyro_flows.inference.newton import Climb, Density, climb, values
 from numpyro_flows.inference.settings import FlowVISettings
 
 _MOST_OF_TAILS = 0.05  # share of points outside of the modes' ellipsoids, where 2% of a normal distribution's are
@@ -66,7 +66,7 @@ def draws_around(density: Density, modes: list[Mode], rng: np.random.Generator, 
 def draws_of(density: Density, distribution: Component, rng: np.random.Generator, num: int) -> Probe:
     """Draws of a distribution around other modes."""
     x = distribution.draw(rng, num)
-    log_density = np.asarray(density(x)[0], np.float64)
+    log_density = np.asarray(values(density, x), np.float64)
     log_density = np.where(np.isfinite(log_density), log_density, -np.inf)
     return Probe("draws around other modes", x, log_density, distribution.log_prob(x), cost=num)
 

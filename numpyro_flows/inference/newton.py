@@ -11,7 +11,15 @@ from numpyro_flows.inference.settings import FlowVISettings
 Density = Callable[
     [Float[np.ndarray, "points dim"]], tuple[Float[np.ndarray, " points"], Float[np.ndarray, "points dim"]]
 ]
-"""`density(x) -> (log p(x), its gradients)` for points `x`, in NumPy; values may be NaN or infinite."""
+"""`density(x) -> (log p(x), its gradients)` for points `x`, in NumPy; values may be NaN or infinite.
+
+It may have a method `values(x) -> log p(x)` that costs less.
+"""
+
+
+def values(density: Density, x: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, " points"]:
+    """`log p(x)` alone."""
+    return density.values(x) if hasattr(density, "values") else density(x)[0]  # pyright: ignore[reportFunctionMemberAccess]
 
 
 class Counted:
@@ -23,6 +31,10 @@ class Counted:
     def __call__(self, x: Float[np.ndarray, "points dim"]) -> tuple[np.ndarray, np.ndarray]:
         self.num += len(x)
         return self._density(x)
+
+    def values(self, x: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, " points"]:
+        self.num += len(x)
+        return values(self._density, x)
 
 
 class Climb(NamedTuple):

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from numpyro_flows.inference.gaussian import GaussianFit
-from numpyro_flows.inference.newton import Density
+from numpyro_flows.inference.newton import Density, values
 
 _WIDEST = np.pi / np.sqrt(3.0)  # the standard deviation of a uniform angle
 
@@ -48,4 +48,10 @@ class OnePeriod:
 
     def __call__(self, x: Float[np.ndarray, "points dim"]) -> tuple[np.ndarray, np.ndarray]:
         log_density, gradient = self.density(x)
-        return np.where(within_period(x, self.centre, self.periodic), log_density, -np.inf), gradient
+        return self._cut(x, log_density), gradient
+
+    def values(self, x: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, " points"]:
+        return self._cut(x, values(self.density, x))
+
+    def _cut(self, x: np.ndarray, log_density: np.ndarray) -> np.ndarray:
+        return np.where(within_period(x, self.centre, self.periodic), log_density, -np.inf)

@@ -47,7 +47,7 @@ class FlowPosterior:
         bijection: the trained map from `N(0, I)` to the unconstrained latent vector; affine where a Gaussian is enough.
         losses: negative ELBO estimates, one for each step of the flow stage, `(steps,)`.
         seconds: wall time: tracing, compilation, gaussian (with its verdict), flow, certificate (its), mixture, mcmc.
-        gradient_evaluations: gradients of the model's log density by stage.
+        gradient_evaluations: gradients of the model's log density by stage; `value_evaluations` are those without one.
         num_skipped: steps left out because their loss or gradient was not finite.
         reason: what ended the training, in a word or two, "good enough" say.
         log_weights: of the certificate's draws, `(draws,)`.
@@ -80,6 +80,7 @@ class FlowPosterior:
         losses: Float[np.ndarray, " steps"],
         seconds: dict[str, float],
         gradient_evaluations: dict[str, int],
+        value_evaluations: dict[str, int],
         num_skipped: int,
         reason: str,
         draw: Callable[[PyTree, Seed], Block] | None = None,
@@ -93,7 +94,8 @@ class FlowPosterior:
         self.khat, self.ess = certificate.khat, certificate.ess
         self.log_evidence, self.log_evidence_se = certificate.log_evidence, certificate.log_evidence_se
         self.losses, self.log_weights, self.num_skipped, self.reason = losses, log_weights, num_skipped, reason
-        self.seconds, self.gradient_evaluations = seconds, gradient_evaluations
+        self.seconds = seconds
+        self.gradient_evaluations, self.value_evaluations = gradient_evaluations, value_evaluations
         self._guide, self._target, self._settings = guide, target, settings
         if draw is None:  # the fit has not compiled it yet
             static = eqx.partition(bijection, eqx.is_array)[1]

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from scipy.interpolate import PchipInterpolator
 
 from numpyro_flows.inference.gaussian import GaussianFit, triangular
-from numpyro_flows.inference.newton import Counted, Density, climb
+from numpyro_flows.inference.newton import Counted, Density, climb, values
 from numpyro_flows.inference.scale_like import SCALE, scale_like
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.target import Coordinates
@@ -171,7 +171,7 @@ def _highest(
     settings: FlowVISettings,
 ) -> list[_Optimum]:
     if starts.shape[1] == 1:  # no other coordinate to climb in
-        return [_Optimum(x, height, factors[0], True) for x, height in zip(starts, density(starts)[0])]
+        return [_Optimum(x, height, factors[0], True) for x, height in zip(starts, values(density, starts))]
     return [_Optimum(*climbed) for climbed in zip(*climb(density, starts, factors, settings))]
 
 

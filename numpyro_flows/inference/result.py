@@ -27,6 +27,7 @@ class Result(Protocol):
     losses: Float[np.ndarray, " steps"]
     seconds: dict[str, float]
     gradient_evaluations: dict[str, int]
+    value_evaluations: dict[str, int]
     num_skipped: int
     reason: str
     _guide: Any

@@ -3,7 +3,10 @@
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy as np
+
 from numpyro_flows.arguments import require_counts, require_instance, require_numbers
+from numpyro_flows.inference.density_cost import Cost
 
 _SHARES = (
     *("unit_start_ess", "forward_ess", "forward_share", "min_ess", "sufficient_ess", "target_ess"),
@@ -17,6 +20,11 @@ _LOOSER_BELOW = (
     *("prior_draws", "ladder_draws", "axis_distances", "axis_points", "least_mode_draws", "profiled"),
     *("particles", "temperatures", "moves", "leapfrog_steps", "settling_moves"),
 )
+_SEARCH = ("prior_draws", "ladder_draws", "axis_distances", "dispersed_starts", "particles")
+_MOST_AT_ONCE = 2**20  # numbers in an array: beyond, memory is slower than arithmetic
+_FEWEST_AT_ONCE = 8  # share the reading of the data: of 1e6 x 50 one by one took four times as long
+_DEAR = 1e6  # numbers that a density computes, a millisecond: from there on the search is smaller
+_SMALLEST_SEARCH = 0.25
 _LEAST = {"certificate_draws": 1_000, "mode_draws": 1_000, "refine_draws": 2}  # else nothing can be estimated
 
 
@@ -28,8 +36,8 @@ class FlowVISettings:
 
     Shapes (sizes of compiled functions, without influence on a fit but for its random numbers):
 
-    - `batch`: points of one evaluation of density and gradient; measured, 128 took up to a third longer, as many calls
-      have fewer points.
+    - `batch`: points of one evaluation of density and gradient, fewer of large data; measured, 128 took up to a third
+      longer, as many calls have fewer points.
     - `block`: draws of one call of the compiled sampler.
     - `chunk`: steps of one call of the training loop: what the progress bar and Ctrl-C wait for.
 
@@ -186,7 +194,7 @@ class FlowVISettings:
     max_khat: float = 0.7
     min_ess: float = 0.5
     sufficient_ess: float = 0.99
-    target_ess: float = 0.95
+    target_ess: float = 0.5
     target_khat: float = 0.65
     least_gain: float = 0.02
     max_broken: float = 1e-3
@@ -260,8 +268,20 @@ class FlowVISettings:
 
     def thorough(self) -> "FlowVISettings":
         """The same with ten times the search for what a fit lacks."""
-        counts = ("prior_draws", "ladder_draws", "axis_distances", "dispersed_starts", "particles", "mode_draws")
-        return replace(self, **{name: 4 * getattr(self, name) for name in counts}, moves=4, leapfrog_steps=5)
+        counts = {name: 4 * getattr(self, name) for name in (*_SEARCH, "mode_draws")}
+        return replace(self, **counts, moves=4, leapfrog_steps=5)
+
+    def affordable(self, cost: Cost) -> "FlowVISettings":
+        """The same for a density of this cost: of a dear one fewer points at a time, and a smaller search.
+
+        What was given, and is not the default, stays.
+        """
+        at_once = 2 ** int(np.log2(_MOST_AT_ONCE / max(cost.largest, 1)))
+        share = float(np.clip(np.sqrt(_DEAR / max(cost.numbers, 1)), _SMALLEST_SEARCH, 1.0))
+        scaled = {name: int(np.ceil(share * getattr(FlowVISettings(), name))) for name in (*_SEARCH, "num_starts")}
+        scaled["batch"] = int(np.clip(at_once, _FEWEST_AT_ONCE, FlowVISettings().batch))
+        default = {name: getattr(FlowVISettings(), name) for name in scaled}
+        return replace(self, **{name: n for name, n in scaled.items() if getattr(self, name) == default[name]})
 
     def loosened(self) -> str:
         """The settings by which a certificate says less than the default's, as text; empty where there are none."""

@@ -56,6 +56,7 @@ class StoredFit(NamedTuple):
     losses: Float[np.ndarray, " steps"]
     seconds: dict[str, float]
     gradient_evaluations: dict[str, int]
+    value_evaluations: dict[str, int]
     num_skipped: int
     reason: str
     shapes: dict[str, tuple[int, ...]]
@@ -82,6 +83,7 @@ class StoredFit(NamedTuple):
             losses=np.asarray(posterior.losses),
             seconds={name: float(seconds) for name, seconds in posterior.seconds.items()},
             gradient_evaluations={name: int(number) for name, number in posterior.gradient_evaluations.items()},
+            value_evaluations={name: int(number) for name, number in posterior.value_evaluations.items()},
             num_skipped=int(posterior.num_skipped),
             reason=str(posterior.reason),
             shapes=dict(target.shapes),
@@ -123,7 +125,7 @@ class StoredFit(NamedTuple):
 
     def unchanged(self) -> dict[str, Any]:
         """What a posterior has as the file has it."""
-        names = "bijection log_weights chains losses seconds gradient_evaluations num_skipped reason"
+        names = "bijection log_weights chains losses seconds gradient_evaluations value_evaluations num_skipped reason"
         return {name: getattr(self, name) for name in names.split()}
 
     def require_coherent(self) -> None:

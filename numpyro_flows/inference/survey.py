@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from numpyro_flows.inference.certificate import Draws, log_mean
+from numpyro_flows.inference.certificate import Draws, decided, log_mean
 from numpyro_flows.inference.exploration import LogProb, Prior, Probe, Share, explore, outside, share_outside, suspects
 from numpyro_flows.inference.gaussian import GaussianFit, draw_gaussian, fit_gaussian, gaussian_log_prob
 from numpyro_flows.inference.heavy_tails import Tails, tails
@@ -64,12 +64,14 @@ class Weighed(NamedTuple):
     highest: Float[np.ndarray, " dim"]
 
 
-def weigh(blocks: Iterable[Draws]) -> Weighed:
-    """What is kept of blocks of draws, one after the other."""
+def weigh(blocks: Iterable[Draws], settings: FlowVISettings) -> Weighed:
+    """What is kept of blocks of draws, one after the other, until they decide a verdict."""
     kept = []
     for block in blocks:
         x = np.asarray(block.x)
         kept.append((np.asarray(block.log_density), np.asarray(block.log_weight), x.min(0), x.max(0)))
+        if decided(np.concatenate([log_weight for _, log_weight, _, _ in kept]), settings):
+            break
     log_density, log_weight, lowest, highest = zip(*kept)
     return Weighed(np.concatenate(log_density), np.concatenate(log_weight), np.min(lowest, 0), np.max(highest, 0))
 
@@ -84,7 +86,7 @@ def weighed(
     """Fresh draws of a Gaussian."""
     if coordinates.periodic.any():
         density = OnePeriod(density, gaussian.loc, coordinates.periodic)
-    return weigh(draw_gaussian(density, gaussian, rng, settings))
+    return weigh(draw_gaussian(density, gaussian, rng, settings), settings)
 
 
 def survey_around(

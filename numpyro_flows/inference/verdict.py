@@ -13,7 +13,9 @@ def verdict(posterior: Result) -> str:
     if posterior.chains is not None and c.by == "weights":
         figures = f"by a mixture: {figures}"
     seconds, gradients = sum(posterior.seconds.values()), sum(posterior.gradient_evaluations.values())
-    work = f"{seconds:.1f} s, {gradients:,} gradient evaluations, {posterior.num_skipped} steps skipped as not finite"
+    values = sum(posterior.value_evaluations.values())
+    work = f"{seconds:.1f} s, {gradients:,} gradients of the density and {values:,} values"
+    work += f", {posterior.num_skipped} steps skipped as not finite" if posterior.num_skipped else ""
     free = [f"{num} entries of {name!r}" for name, num in posterior._target.free_entries.items()]
     masked = f"\nmasked, so not in the density, and standard normal here: {', '.join(free)}" if free else ""
     alone = "\nloaded without its model: draws are the flow's own, not resampled"

@@ -19,6 +19,7 @@ from numpyro_flows.arguments import (
     require_model,
 )
 from numpyro_flows.inference.certificate import Certificate, Draws, certify, log_mean
+from numpyro_flows.inference.density_cost import Cost
 from numpyro_flows.inference.exploration import LogProb
 from numpyro_flows.inference.gaussian import GaussianFit, moment_matched
 from numpyro_flows.inference.groups import grouped
@@ -109,6 +110,7 @@ def verify_fit(
         settings = settings.thorough()
     seeds = Seeds.of(rng_key)
     target = Target(model, seeds.key("model"), args, kwargs)
+    settings = settings.affordable(Cost.of(target.fitted.log_density, target.fitted.dim))
     pool = ThreadPoolExecutor()
     try:
         with one_thread():

@@ -1,0 +1,84 @@
+"""Mixtures in the place of a fit: their components, and the verdict on their draws."""
+
+import equinox as eqx
+import numpy as np
+
+from numpyro_flows.bijections.noise import estimates
+from numpyro_flows.inference.certificate import log_mean, resample
+from numpyro_flows.inference.draws import Chains
+from numpyro_flows.inference.flow_component import FlowComponent
+from numpyro_flows.inference.gaussian import GaussianFit
+from numpyro_flows.inference.judge import judge, share_beyond
+from numpyro_flows.inference.mixture import Mixture, weighted_draws
+from numpyro_flows.inference.newton import Density
+from numpyro_flows.inference.product import Product
+from numpyro_flows.inference.settings import FlowVISettings
+from numpyro_flows.inference.sliced import Sliced
+from numpyro_flows.inference.stages import Context, Fit
+from numpyro_flows.inference.survey import Survey, search, weigh
+
+_MOST_NUMBERS = 50_000_000  # in memory at a time: fewer draws where they are long vectors
+
+
+def is_one_of_modes(fit: Fit, settings: FlowVISettings) -> bool:
+    """Whether a search found other modes than that of a fit, which is good for one, or they are very many."""
+    return bool(fit.survey.modes) and (
+        fit.certificate.ess >= settings.min_ess or len(fit.survey.modes) >= settings.most_modes
+    )
+
+
+def trained_flow(fit: Fit, settings: FlowVISettings) -> FlowComponent | None:
+    """The trained flow, where there is one with an exact density."""
+    if fit.draw is None or fit.log_prob is None or estimates(fit.bijection):
+        return None
+    return FlowComponent(eqx.filter(fit.bijection, eqx.is_array), fit.draw, fit.log_prob, settings.block)
+
+
+def of_particles(survey: Survey, settings: FlowVISettings) -> list[Product]:
+    """Independent coordinates, fitted to the probes that follow the posterior."""
+    return [Product.of(probe.x, settings) for probe in survey.probes if probe.follows_posterior and len(probe.x) > 1]
+
+
+def along_necks(
+    mixture: Mixture,
+    density: Density,
+    survey: Survey,
+    least: float,
+    rng: np.random.Generator,
+    settings: FlowVISettings,
+) -> list[Sliced]:
+    """Distributions along the coordinates whose marginals go on where the mixture has no draws."""
+    draws = weighted_draws(mixture, density, rng, settings.mixture_draws)
+    lowest, highest, log_evidence = draws.x.min(0), draws.x.max(0), log_mean(draws.log_weight)
+    found = []
+    for downwards, upwards in zip(survey.ends, survey.ends[1:]):
+        if downwards.coordinate == upwards.coordinate:
+            shares = [share_beyond(end, lowest, highest, log_evidence) for end in (downwards, upwards)]
+            if downwards.scale or max(shares) > least:  # far in a neck of scales there are draws, but too few
+                found.append(Sliced.of(downwards, upwards))
+    return found
+
+
+def by_weights(
+    context: Context,
+    fit: Fit,
+    gaussian: GaussianFit,
+    mixture: Mixture,
+    survey: Survey,
+    rng: np.random.Generator,
+    num: int,
+) -> Fit:
+    """The fit with draws that importance resampling keeps of `num` of the mixture's, and their verdict."""
+    density, settings = context.density, context.settings
+    num = max(1_000, min(num, _MOST_NUMBERS // fit.loc.size))
+    draws = weighted_draws(mixture, density, rng, num)
+    survey = search(density, gaussian, survey, mixture.log_prob, log_mean(draws.log_weight), rng, settings)
+    certificate = judge(weigh([draws], settings), survey, settings)
+    # half as many as count: few of them twice
+    kept = int(np.clip(0.5 * np.nan_to_num(certificate.ess) * num, settings.chains, settings.certificate_draws))
+    index = resample(draws.log_weight, kept, rng)
+    return fit._replace(
+        certificate=certificate,
+        log_weights=draws.log_weight,
+        chains=Chains.split(draws.x[index], draws.log_density[index], settings.chains),
+    )
