@@ -17,6 +17,7 @@ from .inference.flow_training import FlowTraining as FlowTraining
 from .inference.flow_vi import FlowVI as FlowVI
 from .inference.losses import ForwardKL as ForwardKL
 from .inference.losses import PathKL as PathKL
+from .inference.many import ManyFits as ManyFits
 from .inference.mixture_training import MixtureTraining as MixtureTraining
 from .inference.posterior import FlowPosterior as FlowPosterior
 from .inference.settings import FlowVISettings as FlowVISettings

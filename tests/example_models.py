@@ -72,5 +72,6 @@ def posterior_of(model, *args, loc=0.5, scale=0.5, spread=0.1, why="") -> FlowPo
         reason=Reason.GOOD_ENOUGH,
         seconds={"flow": 1.0},
         gradient_evaluations={"flow": 3},
+        value_evaluations={"flow": 2},
         num_skipped=0,
     )

@@ -101,7 +101,7 @@ def log_weights(spread: float, *, elbo: float = 0.0, tail: float = 0.0) -> np.nd
     return np.log(np.exp(normal) + tail * rng.pareto(1 / 0.9, size=normal.size)) + elbo
 
 
-BAD, GOOD = log_weights(1.0, elbo=-1.0), log_weights(0.1)
+BAD, GOOD = log_weights(1.0, elbo=-1.0), log_weights(0.25)
 
 
 def test_training_ends_with_a_round_that_is_good_enough():

@@ -100,7 +100,7 @@ def test_no_mode_in_many_dimensions(x64):
 
     result = fit(log_density, np.concatenate([uniform_starts(62), 3 * uniform_starts(62)]))
     assert not result.climbs.converged.any()
-    draws = weigh(draw_gaussian(on_host(log_density), result, np.random.default_rng(0), SETTINGS))
+    draws = weigh(draw_gaussian(on_host(log_density), result, np.random.default_rng(0), SETTINGS), SETTINGS)
     certificate = certify(draws.log_weight)
     assert certificate.log_evidence - certificate.elbo < 2.0  # nats
 
@@ -125,7 +125,7 @@ def test_draws_have_the_weights_of_the_gaussian(x64):
         return -0.5 * jnp.sum(x**2) - 0.1 * jnp.sum(x**4)
 
     result = fit(log_density, uniform_starts(2))
-    draws = weigh(draw_gaussian(on_host(log_density), result, np.random.default_rng(0), SETTINGS))
+    draws = weigh(draw_gaussian(on_host(log_density), result, np.random.default_rng(0), SETTINGS), SETTINGS)
     grid = np.linspace(-6, 6, 2001)
     log_z = 2 * np.log(np.trapezoid(np.exp(-0.5 * grid**2 - 0.1 * grid**4), grid))
     certificate = certify(draws.log_weight)
@@ -138,9 +138,10 @@ def test_the_draws_of_a_verdict_are_not_kept():
     dim, rng = 1000, np.random.default_rng(0)
     density = lambda x: (-0.5 * (x**2).sum(1), -x)  # noqa: E731
     gaussian = fit_gaussian(density, rng, np.zeros((1, dim)), SETTINGS)
+    uneven = lambda x: (-0.5 * (x**2).sum(1) + np.sin(x[:, 0]), -x)  # noqa: E731 - fewer draws do not decide
     tracemalloc.start()
     try:
-        draws = weigh(draw_gaussian(density, gaussian, rng, SETTINGS))
+        draws = weigh(draw_gaussian(uneven, gaussian, rng, SETTINGS), SETTINGS)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

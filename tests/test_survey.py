@@ -35,7 +35,7 @@ def surveyed(density, dim=2, coordinates=None):
 def searched(density, dim):
     """What a search finds around `N(0, I)`, and how much of the posterior that lacks."""
     rng, fit = np.random.default_rng(1), standard_fit(dim)
-    draws = weigh(draw_gaussian(density, fit, rng, SETTINGS))
+    draws = weigh(draw_gaussian(density, fit, rng, SETTINGS), SETTINGS)
     survey = Survey(probes=tuple(explore(density, fit, no_prior(dim), rng, SETTINGS)))
     found = search(density, fit, survey, log_prob_of(fit), log_mean(draws.log_weight), rng, SETTINGS)
     return found, lacking(found, draws, SETTINGS)
@@ -48,7 +48,7 @@ def test_a_missed_mode_is_found_and_weighed(dim):
     around = found.shares[-1]
     # what of the mode lies where the fit has draws as well, does not count
     assert around.value == pytest.approx(0.7 / 0.3, abs=4 * around.se + 1e-3)
-    assert around.se < 0.1
+    assert around.se < 0.1 * around.value
     assert missed == pytest.approx(0.7, abs=0.03)
 
 
@@ -100,7 +100,7 @@ def test_draws_of_both_modes_lack_none():
     mixture, rng = two_modes(2), np.random.default_rng(1)
     density = normals(*mixture)
     x = draws_of_normals(*mixture, 10_000, rng)
-    draws = weigh([Draws(x, density(x)[0], np.zeros(10_000))])
+    draws = weigh([Draws(x, density(x)[0], np.zeros(10_000))], SETTINGS)
     survey = Survey(probes=tuple(explore(density, standard_fit(2), no_prior(2), rng, SETTINGS)))
     found = search(density, standard_fit(2), survey, lambda x: density(x)[0], 0.0, rng, SETTINGS)
     assert found.shares == found.modes == ()
@@ -149,7 +149,7 @@ def test_copies_of_an_angle_are_one():
 def test_what_a_share_must_exceed():
     """Three of its standard errors beyond what the fit's own draws find there, and 1%."""
     density, rng = normals([1.0], [[0.0, 0.0]], [1.0]), np.random.default_rng(0)
-    draws = weigh(draw_gaussian(density, standard_fit(2), rng, SETTINGS))
+    draws = weigh(draw_gaussian(density, standard_fit(2), rng, SETTINGS), SETTINGS)
 
     def certified(*shares):
         return judge(draws, Survey(shares=shares), SETTINGS).certified

@@ -1,9 +1,10 @@
 """Affine maps: elementwise and lower-triangular."""
 
-from typing import override
+from typing import Any, override
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Scalar
 
 from numpyro_flows.bijections.base import AbstractShaped
@@ -27,9 +28,12 @@ class Affine(AbstractShaped):
     loc: Float[Array, "..."]
     log_scale: Float[Array, "..."]
 
+    @np.errstate(divide="ignore", invalid="ignore")  # as JAX: a width of zero has the log -inf
     def __init__(self, loc: ArrayLike, scale: ArrayLike = 1.0):
+        xp = _namespace(loc, scale)
         self.loc = jnp.asarray(loc, dtype=float)
-        self.log_scale = jnp.log(jnp.broadcast_to(jnp.asarray(scale, self.loc.dtype), self.loc.shape))
+        log_scale = xp.log(xp.broadcast_to(xp.asarray(scale, self.loc.dtype), self.loc.shape))
+        self.log_scale = jnp.asarray(log_scale)
         self.shape, self.cond_shape = self.loc.shape, None
 
     def _transform(self, x: Float[Array, "..."], condition: Array | None) -> tuple[Array, Scalar]:
@@ -68,16 +72,18 @@ class TriangularAffine(AbstractShaped):
     log_diagonal: Float[Array, " dim"]
     lower: Float[Array, "dim dim"]
 
+    @np.errstate(divide="ignore", invalid="ignore")
     def __init__(self, loc: ArrayLike, tril: ArrayLike):
         self.loc = jnp.asarray(loc, dtype=float)
-        tril = jnp.asarray(tril, self.loc.dtype)
+        xp = _namespace(loc, tril)
+        tril = xp.asarray(tril, self.loc.dtype)
         if self.loc.ndim != 1 or tril.shape != self.loc.shape * 2:
             raise ValueError(
                 f"TriangularAffine expected loc (dim,) and tril (dim, dim), got {self.loc.shape} and {tril.shape}"
             )
-        diagonal = jnp.diagonal(tril)
-        self.log_diagonal = jnp.log(diagonal)
-        self.lower = jnp.tril(tril, -1) / diagonal[:, None]
+        diagonal = xp.diagonal(tril)
+        self.log_diagonal = jnp.asarray(xp.log(diagonal))
+        self.lower = jnp.asarray(xp.tril(tril, -1) / diagonal[:, None])
         self.shape, self.cond_shape = self.loc.shape, None
 
     def _unit_lower(self) -> Float[Array, "dim dim"]:
@@ -95,3 +101,8 @@ class TriangularAffine(AbstractShaped):
     def _transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
         solved = jax.scipy.linalg.solve_triangular(self._unit_lower(), score, trans="T", lower=True, unit_diagonal=True)
         return *self._transform(x, condition), solved * jnp.exp(-self.log_diagonal)
+
+
+def _namespace(*arrays: ArrayLike) -> Any:
+    """JAX for its own arrays, else NumPy: JAX would compile each operation, which takes longer than a small fit."""
+    return jnp if any(isinstance(array, jax.Array) for array in arrays) else np

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr
 from jaxtyping import Array, Scalar
+
+from numpyro_flows._jax import ClosedJaxpr, Jaxpr
 
 
 class Cost(NamedTuple):

@@ -14,9 +14,9 @@ from numpyro_flows.inference.certificate import Draws
 from numpyro_flows.inference.compiled import FlowFunctions, compile_flow
 from numpyro_flows.inference.flow_component import FlowComponent
 from numpyro_flows.inference.gaussian import GaussianFit, no_climbs
-from numpyro_flows.inference.host_density import HostDensity
 from numpyro_flows.inference.judge import judge
 from numpyro_flows.inference.losses import Objective, PathKL
+from numpyro_flows.inference.newton import Density
 from numpyro_flows.inference.rounds import Best, Judged, UntilCertified, finished
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.stages import Context, Fit
@@ -86,6 +86,7 @@ class FlowTraining:
             context.clock,
             context.density,
             gaussian,
+            context.density.values_alone,
         )
         return train_flow(task, fit, context.watch)
 
@@ -95,6 +96,7 @@ class FlowTask:
     """The compiled functions of the flow stage: steps of training, and verdicts on draws.
 
     density: the target's on the host, and `gaussian` the fit's, to search around it.
+    values_alone: where the evaluations of verdicts are counted, as those "flow" took.
     """
 
     settings: FlowVISettings
@@ -102,8 +104,9 @@ class FlowTask:
     survey: Survey
     seeds: Seeds
     clock: Clock
-    density: HostDensity
+    density: Density
     gaussian: GaussianFit
+    values_alone: dict[str, int] = field(default_factory=lambda: {"flow": 0})
 
     @property
     def chunk(self) -> int:
@@ -125,7 +128,7 @@ class FlowTask:
             num_blocks = -(-self.settings.certificate_draws // self.settings.block)
             seeds = self.seeds.many(num_blocks, "verdict", state.num_rounds)
             draws = weigh((Draws(*self.functions.draw(arrays, seed)) for seed in seeds), self.settings)
-            self.density.values_alone["flow"] += len(draws.log_weight)
+            self.values_alone["flow"] += len(draws.log_weight)
             certificate = judge(draws, self.survey, self.settings)
             if certificate.certified and self.survey.probes:
                 certificate = judge(draws, self._searched(arrays, certificate.log_evidence, state), self.settings)

@@ -29,6 +29,7 @@ from numpyro_flows.inference.fallback import Fallback
 from numpyro_flows.inference.flow_training import FlowTraining, explained
 from numpyro_flows.inference.host_density import HostDensity, HostPrior
 from numpyro_flows.inference.one_thread import one_thread
+from numpyro_flows.inference.many import InAxes, ManyFits, run_many
 from numpyro_flows.inference.mixture_training import MixtureTraining
 from numpyro_flows.inference.posterior import FlowPosterior
 from numpyro_flows.inference.rounds import finished
@@ -171,7 +172,7 @@ class FlowVI:
         with _compilers() as pool, one_thread():
             with clock.stage("tracing"):
                 settings = self.settings.affordable(Cost.of(target.fitted.log_density, target.fitted.dim))
-                density = HostDensity(pool, target.fitted, settings.batch)
+                density = HostDensity(pool, target.fitted, settings.batch, settings.block)
                 prior = HostPrior(pool, target.fitted, settings.batch)
             context = Context(
                 target.fitted, density, prior, self.verify, guide, settings, seeds, clock, pool, self.watch
@@ -214,6 +215,29 @@ class FlowVI:
         if self.watch.checkpoint is not None:
             raise ValueError("checkpoint expected None for several fits, as one file is for one fit: call run")
         return run_several(self.run, rng_key, num, args, kwargs)
+
+    def run_many(self, rng_key: PRNGKeyArray, *args: Any, in_axes: InAxes = 0, **kwargs: Any) -> ManyFits:
+        """Fit the model to many data sets of the same shapes, with one compilation.
+
+        Each fit is the one that `run` gives for its data set and its key, `jax.random.split(rng_key, num)[i]`. A data
+        set whose fit fails costs only its own row. Ctrl-C returns those that are finished.
+
+        Args:
+            rng_key: a random key.
+            args: the model's arguments, with a leading axis of data sets.
+            in_axes: the axis of data sets of each argument, as in `jax.vmap`; None for one that all share.
+            kwargs: keywords that all share.
+
+        Raises:
+            TypeError: where `rng_key` is not one random key.
+            ValueError: where the arguments have no common number of data sets, or there is a checkpoint, which is of
+                one fit.
+        """
+        if self.watch.checkpoint is not None:
+            raise ValueError("checkpoint expected None for many fits, as one file is for one fit: call run")
+        quiet = copy.copy(self)
+        quiet.watch = self.watch._replace(progress_bar=False)
+        return run_many(quiet.run, rng_key, args, in_axes, kwargs, self.watch.progress_bar)
 
     def _staged(self, context: Context) -> Fit:
         """What the stages make of nothing.

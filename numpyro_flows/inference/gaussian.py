@@ -118,7 +118,9 @@ def _best(
     density: Density, gaussians: list[tuple[np.ndarray, np.ndarray]], u: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Location and factor of the Gaussian of largest ELBO on the base draws `u`."""
-    elbos = [_finite_mean(values(density, loc + outward(factor, u)) - _log_prob(factor, u)) for loc, factor in gaussians]
+    elbos = [
+        _finite_mean(values(density, loc + outward(factor, u)) - _log_prob(factor, u)) for loc, factor in gaussians
+    ]
     return gaussians[int(np.argmax(elbos))]
 
 

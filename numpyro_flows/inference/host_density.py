@@ -19,18 +19,18 @@ _STAGES = ("gaussian", "mixture", "flow", "fallback")
 class HostDensity:
     """A target's log density and gradient at any number of points, for algorithms in NumPy.
 
-    They are evaluated `batch` at a time. It counts the points for each stage of a fit, that which `counted_for` names:
+    They are evaluated `batch` at a time, values alone `block`. It counts the points for each stage of a fit, that which `counted_for` names:
     `gradients` those with a gradient, `values_alone` those without.
     """
 
-    def __init__(self, pool: Executor, target: Fitted, batch: int):
+    def __init__(self, pool: Executor, target: Fitted, batch: int, block: int):
         self.dtype = np.dtype(jnp.result_type(float))
         self.counted_for = "gaussian"
         self.gradients, self.values_alone = (dict.fromkeys(_STAGES, 0) for _ in range(2))
-        self._batch = batch
-        like = np.zeros((batch, target.dim), self.dtype)
-        self._with_gradient = Ahead(pool, jax.vmap(jax.value_and_grad(target.log_density)), like)
-        self._value = Ahead(pool, jax.vmap(target.log_density), like)
+        self._batch, self._block = batch, block
+        points = np.zeros((block, target.dim), self.dtype)
+        self._with_gradient = Ahead(pool, jax.vmap(jax.value_and_grad(target.log_density)), points[:batch])
+        self._value = Ahead(pool, jax.vmap(target.log_density), points)
 
     def __call__(self, x: Float[np.ndarray, "points dim"]) -> tuple[np.ndarray, np.ndarray]:
         if not len(x):
@@ -43,7 +43,7 @@ class HostDensity:
         if not len(x):
             return np.zeros(0, self.dtype)
         self.values_alone[self.counted_for] += len(x)
-        return in_blocks(self._value, x.astype(self.dtype), self._batch)
+        return in_blocks(self._value, x.astype(self.dtype), self._block)
 
     def wait(self) -> None:
         """Until the compilation is over."""

@@ -56,9 +56,7 @@ class MixtureTraining:
         gaussian = GaussianFit(fit.loc, fit.scale, -np.inf, no_climbs(fit.loc))
         with context.clock.stage("mixture"):
             mixture = _fitted(context, fit, rng)
-            by_mixture = by_weights(
-                context, fit, gaussian, mixture, fit.survey, rng, settings.certificate_draws
-            )
+            by_mixture = by_weights(context, fit, gaussian, mixture, fit.survey, rng, settings.certificate_draws)
         return by_mixture if by_mixture.certificate.certified else fit
 
 

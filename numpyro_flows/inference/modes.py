@@ -22,6 +22,13 @@ class Mode(NamedTuple):
     factor: Float[np.ndarray, "dim dim"] | Float[np.ndarray, " dim"]
     optimum: bool = True
 
+    def around(self, x: Float[np.ndarray, "points dim"]) -> Bool[np.ndarray, " points"]:
+        """Whether points lie in the ellipsoid that has nearly all of it, three standard deviations beyond the mean."""
+        dim = self.loc.size
+        log_peak = gaussian_log_prob(self.loc, self.factor, self.loc[None])
+        squares = 2.0 * (log_peak - gaussian_log_prob(self.loc, self.factor, x))
+        return squares < dim + 3.0 * np.sqrt(2.0 * dim)
+
 
 def modes_at(
     density: Density,
@@ -84,12 +91,5 @@ def _apart_from(modes: list[Mode], points: Float[np.ndarray, "points dim"]) -> F
     """The points that lie in no mode's ellipsoid."""
     inside = np.zeros(len(points), bool)
     for mode in modes:
-        inside |= _inside(mode, points)
+        inside |= mode.around(points)
     return points[~inside]
-
-
-def _inside(mode: Mode, x: Float[np.ndarray, "points dim"]) -> Bool[np.ndarray, " points"]:
-    dim = mode.loc.size
-    log_peak = gaussian_log_prob(mode.loc, mode.factor, mode.loc[None])
-    squares = 2.0 * (log_peak - gaussian_log_prob(mode.loc, mode.factor, x))
-    return squares < dim + 3.0 * np.sqrt(2.0 * dim)  # three standard deviations above the mean: nearly all of it

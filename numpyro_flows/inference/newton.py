@@ -22,6 +22,9 @@ def values(density: Density, x: Float[np.ndarray, "points dim"]) -> Float[np.nda
     return density.values(x) if hasattr(density, "values") else density(x)[0]  # pyright: ignore[reportFunctionMemberAccess]
 
 
+_NEAR = 0.1  # squared length of a last step, in standard deviations, over which the curvature hardly changes
+
+
 class Counted:
     """A density that counts the points at which it is evaluated."""
 
@@ -40,8 +43,8 @@ class Counted:
 class Climb(NamedTuple):
     """Where climbs ended.
 
-    `factor` holds for each a `C` with `C C^T` the inverse of the absolute curvature, along its columns; `converged`
-    says which ones ended at a local optimum.
+    `factor` holds for each a `C` with `C C^T` the inverse of the absolute curvature, along its columns, there or at the
+    point before the last step; `converged` says which ones ended at a local optimum.
     """
 
     x: Float[np.ndarray, "climbs dim"]
@@ -77,7 +80,7 @@ def climb(
         if rows.size == 0:
             break
         factors[rows], concave = _curvature_factors(density, x[rows], factors[rows])
-        pull = np.einsum("nji,nj->ni", factors[rows], gradient[rows])
+        pull = _pull(factors[rows], gradient[rows])
         move = np.einsum("nij,nj->ni", factors[rows], pull)
         candidates = x[rows, None] + lengths * move[:, None]
         heights, gradients = _in_rows(density, candidates)
@@ -85,9 +88,18 @@ def climb(
         better = np.max(heights, axis=1) > height[rows]
         moved, taken = rows[better], (better.nonzero()[0], best[better])
         x[moved], height[moved], gradient[moved] = candidates[taken], heights[taken], gradients[taken]
-        converged[rows] = concave & ((pull**2).sum(1) < settings.newton_tolerance)
+        squares, left = (pull**2).sum(1), (_pull(factors[rows], gradient[rows]) ** 2).sum(1)
+        arrived = (squares < settings.newton_tolerance) | (
+            (squares < _NEAR) & (left < 0.01 * settings.newton_tolerance)
+        )
+        converged[rows] = concave & arrived
         active[rows] = better & ~converged[rows]
     return Climb(x, height, factors, converged)
+
+
+def _pull(factors: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+    """The step to the optimum of a parabola, in coordinates in which its curvature is standard."""
+    return np.einsum("nji,nj->ni", factors, gradient)
 
 
 def _curvature_factors(density: Density, x: np.ndarray, factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

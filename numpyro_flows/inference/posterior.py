@@ -38,7 +38,7 @@ _DEFAULTS = FlowVISettings()
 
 
 class FlowPosterior:
-    """A trained flow with the importance weights that judge it; made by `FlowVI.run`.
+    """A fitted posterior with the importance weights that judge it; made by `FlowVI.run`.
 
     Attributes:
         certificate: the verdict and all its figures. The main of them are attributes here, too: `certified`, `why`,
@@ -47,21 +47,20 @@ class FlowPosterior:
         bijection: the trained map from `N(0, I)` to the unconstrained latent vector; affine where a Gaussian is enough.
         losses: negative ELBO estimates, one for each step of the flow stage, `(steps,)`.
         seconds: wall time: tracing, compilation, gaussian (with its verdict), flow, certificate (its), mixture, mcmc.
-        gradient_evaluations: gradients of the model's log density by stage; `value_evaluations` are those without one.
+        gradient_evaluations: of the model's log density by stage; `value_evaluations` are those of values alone.
         num_skipped: steps left out because their loss or gradient was not finite.
         reason: what ended the training, in a word or two, "good enough" say.
         log_weights: of the certificate's draws, `(draws,)`.
-        chains: where the flow was refused, the unconstrained draws `x`, `(chains, draws, dim)`, that the verdict is on,
-            of a mixture or of Markov chains, with `log_density`. `guide`, `bijection`, `log_prob` are the flow's still.
-        model: the model, with `args` and `kwargs` it was fitted with.
-        has_model: whether it has them; a posterior loaded without has draws and densities, and no weights.
+        chains: where a mixture or Markov chains have the verdict, their unconstrained draws `x`, `(chains, draws,
+            dim)`, with `log_density`. `guide`, `bijection` and `log_prob` are those of the Gaussian or flow before.
+        model: the model, with its `args` and `kwargs`. Loaded without (`has_model`), there are no weights.
 
     Example:
         >>> import jax, numpyro, numpyro.distributions as dist, numpyro_flows  # doctest: +SLOW
         >>> def model(y):
         ...     numpyro.sample("y", dist.Normal(numpyro.sample("mu", dist.Normal(0, 10)), 1), obs=y)
-        >>> fit = numpyro_flows.FlowVI(model, progress_bar=False)
-        >>> posterior = fit.run(jax.random.key(0), jax.numpy.array([1.0, 2.0, 3.0]))
+        >>> y = jax.numpy.array([1.0, 2.0, 3.0])
+        >>> posterior = numpyro_flows.FlowVI(model, progress_bar=False).run(jax.random.key(0), y)
         >>> posterior.ess > 0.9, posterior.sample(jax.random.key(1), 100)["mu"].shape
         (True, (100,))
     """
@@ -94,8 +93,8 @@ class FlowPosterior:
         self.khat, self.ess = certificate.khat, certificate.ess
         self.log_evidence, self.log_evidence_se = certificate.log_evidence, certificate.log_evidence_se
         self.losses, self.log_weights, self.num_skipped, self.reason = losses, log_weights, num_skipped, reason
-        self.seconds = seconds
-        self.gradient_evaluations, self.value_evaluations = gradient_evaluations, value_evaluations
+        self.seconds, self.gradient_evaluations = seconds, gradient_evaluations
+        self.value_evaluations = value_evaluations
         self._guide, self._target, self._settings = guide, target, settings
         if draw is None:  # the fit has not compiled it yet
             static = eqx.partition(bijection, eqx.is_array)[1]
@@ -130,9 +129,8 @@ class FlowPosterior:
         require_key(rng_key)
         require_counts(num_samples=num_samples)
         resample = self.has_model or self.chains is not None if resample is None else resample
-        if resample:
-            return self._constrain(self._resampled_draws(rng_key, num_samples).x)
-        return self._constrain(self._draw_from(Seeds.of(rng_key), num_samples).x)
+        resampled = self._resampled_draws(rng_key, num_samples) if resample else None
+        return self._constrain((resampled or self._draw_from(Seeds.of(rng_key), num_samples)).x)
 
     def sample_weighted(
         self, rng_key: PRNGKeyArray, num_samples: int = 1000

@@ -158,7 +158,10 @@ def _further(
     """Those that have a value more, at a distance from the fit's centre; all in the same calls of the density."""
     if not profiles:
         return []
-    starts = np.stack([profile.start(distance) for profile in profiles])
+    candidates = np.stack([profile.starts(distance) for profile in profiles])
+    heights = values(density, candidates.reshape(-1, candidates.shape[2])).reshape(candidates.shape[:2])
+    better = np.argmax(np.where(np.isnan(heights), -np.inf, heights), axis=1)
+    starts = candidates[np.arange(len(profiles)), better]
     factors = np.stack([profile.factor for profile in profiles])
     optima = _highest(density, starts, factors, settings)
     return [profile for profile, optimum in zip(profiles, optima) if profile.goes_on(optimum)]
@@ -183,6 +186,7 @@ class _Profile:
         self._others = np.delete(np.arange(fit.loc.size), i)
         joint = triangular(fit.scale[[i, *self._others]])  # first its own row, then the others' given it
         self._sd = joint[0, 0]
+        self._slope = fit.scale @ fit.scale[i] / self._sd**2  # of the others' conditional mean
         self._first = np.insert(joint[1:, 1:], i, 0.0, axis=0)
         self.optima: list[_Optimum] = []
 
@@ -191,11 +195,21 @@ class _Profile:
         """The last one, or the fit's."""
         return self.optima[-1].factor if self.optima else self._first
 
-    def start(self, distance: float) -> Float[np.ndarray, " dim"]:
-        """The last optimum with coordinate `i` at a distance from the fit's centre, in standard deviations."""
-        x = (self.optima[-1].x if self.optima else self._fit.loc).copy()
-        x[self.i] = self._fit.loc[self.i] + self._sign * distance * self._sd
-        return x
+    def starts(self, distance: float) -> Float[np.ndarray, "2 dim"]:
+        """Two points with coordinate `i` at a distance from the fit's centre, in standard deviations.
+
+        The others are as at the last optimum, or go on as they went from the one before.
+        """
+        at = self._fit.loc[self.i] + self._sign * distance * self._sd
+        last = self.optima[-1].x if self.optima else self._fit.loc
+        there = np.stack([last, last])
+        if len(self.optima) > 1:
+            before = self.optima[-2].x
+            there[1] += (last - before) * (at - last[self.i]) / (last[self.i] - before[self.i])
+        elif self.optima:
+            there[1] += self._slope * (at - last[self.i])
+        there[:, self.i] = at
+        return there
 
     def goes_on(self, optimum: _Optimum) -> bool:
         """Whether Laplace's approximation holds at an optimum; then it is kept."""

@@ -10,6 +10,7 @@ from numpyro_flows.inference.flow_component import FlowComponent
 from numpyro_flows.inference.gaussian import GaussianFit
 from numpyro_flows.inference.judge import judge, share_beyond
 from numpyro_flows.inference.mixture import Mixture, weighted_draws
+from numpyro_flows.inference.modes import Mode
 from numpyro_flows.inference.newton import Density
 from numpyro_flows.inference.product import Product
 from numpyro_flows.inference.settings import FlowVISettings
@@ -21,10 +22,13 @@ _MOST_NUMBERS = 50_000_000  # in memory at a time: fewer draws where they are lo
 
 
 def is_one_of_modes(fit: Fit, settings: FlowVISettings) -> bool:
-    """Whether a search found other modes than that of a fit, which is good for one, or they are very many."""
-    return bool(fit.survey.modes) and (
-        fit.certificate.ess >= settings.min_ess or len(fit.survey.modes) >= settings.most_modes
-    )
+    """Whether a search found optima outside of a fit, which is good for one mode, or very many."""
+    modes = fit.survey.modes
+    if len(modes) >= settings.most_modes:
+        return True
+    own = Mode(fit.loc, fit.scale)
+    others = [mode for mode in modes if mode.optimum and not own.around(mode.loc[None])[0]]
+    return bool(others) and fit.certificate.ess >= settings.min_ess
 
 
 def trained_flow(fit: Fit, settings: FlowVISettings) -> FlowComponent | None:
@@ -72,7 +76,8 @@ def by_weights(
     density, settings = context.density, context.settings
     num = max(1_000, min(num, _MOST_NUMBERS // fit.loc.size))
     draws = weighted_draws(mixture, density, rng, num)
-    survey = search(density, gaussian, survey, mixture.log_prob, log_mean(draws.log_weight), rng, settings)
+    if survey.probes:
+        survey = search(density, gaussian, survey, mixture.log_prob, log_mean(draws.log_weight), rng, settings)
     certificate = judge(weigh([draws], settings), survey, settings)
     # half as many as count: few of them twice
     kept = int(np.clip(0.5 * np.nan_to_num(certificate.ess) * num, settings.chains, settings.certificate_draws))

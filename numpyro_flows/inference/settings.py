@@ -279,9 +279,10 @@ class FlowVISettings:
         at_once = 2 ** int(np.log2(_MOST_AT_ONCE / max(cost.largest, 1)))
         share = float(np.clip(np.sqrt(_DEAR / max(cost.numbers, 1)), _SMALLEST_SEARCH, 1.0))
         scaled = {name: int(np.ceil(share * getattr(FlowVISettings(), name))) for name in (*_SEARCH, "num_starts")}
-        scaled["batch"] = int(np.clip(at_once, _FEWEST_AT_ONCE, FlowVISettings().batch))
-        default = {name: getattr(FlowVISettings(), name) for name in scaled}
-        return replace(self, **{name: n for name, n in scaled.items() if getattr(self, name) == default[name]})
+        for name in ("batch", "block"):
+            scaled[name] = int(np.clip(at_once, _FEWEST_AT_ONCE, getattr(FlowVISettings(), name)))
+        given = [name for name in scaled if getattr(self, name) != getattr(FlowVISettings(), name)]
+        return replace(self, **{name: number for name, number in scaled.items() if name not in given})
 
     def loosened(self) -> str:
         """The settings by which a certificate says less than the default's, as text; empty where there are none."""

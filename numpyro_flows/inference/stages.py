@@ -136,4 +136,4 @@ def surveyed(context: Context, gaussian: GaussianFit) -> Fit:
 
 
 def _gaussian(loc: np.ndarray, scale: np.ndarray) -> Chain:
-    return Chain([Identity(loc.shape), affine(jnp.asarray(loc), jnp.asarray(scale))])
+    return Chain([Identity(loc.shape), affine(loc, scale)])

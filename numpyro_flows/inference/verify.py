@@ -127,7 +127,7 @@ class _Verification:
 
     def __init__(self, pool: Executor, target: Target, seeds: Seeds, settings: FlowVISettings, searches: bool):
         self._target, self._seeds, self._settings, self._searches = target, seeds, settings, searches
-        self._density = HostDensity(pool, target.fitted, settings.batch)
+        self._density = HostDensity(pool, target.fitted, settings.batch, settings.block)
         self._prior = HostPrior(pool, target.fitted, settings.batch)
 
     def of_guide(self, pool: Executor, guide: AutoGuide, params: dict[str, Any]) -> Certificate:

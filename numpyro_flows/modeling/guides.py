@@ -6,6 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Array, ArrayLike, PRNGKeyArray
@@ -152,6 +153,6 @@ class AutoFlow(VectorGuide):
         return FlowDistribution(eqx.combine(trained, static), self.get_base_dist())
 
 
-def affine(loc: Array, scale: Array) -> AbstractBijection:
+def affine(loc: Array | np.ndarray, scale: Array | np.ndarray) -> AbstractBijection:
     """`loc + scale x` for a lower-triangular matrix `scale` or a vector."""
     return TriangularAffine(loc, scale) if scale.ndim == 2 else Affine(loc, scale)
