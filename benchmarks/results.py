@@ -7,7 +7,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from numpyro_flows import FlowPosterior
+
 FOLDER = Path(__file__).parent.parent / "docs" / "benchmarks"
+_POOL = 4  # draws of a flow for each that importance resampling keeps
 PACKAGES = ("jax", "numpyro", "equinox", "flowjax")
 
 
@@ -15,6 +18,17 @@ def machine() -> str:
     """Processor, cores and versions in one line."""
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}"
+
+
+def num_effective(posterior: FlowPosterior, num: int) -> float:
+    """How many independent draws `num` draws of `posterior.sample` are worth."""
+    certificate, chains = posterior.certificate, posterior.chains
+    if chains is None:
+        worth = _POOL * num * posterior.ess
+    else:
+        num = min(num, chains.log_density.size)
+        worth = certificate.ess_bulk if certificate.by == "mcmc" else posterior.log_weights.size * posterior.ess
+    return 1.0 / (1.0 / num + 1.0 / max(worth, 1.0))
 
 
 def save(name: str, rows: list[dict[str, Any]]) -> None:

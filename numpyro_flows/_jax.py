@@ -8,8 +8,6 @@ import jax
 from equinox import _errors
 from jax.core import eval_context as eval_context  # in `jax.ensure_compile_time_eval` checks of FlowJAX fail
 from jax.core import eval_jaxpr as eval_jaxpr
-from jax.extend.core import ClosedJaxpr as ClosedJaxpr
-from jax.extend.core import Jaxpr as Jaxpr
 from jax.extend.core import jaxpr_as_fun
 from jaxtyping import Array, PyTree
 

@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.necks.case import Case, Truth
 from benchmarks.necks.cases import cases
 from benchmarks.necks.scoring import COLUMNS, Score
-from benchmarks.results import save
+from benchmarks.results import num_effective, save
 from numpyro_flows import FlowPosterior, FlowVI
 
 DRAWS = 20_000
@@ -28,7 +28,6 @@ CRASHED = dict.fromkeys(COLUMNS, "") | {
     "certified": False,
     **dict.fromkeys(("by", "ess", "log_evidence_error", "log_evidence_se", "seconds", "stages"), ""),
 }
-POOL = 4  # draws of the flow for each that importance resampling keeps
 
 
 def rows(name: str, case: Case, truth: Truth, seed: int) -> list[dict[str, Any]]:
@@ -43,7 +42,7 @@ def rows(name: str, case: Case, truth: Truth, seed: int) -> list[dict[str, Any]]
         crash = CRASHED | {"seconds": f"{seconds:.1f}", "why": f"CRASH {type(error).__name__}: {error}"[:300]}
         return [about(name, truth, seed, scale) | crash for scale in truth.marginals]
     fit = verdict(posterior, truth) | {"seconds": f"{seconds:.1f}", "stages": stages(posterior), "why": posterior.why}
-    num = num_effective(posterior)
+    num = num_effective(posterior, DRAWS)
     log_scales = case.log_scales({site: np.asarray(x) for site, x in sampled.items()})
     return [
         about(name, truth, seed, scale) | Score.of(log_scales[scale], num, exact).columns() | fit
@@ -78,13 +77,6 @@ def verdict(posterior: FlowPosterior, truth: Truth) -> dict[str, Any]:
 
 def stages(posterior: FlowPosterior) -> str:
     return ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in posterior.seconds.items())
-
-
-def num_effective(posterior: FlowPosterior) -> float:
-    """Number of independent draws that those of `posterior.sample` are worth."""
-    certificate = posterior.certificate
-    worth = certificate.ess_bulk if certificate.by == "mcmc" else POOL * DRAWS * posterior.ess
-    return 1.0 / (1.0 / DRAWS + 1.0 / max(worth, 1.0))
 
 
 def main() -> None:

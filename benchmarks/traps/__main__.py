@@ -16,14 +16,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from benchmarks.results import save
+from benchmarks.results import num_effective, save
 from benchmarks.traps.case import Case, Truth
 from benchmarks.traps.cases import CASES
 from benchmarks.traps.scoring import Score, score
 from numpyro_flows import FlowVI
 
 DRAWS = 20_000
-POOL = 4  # draws of the flow for each that importance resampling keeps
 
 
 class Fit(NamedTuple):
@@ -43,9 +42,7 @@ def fitted(case: Case, truth: Truth | None, seed: int) -> Fit:
         errors = None
         if truth is not None:
             draws = {name: np.asarray(x) for name, x in posterior.sample(jax.random.key(1000 + seed), DRAWS).items()}
-            certificate = posterior.certificate
-            independent = certificate.ess_bulk if certificate.by == "mcmc" else POOL * DRAWS * max(posterior.ess, 1e-3)
-            effective = 1 / (1 / DRAWS + 1 / independent)
+            effective = num_effective(posterior, DRAWS)
             errors = score(draws | case.derived(draws), effective, posterior.log_evidence, truth)
     except Exception as error:  # a crash is a result, and the other cases still count
         return Fit(False, False, True, time.perf_counter() - start, f"CRASH {type(error).__name__}: {error}"[:300])
@@ -54,7 +51,7 @@ def fitted(case: Case, truth: Truth | None, seed: int) -> Fit:
         "certified" if posterior.certified else "refused",
         "improper" if errors is None else "right" if right else "WRONG",
         *numbers(errors, posterior.log_evidence),
-        "by a flow" if posterior.chains is None else f"by the fallback ({posterior.certificate.by})",
+        "by a flow or Gaussian" if posterior.chains is None else f"by a mixture or chains ({posterior.certificate.by})",
         f"ESS {posterior.ess:.3f}, k-hat {posterior.khat:.2f}, {seconds:.0f} s",
         posterior.why,
     ]

@@ -76,14 +76,14 @@ class TriangularAffine(AbstractShaped):
     def __init__(self, loc: ArrayLike, tril: ArrayLike):
         self.loc = jnp.asarray(loc, dtype=float)
         xp = _namespace(loc, tril)
-        tril = xp.asarray(tril, self.loc.dtype)
-        if self.loc.ndim != 1 or tril.shape != self.loc.shape * 2:
+        matrix = xp.asarray(tril, self.loc.dtype)
+        if self.loc.ndim != 1 or matrix.shape != self.loc.shape * 2:
             raise ValueError(
-                f"TriangularAffine expected loc (dim,) and tril (dim, dim), got {self.loc.shape} and {tril.shape}"
+                f"TriangularAffine expected loc (dim,) and tril (dim, dim), got {self.loc.shape} and {matrix.shape}"
             )
-        diagonal = xp.diagonal(tril)
+        diagonal = xp.diagonal(matrix)
         self.log_diagonal = jnp.asarray(xp.log(diagonal))
-        self.lower = jnp.asarray(xp.tril(tril, -1) / diagonal[:, None])
+        self.lower = jnp.asarray(xp.tril(matrix, -1) / diagonal[:, None])
         self.shape, self.cond_shape = self.loc.shape, None
 
     def _unit_lower(self) -> Float[Array, "dim dim"]:

@@ -1,14 +1,12 @@
-"""What one evaluation of a density costs, told from its program before it runs: so the same fit is the same anywhere."""
+"""What one evaluation of a density costs, told from its program: so the same fit is the same on any machine."""
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Scalar
-
-from numpyro_flows._jax import ClosedJaxpr, Jaxpr
 
 
 class Cost(NamedTuple):
@@ -26,9 +24,9 @@ class Cost(NamedTuple):
         return _cost(jax.make_jaxpr(jax.value_and_grad(log_density))(jnp.zeros(dim)).jaxpr)
 
 
-def _cost(jaxpr: Jaxpr) -> Cost:
+def _cost(program: Any) -> Cost:
     numbers, largest = 0, 0
-    for equation in jaxpr.eqns:
+    for equation in program.eqns:
         inner = [_cost(part) for part in _parts(equation.params)]
         own = sum(math.prod(getattr(out.aval, "shape", ())) for out in equation.outvars)
         steps = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
@@ -37,13 +35,7 @@ def _cost(jaxpr: Jaxpr) -> Cost:
     return Cost(numbers, largest)
 
 
-def _parts(params: dict[str, object]) -> list[Jaxpr]:
+def _parts(params: dict[str, Any]) -> list[Any]:
     """The programs that an operation has inside, as a loop or a call has."""
-    found = []
-    for value in params.values():
-        for item in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(item, ClosedJaxpr):
-                found.append(item.jaxpr)
-            elif isinstance(item, Jaxpr):
-                found.append(item)
-    return found
+    values = (item for value in params.values() for item in (value if isinstance(value, tuple | list) else (value,)))
+    return [item for item in values if hasattr(item, "eqns")]

@@ -7,7 +7,6 @@ import numpy as np
 from numpyro_flows.inference.bridge import bridged
 from numpyro_flows.inference.certificate import log_mean, relative_ess, resample
 from numpyro_flows.inference.chains import Sampler
-from numpyro_flows.inference.draws import Chains
 from numpyro_flows.inference.exploration import explore
 from numpyro_flows.inference.gaussian import GaussianFit, moment_matched, no_climbs, refined
 from numpyro_flows.inference.judge_draws import Agreement, judge_draws

@@ -28,9 +28,9 @@ from numpyro_flows.inference.density_cost import Cost
 from numpyro_flows.inference.fallback import Fallback
 from numpyro_flows.inference.flow_training import FlowTraining, explained
 from numpyro_flows.inference.host_density import HostDensity, HostPrior
-from numpyro_flows.inference.one_thread import one_thread
 from numpyro_flows.inference.many import InAxes, ManyFits, run_many
 from numpyro_flows.inference.mixture_training import MixtureTraining
+from numpyro_flows.inference.one_thread import one_thread
 from numpyro_flows.inference.posterior import FlowPosterior
 from numpyro_flows.inference.rounds import finished
 from numpyro_flows.inference.settings import FlowVISettings

@@ -19,14 +19,15 @@ _STAGES = ("gaussian", "mixture", "flow", "fallback")
 class HostDensity:
     """A target's log density and gradient at any number of points, for algorithms in NumPy.
 
-    They are evaluated `batch` at a time, values alone `block`. It counts the points for each stage of a fit, that which `counted_for` names:
-    `gradients` those with a gradient, `values_alone` those without.
+    They are evaluated `batch` at a time, values alone `block`. It counts the points for the stage of a fit that
+    `counted_for` names: `gradients` those with a gradient, `values_alone` those without.
     """
 
     def __init__(self, pool: Executor, target: Fitted, batch: int, block: int):
         self.dtype = np.dtype(jnp.result_type(float))
         self.counted_for = "gaussian"
-        self.gradients, self.values_alone = (dict.fromkeys(_STAGES, 0) for _ in range(2))
+        self.gradients: dict[str, int] = dict.fromkeys(_STAGES, 0)
+        self.values_alone: dict[str, int] = dict.fromkeys(_STAGES, 0)
         self._batch, self._block = batch, block
         points = np.zeros((block, target.dim), self.dtype)
         self._with_gradient = Ahead(pool, jax.vmap(jax.value_and_grad(target.log_density)), points[:batch])

@@ -72,7 +72,8 @@ def run_many(
     for key, data_set in zip(
         tqdm(jax.random.split(rng_key, len(data_sets)), desc="data sets", disable=not progress_bar), data_sets
     ):
-        posterior, row = None, {"certified": False}
+        posterior: FlowPosterior | None = None
+        row: dict[str, Any] = {"certified": False}
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "the fit is not certified", UserWarning)
@@ -109,8 +110,8 @@ def _data_sets(args: tuple, in_axes: InAxes) -> list[tuple]:
     if len(axes) != len(args):
         raise ValueError(f"in_axes expected one axis, or one for each of {len(args)} arguments, got {in_axes}")
     leaves = [(leaf, axis) for arg, axis in zip(args, axes) if axis is not None for leaf in jax.tree.leaves(arg)]
-    sizes = {np.shape(leaf)[axis] if -np.ndim(leaf) <= axis < np.ndim(leaf) else None for leaf, axis in leaves}
-    if len(sizes) != 1 or None in sizes or 0 in sizes:
+    sizes = {np.shape(leaf)[axis] if -np.ndim(leaf) <= axis < np.ndim(leaf) else 0 for leaf, axis in leaves}
+    if len(sizes) != 1 or 0 in sizes:
         shapes = [np.shape(leaf) for leaf, _ in leaves]
         raise ValueError(f"args expected arrays with one number of data sets along in_axes={in_axes}, got {shapes}")
     (num,) = sizes

@@ -56,7 +56,8 @@ class MixtureTraining:
         gaussian = GaussianFit(fit.loc, fit.scale, -np.inf, no_climbs(fit.loc))
         with context.clock.stage("mixture"):
             mixture = _fitted(context, fit, rng)
-            by_mixture = by_weights(context, fit, gaussian, mixture, fit.survey, rng, settings.certificate_draws)
+            num = 2 * settings.certificate_draws  # of which half are kept
+            by_mixture = by_weights(context, fit, gaussian, mixture, fit.survey, rng, num)
         return by_mixture if by_mixture.certificate.certified else fit
 
 
