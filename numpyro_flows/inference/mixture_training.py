@@ -11,7 +11,7 @@ from numpyro_flows.inference.proposals import along_necks, by_weights, is_one_of
 from numpyro_flows.inference.rounds import finished
 from numpyro_flows.inference.stages import Context, Fit
 
-_BELLS = 8  # beside that of the Gaussian stage
+_BELLS = 8  # at good draws, and most at optima that a search found
 _WIDTH = 0.7  # of their scale, to begin with
 _SHARE = 0.7  # of them together
 _COMFORTABLE = 0.5  # k-hat of a Gaussian that needs nothing more
@@ -65,8 +65,8 @@ def _fitted(context: Context, fit: Fit, rng: np.random.Generator) -> Mixture:
     density, survey, settings = context.density, fit.survey, context.settings
     mixture = Mixture.even([Bell(fit.loc, fit.scale)])
     mixture = mixture.joined(along_necks(mixture, density, survey, settings.min_cut, rng, settings), 0.5)
-    others = [*of_particles(survey, settings), *(Bell(mode.loc, mode.factor) for mode in survey.modes)]
-    mixture = mixture.joined(others, 0.5)
+    optima = [Bell(mode.loc, mode.factor) for mode in survey.modes if mode.optimum]
+    mixture = mixture.joined([*of_particles(survey, settings), *optima[:_BELLS]], 0.5)
     draws = weighted_draws(mixture, density, rng, settings.mixture_draws)
     weights = tempered(draws.log_weight)
     if not weights.any():

@@ -119,7 +119,7 @@ class _Programs:
         return compiled
 
 
-_PROGRAMS = _Programs(most=64)  # of some eight fits
+_PROGRAMS = _Programs(most=24)  # of some five models: a process may map 65,530 areas of memory, each takes up to 60
 
 
 def prototype(make: Callable[..., AbstractBijection], *args: Any) -> AbstractBijection:

@@ -1,0 +1,1 @@
+"""Seconds, evaluations and memory of FlowVI on simulated data, beside NUTS."""
