@@ -25,7 +25,7 @@ import numpyro.distributions as dist
 
 from benchmarks.posteriordb.models import Posterior, load, names
 from benchmarks.posteriordb.table import Table
-from benchmarks.results import FOLDER
+from benchmarks.results import FOLDER, machine
 from benchmarks.rivals.methods import STYLES, runner
 from benchmarks.rivals.picture import draw_picture
 from benchmarks.rivals.report import line, summary, write_summary
@@ -46,7 +46,7 @@ def main() -> None:
     jax.config.update("jax_enable_compilation_cache", False)
     table = Table(options.output or FOLDER / "rivals.csv")
     picture = options.output.with_suffix(".png") if options.output else FOLDER.parent / "images" / "rivals.png"
-    versions = "# " + ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
+    versions = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
 
     plan = [
         (name, method, seed)
@@ -66,8 +66,7 @@ def main() -> None:
             except Exception as error:
                 traceback.print_exc()
                 row["error"] = f"{type(error).__name__}: {error}"
-            if versions not in table.comments:
-                table.comments.append(versions)
+            table.comments += [text for text in (f"# {machine()}", f"# {versions}") if text not in table.comments]
             print(line(table.append(row)), flush=True)
     except KeyboardInterrupt:
         print("interrupted: finished rows are kept")

@@ -51,7 +51,8 @@ def summary(rows: list[Row]) -> list[dict[str, str]]:
             continue
         good = [row for row in group if trusted(row)]
         line = {
-            "method": name,
+            "method": method,
+            "name": name,
             "runs": str(len(group)),
             "failed": str(sum(bool(row.get("error")) for row in group)),
             "trusted": str(len(good)),
