@@ -32,7 +32,7 @@ def test_weighted_draws_cost_an_evaluation_each():
         x = 1.5 * np.asarray(jax.random.normal(key, (num,)), float)
         return {"x": x}, 0.5 * x**2 / 1.5**2 - 0.5 * x**2
 
-    row = of_weights(sample, tuple(jax.random.split(jax.random.key(0))), REFERENCE, WORK._replace(gradients=0))
+    row = of_weights(sample, (jax.random.key(0), jax.random.key(1)), REFERENCE, WORK._replace(gradients=0))
     # of a normal with 1.5 times the sd: (E w)^2 / E w^2 = sqrt(2 * 1.5^2 - 1) / 1.5^2
     assert row["effective"] / NUM_DRAWS == pytest.approx(np.sqrt(3.5) / 2.25, rel=0.02)
     assert row["trusted"]

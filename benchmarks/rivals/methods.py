@@ -16,7 +16,7 @@ STYLES = {
     "nutpie": ("nutpie, diagonal", "#E69F00", "s"),
     "nutpie_low_rank": ("nutpie, low rank", "#009E73", "^"),
     "pathfinder": ("BlackJAX Pathfinder", "#CC79A7", "v"),
-    "mams": ("BlackJAX adjusted MCLMC", "#56B4E9", "P"),
+    "mclmc": ("BlackJAX MCLMC", "#56B4E9", "P"),
     "advi": ("PyMC ADVI", "#999999", "X"),
     "fullrank_advi": ("PyMC full-rank ADVI", "#000000", "*"),
 }
@@ -32,7 +32,7 @@ def runner(method: str) -> Callable[[Posterior, int], Row]:
         "nutpie": partial(chains.nutpie_nuts, adaptation="diag"),
         "nutpie_low_rank": partial(chains.nutpie_nuts, adaptation="low_rank"),
         "pathfinder": fits.multi_path_pathfinder,
-        "mams": chains.mams,
+        "mclmc": chains.mclmc,
         "advi": partial(fits.advi, method="advi"),
         "fullrank_advi": partial(fits.advi, method="fullrank_advi"),
     }[method]

@@ -21,7 +21,7 @@ def draw_picture(rows: list[Row], path: Path) -> None:
     posteriors = [name for name in names() if any(row["posterior"] == name for row in rows)]
     size = (10, 2.2 + 0.42 * len(posteriors))
     figure, axis = plt.subplots(figsize=size, layout="constrained")
-    for row in rows:
+    for row in sorted(rows, key=lambda row: -list(STYLES).index(row["method"])):  # the first methods on top
         _, colour, marker = STYLES[row["method"]]
         # methods of a posterior side by side
         y = -posteriors.index(row["posterior"]) + 0.35 - 0.1 * list(STYLES).index(row["method"])
