@@ -28,6 +28,7 @@ from benchmarks.posteriordb.report import draw_picture, line, summary
 from benchmarks.posteriordb.scoring import Row
 from benchmarks.posteriordb.table import Table, number
 from benchmarks.results import FOLDER
+from numpyro_flows.training.ahead import forget_programs
 
 METHODS = ["flow", "nuts", *PEERS]
 _GRADIENTS = 3_000 * 128  # of the peers where FlowVI has no row
@@ -104,6 +105,7 @@ def _clean_up() -> None:
         if thread is not threading.main_thread() and not thread.daemon:
             thread.join(timeout=60)
     jax.clear_caches()
+    forget_programs()
     gc.collect()
 
 

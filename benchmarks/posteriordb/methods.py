@@ -38,9 +38,10 @@ def flow(posterior: Posterior, seed: int) -> Row:
         "seconds": seconds,
         "compile_seconds": sum(fit.seconds.get(stage, 0.0) for stage in ("tracing", "compilation")),
         "gradient_evaluations": sum(fit.gradient_evaluations.values()),
+        "value_evaluations": sum(fit.value_evaluations.values()),
         **{f"seconds_{stage}": value for stage, value in fit.seconds.items()},
         "num_skipped": fit.num_skipped,
-        "by": fit.certificate.by if fit.chains is None else f"fallback, {fit.certificate.by}",
+        "by": fit.certificate.by if fit.chains is None else f"mixture or chains, {fit.certificate.by}",
         "why": fit.why,
     }
 

@@ -29,6 +29,7 @@ from benchmarks.results import FOLDER, machine
 from benchmarks.rivals.methods import STYLES, runner
 from benchmarks.rivals.picture import draw_picture
 from benchmarks.rivals.report import line, summary, write_summary
+from numpyro_flows.training.ahead import forget_programs
 
 _PACKAGES = ("nutpie", "blackjax", "pymc")
 
@@ -94,6 +95,7 @@ def _clean_up() -> None:
         if thread is not threading.main_thread() and not thread.daemon:
             thread.join(timeout=60)
     jax.clear_caches()
+    forget_programs()
     gc.collect()
 
 

@@ -17,7 +17,7 @@ from benchmarks.posteriordb.models import Posterior, flatten
 from benchmarks.posteriordb.scoring import Row
 from benchmarks.rivals.density import Density, compiled, in_double
 from benchmarks.rivals.rows import Scalars, Work, of_chains, of_weights
-from numpyro_flows import FlowPosterior, FlowVI, FlowVISettings
+from numpyro_flows import FlowPosterior, FlowVI
 
 NUM_PATHS = 4  # of Stan and PyMC; BlackJAX has no default
 _ELBO_DRAWS = 200  # BlackJAX's default, for each iterate of a path and of the result
@@ -25,10 +25,7 @@ _ADVI_STEPS = 10_000  # PyMC's default, of one draw each
 
 
 def flow(posterior: Posterior, seed: int) -> Row:
-    """FlowVI with its defaults, and its own verdict.
-
-    Its count of gradients leaves out the draws that verdicts on a trained flow weigh; they are added.
-    """
+    """FlowVI with its defaults, and its own verdict."""
     start = time.perf_counter()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="the fit is not certified")
@@ -37,7 +34,7 @@ def flow(posterior: Posterior, seed: int) -> Row:
     if fit.reason == "interrupted":  # Ctrl-C ends FlowVI's training only
         raise KeyboardInterrupt
     compile_seconds = sum(fit.seconds.get(stage, 0.0) for stage in ("tracing", "compilation"))
-    gradients = sum(fit.gradient_evaluations.values()) + _verdict_draws(fit.losses.size)
+    gradients = sum(fit.gradient_evaluations.values()) + sum(fit.value_evaluations.values())
     work = Work(gradients, 0, seconds - compile_seconds, 0.0, compile_seconds)
 
     def sample(key: Any, num: int) -> tuple[Scalars, np.ndarray]:
@@ -47,18 +44,19 @@ def flow(posterior: Posterior, seed: int) -> Row:
     if fit.chains is None:
         row = of_weights(sample, _keys(seed), posterior.reference, work, fit.certified)
     else:
-        row = _of_fallback(fit, posterior, work) | {"trusted": fit.certified}
+        row = _of_mixture_or_chains(fit, posterior, work) | {"trusted": fit.certified}
     return {
         **row,
-        "by": fit.certificate.by if fit.chains is None else f"fallback, {fit.certificate.by}",
+        "by": fit.certificate.by if fit.chains is None else f"mixture or chains, {fit.certificate.by}",
         "why": fit.why,
     }
 
 
-def _of_fallback(fit: FlowPosterior, posterior: Posterior, work: Work) -> Row:
-    """The row of draws that FlowVI's fallback made: more of them cost as much each, fewer do not cost less."""
+def _of_mixture_or_chains(fit: FlowPosterior, posterior: Posterior, work: Work) -> Row:
+    """The row of draws that FlowVI keeps: more of them cost as much each, fewer do not cost less."""
     assert fit.chains is not None
-    gradients = fit.gradient_evaluations["fallback"]
+    counts = (fit.gradient_evaluations, fit.value_evaluations)
+    gradients = sum(count[stage] for count in counts for stage in ("mixture", "fallback"))
     seconds = fit.seconds.get("mixture", 0.0) + fit.seconds.get("mcmc", 0.0)
     parts = work._replace(
         warmup_gradients=work.warmup_gradients - gradients,
@@ -72,16 +70,6 @@ def _of_fallback(fit: FlowPosterior, posterior: Posterior, work: Work) -> Row:
     row = of_chains(scalars, len(fit.chains.x), posterior.reference, parts, most)
     least = {"gradients_to_1000": "gradients", "gradients_to_10000": "gradients", "seconds_to_10000": "seconds"}
     return row | {name: max(row[name], row[whole]) for name, whole in least.items()}
-
-
-def _verdict_draws(num_steps: int) -> int:
-    """Draws of the flow that were weighed after each round of a training of so many steps."""
-    settings = FlowVISettings()
-    length, done, rounds = settings.first_round, 0, 0
-    while done < num_steps:
-        done, rounds = done + length, rounds + 1
-        length = min(length * settings.round_growth, settings.longest_round)
-    return rounds * settings.certificate_draws
 
 
 def multi_path_pathfinder(posterior: Posterior, seed: int) -> Row:

@@ -110,6 +110,10 @@ class _Programs:
         future.set_result(kept)
         return future
 
+    def forget(self) -> None:
+        with self._lock:
+            self._kept.clear()
+
     def _compile(self, key: bytes, lowered: jax.stages.Lowered, options: dict[str, Any]) -> jax.stages.Compiled:
         compiled = lowered.compile(options)
         with self._lock:
@@ -120,6 +124,11 @@ class _Programs:
 
 
 _PROGRAMS = _Programs(most=24)  # of some five models: a process may map 65,530 areas of memory, each takes up to 60
+
+
+def forget_programs() -> None:
+    """Keep no compiled program, as `jax.clear_caches` does with JAX's own: the next fit compiles anew."""
+    _PROGRAMS.forget()
 
 
 def prototype(make: Callable[..., AbstractBijection], *args: Any) -> AbstractBijection:
