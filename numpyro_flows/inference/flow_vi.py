@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Literal
 
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
 from numpyro_flows import flows
@@ -37,6 +38,7 @@ from numpyro_flows.inference.start import GaussianStart
 from numpyro_flows.inference.target import Target
 from numpyro_flows.modeling.guides import AutoFlow
 from numpyro_flows.training.clock import Clock
+from numpyro_flows.training.devices import Devices, automatically_sharded, on_one_device
 from numpyro_flows.training.reasons import INTERRUPTED, Reason
 from numpyro_flows.training.seeds import Seeds
 from numpyro_flows.training.watch import Callback, Watch
@@ -112,6 +114,7 @@ class FlowVI:
         progress_bar: bool = True,
         callback: Callback | None = None,
         checkpoint: str | os.PathLike | None = None,
+        mesh: Mesh | None = None,
     ):
         require_model(model)
         if not (guide is None or isinstance(guide, AutoFlow)):
@@ -142,6 +145,7 @@ class FlowVI:
             raise ValueError(f"checkpoint expected one FlowTraining, whose state it is, got {trainings} stages of it")
         self.stages = stages
         self.watch = Watch(progress_bar, callback, checkpoint).checked()
+        self.devices = Devices.of(mesh)
 
     def run(self, rng_key: PRNGKeyArray, *args: Any, **kwargs: Any) -> FlowPosterior:
         """Fit the posterior of the model called with `args` and `kwargs`.
@@ -157,17 +161,29 @@ class FlowVI:
         """
         require_key(rng_key)
         seeds, clock = Seeds.of(rng_key), Clock()
+        args, kwargs = automatically_sharded((args, kwargs))
         with clock.stage("tracing"):
             target = Target(self.model, seeds.key("model"), args, kwargs)
             guide = self._guide(target.fitted.dim)
         with _compilers() as pool, one_thread():
             with clock.stage("tracing"):
-                density = HostDensity(pool, target.fitted, self.settings.batch)
+                density = HostDensity(pool, target.fitted, self.settings.batch, self.devices)
                 prior = HostPrior(pool, target.fitted, self.settings.batch)
             context = Context(
-                target.fitted, density, prior, self.verify, guide, self.settings, seeds, clock, pool, self.watch
+                target=target.fitted,
+                density=density,
+                prior=prior,
+                verify=self.verify,
+                guide=guide,
+                settings=self.settings,
+                seeds=seeds,
+                clock=clock,
+                pool=pool,
+                watch=self.watch,
+                devices=self.devices,
             )
             fit, extra = self._staged(context)
+        fit = fit._replace(bijection=on_one_device(fit.bijection))
         if target.free.any():
             whole = Partial(fit.bijection, np.flatnonzero(~target.free), target.dim)
             chains = fit.chains and fit.chains.with_normals(target.free, seeds.rng("free coordinates"))

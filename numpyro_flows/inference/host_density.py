@@ -11,22 +11,23 @@ from numpyro_flows.inference.blocks import in_blocks
 from numpyro_flows.inference.exploration import Prior
 from numpyro_flows.inference.target import Fitted, Target
 from numpyro_flows.training.ahead import NO_OPTIMIZATION, Ahead
+from numpyro_flows.training.devices import ONE_DEVICE, Devices
 from numpyro_flows.training.seeds import Seeds, seed_key
 
 
 class HostDensity:
     """A target's log density and gradient at any number of points, for algorithms in NumPy; it counts the points.
 
-    They are evaluated `batch` at a time.
+    They are evaluated `batch` at a time, each device its part of them.
     """
 
-    def __init__(self, pool: Executor, target: Fitted, batch: int):
+    def __init__(self, pool: Executor, target: Fitted, batch: int, devices: Devices = ONE_DEVICE):
         self.dtype = np.dtype(jnp.result_type(float))
         self.num_evaluations = 0
         self._batch = batch
-        self._evaluate = Ahead(
-            pool, jax.vmap(jax.value_and_grad(target.log_density)), np.zeros((batch, target.dim), self.dtype)
-        )
+        evaluate = jax.vmap(jax.value_and_grad(target.log_density))
+        points = np.zeros((batch, target.dim), self.dtype)
+        self._evaluate = Ahead(pool, lambda x: evaluate(devices.sharded(x)), points, mesh=devices.mesh)
 
     def __call__(self, x: Float[np.ndarray, "points dim"]) -> tuple[np.ndarray, np.ndarray]:
         if not len(x):

@@ -1,0 +1,110 @@
+"""The devices of a fit: one, or those of a mesh, which share the work along leading axes."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+from numpyro_flows.arguments import described
+
+
+class Devices(NamedTuple):
+    """The devices of a fit: those of `mesh`, which has one axis; where it is None, JAX's default device."""
+
+    mesh: Mesh | None = None
+
+    @classmethod
+    def of(cls, mesh: Any) -> "Devices":
+        """Those of a user's mesh.
+
+        Raises:
+            TypeError: where it is neither a mesh nor None.
+            ValueError: where it has several axes.
+        """
+        if mesh is None:
+            return cls()
+        if not isinstance(mesh, Mesh):
+            raise TypeError(f"mesh expected a jax.sharding.Mesh or None, got {described(mesh)}: {_A_MESH}")
+        if len(mesh.axis_names) != 1:
+            raise ValueError(f"mesh expected one axis, got {len(mesh.axis_names)}: {mesh.axis_names}. {_A_MESH}")
+        return cls(automatic(mesh))
+
+    @property
+    def rows(self) -> NamedSharding | None:
+        """A leading axis over all devices."""
+        return None if self.mesh is None else NamedSharding(self.mesh, PartitionSpec(*self.mesh.axis_names))
+
+    def sharded(self, tree: PyTree) -> PyTree:
+        """The same arrays, their leading axes over all devices: to be called within a compiled function.
+
+        A length that is no multiple of the number of devices is filled up to one, and cut again: what follows stays
+        sharded, as XLA fills up inside.
+        """
+        if self.rows is None:
+            return tree
+        rows, num = self.rows, self.rows.num_devices
+
+        def shard(leaf: Any) -> Any:
+            widths = [(0, -leaf.shape[0] % num), *[(0, 0)] * (leaf.ndim - 1)]
+            return jax.lax.with_sharding_constraint(jnp.pad(leaf, widths), rows)[: leaf.shape[0]]
+
+        return jax.tree.map(shard, tree)
+
+    def placed(self, tree: PyTree) -> PyTree:
+        """Arrays of the host on the devices, each of which has its part of the rows; filled up as by `sharded`."""
+        if self.rows is None:
+            return tree
+        rows, num = self.rows, self.rows.num_devices
+
+        def place(leaf: Any) -> jax.Array:
+            widths = [(0, -leaf.shape[0] % num), *[(0, 0)] * (leaf.ndim - 1)]
+            filled = np.pad(np.asarray(leaf, jax.dtypes.canonicalize_dtype(leaf.dtype)), widths)
+            return jax.make_array_from_callback(filled.shape, rows, lambda index: filled[index])
+
+        return jax.tree.map(place, tree)
+
+
+ONE_DEVICE = Devices()
+_A_MESH = 'write mesh=jax.make_mesh((jax.device_count(),), ("devices",))'
+
+
+def automatic(mesh: Mesh) -> Mesh:
+    """The same devices under the same names, where XLA decides how intermediate arrays are sharded."""
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
+
+
+def automatically_sharded(tree: PyTree) -> PyTree:
+    """The same arrays, those on a mesh of `jax.make_mesh`'s default on an automatic one, for models are written so.
+
+    With explicit axes a model has to say how each product is sharded, as of `x @ beta` in its gradient.
+    """
+    if jax.device_count() == 1:
+        return tree
+
+    def place(leaf: Any) -> Any:
+        if not is_placed(leaf) or AxisType.Explicit not in leaf.sharding.mesh.axis_types:
+            return leaf
+        return jax.device_put(leaf, NamedSharding(automatic(leaf.sharding.mesh), leaf.sharding.spec))
+
+    return jax.tree.map(place, tree)
+
+
+def mesh_of(tree: PyTree) -> Mesh | None:
+    """The mesh of the first array that its owner has placed on several devices; None where there is none."""
+    for leaf in jax.tree.leaves(tree):
+        if is_placed(leaf):
+            return leaf.sharding.mesh
+    return None
+
+
+def is_placed(leaf: Any) -> bool:
+    """Whether this is an array on several devices, by a `NamedSharding`."""
+    return isinstance(leaf, jax.Array) and isinstance(leaf.sharding, NamedSharding) and leaf.sharding.num_devices > 1
+
+
+def on_one_device(tree: PyTree) -> PyTree:
+    """The arrays of a result, which every process has: on the default device of each."""
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)) if is_placed(leaf) else leaf, tree)
