@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import ArrayLike, Float, Int, PRNGKeyArray
 
 from numpyro_flows import flows
@@ -21,6 +22,7 @@ from numpyro_flows.density.resuming import observe_for, require_condition_of
 from numpyro_flows.density.whitening import Whitening
 from numpyro_flows.flows import Recipe
 from numpyro_flows.modeling.distributions import FlowDistribution
+from numpyro_flows.training.devices import Devices
 from numpyro_flows.training.seeds import Seeds
 from numpyro_flows.training.watch import Callback, Watch
 
@@ -100,6 +102,7 @@ def fit_density(
     progress_bar: bool = True,
     callback: Callback | None = None,
     checkpoint: str | os.PathLike | None = None,
+    mesh: Mesh | None = None,
 ) -> FlowDistribution:
     """Fit a flow to data, by default by maximum likelihood: the density whose mean negative log likelihood is least.
 
@@ -181,7 +184,7 @@ def fit_density(
     require_numbers("(0, inf)", learning_rate=learning_rate)
     require_numbers("(0, 1)", validation=validation)
     require_numbers("[0, 1)", test=test)
-    watch = Watch(progress_bar, callback, checkpoint).checked()
+    watch, devices = Watch(progress_bar, callback, checkpoint).checked(), Devices.of(mesh)
     if isinstance(flow, FlowDistribution):
         observations = observe_for(flow, data, support, dequantize)
     else:
@@ -229,6 +232,7 @@ def fit_density(
         settings,
         seeds,
         watch,
+        devices,
     )
     if trained.ending.failed:
         warnings.warn(f"the fit is not finished: {trained.ending.why}", UserWarning, stacklevel=2)

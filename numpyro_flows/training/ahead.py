@@ -77,10 +77,10 @@ class Ahead:
 
     def _moved(self, leaf: Any) -> Any:
         """An argument, by way of the host where it is on other devices than the program."""
-        devices = leaf.sharding.device_set if isinstance(leaf, jax.Array) else None
-        if self._mesh is None:
-            return np.asarray(leaf) if is_placed(leaf) else leaf
-        return np.asarray(leaf) if devices is not None and devices != set(self._mesh.devices.flat) else leaf
+        if not isinstance(leaf, jax.Array):
+            return leaf
+        elsewhere = is_placed(leaf) if self._mesh is None else leaf.sharding.device_set != set(self._mesh.devices.flat)
+        return np.asarray(leaf) if elsewhere else leaf
 
 
 def _placement(leaf: Any, everywhere: NamedSharding) -> NamedSharding:

@@ -33,6 +33,10 @@ class Devices(NamedTuple):
         return cls(automatic(mesh))
 
     @property
+    def num(self) -> int:
+        return 1 if self.mesh is None else self.mesh.size
+
+    @property
     def rows(self) -> NamedSharding | None:
         """A leading axis over all devices."""
         return None if self.mesh is None else NamedSharding(self.mesh, PartitionSpec(*self.mesh.axis_names))
@@ -45,10 +49,10 @@ class Devices(NamedTuple):
         """
         if self.rows is None:
             return tree
-        rows, num = self.rows, self.rows.num_devices
+        rows = self.rows
 
         def shard(leaf: Any) -> Any:
-            widths = [(0, -leaf.shape[0] % num), *[(0, 0)] * (leaf.ndim - 1)]
+            widths = [(0, -leaf.shape[0] % self.num), *[(0, 0)] * (leaf.ndim - 1)]
             return jax.lax.with_sharding_constraint(jnp.pad(leaf, widths), rows)[: leaf.shape[0]]
 
         return jax.tree.map(shard, tree)
@@ -57,10 +61,10 @@ class Devices(NamedTuple):
         """Arrays of the host on the devices, each of which has its part of the rows; filled up as by `sharded`."""
         if self.rows is None:
             return tree
-        rows, num = self.rows, self.rows.num_devices
+        rows = self.rows
 
         def place(leaf: Any) -> jax.Array:
-            widths = [(0, -leaf.shape[0] % num), *[(0, 0)] * (leaf.ndim - 1)]
+            widths = [(0, -leaf.shape[0] % self.num), *[(0, 0)] * (leaf.ndim - 1)]
             filled = np.pad(np.asarray(leaf, jax.dtypes.canonicalize_dtype(leaf.dtype)), widths)
             return jax.make_array_from_callback(filled.shape, rows, lambda index: filled[index])
 
@@ -93,7 +97,7 @@ def automatically_sharded(tree: PyTree) -> PyTree:
 
 
 def mesh_of(tree: PyTree) -> Mesh | None:
-    """The mesh of the first array that its owner has placed on several devices; None where there is none."""
+    """The mesh of the first array that its owner has placed on one; None where there is none."""
     for leaf in jax.tree.leaves(tree):
         if is_placed(leaf):
             return leaf.sharding.mesh
@@ -101,8 +105,8 @@ def mesh_of(tree: PyTree) -> Mesh | None:
 
 
 def is_placed(leaf: Any) -> bool:
-    """Whether this is an array on several devices, by a `NamedSharding`."""
-    return isinstance(leaf, jax.Array) and isinstance(leaf.sharding, NamedSharding) and leaf.sharding.num_devices > 1
+    """Whether this is an array on the devices of a mesh."""
+    return isinstance(leaf, jax.Array) and isinstance(leaf.sharding, NamedSharding)
 
 
 def on_one_device(tree: PyTree) -> PyTree:
