@@ -184,7 +184,8 @@ def fit_density(
     require_numbers("(0, inf)", learning_rate=learning_rate)
     require_numbers("(0, 1)", validation=validation)
     require_numbers("[0, 1)", test=test)
-    watch, devices = Watch(progress_bar, callback, checkpoint).checked(), Devices.of(mesh)
+    devices = Devices.of(mesh)
+    watch = devices.watch(Watch(progress_bar, callback, checkpoint).checked())
     if isinstance(flow, FlowDistribution):
         observations = observe_for(flow, data, support, dequantize)
     else:

@@ -144,8 +144,8 @@ class FlowVI:
         if checkpoint is not None and trainings > 1:
             raise ValueError(f"checkpoint expected one FlowTraining, whose state it is, got {trainings} stages of it")
         self.stages = stages
-        self.watch = Watch(progress_bar, callback, checkpoint).checked()
         self.devices = Devices.of(mesh)
+        self.watch = self.devices.watch(Watch(progress_bar, callback, checkpoint).checked())
 
     def run(self, rng_key: PRNGKeyArray, *args: Any, **kwargs: Any) -> FlowPosterior:
         """Fit the posterior of the model called with `args` and `kwargs`.
@@ -184,6 +184,8 @@ class FlowVI:
             )
             fit, extra = self._staged(context)
         fit = fit._replace(bijection=on_one_device(fit.bijection))
+        if self.devices.several_processes:  # then each process draws by itself
+            fit = fit._replace(draw=None)
         if target.free.any():
             whole = Partial(fit.bijection, np.flatnonzero(~target.free), target.dim)
             chains = fit.chains and fit.chains.with_normals(target.free, seeds.rng("free coordinates"))

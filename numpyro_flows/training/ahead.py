@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpyro_flows._jax import eval_jaxpr
 from numpyro_flows.bijections import AbstractBijection
 from numpyro_flows.precision import full_precision
-from numpyro_flows.training.devices import automatic, is_placed, mesh_of
+from numpyro_flows.training.devices import automatic, is_placed, mesh_of, put
 
 # A posterior of everyday size trains in seconds, of which XLA's costliest passes would take some and win nothing. At
 # level 1 LLVM aborts on some loops over broadcast loads ("Cannot select", jax 0.12).
@@ -57,7 +57,7 @@ class Ahead:
             else:
                 everywhere = NamedSharding(automatic(self._mesh), PartitionSpec())
                 placement = [[_placement(leaf, everywhere) for leaf in each] for each in (jaxpr.consts, leaves)]
-                self._constants = jax.device_put(jaxpr.consts, placement[0])
+                self._constants = [leaf if is_placed(leaf) else put(leaf, everywhere) for leaf in jaxpr.consts]
                 compiled = jax.jit(of_leaves, in_shardings=tuple(placement), out_shardings=everywhere)
                 lowered = compiled.lower(self._constants, leaves)
         self.jaxpr, self._out_tree = jaxpr, jax.tree.structure(traced.out_info)

@@ -9,6 +9,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from numpyro_flows.arguments import described
+from numpyro_flows.training.watch import Watch
 
 
 class Devices(NamedTuple):
@@ -35,6 +36,25 @@ class Devices(NamedTuple):
     @property
     def num(self) -> int:
         return 1 if self.mesh is None else self.mesh.size
+
+    @property
+    def several_processes(self) -> bool:
+        return self.mesh is not None and len({device.process_index for device in self.mesh.devices.flat}) > 1
+
+    def watch(self, watch: Watch) -> Watch:
+        """How a user looks at a fit: of several processes the first one shows the progress bar.
+
+        Raises:
+            ValueError: where several processes would write one checkpoint.
+        """
+        if not self.several_processes:
+            return watch
+        if watch.checkpoint is not None:
+            raise ValueError(
+                f"checkpoint expected None where mesh has devices of several processes, got {watch.checkpoint!r}: "
+                "each of them would write the file"
+            )
+        return watch._replace(progress_bar=watch.progress_bar and jax.process_index() == 0)
 
     @property
     def rows(self) -> NamedSharding | None:
@@ -65,8 +85,7 @@ class Devices(NamedTuple):
 
         def place(leaf: Any) -> jax.Array:
             widths = [(0, -leaf.shape[0] % self.num), *[(0, 0)] * (leaf.ndim - 1)]
-            filled = np.pad(np.asarray(leaf, jax.dtypes.canonicalize_dtype(leaf.dtype)), widths)
-            return jax.make_array_from_callback(filled.shape, rows, lambda index: filled[index])
+            return put(np.pad(leaf, widths), rows)
 
         return jax.tree.map(place, tree)
 
@@ -94,6 +113,15 @@ def automatically_sharded(tree: PyTree) -> PyTree:
         return jax.device_put(leaf, NamedSharding(automatic(leaf.sharding.mesh), leaf.sharding.spec))
 
     return jax.tree.map(place, tree)
+
+
+def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    """An array that every process has, or a key, on devices of any process, which `jax.device_put` refuses."""
+    if jax.dtypes.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(put(jax.random.key_data(leaf), sharding), impl=jax.random.key_impl(leaf))
+    array = np.asarray(leaf)
+    array = array.astype(jax.dtypes.canonicalize_dtype(array.dtype))
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
 def mesh_of(tree: PyTree) -> Mesh | None:
