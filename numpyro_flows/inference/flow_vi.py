@@ -38,7 +38,7 @@ from numpyro_flows.inference.start import GaussianStart
 from numpyro_flows.inference.target import Target
 from numpyro_flows.modeling.guides import AutoFlow
 from numpyro_flows.training.clock import Clock
-from numpyro_flows.training.devices import Devices, automatically_sharded, on_one_device
+from numpyro_flows.training.devices import Devices, automatically_sharded, mesh_of, on_one_device
 from numpyro_flows.training.reasons import INTERRUPTED, Reason
 from numpyro_flows.training.seeds import Seeds
 from numpyro_flows.training.watch import Callback, Watch
@@ -145,7 +145,7 @@ class FlowVI:
             raise ValueError(f"checkpoint expected one FlowTraining, whose state it is, got {trainings} stages of it")
         self.stages = stages
         self.devices = Devices.of(mesh)
-        self.watch = self.devices.watch(Watch(progress_bar, callback, checkpoint).checked())
+        self.watch = Watch(progress_bar, callback, checkpoint).checked()
 
     def run(self, rng_key: PRNGKeyArray, *args: Any, **kwargs: Any) -> FlowPosterior:
         """Fit the posterior of the model called with `args` and `kwargs`.
@@ -162,6 +162,7 @@ class FlowVI:
         require_key(rng_key)
         seeds, clock = Seeds.of(rng_key), Clock()
         args, kwargs = automatically_sharded((args, kwargs))
+        watch = Devices(mesh_of((args, kwargs))).watch(self.devices.watch(self.watch))
         with clock.stage("tracing"):
             target = Target(self.model, seeds.key("model"), args, kwargs)
             guide = self._guide(target.fitted.dim)
@@ -179,7 +180,7 @@ class FlowVI:
                 seeds=seeds,
                 clock=clock,
                 pool=pool,
-                watch=self.watch,
+                watch=watch,
                 devices=self.devices,
             )
             fit, extra = self._staged(context)

@@ -100,19 +100,17 @@ def automatic(mesh: Mesh) -> Mesh:
 
 
 def automatically_sharded(tree: PyTree) -> PyTree:
-    """The same arrays, those on a mesh of `jax.make_mesh`'s default on an automatic one, for models are written so.
+    """The same arrays; those that `jax.make_mesh`'s default, a mesh of explicit axes, is for have automatic ones.
 
-    With explicit axes a model has to say how each product is sharded, as of `x @ beta` in its gradient.
+    With explicit axes a model would have to say how each product is sharded, as of `x @ beta` in its gradient.
     """
-    if jax.device_count() == 1:
-        return tree
 
     def place(leaf: Any) -> Any:
-        if not is_placed(leaf) or AxisType.Explicit not in leaf.sharding.mesh.axis_types:
+        if not is_placed(leaf):
             return leaf
         return jax.device_put(leaf, NamedSharding(automatic(leaf.sharding.mesh), leaf.sharding.spec))
 
-    return jax.tree.map(place, tree)
+    return tree if mesh_of(tree) is None else jax.tree.map(place, tree)
 
 
 def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
@@ -126,7 +124,7 @@ def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
 
 def mesh_of(tree: PyTree) -> Mesh | None:
     """The mesh of the first array that its owner has placed on one; None where there is none."""
-    for leaf in jax.tree.leaves(tree):
+    for leaf in jax.tree.leaves(tree) if jax.device_count() > 1 else ():
         if is_placed(leaf):
             return leaf.sharding.mesh
     return None
