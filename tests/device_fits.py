@@ -138,7 +138,8 @@ def main(out: str, name: str, *process: str) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "the fit is not certified")  # after ten steps
         results = {"quick": quick, "three": three, "processes": processes}[name]()
-        np.savez(out, **{f"{fit}:{i}": np.asarray(a) for fit, arrays in results.items() for i, a in enumerate(arrays)})
+        arrays = {f"{fit}:{i}": np.asarray(a) for fit, found in results.items() for i, a in enumerate(found)}
+    np.savez(out, allow_pickle=False, **arrays)
 
 
 if __name__ == "__main__":

@@ -146,16 +146,20 @@ def fit_density(
             best on the validation rows); where it returns True, the fit ends there.
         checkpoint: path of a file that the training is written to after each round, on Ctrl-C and on SIGTERM; a second
             call with the same arguments goes on from there, and ends as an uninterrupted one would, bit for bit.
+            Several processes cannot have one.
+        mesh: a `jax.sharding.Mesh` of one axis, whose devices keep a part of the rows each, and split every minibatch
+            and the validation rows. The result is that of one device, to rounding: docs/several_devices.md.
 
     Returns:
         The distribution; its `fit` is a `DensityFit`. Ctrl-C ends the training and returns what was fitted by then.
 
     Raises:
-        TypeError: where data are not numbers, or `flow` is neither recipe nor distribution.
+        TypeError: where data are not numbers, `flow` is neither recipe nor distribution, or `mesh` is no mesh.
         ValueError: for data that are not finite (rows by index), outside the support or constant in a coordinate, for
             too few rows, for weights that are negative or all zero, and numbers out of their range; for a distribution
             on another base, or on other sites, shapes or another support than the data; for a coupling by minibatch
-            optimal transport with a condition or weights; for a checkpoint of another fit.
+            optimal transport with a condition or weights; for a checkpoint of another fit or for several processes;
+            for a mesh of several axes.
 
     Source: Papamakarios, Nalisnick, Rezende, Mohamed, Lakshminarayanan 2021, arXiv 1912.02762, section 2.3.1.
 
@@ -185,7 +189,7 @@ def fit_density(
     require_numbers("(0, 1)", validation=validation)
     require_numbers("[0, 1)", test=test)
     devices = Devices.of(mesh)
-    watch = devices.watch(Watch(progress_bar, callback, checkpoint).checked())
+    watch = devices.watched(Watch(progress_bar, callback, checkpoint).checked())
     if isinstance(flow, FlowDistribution):
         observations = observe_for(flow, data, support, dequantize)
     else:

@@ -79,11 +79,15 @@ class FlowVI:
         checkpoint: path of a file that the flow stage is written to after each round, on Ctrl-C and, in the main
             thread, on SIGTERM. A second call with the same model, data, key and settings goes on from there, and ends
             as an uninterrupted one would, bit for bit on a device whose arithmetic is. One file is for one fit at a
-            time; data behind a callback to the host are not seen.
+            time; data behind a callback to the host are not seen. Several processes cannot have one.
+        mesh: a `jax.sharding.Mesh` of one axis, whose devices split the particles of a step, the draws of a verdict and
+            the points of an evaluation. The result is that of one device, to rounding. docs/several_devices.md explains
+            data on several devices and several processes.
 
     Raises:
         TypeError: where `model` cannot be called, `guide` is not an `AutoFlow`, or an argument is of another kind.
-        ValueError: for a guide of another model, numbers out of their range, and a checkpoint in no folder.
+        ValueError: for a guide of another model, numbers out of their range, a checkpoint in no folder, and a mesh of
+            several axes.
 
     Example:
         >>> import jax, numpyro, numpyro.distributions as dist
@@ -157,12 +161,12 @@ class FlowVI:
             TypeError: where `rng_key` is not one random key.
             ValueError: where the model has no latent site, a discrete one, a `numpyro.param` site without a given
                 value, a subsampled plate, a site larger than its plates or data that are not finite, where its density
-                is not finite at any start, or the checkpoint is of another fit.
+                is not finite at any start, or the checkpoint is of another fit, or for several processes.
         """
         require_key(rng_key)
         seeds, clock = Seeds.of(rng_key), Clock()
         args, kwargs = automatically_sharded((args, kwargs))
-        watch = Devices(mesh_of((args, kwargs))).watch(self.devices.watch(self.watch))
+        watch = Devices(mesh_of((args, kwargs))).watched(self.devices.watched(self.watch))
         with clock.stage("tracing"):
             target = Target(self.model, seeds.key("model"), args, kwargs)
             guide = self._guide(target.fitted.dim)
@@ -185,7 +189,7 @@ class FlowVI:
             )
             fit, extra = self._staged(context)
         fit = fit._replace(bijection=on_one_device(fit.bijection))
-        if self.devices.several_processes:  # then each process draws by itself
+        if self.devices.several_processes:  # so that a process can draw by itself
             fit = fit._replace(draw=None)
         if target.free.any():
             whole = Partial(fit.bijection, np.flatnonzero(~target.free), target.dim)

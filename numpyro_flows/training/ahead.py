@@ -30,8 +30,8 @@ class Ahead:
     The arrays that it closes over, such as a model's data, are arguments of what is compiled. So a function of the same
     program, for other data of the same shapes, is compiled already.
 
-    It runs on all devices of `mesh`; without one, on those that the arrays are placed on which it closes over or which
-    are among `args`. These stay as they are placed, and all devices have all that it returns.
+    With `mesh` all its devices run the function. Without it, arrays that a user has placed on a mesh, closed over or
+    among `args`, choose the devices. Such arrays keep their sharding. Results are replicated on all devices.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Ahead:
         self._compiled.result()
 
     def _moved(self, leaf: Any) -> Any:
-        """An argument, by way of the host where it is on other devices than the program."""
+        """An argument; one on other devices than the program's becomes an array of the host."""
         if not isinstance(leaf, jax.Array):
             return leaf
         elsewhere = is_placed(leaf) if self._mesh is None else leaf.sharding.device_set != set(self._mesh.devices.flat)
@@ -84,13 +84,13 @@ class Ahead:
 
 
 def _placement(leaf: Any, everywhere: NamedSharding) -> NamedSharding:
-    """Where the program has an array: as its owner has placed it, or the same on all devices."""
+    """The sharding of an input: that of the user, or replicated."""
     if not is_placed(leaf):
         return everywhere
     if leaf.sharding.device_set != everywhere.device_set:
         raise ValueError(
-            f"expected data on the devices of mesh, {sorted(everywhere.device_set, key=str)}, got an array on "
-            f"{sorted(leaf.sharding.device_set, key=str)}: place both on the same devices"
+            f"expected all arrays on the devices {sorted(everywhere.device_set, key=str)}, got one on "
+            f"{sorted(leaf.sharding.device_set, key=str)}: place the data on the mesh that you give as mesh="
         )
     return leaf.sharding
 
@@ -137,7 +137,7 @@ class _Programs:
         if "callback" in text:  # into Python: the text has only an address of it
             return pool.submit(lowered.compile, options)
         where = f"{jax.default_backend()} {jax.config.jax_default_device}"
-        where += "" if mesh is None else f" {mesh.devices.tolist()}"  # the text has only their number
+        where += "" if mesh is None else f" {mesh.devices.tolist()}"  # of which the text has only the number
         # arguments that it does not use are not in the text
         whole = f"{where} {sorted(options.items())} {lowered.args_info} {text}"
         key = hashlib.sha256(whole.encode()).digest()
