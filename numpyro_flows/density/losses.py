@@ -70,7 +70,7 @@ def maximum_likelihood(bijection: AbstractBijection, key: PRNGKeyArray, rows: Ro
 def flow_matching(matching: FlowMatching) -> Objective:
     """The loss of `matching`, which has a ValueError for a bijection that is no `ContinuousFlow`."""
 
-    def objective(bijection: AbstractBijection, key: PRNGKeyArray, rows: Rows, devices: Devices = ONE_DEVICE) -> Scalar:
+    def objective(bijection: AbstractBijection, key: PRNGKeyArray, rows: Rows, devices: Devices) -> Scalar:
         if not isinstance(bijection, ContinuousFlow):
             raise ValueError(
                 "flow_matching expected a recipe of a ContinuousFlow, such as flows.ffjord, got one of a "
