@@ -55,7 +55,7 @@ def second() -> list[Row]:
     }
     rows = []
     for name, (model, data_sets) in cases.items():
-        seconds, compiled = [], []
+        seconds, compiled, posterior = [], [], None
         for seed, args in enumerate(data_sets):
             with _Compilations() as compilations:
                 took, posterior = _fit(model, args, seed)
@@ -65,7 +65,7 @@ def second() -> list[Row]:
         rows.append(
             {
                 "model": name,
-                "by": _by(posterior),
+                "by": posterior and _by(posterior),
                 "first_seconds": f"{seconds[0]:.2f}",
                 "later_seconds": f"{later:.2f}",
                 "ratio": f"{later / seconds[0]:.2f}",

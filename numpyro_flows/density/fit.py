@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import ArrayLike, Float, Int, PRNGKeyArray
 
 from numpyro_flows import flows
@@ -21,6 +22,7 @@ from numpyro_flows.density.resuming import observe_for, require_condition_of
 from numpyro_flows.density.whitening import Whitening
 from numpyro_flows.flows import Recipe
 from numpyro_flows.modeling.distributions import FlowDistribution
+from numpyro_flows.training.devices import Devices
 from numpyro_flows.training.seeds import Seeds
 from numpyro_flows.training.watch import Callback, Watch
 
@@ -100,6 +102,7 @@ def fit_density(
     progress_bar: bool = True,
     callback: Callback | None = None,
     checkpoint: str | os.PathLike | None = None,
+    mesh: Mesh | None = None,
 ) -> FlowDistribution:
     """Fit a flow to data, by default by maximum likelihood: the density whose mean negative log likelihood is least.
 
@@ -143,16 +146,20 @@ def fit_density(
             best on the validation rows); where it returns True, the fit ends there.
         checkpoint: path of a file that the training is written to after each round, on Ctrl-C and on SIGTERM; a second
             call with the same arguments goes on from there, and ends as an uninterrupted one would, bit for bit.
+            Several processes cannot have one.
+        mesh: a `jax.sharding.Mesh` of one axis, whose devices keep a part of the rows each, and split every minibatch
+            and the validation rows. The result is that of one device, to rounding: docs/several_devices.md.
 
     Returns:
         The distribution; its `fit` is a `DensityFit`. Ctrl-C ends the training and returns what was fitted by then.
 
     Raises:
-        TypeError: where data are not numbers, or `flow` is neither recipe nor distribution.
+        TypeError: where data are not numbers, `flow` is neither recipe nor distribution, or `mesh` is no mesh.
         ValueError: for data that are not finite (rows by index), outside the support or constant in a coordinate, for
             too few rows, for weights that are negative or all zero, and numbers out of their range; for a distribution
             on another base, or on other sites, shapes or another support than the data; for a coupling by minibatch
-            optimal transport with a condition or weights; for a checkpoint of another fit.
+            optimal transport with a condition or weights; for a checkpoint of another fit or for several processes;
+            for a mesh of several axes.
 
     Source: Papamakarios, Nalisnick, Rezende, Mohamed, Lakshminarayanan 2021, arXiv 1912.02762, section 2.3.1.
 
@@ -181,7 +188,8 @@ def fit_density(
     require_numbers("(0, inf)", learning_rate=learning_rate)
     require_numbers("(0, 1)", validation=validation)
     require_numbers("[0, 1)", test=test)
-    watch = Watch(progress_bar, callback, checkpoint).checked()
+    devices = Devices.of(mesh)
+    watch = devices.watched(Watch(progress_bar, callback, checkpoint).checked())
     if isinstance(flow, FlowDistribution):
         observations = observe_for(flow, data, support, dequantize)
     else:
@@ -229,6 +237,7 @@ def fit_density(
         settings,
         seeds,
         watch,
+        devices,
     )
     if trained.ending.failed:
         warnings.warn(f"the fit is not finished: {trained.ending.why}", UserWarning, stacklevel=2)

@@ -26,6 +26,7 @@ from numpyro_flows.density.losses import Objective, Rows, maximum_likelihood, me
 from numpyro_flows.files.rules import InFiles
 from numpyro_flows.training.ahead import NO_OPTIMIZATION, Ahead, prototype
 from numpyro_flows.training.checkpoint import Checkpoint, program
+from numpyro_flows.training.devices import Devices, on_one_device
 from numpyro_flows.training.loop import Round, run
 from numpyro_flows.training.policies import Patience, Score
 from numpyro_flows.training.reasons import Ending
@@ -138,7 +139,10 @@ class _Functions(NamedTuple):
 
 @dataclass
 class _DensityTask:
-    """Minibatches of rows for the compiled functions; with restarts states have a leading axis of them."""
+    """Minibatches of rows for the compiled functions; with restarts states have a leading axis of them.
+
+    Each device has its part of the rows.
+    """
 
     functions: _Functions
     draw_rows: Callable[[int], Rows]
@@ -146,6 +150,7 @@ class _DensityTask:
     batch: int
     chunk: int
     seeds: Seeds
+    devices: Devices
 
     def train(self, state: State, planned: Round, rates: np.ndarray) -> tuple[TrainState, np.ndarray, int]:
         rows = self.draw_rows(state.num_rounds)
@@ -155,7 +160,7 @@ class _DensityTask:
         order = [rng.permutation(num)[: epoch * self.batch] for _ in range(-(-self.chunk // epoch))]
         index = np.concatenate(order).reshape(-1, self.batch)[: self.chunk].astype(np.int32)
         seeds = self.seeds.many(self.chunk, "train", state.num_rounds)
-        return self.functions.train(state.train, state.fixed, rows, index, seeds, rates)
+        return self.functions.train(state.train, state.fixed, self.devices.placed(rows), index, seeds, rates)
 
     def score(self, state: State) -> Score:
         best, now = self.functions.score(state.train.average, state.fixed, state.best, self.validation)
@@ -197,6 +202,7 @@ def train(
     settings: Settings,
     seeds: Seeds,
     watch: Watch,
+    devices: Devices,
 ) -> Trained:
     """Train what `make` gives on the rows that `draw_rows` gives each round; keep what is best on `validation`."""
     rows = draw_rows(0)
@@ -210,8 +216,8 @@ def train(
     seed = seeds.many(settings.num_restarts, "start")
     seed = seed if several else seed[0]
     with ThreadPoolExecutor() as pool:
-        functions = _compile(pool, settings.objective, make, rows, validation, seed, (length, batch), several)
-        task = _DensityTask(functions, draw_rows, validation, batch, length, seeds)
+        functions = _compile(pool, settings.objective, make, rows, validation, seed, (length, batch), several, devices)
+        task = _DensityTask(functions, draw_rows, validation, batch, length, seeds, devices)
         start, fixed = functions.start(seed)
         none = np.full(np.shape(seed)[:-1], np.inf, jnp.result_type(float))
         never = _Best(start.params, none, np.full((*none.shape, len(validation.x)), np.nan, none.dtype), none)
@@ -231,7 +237,7 @@ def train(
     best = task.last_unless_worse(state, never) if settings.prefers_last and state.losses else state.best
     best = task.with_present_gap(state, best)
     which = int(np.argmin(best.nll))
-    arrays, best = eqx.combine(best.params, state.fixed), jax.device_get(best)
+    arrays, best = on_one_device(eqx.combine(best.params, state.fixed)), jax.device_get(best)
     losses, validations = np.concatenate([none[..., None][..., :0], *state.losses], axis=-1), np.array(state.scores)
     if several:
         arrays, best = jax.tree.map(lambda leaf: leaf[which], (arrays, best))
@@ -274,6 +280,7 @@ def _compile(
     seed: Seed,
     batches: tuple[int, int],
     several: bool,
+    devices: Devices,
 ) -> _Functions:
     one = seed[0] if several else seed
     shapes = prototype(lambda seed: make(seed_key(seed)), one)
@@ -288,16 +295,16 @@ def _compile(
         def loss(params: PyTree, batch: tuple[Array, Array]) -> Array:
             index, seed = batch
             of_batch = jax.tree.map(lambda leaf: leaf[index], rows)
-            return objective(eqx.combine(params, fixed, static), seed_key(seed), of_batch)
+            return objective(eqx.combine(params, fixed, static), seed_key(seed), of_batch, devices)
 
         return train_chunk(loss, state, (index, seeds), rates)
 
     def score(params: PyTree, fixed: PyTree, best: _Best, rows: Rows) -> tuple[_Best, _Now]:
         bijection = without_errors(eqx.combine(params, fixed, static))
-        nll, log_prob = mean_nll(bijection, rows)
+        nll, log_prob = mean_nll(bijection, rows, devices)
         gap = jnp.full_like(nll, jnp.nan)
         if objective is maximum_likelihood and continuous_flows(bijection):
-            gap = mean_nll(with_training_solver(bijection), rows)[0] - nll
+            gap = mean_nll(with_training_solver(bijection), rows, devices)[0] - nll
         new = _Best(params, nll, log_prob, gap)
         return jax.tree.map(lambda new, old: jnp.where(nll < best.nll, new, old), new, best), _Now(nll, gap)
 
@@ -309,6 +316,7 @@ def _compile(
     nll, log_prob = jax.eval_shape(
         lambda: (jnp.zeros(seed.shape[:-1]), jnp.zeros((*seed.shape[:-1], len(validation.x))))
     )
+    best = _Best(state.average, nll, log_prob, nll)
     return _Functions(
         start=Ahead(pool, start, seed, options=NO_OPTIMIZATION),
         train=Ahead(
@@ -316,11 +324,12 @@ def _compile(
             train,
             state,
             fixed,
-            rows,
+            devices.placed(rows),
             np.zeros(batches, np.int32),
             np.zeros((batches[0], 4), np.uint32),
             jnp.zeros(batches[0]),
+            mesh=devices.mesh,
         ),
-        score=Ahead(pool, score, state.average, fixed, _Best(state.average, nll, log_prob, nll), validation),
+        score=Ahead(pool, score, state.average, fixed, best, validation, mesh=devices.mesh),
         static=static,
     )

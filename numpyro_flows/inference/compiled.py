@@ -29,6 +29,7 @@ from numpyro_flows.modeling.guides import AutoFlow, affine
 from numpyro_flows.modeling.scoring import standard_normal_log_prob
 from numpyro_flows.precision import full_precision
 from numpyro_flows.training.ahead import NO_OPTIMIZATION, Ahead, prototype
+from numpyro_flows.training.devices import ONE_DEVICE, Devices
 from numpyro_flows.training.seeds import Seed, SeedRows, seed_key
 from numpyro_flows.training.steps import Optimizer, TrainState, train_chunk
 
@@ -64,8 +65,12 @@ def compile_flow(
     objective: Objective,
     optimizer: Optimizer,
     settings: FlowVISettings,
+    devices: Devices = ONE_DEVICE,
 ) -> FlowFunctions:
-    """Trace the functions one after the other, as Python must, while XLA compiles those traced in other threads."""
+    """Trace the functions one after the other, as Python must, while XLA compiles those traced in other threads.
+
+    Particles, draws and points are shared among the devices.
+    """
     seed = np.zeros(4, np.uint32)
     loc = np.zeros(target.dim, scale.dtype)
 
@@ -84,7 +89,7 @@ def compile_flow(
 
     def train(state: TrainState, fixed: PyTree, seeds: SeedRows, learning_rates: Array, forward: Array) -> Any:
         def loss(params: PyTree, key: PRNGKeyArray) -> Array:
-            base = jax.random.normal(key, (settings.num_particles, target.dim))
+            base = devices.sharded(jax.random.normal(key, (settings.num_particles, target.dim)))
             bijection = in_training(eqx.combine(params, fixed, static), key)
             return objective(bijection, target.log_density, base, forward, settings)
 
@@ -95,13 +100,17 @@ def compile_flow(
     seeds = np.zeros((settings.chunk, 4), np.uint32)
     coarse = None
     if continuous_flows(shapes):
-        coarse = Ahead(pool, drawing(target, static, settings.block, with_training_solver), arrays, seed)
+        draw_coarsely = drawing(target, static, settings.block, with_training_solver, devices)
+        coarse = Ahead(pool, draw_coarsely, arrays, seed, mesh=devices.mesh)
+    draw = drawing(target, static, settings.block, devices=devices)
+    points = np.zeros((settings.block, target.dim), scale.dtype)
+    rates = jnp.zeros(settings.chunk)
     return FlowFunctions(
-        train=Ahead(pool, train, state, fixed, seeds, jnp.zeros(settings.chunk), jnp.zeros(())),
+        train=Ahead(pool, train, state, fixed, seeds, rates, jnp.zeros(()), mesh=devices.mesh),
         make=Ahead(pool, make, loc, scale, seed, options=NO_OPTIMIZATION),
         begin=Ahead(pool, begin, params, options=NO_OPTIMIZATION),
-        draw=Ahead(pool, drawing(target, static, settings.block), arrays, seed),
-        log_prob=Ahead(pool, scoring(static), arrays, np.zeros((settings.block, target.dim), scale.dtype)),
+        draw=Ahead(pool, draw, arrays, seed, mesh=devices.mesh),
+        log_prob=Ahead(pool, scoring(static, devices), arrays, points, mesh=devices.mesh),
         draw_coarsely=coarse,
         static=static,
     )
@@ -126,13 +135,14 @@ def drawing(
     static: AbstractBijection,
     num: int,
     change: Callable[[AbstractBijection], AbstractBijection] = without_errors,
+    devices: Devices = ONE_DEVICE,
 ) -> Callable[[PyTree, Seed], Block]:
     """The function that draws `num` events from the bijection of given arrays, or from what `change` makes of it."""
     periodic = target.coordinates.periodic
 
     @full_precision()
     def draw(arrays: PyTree, seed: Seed) -> Block:
-        base = jax.random.normal(seed_key(seed), (num, target.dim))
+        base = devices.sharded(jax.random.normal(seed_key(seed), (num, target.dim)))
         bijection = change(eqx.combine(arrays, static))
         x, log_det = jax.vmap(bijection.transform_and_log_det)(base)
         log_density = jax.vmap(target.log_density)(x)
@@ -144,12 +154,14 @@ def drawing(
     return draw
 
 
-def scoring(static: AbstractBijection) -> Callable[[PyTree, Float[Array, "num dim"]], Float[Array, " num"]]:
+def scoring(
+    static: AbstractBijection, devices: Devices = ONE_DEVICE
+) -> Callable[[PyTree, Float[Array, "num dim"]], Float[Array, " num"]]:
     """The function that gives log densities of points under the bijection of given arrays."""
 
     @full_precision()
     def log_prob(arrays: PyTree, x: Float[Array, "num dim"]) -> Float[Array, " num"]:
-        base, log_det = jax.vmap(without_errors(eqx.combine(arrays, static)).inverse_and_log_det)(x)
+        base, log_det = jax.vmap(without_errors(eqx.combine(arrays, static)).inverse_and_log_det)(devices.sharded(x))
         return standard_normal_log_prob(base) + log_det
 
     return log_prob

@@ -76,6 +76,7 @@ class FlowTraining:
                 self.objective,
                 self.optimizer,
                 settings,
+                context.devices,
             )
         gaussian = GaussianFit(fit.loc, fit.scale, -np.inf, no_climbs(fit.loc))
         task = FlowTask(

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Literal
 
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
 from numpyro_flows import flows
@@ -40,6 +41,7 @@ from numpyro_flows.inference.start import GaussianStart
 from numpyro_flows.inference.target import Target
 from numpyro_flows.modeling.guides import AutoFlow
 from numpyro_flows.training.clock import Clock
+from numpyro_flows.training.devices import Devices, automatically_sharded, mesh_of, on_one_device
 from numpyro_flows.training.reasons import INTERRUPTED, Reason
 from numpyro_flows.training.seeds import Seeds
 from numpyro_flows.training.watch import Callback, Watch
@@ -83,11 +85,15 @@ class FlowVI:
         checkpoint: path of a file that the flow stage is written to after each round, on Ctrl-C and, in the main
             thread, on SIGTERM. A second call with the same model, data, key and settings goes on from there, and ends
             as an uninterrupted one would, bit for bit on a device whose arithmetic is. One file is for one fit at a
-            time; data behind a callback to the host are not seen.
+            time; data behind a callback to the host are not seen. Several processes cannot have one.
+        mesh: a `jax.sharding.Mesh` of one axis, whose devices split the particles of a step, the draws of a verdict and
+            the points of an evaluation. The result is that of one device, to rounding. docs/several_devices.md explains
+            data on several devices and several processes.
 
     Raises:
         TypeError: where `model` cannot be called, `guide` is not an `AutoFlow`, or an argument is of another kind.
-        ValueError: for a guide of another model, numbers out of their range, and a checkpoint in no folder.
+        ValueError: for a guide of another model, numbers out of their range, a checkpoint in no folder, and a mesh of
+            several axes.
 
     Example:
         >>> import jax, numpyro, numpyro.distributions as dist
@@ -118,6 +124,7 @@ class FlowVI:
         progress_bar: bool = True,
         callback: Callback | None = None,
         checkpoint: str | os.PathLike | None = None,
+        mesh: Mesh | None = None,
     ):
         require_model(model)
         if not (guide is None or isinstance(guide, AutoFlow)):
@@ -150,6 +157,7 @@ class FlowVI:
         if checkpoint is not None and trainings > 1:
             raise ValueError(f"checkpoint expected one FlowTraining, whose state it is, got {trainings} stages of it")
         self.stages = stages
+        self.devices = Devices.of(mesh)
         self.watch = Watch(progress_bar, callback, checkpoint).checked()
 
     def run(self, rng_key: PRNGKeyArray, *args: Any, **kwargs: Any) -> FlowPosterior:
@@ -162,23 +170,38 @@ class FlowVI:
             TypeError: where `rng_key` is not one random key.
             ValueError: where the model has no latent site, a discrete one, a `numpyro.param` site without a given
                 value, a subsampled plate, a site larger than its plates or data that are not finite, where its density
-                is not finite at any start, or the checkpoint is of another fit.
+                is not finite at any start, or the checkpoint is of another fit, or for several processes.
         """
         require_key(rng_key)
         seeds, clock = Seeds.of(rng_key), Clock()
+        args, kwargs = automatically_sharded((args, kwargs))
+        watch = Devices(mesh_of((args, kwargs))).watched(self.devices.watched(self.watch))
         with clock.stage("tracing"):
             target = Target(self.model, seeds.key("model"), args, kwargs)
             guide = self._guide(target.fitted.dim)
         with _compilers() as pool, one_thread():
             with clock.stage("tracing"):
                 settings = self.settings.affordable(Cost.of(target.fitted.log_density, target.fitted.dim))
-                density = HostDensity(pool, target.fitted, settings.batch, settings.block)
+                density = HostDensity(pool, target.fitted, settings.batch, settings.block, self.devices)
                 prior = HostPrior(pool, target.fitted, settings.batch)
             context = Context(
-                target.fitted, density, prior, self.verify, guide, settings, seeds, clock, pool, self.watch
+                target=target.fitted,
+                density=density,
+                prior=prior,
+                verify=self.verify,
+                guide=guide,
+                settings=settings,
+                seeds=seeds,
+                clock=clock,
+                pool=pool,
+                watch=watch,
+                devices=self.devices,
             )
             fit = self._staged(context)
         density.gradients["flow"] += fit.losses.size * settings.num_particles
+        fit = fit._replace(bijection=on_one_device(fit.bijection))
+        if self.devices.several_processes:  # so that a process can draw by itself
+            fit = fit._replace(draw=None)
         if target.free.any():
             whole = Partial(fit.bijection, np.flatnonzero(~target.free), target.dim)
             chains = fit.chains and fit.chains.with_normals(target.free, seeds.rng("free coordinates"))

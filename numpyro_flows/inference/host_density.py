@@ -11,6 +11,7 @@ from numpyro_flows.inference.blocks import in_blocks
 from numpyro_flows.inference.exploration import Prior
 from numpyro_flows.inference.target import Fitted, Target
 from numpyro_flows.training.ahead import NO_OPTIMIZATION, Ahead
+from numpyro_flows.training.devices import ONE_DEVICE, Devices
 from numpyro_flows.training.seeds import Seeds, seed_key
 
 _STAGES = ("gaussian", "mixture", "flow", "fallback")
@@ -19,19 +20,20 @@ _STAGES = ("gaussian", "mixture", "flow", "fallback")
 class HostDensity:
     """A target's log density and gradient at any number of points, for algorithms in NumPy.
 
-    They are evaluated `batch` at a time, values alone `block`. It counts the points for the stage of a fit that
-    `counted_for` names: `gradients` those with a gradient, `values_alone` those without.
+    They are evaluated `batch` at a time, values alone `block`, each device its part of them. It counts the points for
+    the stage of a fit that `counted_for` names: `gradients` those with a gradient, `values_alone` those without.
     """
 
-    def __init__(self, pool: Executor, target: Fitted, batch: int, block: int):
+    def __init__(self, pool: Executor, target: Fitted, batch: int, block: int, devices: Devices = ONE_DEVICE):
         self.dtype = np.dtype(jnp.result_type(float))
         self.counted_for = "gaussian"
         self.gradients: dict[str, int] = dict.fromkeys(_STAGES, 0)
         self.values_alone: dict[str, int] = dict.fromkeys(_STAGES, 0)
         self._batch, self._block = batch, block
-        points = np.zeros((block, target.dim), self.dtype)
-        self._with_gradient = Ahead(pool, jax.vmap(jax.value_and_grad(target.log_density)), points[:batch])
-        self._value = Ahead(pool, jax.vmap(target.log_density), points)
+        value, gradient = jax.vmap(target.log_density), jax.vmap(jax.value_and_grad(target.log_density))
+        points, mesh = np.zeros((block, target.dim), self.dtype), devices.mesh
+        self._with_gradient = Ahead(pool, lambda x: gradient(devices.sharded(x)), points[:batch], mesh=mesh)
+        self._value = Ahead(pool, lambda x: value(devices.sharded(x)), points, mesh=mesh)
 
     def __call__(self, x: Float[np.ndarray, "points dim"]) -> tuple[np.ndarray, np.ndarray]:
         if not len(x):

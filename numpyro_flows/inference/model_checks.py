@@ -261,6 +261,9 @@ def _count_nonfinite(value: Any) -> int:
     dtype = getattr(value, "dtype", None)
     if isinstance(value, Tracer) or not isinstance(dtype, np.dtype) or not np.issubdtype(dtype, np.floating):
         return int(isinstance(value, float) and not np.isfinite(value))
+    if isinstance(value, jax.Array) and not value.is_fully_addressable:  # of which each process has a part
+        with jax.ensure_compile_time_eval():
+            return int((~jnp.isfinite(value)).sum())
     return int((~np.isfinite(np.asarray(value))).sum())
 
 

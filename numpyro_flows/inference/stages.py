@@ -21,6 +21,7 @@ from numpyro_flows.inference.target import Fitted
 from numpyro_flows.modeling.guides import AutoFlow, affine
 from numpyro_flows.training.ahead import Ahead
 from numpyro_flows.training.clock import Clock
+from numpyro_flows.training.devices import ONE_DEVICE, Devices
 from numpyro_flows.training.reasons import Reason
 from numpyro_flows.training.seeds import Seeds
 from numpyro_flows.training.watch import Watch
@@ -39,6 +40,7 @@ class Context(NamedTuple):
     clock: the seconds of the stages.
     pool: threads to compile in.
     watch: progress bar, callback, checkpoint.
+    devices: those that share the work.
     """
 
     target: Fitted
@@ -51,6 +53,7 @@ class Context(NamedTuple):
     clock: Clock
     pool: Executor
     watch: Watch
+    devices: Devices = ONE_DEVICE
 
 
 class Fit(NamedTuple):

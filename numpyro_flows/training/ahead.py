@@ -11,10 +11,12 @@ import equinox as eqx
 import jax
 import numpy as np
 from jax.core import Tracer
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from numpyro_flows._jax import eval_jaxpr
 from numpyro_flows.bijections import AbstractBijection
 from numpyro_flows.precision import full_precision
+from numpyro_flows.training.devices import automatic, is_placed, mesh_of, put
 
 # A posterior of everyday size trains in seconds, of which XLA's costliest passes would take some and win nothing. At
 # level 1 LLVM aborts on some loops over broadcast loads ("Cannot select", jax 0.12).
@@ -27,9 +29,19 @@ class Ahead:
 
     The arrays that it closes over, such as a model's data, are arguments of what is compiled. So a function of the same
     program, for other data of the same shapes, is compiled already.
+
+    With `mesh` all its devices run the function. Without it, arrays that a user has placed on a mesh, closed over or
+    among `args`, choose the devices. Such arrays keep their sharding. Results are replicated on all devices.
     """
 
-    def __init__(self, pool: Executor, function: Callable, *args: Any, options: dict[str, Any] = OPTIMIZATION_LEVEL):
+    def __init__(
+        self,
+        pool: Executor,
+        function: Callable,
+        *args: Any,
+        options: dict[str, Any] = OPTIMIZATION_LEVEL,
+        mesh: Mesh | None = None,
+    ):
         with full_precision():
             traced = jax.jit(function).trace(*args)
             jaxpr = traced.jaxpr
@@ -37,22 +49,50 @@ class Ahead:
             def of_leaves(constants: list[Any], leaves: list[Any]) -> list[Any]:
                 return eval_jaxpr(jaxpr.jaxpr, constants, *leaves)
 
-            self._constants = jax.device_put(jaxpr.consts)
             leaves, self._in_tree = jax.tree.flatten(args)
-            lowered = jax.jit(of_leaves).lower(self._constants, leaves)
+            self._mesh = mesh_of((jaxpr.consts, leaves)) if mesh is None else mesh
+            if self._mesh is None:
+                self._constants = jax.device_put(jaxpr.consts)
+                lowered = jax.jit(of_leaves).lower(self._constants, leaves)
+            else:
+                everywhere = NamedSharding(automatic(self._mesh), PartitionSpec())
+                placement = [[_placement(leaf, everywhere) for leaf in each] for each in (jaxpr.consts, leaves)]
+                self._constants = [leaf if is_placed(leaf) else put(leaf, everywhere) for leaf in jaxpr.consts]
+                compiled = jax.jit(of_leaves, in_shardings=tuple(placement), out_shardings=everywhere)
+                lowered = compiled.lower(self._constants, leaves)
         self.jaxpr, self._out_tree = jaxpr, jax.tree.structure(traced.out_info)
-        self._compiled = _PROGRAMS.compiled(pool, lowered, options)
+        self._compiled = _PROGRAMS.compiled(pool, lowered, options, self._mesh)
 
     def __call__(self, *args: Any) -> Any:
         leaves, tree = jax.tree.flatten(args)
         if tree != self._in_tree:
             raise TypeError(f"expected arguments of the structure {self._in_tree}, got {tree}")
+        leaves = [self._moved(leaf) for leaf in leaves]
         # the program knows leaves only: structures have static fields that its text does not show
         return jax.tree.unflatten(self._out_tree, self._compiled.result()(self._constants, leaves))
 
     def wait(self) -> None:
         """Until the compilation is over."""
         self._compiled.result()
+
+    def _moved(self, leaf: Any) -> Any:
+        """An argument; one on other devices than the program's becomes an array of the host."""
+        if not isinstance(leaf, jax.Array):
+            return leaf
+        elsewhere = is_placed(leaf) if self._mesh is None else leaf.sharding.device_set != set(self._mesh.devices.flat)
+        return np.asarray(leaf) if elsewhere else leaf
+
+
+def _placement(leaf: Any, everywhere: NamedSharding) -> NamedSharding:
+    """The sharding of an input: that of the user, or replicated."""
+    if not is_placed(leaf):
+        return everywhere
+    if leaf.sharding.device_set != everywhere.device_set:
+        raise ValueError(
+            f"expected all arrays on the devices {sorted(everywhere.device_set, key=str)}, got one on "
+            f"{sorted(leaf.sharding.device_set, key=str)}: place the data on the mesh that you give as mesh="
+        )
+    return leaf.sharding
 
 
 class Later:
@@ -90,13 +130,14 @@ class _Programs:
         self._lock = threading.Lock()
 
     def compiled(
-        self, pool: Executor, lowered: jax.stages.Lowered, options: dict[str, Any]
+        self, pool: Executor, lowered: jax.stages.Lowered, options: dict[str, Any], mesh: Mesh | None
     ) -> Future[jax.stages.Compiled]:
         """The compiled program, at once where it is kept."""
         text = lowered.as_text()
         if "callback" in text:  # into Python: the text has only an address of it
             return pool.submit(lowered.compile, options)
         where = f"{jax.default_backend()} {jax.config.jax_default_device}"
+        where += "" if mesh is None else f" {mesh.devices.tolist()}"  # of which the text has only the number
         # arguments that it does not use are not in the text
         whole = f"{where} {sorted(options.items())} {lowered.args_info} {text}"
         key = hashlib.sha256(whole.encode()).digest()

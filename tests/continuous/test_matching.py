@@ -30,6 +30,7 @@ from numpyro_flows.continuous import (
 from numpyro_flows.continuous.matching import _nearest
 from numpyro_flows.density import fitting
 from numpyro_flows.density.losses import Rows, flow_matching
+from numpyro_flows.training.devices import ONE_DEVICE
 from tests.continuous.common import COARSE, linear_field, within_standard_errors
 
 PATHS = {"optimal transport": ConditionalOT(), "rectified": RectifiedFlow(), "diffusion": VariancePreserving()}
@@ -78,7 +79,7 @@ def test_the_loss_is_least_at_the_field_that_carries_the_base_to_the_data(name):
         mean_key, data_key, key = jax.random.split(key, 3)
         mean = jax.random.normal(mean_key, (batch, 1))
         x1 = mean + sd * jax.random.normal(data_key, (batch, 1))
-        loss = lambda f: objective(ContinuousFlow(f), key, Rows(x1, mean, jnp.ones(batch)))  # noqa: E731
+        loss = lambda f: objective(ContinuousFlow(f), key, Rows(x1, mean, jnp.ones(batch)), ONE_DEVICE)  # noqa: E731
         slope = eqx.filter_grad(loss)(Gaussian(1))  # pyright: ignore[reportCallIssue]  # LinearField has the constructor
         return slope.weight[0, 0], slope.bias[0]
 
