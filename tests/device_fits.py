@@ -56,7 +56,7 @@ couplings = partial(flows.realnvp, num_layers=2, hidden=(4,))
 def density(mesh: Mesh | None) -> Iterator[Any]:
     with ThreadPoolExecutor() as pool:
         target = Target(regression, jax.random.key(0), (X, Y))
-        yield from HostDensity(pool, target, BATCH, Devices.of(mesh))(POINTS)
+        yield from HostDensity(pool, target, BATCH, BATCH, Devices.of(mesh))(POINTS)
 
 
 def gaussian(mesh: Mesh | None, *data: Any) -> Iterator[Any]:

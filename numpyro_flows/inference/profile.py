@@ -9,7 +9,7 @@ from scipy.interpolate import PchipInterpolator
 
 from numpyro_flows.inference.gaussian import GaussianFit, triangular
 from numpyro_flows.inference.newton import Counted, Density, climb, values
-from numpyro_flows.inference.scale_like import SCALE, scale_like
+from numpyro_flows.inference.scale_like import are_scales, scale_like
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.target import Coordinates
 
@@ -92,7 +92,7 @@ def ends(
         return [], len(chosen)
     counted = Counted(density)
     dependence = scale_like(counted, fit)
-    scales = np.flatnonzero(dependence > SCALE)
+    scales = np.flatnonzero(are_scales(dependence))
     every = sorted(np.union1d(chosen, scales), key=lambda i: -dependence[i])
     num = max(settings.profiled, min(_MOST, _MOST_WORK // fit.loc.size))
     reach = coordinates.reach

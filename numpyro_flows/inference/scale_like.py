@@ -1,14 +1,20 @@
 """How much others' scales depend on a coordinate, as on `log tau` of a hierarchical model, told by the curvature."""
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from numpyro_flows.inference.gaussian import GaussianFit
 from numpyro_flows.inference.newton import Density
 
 _AWAY = 2.0  # standard deviations from the centre, to both sides
 _DIRECTIONS = 4
-SCALE = 1.0  # from which on a coordinate is a scale of others: one of `posteriordb`, `tau` of a centred model, has more
+_ONE = 1.0  # of which on a coordinate is a scale of others: one of `posteriordb`, `tau` of a centred model, has more
+_ALL = 20.0  # of all others together: where they are many they tell their scale well, and it moves little
+
+
+def are_scales(dependence: Float[np.ndarray, " dim"]) -> Bool[np.ndarray, " dim"]:
+    """Which coordinates are scales of others."""
+    return dependence > min(_ONE, _ALL / max(dependence.size - 1, 1))
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")

@@ -209,7 +209,7 @@ class FlowVISettings:
     outside: float = 10.0
     prior_draws: int = 1_024
     ladder: tuple[float, ...] = (1 / 30, 1 / 10, 1 / 3, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 30.0)
-    ladder_draws: int = 3_000
+    ladder_draws: int = 6_000
     axis_distances: int = 24
     axis_points: int = 4_096
     inflation: float = 10.0
