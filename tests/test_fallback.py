@@ -74,7 +74,7 @@ def test_ctrl_c_ends_the_chains_and_keeps_them(monkeypatch):
     monkeypatch.setattr(Sampler, "sweeps", once)
     strict = FlowVISettings(num_steps=0, min_ess=1.0, sufficient_ess=1.0, max_khat=1e-6, first_sweeps=16)
     with pytest.warns(UserWarning, match="not certified"):
-        posterior = FlowVI(two_modes, settings=strict, progress_bar=False).run(jax.random.key(0))
+        posterior = FlowVI(two_modes, settings=strict, progress_bar=False).run(jax.random.key(1))
     assert posterior.reason == "interrupted"
     assert "the chains do not agree" in posterior.why
     assert posterior.chains is not None

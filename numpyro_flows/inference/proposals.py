@@ -24,7 +24,7 @@ _MOST_NUMBERS = 50_000_000  # in memory at a time: fewer draws where they are lo
 def is_one_of_modes(fit: Fit, settings: FlowVISettings) -> bool:
     """Whether a search found optima outside of a fit, which is good for one mode, or very many."""
     modes = fit.survey.modes
-    if len(modes) >= settings.most_modes:
+    if fit.survey.product is not None or len(modes) >= settings.most_modes:
         return True
     own = Mode(fit.loc, fit.scale)
     others = [mode for mode in modes if mode.optimum and not own.around(mode.loc[None])[0]]

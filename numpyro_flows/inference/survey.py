@@ -201,7 +201,7 @@ def search(
     product = Product.of(settled.x[there], settings)
     by_product = share_of(draws_of(density, product, rng, settings.mode_draws))
     more = by_product.value - 3 * by_product.se > _FEW_OF_MODES * max(share.value for share in by_modes)
-    too_many = more and len(modes) >= settings.most_modes
+    too_many = more and len(modes) >= settings.most_modes / 2
     return survey._replace(
         shares=(*shares, *by_modes, by_product), modes=tuple(modes), product=product if too_many else None
     )
