@@ -72,13 +72,17 @@ def test_ctrl_c_ends_the_chains_and_keeps_them(monkeypatch):
         return sweeps(self, num, every)
 
     monkeypatch.setattr(Sampler, "sweeps", once)
+
+    def heavy():
+        numpyro.sample("x", dist.StudentT(1.5, 0.0, 1.0).expand([20]).to_event(1))
+
     strict = FlowVISettings(num_steps=0, min_ess=1.0, sufficient_ess=1.0, max_khat=1e-6, first_sweeps=16)
     with pytest.warns(UserWarning, match="not certified"):
-        posterior = FlowVI(two_modes, settings=strict, progress_bar=False).run(jax.random.key(1))
+        posterior = FlowVI(heavy, settings=strict, progress_bar=False).run(jax.random.key(0))
     assert posterior.reason == "interrupted"
-    assert "the chains do not agree" in posterior.why
+    assert "the chains do not agree" in posterior.why or "the chains are too short" in posterior.why
     assert posterior.chains is not None
-    assert (posterior.chains.flat[0][:, 0] < 0).mean() == pytest.approx(0.3, abs=0.15)
+    assert abs(np.median(posterior.chains.flat[0])) < 0.3
 
 
 def test_draws_of_chains_are_without_replacement_and_by_key(by_chains):

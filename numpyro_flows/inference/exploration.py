@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from scipy.special import logsumexp
 
 from numpyro_flows.inference.gaussian import GaussianFit, outward
+from numpyro_flows.inference.logs import log_sum_exp
 from numpyro_flows.inference.newton import Climb, Counted, Density, climb, values
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.tempering import Whitened, temper
@@ -150,7 +151,7 @@ def _ladder(fit: GaussianFit, rng: np.random.Generator, settings: FlowVISettings
     log_det = np.log(fit.scale if fit.scale.ndim == 1 else np.diag(fit.scale)).sum()
     squares = (u**2).sum(1)[:, None]
     parts = -0.5 * squares / scales**2 - dim * np.log(scales * np.sqrt(2 * np.pi)) - np.log(len(scales))
-    return fit.loc + outward(fit.scale, u), logsumexp(parts, axis=1) - log_det
+    return fit.loc + outward(fit.scale, u), log_sum_exp(parts, 1) - log_det
 
 
 def _on_axes(fit: GaussianFit, rng: np.random.Generator, settings: FlowVISettings) -> np.ndarray:

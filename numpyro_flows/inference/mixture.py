@@ -7,10 +7,11 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from jaxtyping import Float
 from scipy.linalg import solve_triangular
-from scipy.special import gammaln, logsumexp
+from scipy.special import gammaln
 
 from numpyro_flows.inference.certificate import Draws
 from numpyro_flows.inference.gaussian import outward
+from numpyro_flows.inference.logs import log_sum_exp
 from numpyro_flows.inference.newton import Density, values
 from numpyro_flows.inference.product import Product
 from numpyro_flows.inference.settings import FlowVISettings
@@ -99,7 +100,7 @@ class Mixture(NamedTuple):
         return rng.permutation(np.concatenate(parts))
 
     def log_prob(self, x: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, " points"]:
-        return np.asarray(logsumexp(self.log_parts(x), axis=0))
+        return log_sum_exp(self.log_parts(x), 0)
 
     def log_parts(self, x: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, "components points"]:
         """Log density of each component times its share."""
@@ -134,10 +135,12 @@ def normalized(log_weights: Float[np.ndarray, " draws"]) -> Float[np.ndarray, " 
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def adapted(mixture: Mixture, density: Density, rng: np.random.Generator, settings: FlowVISettings) -> Mixture:
+def adapted(
+    mixture: Mixture, density: Density, rng: np.random.Generator, settings: FlowVISettings, enough: float = 1.0
+) -> Mixture:
     """The mixture moved towards the density, by expectation maximisation on its own weighted draws, in rounds.
 
-    The round with the largest effective sample size wins. Where it is small, weights are tempered: a few draws would
+    The round with the largest effective sample size wins; one of `enough` is the last. Where it is small, weights are tempered: a few draws would
     pull all components to them.
 
     Source: Cappe, Douc, Guillin, Marin, Robert 2008 (population Monte Carlo), arXiv 0710.4242; the tempering: Koblents,
@@ -154,7 +157,7 @@ def adapted(mixture: Mixture, density: Density, rng: np.random.Generator, settin
         in_vain = 0 if ess > 1.02 * most else in_vain + 1
         if ess > most:
             best, most = mixture, ess
-        if in_vain == (1 if most > 0.5 else 3):
+        if most >= enough or in_vain == (1 if most > 0.5 else 3):
             break
         mixture = stepped(mixture, draws.x, tempered(draws.log_weight), settings)
     return best
@@ -186,7 +189,7 @@ def stepped(mixture: Mixture, x: np.ndarray, weights: np.ndarray, settings: Flow
     """A step of expectation maximisation for weighted points."""
     x, weights = x[weights > 0.0], weights[weights > 0.0]
     parts = mixture.log_parts(x)
-    responsible = np.exp(parts - logsumexp(parts, axis=0)) * (weights / weights.sum())
+    responsible = np.exp(parts - log_sum_exp(parts, 0)) * (weights / weights.sum())
     shares = responsible.sum(1)
     components = tuple(
         component.towards(x, responsible[k], settings) if isinstance(component, Bell | Product) else component

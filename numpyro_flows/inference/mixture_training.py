@@ -14,6 +14,7 @@ from numpyro_flows.inference.stages import Context, Fit
 _BELLS = 8  # at good draws, and most at optima that a search found
 _WIDTH = 0.7  # of their scale, to begin with
 _SHARE = 0.7  # of them together
+_ENOUGH = 0.9  # an ESS from which on draws are cheaper than a better mixture
 _COMFORTABLE = 0.5  # k-hat of a Gaussian that needs nothing more
 
 
@@ -56,8 +57,7 @@ class MixtureTraining:
         gaussian = GaussianFit(fit.loc, fit.scale, -np.inf, no_climbs(fit.loc))
         with context.clock.stage("mixture"):
             mixture = _fitted(context, fit, rng)
-            num = 2 * settings.certificate_draws  # of which half are kept
-            by_mixture = by_weights(context, fit, gaussian, mixture, fit.survey, rng, num)
+            by_mixture = by_weights(context, fit, gaussian, mixture, fit.survey, rng, settings.certificate_draws)
         return by_mixture if by_mixture.certificate.certified else fit
 
 
@@ -73,4 +73,4 @@ def _fitted(context: Context, fit: Fit, rng: np.random.Generator) -> Mixture:
         return mixture
     centres = rng.choice(len(weights), _BELLS, p=weights)
     mixture = mixture.joined([Bell(draws.x[i], _WIDTH * fit.scale) for i in centres], _SHARE)
-    return adapted(stepped(mixture, draws.x, weights, settings), density, rng, settings)
+    return adapted(stepped(mixture, draws.x, weights, settings), density, rng, settings, _ENOUGH)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import logsumexp
 
+from numpyro_flows.inference.logs import log_sum_exp
 from numpyro_flows.inference.settings import FlowVISettings
 
 _NORMALS = 6  # for each coordinate
@@ -34,11 +34,11 @@ class Normals:
         return self.locs[which] + self.sds[which] * rng.standard_normal(num)
 
     def log_prob(self, x: Float[np.ndarray, " points"]) -> Float[np.ndarray, " points"]:
-        return np.asarray(logsumexp(self._log_parts(x), axis=1))
+        return log_sum_exp(self._log_parts(x), 0)
 
-    def _log_parts(self, x: Float[np.ndarray, " points"]) -> Float[np.ndarray, "points normals"]:
-        z = (x[:, None] - self.locs) / self.sds
-        return np.log(self.shares / (self.sds * np.sqrt(2.0 * np.pi))) - 0.5 * z**2
+    def _log_parts(self, x: Float[np.ndarray, " points"]) -> Float[np.ndarray, "normals points"]:
+        z = (x - self.locs[:, None]) / self.sds[:, None]
+        return np.log(self.shares / (self.sds * np.sqrt(2.0 * np.pi)))[:, None] - 0.5 * z**2
 
     def towards(self, x: Float[np.ndarray, " points"], weights: Float[np.ndarray, " points"], kept: float) -> "Normals":
         """By points whose weights sum to 1; these normals themselves count for the share `kept`."""
@@ -47,11 +47,11 @@ class Normals:
         new = self
         for _ in range(_STEPS):
             parts = new._log_parts(x)
-            part_of = np.exp(parts - logsumexp(parts, axis=1, keepdims=True)) * ((1.0 - kept) * weights[:, None])
+            part_of = np.exp(parts - log_sum_exp(parts, 0)) * ((1.0 - kept) * weights)
             own = kept * self.shares
-            count = own + part_of.sum(0)
-            locs = (own * self.locs + x @ part_of) / count
-            squares = own * (self.sds**2 + (self.locs - locs) ** 2) + (part_of * (x[:, None] - locs) ** 2).sum(0)
+            count = own + part_of.sum(1)
+            locs = (own * self.locs + part_of @ x) / count
+            squares = own * (self.sds**2 + (self.locs - locs) ** 2) + (part_of * (x - locs[:, None]) ** 2).sum(1)
             new = Normals(count / count.sum(), locs, np.maximum(np.sqrt(squares / count), _least_sd(locs, sd)))
         return new
 
