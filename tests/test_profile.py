@@ -192,6 +192,9 @@ def test_an_end_is_improper_where_the_marginal_does_not_fall():
     at = np.array([0.0, 1.0, 3.0])
     assert End(0, at, np.array([0.0, -1.0, -1.0])).improper
     assert End(0, -at, np.array([0.0, -1.0, 5.0])).improper
+    deep = np.array([0.0, -20.0, -19.0])  # where nothing more is found, that may be another optimum of the others
+    assert End(0, at, deep).improper
+    assert not End(0, at, deep, lost=True).improper
     assert not End(0, -at, np.array([0.0, -1.0, -1.2])).improper
     assert not End(0, at, np.array([0.0, -1.0, -np.inf])).improper
 

@@ -31,6 +31,7 @@ class End(NamedTuple):
     reached: how far it goes, in standard deviations of the fit.
     others: where the density of the other coordinates is highest there, and `factors`, lower-triangular ones of their
         covariances.
+    lost: whether it ends where no optimum of the others was found any more.
     """
 
     coordinate: int
@@ -42,6 +43,7 @@ class End(NamedTuple):
     reached: float = np.inf
     others: Float[np.ndarray, "values others"] = np.zeros((0, 0))
     factors: Float[np.ndarray, "values others others"] = np.zeros((0, 0, 0))
+    lost: bool = False
 
     @property
     def side(self) -> str:
@@ -67,11 +69,11 @@ class End(NamedTuple):
         """Whether the marginal does not fall between the two farthest values.
 
         Where it rises high from the centre on, or ends near it, the fit is far from the posterior, and this says
-        nothing.
+        nothing. Nor where the search for the others lost its way, deep below the centre, as that of an ODE's parameters.
         """
-        if self.reached < _NEAR:
-            return False
         first, last = self.log_marginal[[0, -1]]
+        if self.reached < _NEAR or (self.lost and last < first - _NOTHING):
+            return False
         far = last > first + 3.0 and self.log_marginal.min() > first - 0.5
         return bool(not far and np.isfinite(self.log_marginal[-2:]).all() and not _falls(self.at, self.log_marginal))
 
@@ -189,6 +191,7 @@ class _Profile:
         self._slope = fit.scale @ fit.scale[i] / self._sd**2  # of the others' conditional mean
         self._first = np.insert(joint[1:, 1:], i, 0.0, axis=0)
         self.optima: list[_Optimum] = []
+        self._lost = False
 
     @property
     def factor(self) -> Float[np.ndarray, "dim others"]:
@@ -213,7 +216,8 @@ class _Profile:
 
     def goes_on(self, optimum: _Optimum) -> bool:
         """Whether Laplace's approximation holds at an optimum; then it is kept."""
-        if not (optimum.converged and np.isfinite(optimum.height) and abs(optimum.x[self.i]) < self._reach):
+        self._lost = not (optimum.converged and np.isfinite(optimum.height))
+        if self._lost or not abs(optimum.x[self.i]) < self._reach:
             return False
         most_uneven = np.finfo(optimum.x.dtype).eps ** -0.4  # beyond, differences of gradients are rounding errors
         if len(self._others):
@@ -263,4 +267,4 @@ class _Profile:
         others = np.stack([optimum.x[self._others] for optimum in self.optima])
         factors = np.stack([triangular(optimum.factor[self._others]) for optimum in self.optima])
         reached = float(abs(at[-1] - at[0]) / self._sd)
-        return End(self.i, at, log_marginal, name, cost, scale, reached, others, factors)
+        return End(self.i, at, log_marginal, name, cost, scale, reached, others, factors, self._lost)
