@@ -140,8 +140,8 @@ def adapted(
 ) -> Mixture:
     """The mixture moved towards the density, by expectation maximisation on its own weighted draws, in rounds.
 
-    The round with the largest effective sample size wins; one of `enough` is the last. Where it is small, weights are tempered: a few draws would
-    pull all components to them.
+    The round with the largest effective sample size wins; one of at least `enough` is the last. Where it is small,
+    weights are tempered: a few draws would pull all components to them.
 
     Source: Cappe, Douc, Guillin, Marin, Robert 2008 (population Monte Carlo), arXiv 0710.4242; the tempering: Koblents,
     Miguez 2015, arXiv 1208.5600.

@@ -69,7 +69,7 @@ class End(NamedTuple):
         """Whether the marginal does not fall between the two farthest values.
 
         Where it rises high from the centre on, or ends near it, the fit is far from the posterior, and this says
-        nothing. Nor where the search for the others lost its way, deep below the centre, as that of an ODE's parameters.
+        nothing. Nor where the search for the others lost its way deep below the centre, as with an ODE's parameters.
         """
         first, last = self.log_marginal[[0, -1]]
         if self.reached < _NEAR or (self.lost and last < first - _NOTHING):
