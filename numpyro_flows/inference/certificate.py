@@ -10,6 +10,7 @@ from numpyro_flows.inference.psis import smooth
 from numpyro_flows.inference.settings import FlowVISettings
 
 _DEFAULTS = FlowVISettings()
+DECIDING = (0.1, 0.25, 0.5)  # shares of the draws at which fewer may decide
 _FAR_OFF = 0.1  # an ESS that no further draws bring above `min_ess`
 _CLOSE, _LIGHT = 0.97, 0.5  # an ESS and a k-hat, three standard errors of 5,000 draws below the threshold
 _NEARLY_EXACT = 0.995
@@ -155,11 +156,11 @@ def decided(log_weights: Float[np.ndarray, " draws"], settings: FlowVISettings =
     A tenth of them may show that a fit is far off, a quarter that it is nearly exact.
     """
     share = log_weights.size / settings.certificate_draws
-    if share < 0.1 or not _usable(log_weights):
+    if share < DECIDING[0] or not _usable(log_weights):
         return False
     ess, khat = relative_ess(log_weights), smooth(log_weights)[1]
     good = ess >= _NEARLY_EXACT or (ess >= _CLOSE and khat < _LIGHT)
-    return ess < _FAR_OFF or (good and share >= 0.25)
+    return ess < _FAR_OFF or (good and share >= DECIDING[1])
 
 
 def certify(

@@ -31,9 +31,9 @@ class HostDensity:
         self.values_alone: dict[str, int] = dict.fromkeys(_STAGES, 0)
         self._batch, self._block = batch, block
         value, gradient = jax.vmap(target.log_density), jax.vmap(jax.value_and_grad(target.log_density))
-        points, mesh = np.zeros((block, target.dim), self.dtype), devices.mesh
-        self._with_gradient = Ahead(pool, lambda x: gradient(devices.sharded(x)), points[:batch], mesh=mesh)
-        self._value = Ahead(pool, lambda x: value(devices.sharded(x)), points, mesh=mesh)
+        points = np.zeros((max(batch, block), target.dim), self.dtype)
+        self._with_gradient = Ahead(pool, lambda x: gradient(devices.sharded(x)), points[:batch], mesh=devices.mesh)
+        self._value = Ahead(pool, lambda x: value(devices.sharded(x)), points[:block], mesh=devices.mesh)
 
     def __call__(self, x: Float[np.ndarray, "points dim"]) -> tuple[np.ndarray, np.ndarray]:
         if not len(x):

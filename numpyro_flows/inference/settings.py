@@ -38,7 +38,8 @@ class FlowVISettings:
 
     - `batch`: points of one evaluation of density and gradient, fewer of large data; measured, 128 took up to a third
       longer, as many calls have fewer points.
-    - `block`: draws of one call of the compiled sampler.
+    - `block`: draws of one call of the compiled sampler, and points whose value alone is computed at a time. Fewer where
+      that is expensive: all wait for the slowest one, and small calls are filled up.
     - `chunk`: steps of one call of the training loop: what the progress bar and Ctrl-C wait for.
 
     Starts (one start is never to be trusted: Agrawal, Sheldon, Domke 2020, arXiv 2006.10343):
@@ -276,10 +277,10 @@ class FlowVISettings:
 
         What was given, and is not the default, stays.
         """
-        at_once = 2 ** int(np.log2(_MOST_AT_ONCE / max(cost.largest, 1)))
         share = float(np.clip(np.sqrt(_DEAR / max(cost.numbers, 1)), _SMALLEST_SEARCH, 1.0))
         scaled = {name: int(np.ceil(share * getattr(FlowVISettings(), name))) for name in (*_SEARCH, "num_starts")}
-        for name in ("batch", "block"):
+        for name, size in (("batch", cost.largest), ("block", cost.numbers)):
+            at_once = 2 ** int(np.log2(_MOST_AT_ONCE / max(size, 1)))
             scaled[name] = int(np.clip(at_once, _FEWEST_AT_ONCE, getattr(FlowVISettings(), name)))
         given = [name for name in scaled if getattr(self, name) != getattr(FlowVISettings(), name)]
         return replace(self, **{name: number for name, number in scaled.items() if name not in given})

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from numpyro_flows.inference.certificate import Draws, decided, log_mean
+from numpyro_flows.inference.certificate import DECIDING, Draws, decided, log_mean
 from numpyro_flows.inference.exploration import LogProb, Prior, Probe, Share, explore, outside, share_outside, suspects
 from numpyro_flows.inference.gaussian import GaussianFit, draw_gaussian, fit_gaussian, gaussian_log_prob
 from numpyro_flows.inference.heavy_tails import Tails, tails
@@ -66,11 +66,15 @@ class Weighed(NamedTuple):
 
 def weigh(blocks: Iterable[Draws], settings: FlowVISettings) -> Weighed:
     """What is kept of blocks of draws, one after the other, until they decide a verdict."""
-    kept = []
+    kept, num = [], 0
+    marks = [share * settings.certificate_draws for share in DECIDING]
     for block in blocks:
         x = np.asarray(block.x)
         kept.append((np.asarray(block.log_density), np.asarray(block.log_weight), x.min(0), x.max(0)))
-        if decided(np.concatenate([log_weight for _, log_weight, _, _ in kept]), settings):
+        num += len(x)
+        passed = [mark for mark in marks if mark <= num]
+        marks = marks[len(passed) :]
+        if passed and decided(np.concatenate([log_weight for _, log_weight, _, _ in kept]), settings):
             break
     log_density, log_weight, lowest, highest = zip(*kept)
     return Weighed(np.concatenate(log_density), np.concatenate(log_weight), np.min(lowest, 0), np.max(highest, 0))
