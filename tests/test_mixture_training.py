@@ -1,0 +1,138 @@
+"""The stage between Gaussian and flow, verdicts on fewer draws, and a search that a density's cost decides on."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+
+from numpyro_flows import AutoFlow, FlowPosterior, FlowVI, FlowVISettings, GaussianStart, MixtureTraining
+from numpyro_flows.inference.certificate import certify, decided
+from numpyro_flows.inference.density_cost import Cost
+
+SETTINGS = FlowVISettings()
+SIGMA = jnp.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
+Y = jnp.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
+
+
+def schools():
+    """Centred: a funnel, which no Gaussian is close to."""
+    mu = numpyro.sample("mu", dist.Normal(0, 5))
+    tau = numpyro.sample("tau", dist.HalfCauchy(5))
+    with numpyro.plate("schools", 8):
+        theta = numpyro.sample("theta", dist.Normal(mu, tau))
+        numpyro.sample("y", dist.Normal(theta, SIGMA), obs=Y)
+
+
+def skewed():
+    """Of evidence 1, mean 0.5 and variance 0.5."""
+    numpyro.sample("x", dist.Gamma(0.5, 1.0))
+
+
+@pytest.fixture(scope="module")
+def posterior():
+    return FlowVI(schools, progress_bar=False).run(jax.random.key(0))
+
+
+def log_evidence_of_schools():
+    """By quadrature over `mu` and `log tau`, with the schools' own effects integrated out."""
+    mu, log_tau = np.meshgrid(np.linspace(-25, 25, 401), np.linspace(-12, 7, 1901), indexing="ij")
+    variance = np.exp(2 * log_tau)[..., None] + np.asarray(SIGMA) ** 2
+    squares = (np.asarray(Y) - mu[..., None]) ** 2 / variance
+    log_p = -0.5 * (squares + np.log(2 * np.pi * variance)).sum(-1) - mu**2 / 50 - 0.5 * np.log(2 * np.pi * 25)
+    log_p += np.log(2 / (np.pi * 5 * (1 + np.exp(2 * log_tau) / 25))) + log_tau
+    return np.log(np.exp(log_p).sum() * (50 / 400) * (19 / 1900))
+
+
+def test_a_funnel_is_certified_and_right_without_a_flow(posterior):
+    assert posterior.certified
+    assert posterior.certificate.by == "weights"
+    assert posterior.losses.size == 0
+    assert posterior.log_evidence == pytest.approx(log_evidence_of_schools(), abs=5 * posterior.log_evidence_se)
+    assert posterior.verdict().splitlines()[1].startswith("by a mixture: ")
+
+
+def test_evaluations_are_counted_by_stage(posterior):
+    gradients, values = posterior.gradient_evaluations, posterior.value_evaluations
+    assert gradients.keys() == values.keys() == {"gaussian", "mixture", "flow", "fallback"}
+    assert values["mixture"] >= SETTINGS.certificate_draws  # those of the verdict
+    assert gradients["flow"] == values["flow"] == gradients["fallback"] == values["fallback"] == 0
+
+
+def test_a_file_keeps_its_draws(posterior, tmp_path):
+    posterior.save(tmp_path / "fit")
+    loaded = FlowPosterior.load(tmp_path / "fit", schools)
+    assert loaded.certified
+    assert loaded.value_evaluations == posterior.value_evaluations
+    np.testing.assert_array_equal(loaded.chains.x, posterior.chains.x)
+
+
+def test_moments_are_right():
+    fit = FlowVI(skewed, stages=(GaussianStart(), MixtureTraining()), fallback=None, progress_bar=False)
+    posterior = fit.run(jax.random.key(0))
+    assert posterior.certified
+    x = np.asarray(posterior.sample(jax.random.key(1), 4_000)["x"])
+    assert x.mean() == pytest.approx(0.5, abs=4.5 * np.sqrt(0.5 / 4_000))
+    assert posterior.log_evidence == pytest.approx(0.0, abs=5 * posterior.log_evidence_se + 1e-4)
+
+
+def test_without_a_search_it_still_runs():
+    posterior = FlowVI(skewed, verify="weights", progress_bar=False).run(jax.random.key(0))
+    assert posterior.certified
+    assert 'verify="weights"' in posterior.certificate.checks[-1].found
+
+
+def test_a_guide_of_ones_own_is_what_is_fitted():
+    fit = FlowVI(skewed, AutoFlow(skewed), num_steps=100, fallback=None, progress_bar=False)
+    assert not any(isinstance(stage, MixtureTraining) for stage in fit.stages)
+    assert any(isinstance(stage, MixtureTraining) for stage in FlowVI(skewed).stages)
+
+
+@pytest.mark.parametrize(
+    ("spread", "tail", "first"),
+    [(0.01, 0.0, 5_000), (0.06, 0.0, 5_000), (0.15, 0.0, None), (0.5, 0.0, None), (3.0, 0.0, 2_000), (0.1, 3e-3, None)],
+)
+def test_how_many_draws_decide(spread, tail, first):
+    """Nearly equal weights a quarter, hopeless ones a tenth, others none; and as all of them would."""
+    rng = np.random.default_rng(0)
+    normal = np.exp(spread * rng.normal(size=SETTINGS.certificate_draws))
+    weights = np.log(normal + tail * rng.pareto(1 / 0.9, size=normal.size))
+    sizes = [num for num in (1_000, 2_000, 5_000, 10_000) if decided(weights[:num], SETTINGS)]
+    assert (sizes[0] if sizes else None) == first
+    if first:
+        assert certify(weights[:first]).certified == certify(weights).certified
+
+
+def test_broken_weights_decide_nothing():
+    assert not decided(np.full(5_000, np.nan), SETTINGS)
+
+
+def test_cost_of_a_density():
+    """A loop counts as often as it runs."""
+    rows = jnp.ones((1_000, 3))
+
+    def once(x):
+        return jnp.sum(jnp.sin(rows @ x))
+
+    def often(x):
+        return jax.lax.scan(lambda total, _: (total + once(x * (1.0 + total)), None), 0.0, length=10)[0]
+
+    one, ten = Cost.of(once, 3), Cost.of(often, 3)
+    assert one.largest >= 1_000
+    assert 8 * one.numbers < ten.numbers < 14 * one.numbers
+
+
+def test_an_expensive_density_has_a_smaller_search():
+    cheap, dear = SETTINGS.affordable(Cost(1_000, 100)), SETTINGS.affordable(Cost(10**8, 10**6))
+    assert cheap == SETTINGS
+    assert dear.particles == SETTINGS.particles / 4
+    assert dear.batch < SETTINGS.batch
+    assert dear.certificate_draws == SETTINGS.certificate_draws
+    given = FlowVISettings(particles=300).affordable(Cost(10**8, 10**6))
+    assert given.particles == 300
+
+
+def test_a_thorough_search_stays_so():
+    thorough = SETTINGS.thorough()
+    assert thorough.affordable(Cost(10**8, 10**6)).particles == thorough.particles
