@@ -38,7 +38,7 @@ class FlowVISettings:
 
     - `batch`: points of one evaluation of density and gradient, fewer of large data; measured, 128 took up to a third
       longer, as many calls have fewer points.
-    - `block`: draws of one call of the compiled sampler, and points whose value alone is computed at a time. Fewer where
+    - `block`: draws of one call of the compiled sampler, and points whose value alone is computed at a time. Fewer if
       that is expensive: all wait for the slowest one, and small calls are filled up.
     - `chunk`: steps of one call of the training loop: what the progress bar and Ctrl-C wait for.
 
