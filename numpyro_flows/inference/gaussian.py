@@ -18,6 +18,7 @@ from numpyro_flows.inference.newton import Climb, Density, climb, values
 from numpyro_flows.inference.settings import FlowVISettings
 
 _DEEPEST = 100.0  # nats
+_BLOCK = 1_000  # draws of a verdict at a time, which are not kept
 _WIDTHS = (1.0, 0.1)  # of Gaussians at starts: of 45 dimensions with counts, the wider ones were lost
 _MORE = 4  # most times that a Gaussian that came from a start is refined again, as it may have been far away
 
@@ -210,7 +211,7 @@ def draw_gaussian(
     """Fresh draws of the Gaussian, as many as a verdict needs, in blocks."""
     left = settings.certificate_draws
     while left > 0:
-        u = rng.standard_normal((min(settings.block, left), fit.loc.size))
+        u = rng.standard_normal((min(_BLOCK, left), fit.loc.size))
         left -= len(u)
         x = fit.loc + outward(fit.scale, u)
         log_p = values(density, x)
