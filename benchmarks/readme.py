@@ -63,8 +63,8 @@ def table() -> list[tuple[str, str, str]]:
     return [
         (
             f"{posteriors} posteriors of posteriordb, defaults, {len(flow) // posteriors} seeds each",
-            f"{certified} of {len(flow)} certified: {len(flow) - mixtures - flows} by the Gaussian, {mixtures} by a mixture, "
-            f"{flows or 'none'} by a flow",
+            f"{certified} of {len(flow)} certified: {len(flow) - mixtures - flows} by the Gaussian, {mixtures} by a "
+            f"mixture, {flows or 'none'} by a flow",
             "",
         ),
         (

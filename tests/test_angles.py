@@ -75,3 +75,16 @@ def test_only_wide_angles_are_narrowed(full):
     np.testing.assert_allclose(np.sqrt(np.diag(covariance)), [np.pi / np.sqrt(3), 0.5, 9.0])
     np.testing.assert_allclose(covariance[1, 2], 0.25 * 9.0 if full else 0.0, atol=1e-12)
     np.testing.assert_allclose(covariance[0, 1:], 0.0, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", [1, 7])
+def test_a_nearly_uniform_angle_in_single_precision(seed):
+    """Fits at -7e10, where neighbouring numbers are 4,096 apart, were certified with a log evidence of -0.5."""
+
+    def model():
+        numpyro.sample("t", dist.VonMises(2.5, 0.5))
+
+    angle = reparam(model, config={"t": CircularReparam()})
+    posterior = FlowVI(angle, progress_bar=False).run(jax.random.key(seed))
+    assert posterior.certified
+    assert posterior.log_evidence == pytest.approx(0.0, abs=5 * posterior.log_evidence_se)

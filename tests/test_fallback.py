@@ -208,3 +208,17 @@ def test_a_flat_direction_along_no_axis_is_refused(x64):
         posterior = FlowVI(flat, num_steps=0, progress_bar=False).run(jax.random.key(0))
     assert not posterior.certified
     assert posterior.chains is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_mode_far_off_is_not_forgotten(seed):
+    """Two, 16,000 of their standard deviations apart: only the first climbs know both."""
+
+    def model():
+        b = numpyro.sample("b", dist.Normal(0, 2))
+        numpyro.sample("y", dist.Normal(b * b, 1e-3), obs=4.0)
+
+    posterior = FlowVI(model, progress_bar=False).run(jax.random.key(seed + 4))
+    assert posterior.certified
+    b = np.asarray(posterior.sample(jax.random.key(0), 2_000)["b"])
+    assert (b > 0).mean() == pytest.approx(0.5, abs=0.06)

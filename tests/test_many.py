@@ -68,7 +68,7 @@ def test_a_data_set_that_fails_costs_only_its_own_row(fit):
 @pytest.mark.parametrize(
     ("args", "in_axes", "match"),
     [
-        ((X, Y), (0, 0), r"one number of data sets along in_axes=\(0, 0\), got \[\(20,\), \(3, 20\)\]"),
+        ((X, Y), (0, 0), r"one number of data sets along in_axes=\(0, 0\), got the shapes \[\(20,\), \(3, 20\)\]"),
         ((X, Y), (0,), "one for each of 2 arguments"),
         ((X, Y), None, "one number of data sets"),
         ((X, Y), (None, 2), "one number of data sets"),
@@ -78,6 +78,18 @@ def test_a_data_set_that_fails_costs_only_its_own_row(fit):
 def test_arguments_without_data_sets(fit, args, in_axes, match):
     with pytest.raises(ValueError, match=match):
         fit.run_many(jax.random.key(0), *args, in_axes=in_axes)
+
+
+def test_axes_are_integers(fit):
+    with pytest.raises(TypeError, match="in_axes expected an integer or None"):
+        fit.run_many(jax.random.key(0), X, Y, in_axes=(None, 0.0))
+
+
+def test_all_may_fail(fit):
+    with pytest.warns(UserWarning, match="2 of 2 fits are not certified"):
+        fits = fit.run_many(jax.random.key(0), X, np.full((2, 20), np.nan), in_axes=(None, 0))
+    assert fits.certified.tolist() == [False, False]
+    assert {"khat", "log_evidence", "why"} <= set(fits.table.columns)
 
 
 def test_a_checkpoint_is_of_one_fit(tmp_path):

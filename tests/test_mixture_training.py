@@ -65,6 +65,7 @@ def test_a_file_keeps_its_draws(posterior, tmp_path):
     loaded = FlowPosterior.load(tmp_path / "fit", schools)
     assert loaded.certified
     assert loaded.value_evaluations == posterior.value_evaluations
+    assert loaded.chains is not None
     np.testing.assert_array_equal(loaded.chains.x, posterior.chains.x)
 
 
@@ -116,7 +117,7 @@ def test_cost_of_a_density():
         return jnp.sum(jnp.sin(rows @ x))
 
     def often(x):
-        return jax.lax.scan(lambda total, _: (total + once(x * (1.0 + total)), None), 0.0, length=10)[0]
+        return jax.lax.scan(lambda total, _: (total + once(x * (1.0 + total)), None), jnp.zeros(()), length=10)[0]
 
     one, ten = Cost.of(once, 3), Cost.of(often, 3)
     assert one.largest >= 1_000

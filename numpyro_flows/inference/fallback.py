@@ -93,7 +93,10 @@ def fit_mixture(context: Context, fit: Fit, gaussian: GaussianFit, rng: np.rando
     bell, flow = Bell(gaussian.loc, gaussian.scale), trained_flow(fit, settings)
     prior = context.prior(context.seeds, settings.thorough().prior_draws)
     survey = look_around(density, rng, gaussian, prior, context.target.coordinates, settings.thorough())
+    # what the search before found is not forgotten: of modes 10,000 standard deviations away only the first climbs know
+    survey = survey._replace(probes=(*survey.probes, *fit.survey.probes))
     mixture = Mixture.even([bell, *([] if flow is None else [flow]), *of_particles(survey, settings)])
+    mixture = mixture.joined(_bells(fit.survey.modes, density, rng, settings), 0.5)
     mixture = mixture.joined(along_necks(mixture, density, survey, settings.min_cut, rng, settings), 0.5)
     centre, exhausted = gaussian, False
     for _ in range(settings.searches):
@@ -110,7 +113,7 @@ def fit_mixture(context: Context, fit: Fit, gaussian: GaussianFit, rng: np.rando
         else:  # once more, around all that was found
             centre = moment_matched(draws.x[resample(draws.log_weight, len(draws.x), rng)], settings)
             probes = explore(density, centre, prior, rng, settings.thorough())
-            survey, exhausted = survey._replace(probes=tuple(probes)), True
+            survey, exhausted = survey._replace(probes=(*probes, *fit.survey.probes)), True
     return mixture if exhausted else adapted(mixture, density, rng, settings), survey
 
 

@@ -17,6 +17,7 @@ from numpyro_flows.inference.posterior import FlowPosterior
 if TYPE_CHECKING:
     import pandas as pd
 
+_COLUMNS = ("certified", "by", "khat", "ess", "rhat", "log_evidence", "log_evidence_se")
 InAxes = int | None | Sequence[int | None]
 
 
@@ -87,7 +88,7 @@ def run_many(
             break
         posteriors.append(posterior)
         rows.append(row)
-    fits = ManyFits(tuple(posteriors), pd.DataFrame(rows))
+    fits = ManyFits(tuple(posteriors), pd.DataFrame(rows, columns=[*_COLUMNS, "seconds", "why"]))
     missing = f", {len(data_sets) - len(rows)} were not begun" if len(rows) < len(data_sets) else ""
     if not fits.certified.all() or missing:
         refused = np.flatnonzero(~fits.certified)
@@ -99,21 +100,25 @@ def run_many(
 
 def _row(posterior: FlowPosterior) -> dict[str, Any]:
     certificate = posterior.certificate
-    names = ("certified", "by", "khat", "ess", "rhat", "log_evidence", "log_evidence_se")
-    row = {name: getattr(certificate, name) for name in names}
+    row = {name: getattr(certificate, name) for name in _COLUMNS}
     return row | {"seconds": sum(posterior.seconds.values()), "why": certificate.why}
 
 
 def _data_sets(args: tuple, in_axes: InAxes) -> list[tuple]:
     """The arguments of each data set, cut from the batched ones as `jax.vmap` cuts them."""
     axes = list(in_axes) if isinstance(in_axes, Sequence) else [in_axes] * len(args)
+    if not all(axis is None or isinstance(axis, int | np.integer) for axis in axes):
+        raise TypeError(f"in_axes expected an integer or None for each argument, got {in_axes!r}")
     if len(axes) != len(args):
         raise ValueError(f"in_axes expected one axis, or one for each of {len(args)} arguments, got {in_axes}")
     leaves = [(leaf, axis) for arg, axis in zip(args, axes) if axis is not None for leaf in jax.tree.leaves(arg)]
     sizes = {np.shape(leaf)[axis] if -np.ndim(leaf) <= axis < np.ndim(leaf) else 0 for leaf, axis in leaves}
     if len(sizes) != 1 or 0 in sizes:
         shapes = [np.shape(leaf) for leaf, _ in leaves]
-        raise ValueError(f"args expected arrays with one number of data sets along in_axes={in_axes}, got {shapes}")
+        raise ValueError(
+            f"args expected arrays with one number of data sets along in_axes={in_axes}, got the shapes {shapes} "
+            "(keywords are shared by all data sets)"
+        )
     (num,) = sizes
 
     def cut(arg: Any, axis: int | None, number: int) -> Any:

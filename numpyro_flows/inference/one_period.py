@@ -23,9 +23,16 @@ def within_period(
 
 
 def narrowed(gaussian: GaussianFit, periodic: Bool[np.ndarray, " dim"]) -> GaussianFit:
-    """A Gaussian that no angle makes wider than its period: where the data say little of one, it covers many copies."""
+    """A Gaussian at the copy around zero, that no angle makes wider than its period.
+
+    Where the data say little of an angle, the fit covers many copies, and wanders off to 1e10, where single precision
+    knows no angles.
+    """
     if not (periodic.any() and gaussian.usable):
         return gaussian
+    turns = np.round(gaussian.loc.astype(np.float64) / (2.0 * np.pi))
+    folded = np.where(periodic, gaussian.loc - 2.0 * np.pi * turns, gaussian.loc)
+    gaussian = gaussian._replace(loc=folded.astype(gaussian.loc.dtype))
     scale = np.diag(gaussian.scale) if gaussian.scale.ndim == 1 else gaussian.scale
     with np.errstate(over="ignore"):  # of one that is nearly infinitely wide
         wide = periodic & (np.linalg.norm(scale, axis=1) > _WIDEST)
