@@ -1,17 +1,32 @@
 """Where benchmarks keep their results: CSV with the machine and the versions that made them."""
 
 import csv
+import gc
 import os
 import platform
+import threading
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from numpyro_flows import FlowPosterior
+from numpyro_flows.training.ahead import forget_programs
 
 FOLDER = Path(__file__).parent.parent / "docs" / "benchmarks"
 _POOL = 4  # draws of a flow for each that importance resampling keeps
 PACKAGES = ("jax", "numpyro", "equinox", "flowjax")
+
+
+def clean_up() -> None:
+    """Leave nothing of one run to the next: neither what it compiled, nor what it still compiles in the background."""
+    for thread in threading.enumerate():
+        if thread is not threading.main_thread() and not thread.daemon:
+            thread.join(timeout=60)
+    jax.clear_caches()
+    forget_programs()
+    gc.collect()
 
 
 def machine() -> str:

@@ -12,8 +12,6 @@ rows of the file is printed and a picture is drawn.
 """
 
 import argparse
-import gc
-import threading
 import traceback
 from pathlib import Path
 
@@ -27,8 +25,7 @@ from benchmarks.posteriordb.peers import PEERS
 from benchmarks.posteriordb.report import draw_picture, line, summary
 from benchmarks.posteriordb.scoring import Row
 from benchmarks.posteriordb.table import Table, number
-from benchmarks.results import FOLDER
-from numpyro_flows.training.ahead import forget_programs
+from benchmarks.results import FOLDER, clean_up
 
 METHODS = ["flow", "nuts", *PEERS]
 _GRADIENTS = 3_000 * 128  # of the peers where FlowVI has no row
@@ -61,7 +58,7 @@ def main() -> None:
         if plan:
             _warm_up()
         for name, method, seed in plan:
-            _clean_up()
+            clean_up()
             posterior = load(options.database, name)
             row = {"posterior": name, "method": method, "seed": seed}
             try:
@@ -97,16 +94,6 @@ def _warm_up() -> None:
     tiny = Posterior("tiny", model, (), {"x[1]": draws[:, 0], "x[2]": draws[:, 1]})
     flow(tiny, 0)
     nuts(tiny, 0)
-
-
-def _clean_up() -> None:
-    """Leave nothing of one run to the next: neither what it compiled, nor what it still compiles in the background."""
-    for thread in threading.enumerate():
-        if thread is not threading.main_thread() and not thread.daemon:
-            thread.join(timeout=60)
-    jax.clear_caches()
-    forget_programs()
-    gc.collect()
 
 
 if __name__ == "__main__":

@@ -9,18 +9,15 @@ from arviz_stats.base.array import array_stats
 
 from benchmarks.posteriordb.models import Posterior, flatten
 from benchmarks.posteriordb.scoring import NUM_DRAWS, Row, errors, score_weighted
-from numpyro_flows import FlowVI
+from numpyro_flows import FlowPosterior, FlowVI
 from numpyro_flows.diagnostics.timed_nuts import run_nuts
 from numpyro_flows.inference.target import Target
 
 NUTS_SETTINGS = {"num_warmup": 1000, "num_samples": 1000, "num_chains": 4}
 
 
-def flow(posterior: Posterior, seed: int) -> Row:
-    """FlowVI's defaults.
-
-    The verdict is its own, as its user sees it; errors are of fresh draws, judged again in `fresh_khat`, `fresh_ess`.
-    """
+def timed_fit(posterior: Posterior, seed: int) -> tuple[FlowPosterior, float]:
+    """A fit by FlowVI's defaults, and its seconds."""
     start = time.perf_counter()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="the fit is not certified")
@@ -28,6 +25,15 @@ def flow(posterior: Posterior, seed: int) -> Row:
     seconds = time.perf_counter() - start
     if fit.reason == "interrupted":  # Ctrl-C ends FlowVI's training only
         raise KeyboardInterrupt
+    return fit, seconds
+
+
+def flow(posterior: Posterior, seed: int) -> Row:
+    """FlowVI's defaults.
+
+    The verdict is its own, as its user sees it; errors are of fresh draws, judged again in `fresh_khat`, `fresh_ess`.
+    """
+    fit, seconds = timed_fit(posterior, seed)
     row = score_weighted(fit.sample_weighted, posterior.reference, jax.random.key(seed + 1000), seconds, fit.certified)
     own = {name: value for name, value in fit.certificate._asdict().items() if name in row}
     return {

@@ -13,8 +13,6 @@ written beside it, and a picture is drawn.
 """
 
 import argparse
-import gc
-import threading
 import traceback
 from importlib.metadata import version
 from pathlib import Path
@@ -25,11 +23,10 @@ import numpyro.distributions as dist
 
 from benchmarks.posteriordb.models import Posterior, load, names
 from benchmarks.posteriordb.table import Table
-from benchmarks.results import FOLDER, machine
+from benchmarks.results import FOLDER, clean_up, machine
 from benchmarks.rivals.methods import STYLES, runner
 from benchmarks.rivals.picture import draw_picture
 from benchmarks.rivals.report import line, summary, write_summary
-from numpyro_flows.training.ahead import forget_programs
 
 _PACKAGES = ("nutpie", "blackjax", "pymc")
 
@@ -60,7 +57,7 @@ def main() -> None:
         for method in dict.fromkeys(method for _, method, _ in plan):
             _warm_up(method)
         for name, method, seed in plan:
-            _clean_up()
+            clean_up()
             row = {"posterior": name, "method": method, "seed": seed}
             try:
                 row |= runner(method)(load(options.database, name), seed)
@@ -87,16 +84,6 @@ def _warm_up(method: str) -> None:
 
     draws = dist.Normal(0, 1).expand([2]).sample(jax.random.key(0), (10,))
     runner(method)(Posterior("tiny", model, (), {"x[1]": draws[:, 0], "x[2]": draws[:, 1]}), 0)
-
-
-def _clean_up() -> None:
-    """Leave nothing of one run to the next: neither what it compiled, nor what it still compiles in the background."""
-    for thread in threading.enumerate():
-        if thread is not threading.main_thread() and not thread.daemon:
-            thread.join(timeout=60)
-    jax.clear_caches()
-    forget_programs()
-    gc.collect()
 
 
 if __name__ == "__main__":

@@ -13,11 +13,12 @@ from blackjax.optimizers.lbfgs import minimize_lbfgs  # pyright: ignore[reportMi
 from blackjax.vi import multipathfinder, pathfinder  # pyright: ignore[reportMissingImports]
 from pytensor import wrap_jax  # pyright: ignore[reportMissingImports]
 
+from benchmarks.posteriordb.methods import timed_fit
 from benchmarks.posteriordb.models import Posterior, flatten
 from benchmarks.posteriordb.scoring import Row
 from benchmarks.rivals.density import Density, compiled, in_double
 from benchmarks.rivals.rows import Scalars, Work, of_chains, of_weights
-from numpyro_flows import FlowPosterior, FlowVI
+from numpyro_flows import FlowPosterior
 
 NUM_PATHS = 4  # of Stan and PyMC; BlackJAX has no default
 _ELBO_DRAWS = 200  # BlackJAX's default, for each iterate of a path and of the result
@@ -26,13 +27,7 @@ _ADVI_STEPS = 10_000  # PyMC's default, of one draw each
 
 def flow(posterior: Posterior, seed: int) -> Row:
     """FlowVI with its defaults, and its own verdict."""
-    start = time.perf_counter()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="the fit is not certified")
-        fit = FlowVI(posterior.model, progress_bar=False).run(jax.random.key(seed), *posterior.args)
-    seconds = time.perf_counter() - start
-    if fit.reason == "interrupted":  # Ctrl-C ends FlowVI's training only
-        raise KeyboardInterrupt
+    fit, seconds = timed_fit(posterior, seed)
     compile_seconds = sum(fit.seconds.get(stage, 0.0) for stage in ("tracing", "compilation"))
     gradients = sum(fit.gradient_evaluations.values()) + sum(fit.value_evaluations.values())
     work = Work(gradients, 0, seconds - compile_seconds, 0.0, compile_seconds)

@@ -242,8 +242,8 @@ class FlowVI:
     def run_many(self, rng_key: PRNGKeyArray, *args: Any, in_axes: InAxes = 0, **kwargs: Any) -> ManyFits:
         """Fit the model to many data sets of the same shapes, with one compilation.
 
-        Each fit is the one that `run` gives for its data set and its key, `jax.random.split(rng_key, num)[i]`. A data
-        set whose fit fails costs only its own row. Ctrl-C returns those that are finished.
+        Fit `i` equals `run` with data set `i` and the key `jax.random.split(rng_key, num)[i]`. If a fit fails, its row
+        has the error, and the others go on. Ctrl-C returns the finished fits.
 
         Args:
             rng_key: a random key.

@@ -80,7 +80,7 @@ def run_many(
                 warnings.filterwarnings("ignore", "the fit is not certified", UserWarning)
                 posterior = run(key, *data_set, **kwargs)
             row = _row(posterior)
-        except ValueError as error:  # of one data set, which the others need not pay for
+        except (ValueError, RuntimeError) as error:  # also those that a model raises while it runs
             row["why"] = str(error)
         except KeyboardInterrupt:
             if not posteriors:

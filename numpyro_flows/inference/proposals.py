@@ -18,6 +18,7 @@ from numpyro_flows.inference.sliced import Sliced
 from numpyro_flows.inference.stages import Context, Fit
 from numpyro_flows.inference.survey import Survey, search, weigh
 
+_LEAST_KEPT = 1_000  # draws, so that each chain has some
 _MOST_NUMBERS = 50_000_000  # in memory at a time: fewer draws where they are long vectors
 
 
@@ -80,7 +81,7 @@ def by_weights(
         survey = search(density, gaussian, survey, mixture.log_prob, log_mean(draws.log_weight), rng, settings)
     certificate = judge(weigh([draws], settings), survey, settings)
     # half as many as count: few of them twice
-    kept = int(np.clip(0.5 * np.nan_to_num(certificate.ess) * num, settings.chains, settings.certificate_draws))
+    kept = int(np.clip(0.5 * np.nan_to_num(certificate.ess) * num, _LEAST_KEPT, settings.certificate_draws))
     index = resample(draws.log_weight, kept, rng)
     return fit._replace(
         certificate=certificate,
