@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from numpyro_flows.inference.coordinates import Coordinates
 from numpyro_flows.inference.exploration import Probe
 from numpyro_flows.inference.heavy_tails import tails
 from numpyro_flows.inference.settings import FlowVISettings
-from numpyro_flows.inference.target import Coordinates
 from tests.densities import gaussian_fit, normals
 
 SETTINGS = FlowVISettings()

@@ -16,13 +16,13 @@ from numpyro_flows import FlowVI
 from numpyro_flows.bijections import Affine
 from numpyro_flows.inference.certificate import certify
 from numpyro_flows.inference.compiled import FlowFunctions
+from numpyro_flows.inference.coordinates import Coordinates
 from numpyro_flows.inference.flow_training import FlowTask, train_flow
 from numpyro_flows.inference.gaussian import fit_gaussian
 from numpyro_flows.inference.judge import judge
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.stages import Fit
 from numpyro_flows.inference.survey import Survey, survey_around
-from numpyro_flows.inference.target import Coordinates
 from numpyro_flows.training.clock import Clock
 from numpyro_flows.training.seeds import Seeds
 from numpyro_flows.training.steps import TrainState

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from numpyro_flows.inference.coordinates import Coordinates
 from numpyro_flows.inference.gaussian import moment_matched
 from numpyro_flows.inference.groups import grouped
 from numpyro_flows.inference.judge_draws import judge_draws
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.survey import Survey, look_around
-from numpyro_flows.inference.target import Coordinates
 from tests.densities import draws_of_normals, no_prior, normals, standard_fit
 
 SETTINGS = FlowVISettings()

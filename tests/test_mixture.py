@@ -5,11 +5,11 @@ import pytest
 import scipy.stats
 
 from numpyro_flows.inference.certificate import certify
+from numpyro_flows.inference.coordinates import Coordinates
 from numpyro_flows.inference.mixture import Bell, Mixture, adapted, normalized, weighted_draws
 from numpyro_flows.inference.profile import ends
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.sliced import Sliced
-from numpyro_flows.inference.target import Coordinates
 from tests.densities import gaussian_fit, groups, normals
 
 SETTINGS = FlowVISettings()

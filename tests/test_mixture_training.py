@@ -125,15 +125,15 @@ def test_cost_of_a_density():
 
 
 def test_an_expensive_density_has_a_smaller_search():
-    cheap, dear = SETTINGS.affordable(Cost(1_000, 100)), SETTINGS.affordable(Cost(10**8, 10**6))
+    cheap, dear = SETTINGS.affordable(Cost(1_000, 100, 1_000)), SETTINGS.affordable(Cost(10**8, 10**6, 10**8))
     assert cheap == SETTINGS
     assert dear.particles == SETTINGS.particles / 4
     assert dear.batch < SETTINGS.batch
     assert dear.certificate_draws == SETTINGS.certificate_draws
-    given = FlowVISettings(particles=300).affordable(Cost(10**8, 10**6))
+    given = FlowVISettings(particles=300).affordable(Cost(10**8, 10**6, 10**8))
     assert given.particles == 300
 
 
 def test_a_thorough_search_stays_so():
     thorough = SETTINGS.thorough()
-    assert thorough.affordable(Cost(10**8, 10**6)).particles == thorough.particles
+    assert thorough.affordable(Cost(10**8, 10**6, 10**8)).particles == thorough.particles

@@ -5,10 +5,10 @@ import pytest
 import scipy.stats
 from scipy.special import logsumexp
 
+from numpyro_flows.inference.coordinates import Coordinates
 from numpyro_flows.inference.gaussian import fit_gaussian
 from numpyro_flows.inference.profile import End, ends
 from numpyro_flows.inference.settings import FlowVISettings
-from numpyro_flows.inference.target import Coordinates
 from tests.densities import gaussian_fit, groups, normals
 
 SETTINGS = FlowVISettings()

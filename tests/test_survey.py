@@ -7,6 +7,7 @@ import pytest
 from scipy.special import logsumexp
 
 from numpyro_flows.inference.certificate import Draws, log_mean
+from numpyro_flows.inference.coordinates import Coordinates
 from numpyro_flows.inference.exploration import Probe, Share, explore, share_outside
 from numpyro_flows.inference.gaussian import draw_gaussian, fit_gaussian
 from numpyro_flows.inference.heavy_tails import Tails
@@ -14,7 +15,6 @@ from numpyro_flows.inference.judge import judge
 from numpyro_flows.inference.profile import End
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.survey import Survey, lacking, search, survey_around, weigh
-from numpyro_flows.inference.target import Coordinates
 from tests.densities import draws_of_normals, gaussian_fit, log_prob_of, no_prior, normals, standard_fit
 
 SETTINGS = FlowVISettings()

@@ -22,6 +22,7 @@ from numpyro_flows.continuous.training_form import (
 )
 from numpyro_flows.inference.certificate import Draws
 from numpyro_flows.inference.losses import Objective
+from numpyro_flows.inference.minibatch import Minibatch
 from numpyro_flows.inference.one_period import within_period
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.target import Fitted
@@ -66,10 +67,12 @@ def compile_flow(
     optimizer: Optimizer,
     settings: FlowVISettings,
     devices: Devices = ONE_DEVICE,
+    minibatch: Minibatch | None = None,
 ) -> FlowFunctions:
     """Trace the functions one after the other, as Python must, while XLA compiles those traced in other threads.
 
-    Particles, draws and points are shared among the devices.
+    Particles, draws and points are shared among the devices. Steps of training by a `minibatch` have the reverse KL
+    alone: what all particles of a step have too much or too little would change the weights of the forward one.
     """
     seed = np.zeros(4, np.uint32)
     loc = np.zeros(target.dim, scale.dtype)
@@ -91,7 +94,10 @@ def compile_flow(
         def loss(params: PyTree, key: PRNGKeyArray) -> Array:
             base = devices.sharded(jax.random.normal(key, (settings.num_particles, target.dim)))
             bijection = in_training(eqx.combine(params, fixed, static), key)
-            return objective(bijection, target.log_density, base, forward, settings)
+            if minibatch is None:
+                return objective(bijection, target.log_density, base, forward, settings)
+            log_density = minibatch.log_density(target, jax.random.fold_in(key, 1))
+            return objective(bijection, log_density, base, 0.0, settings)
 
         return train_chunk(loss, state, seed_key(seeds), learning_rates, optimizer)
 

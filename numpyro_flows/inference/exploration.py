@@ -139,7 +139,7 @@ def _ends_of_climbs(density: Density, fit: GaussianFit, rng: np.random.Generator
     radii = np.exp(np.linspace(low, high, settings.dispersed_starts))[:, None]
     starts = fit.loc + outward(fit.scale, radii * rng.standard_normal((settings.dispersed_starts, dim)))
     factor = np.diag(fit.scale) if fit.scale.ndim == 1 else fit.scale
-    climbs = climb(density, starts.astype(fit.loc.dtype), factor, settings)
+    climbs = climb(density, starts.astype(fit.loc.dtype), factor, settings, curvature_at_ends=False)
     return Climb(*(np.concatenate(both) for both in zip(fit.climbs, climbs)))
 
 

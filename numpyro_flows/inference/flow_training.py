@@ -4,6 +4,7 @@ from dataclasses import astuple, dataclass, field
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
@@ -16,6 +17,7 @@ from numpyro_flows.inference.flow_component import FlowComponent
 from numpyro_flows.inference.gaussian import GaussianFit, no_climbs
 from numpyro_flows.inference.judge import judge
 from numpyro_flows.inference.losses import Objective, PathKL
+from numpyro_flows.inference.minibatch import Minibatch
 from numpyro_flows.inference.newton import Density
 from numpyro_flows.inference.rounds import Best, Judged, UntilCertified, finished
 from numpyro_flows.inference.settings import FlowVISettings
@@ -77,6 +79,7 @@ class FlowTraining:
                 self.optimizer,
                 settings,
                 context.devices,
+                _minibatch(context, fit.loc),
             )
         gaussian = GaussianFit(fit.loc, fit.scale, -np.inf, no_climbs(fit.loc))
         task = FlowTask(
@@ -204,6 +207,14 @@ def _identity(task: FlowTask, start: Fit, arrays: PyTree) -> dict[str, object]:
         "setting": astuple(task.settings),
         "key": task.seeds.entropy,
     }
+
+
+def _minibatch(context: Context, centre: np.ndarray) -> Minibatch | None:
+    """What a model with a subsampled plate is trained by; nothing where it has none."""
+    if context.target.rows is None:
+        return None
+    (value,), (gradient,) = context.density(centre[None])
+    return Minibatch(jnp.asarray(centre), jnp.asarray(value), jnp.asarray(gradient))
 
 
 def explained(fit: Fit, ending: Ending) -> Fit:

@@ -169,8 +169,9 @@ class FlowVI:
         Raises:
             TypeError: where `rng_key` is not one random key.
             ValueError: where the model has no latent site, a discrete one, a `numpyro.param` site without a given
-                value, a subsampled plate, a site larger than its plates or data that are not finite, where its density
-                is not finite at any start, or the checkpoint is of another fit, or for several processes.
+                value, several subsampled plates, latent sites in one, a site larger than its plates or data that are
+                not finite, where its density is not finite at any start, or the checkpoint is of another fit, or for
+                several processes.
         """
         require_key(rng_key)
         seeds, clock = Seeds.of(rng_key), Clock()
@@ -198,7 +199,8 @@ class FlowVI:
                 devices=self.devices,
             )
             fit = self._staged(context)
-        density.gradients["flow"] += fit.losses.size * settings.num_particles
+        read = target.rows.block / target.rows.size if target.rows else 1.0  # of the data in a step
+        density.gradients["flow"] += round(fit.losses.size * settings.num_particles * read)
         fit = fit._replace(bijection=on_one_device(fit.bijection))
         if self.devices.several_processes:  # so that a process can draw by itself
             fit = fit._replace(draw=None)

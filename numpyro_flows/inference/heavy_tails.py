@@ -5,11 +5,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from numpyro_flows.inference.coordinates import Coordinates
 from numpyro_flows.inference.exploration import Probe
 from numpyro_flows.inference.gaussian import GaussianFit, outward
 from numpyro_flows.inference.newton import Counted, Density, values
 from numpyro_flows.inference.settings import FlowVISettings
-from numpyro_flows.inference.target import Coordinates
 from numpyro_flows.inference.tempering import Whitened
 
 _MARGIN = 20.0  # nats that a heavy tail may lie below the bulk, as one of little mass does

@@ -72,11 +72,9 @@ def require_priors(density: Callable[[dict[str, Any]], Any], parameters: dict[st
 
 
 def check_sites(sites: dict[str, Site]) -> None:
-    """Raise a ValueError for a subsampled plate, a site larger than its plates, or observed values not finite."""
+    """Raise a ValueError for a site larger than its plates, or observed values that are not finite."""
     for name, site in sites.items():
-        if site["type"] == "plate":
-            _check_plate(name, *site["args"])
-        elif site["type"] == "sample" and not is_factor(site["fn"]):
+        if site["type"] == "sample" and not is_factor(site["fn"]):
             if site["is_observed"]:
                 _check_observed(name, site)
             _check_shape(name, site)
@@ -151,14 +149,6 @@ def _bound(model: Callable, args: tuple, kwargs: dict[str, Any]) -> dict[str, An
         return dict(inspect.signature(model).bind(*args, **kwargs).arguments)
     except (TypeError, ValueError):
         return None
-
-
-def _check_plate(name: str, size: int, subsample_size: int | None) -> None:
-    if subsample_size is not None and subsample_size != size:
-        raise ValueError(
-            f"expected the whole data, got plate {name!r} subsampled ({subsample_size} of {size}): "
-            "give all of it, or train an AutoFlow by NumPyro's SVI"
-        )
 
 
 def _check_observed(name: str, site: Site) -> None:

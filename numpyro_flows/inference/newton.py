@@ -22,6 +22,7 @@ def values(density: Density, x: Float[np.ndarray, "points dim"]) -> Float[np.nda
     return density.values(x) if hasattr(density, "values") else density(x)[0]  # pyright: ignore[reportFunctionMemberAccess]
 
 
+_FEWEST_AXES = 5  # from there on a curvature is kept for several steps
 _NEAR = 0.1  # squared length of a last step, in standard deviations, over which the curvature hardly changes
 
 
@@ -59,6 +60,8 @@ def climb(
     starts: Float[np.ndarray, "climbs dim"],
     factor: Float[np.ndarray, "dim dim"] | Float[np.ndarray, "climbs dim directions"],
     settings: FlowVISettings,
+    *,
+    curvature_at_ends: bool = True,
 ) -> Climb:
     """Climb from every start, in coordinates where the inverse of the first curvature is `factor factor^T`.
 
@@ -67,34 +70,111 @@ def climb(
     The steps use the absolute values of the curvature's eigenvalues, which climbs away from saddles (Dauphin et al.
     2014, arXiv 1406.2572), and the best of several lengths. The curvature comes from differences of gradients along
     axes that the curvature before makes standard: so a model needs no second derivatives, which those with an ODE
-    solver do not have, and scales that differ by orders of magnitude do no harm.
+    solver do not have, and scales that differ by orders of magnitude do no harm. Along five axes and more it costs more
+    than some steps: so these correct the last one by BFGS (Nocedal and Wright 2006, section 6.1) while they get on.
+
+    Without `curvature_at_ends` the factors of the ends mean nothing.
     """
-    x = np.array(starts)
-    height, gradient = map(np.array, density(x))
-    factors = np.array(np.broadcast_to(factor, (len(x), *factor.shape[-2:])))
-    converged = np.zeros(len(x), bool)
-    active = np.isfinite(height) & np.isfinite(gradient).all(1)
-    lengths = np.asarray(settings.newton_lengths)[:, None]
-    for _ in range(settings.newton_steps):
-        (rows,) = np.nonzero(active)
-        if rows.size == 0:
+    climbs = _Climbs(density, starts, factor, settings)
+    for _ in range(settings.newton_steps * (1 + climbs.patience)):
+        if not climbs.active.any():
             break
-        factors[rows], concave = _curvature_factors(density, x[rows], factors[rows])
-        pull = _pull(factors[rows], gradient[rows])
-        move = np.einsum("nij,nj->ni", factors[rows], pull)
-        candidates = x[rows, None] + lengths * move[:, None]
-        heights, gradients = _in_rows(density, candidates)
-        best = np.argmax(heights, axis=1)
-        better = np.max(heights, axis=1) > height[rows]
-        moved, taken = rows[better], (better.nonzero()[0], best[better])
-        x[moved], height[moved], gradient[moved] = candidates[taken], heights[taken], gradients[taken]
-        squares, left = (pull**2).sum(1), (_pull(factors[rows], gradient[rows]) ** 2).sum(1)
-        arrived = (squares < settings.newton_tolerance) | (
-            (squares < _NEAR) & (left < 0.01 * settings.newton_tolerance)
-        )
-        converged[rows] = concave & arrived
-        active[rows] = better & ~converged[rows]
-    return Climb(x, height, factors, converged)
+        climbs.renew_curvature()
+        climbs.step(curvature_at_ends)
+    return Climb(climbs.x, climbs.height, climbs.factors, climbs.converged)
+
+
+class _Climbs:
+    """The state of all climbs; one row each.
+
+    factors: make a curvature of before standard, and `metric` is the inverse curvature in those coordinates.
+    fresh: whether it is that of differences at `x`; `due` whether it has to be before the next step.
+    """
+
+    def __init__(self, density: Density, starts: np.ndarray, factor: np.ndarray, settings: FlowVISettings):
+        self._density, self._settings = density, settings
+        self.x = np.array(starts)
+        self.height, self._gradient = map(np.array, density(self.x))
+        num, (dim, axes) = len(self.x), factor.shape[-2:]
+        self.factors = np.array(np.broadcast_to(factor, (num, dim, axes)))
+        self.converged = np.zeros(num, bool)
+        self.active = np.isfinite(self.height) & np.isfinite(self._gradient).all(1)
+        self.patience = 0 if axes < _FEWEST_AXES else max(4, axes // 4)
+        self._metric = np.broadcast_to(np.eye(axes, dtype=self.factors.dtype), (num, axes, axes)).copy()
+        self._due, self._fresh = np.ones(num, bool), np.zeros(num, bool)
+        self._concave, self._renewed = np.zeros(num, bool), np.zeros(num, int)
+        self._since, self._mark = np.zeros(num, int), np.full(num, np.inf)
+
+    def renew_curvature(self) -> None:
+        """By differences, where it is due; a climb that had too many ends."""
+        self.active &= ~(self._due & (self._renewed == self._settings.newton_steps))
+        rows = np.flatnonzero(self.active & self._due)
+        if rows.size == 0:
+            return
+        self.factors[rows], self._concave[rows] = _curvature_factors(self._density, self.x[rows], self.factors[rows])
+        self._metric[rows] = np.eye(self._metric.shape[1])
+        self._renewed[rows] += 1
+        self._fresh[rows], self._due[rows], self._since[rows], self._mark[rows] = True, self.patience == 0, 0, np.inf
+
+    def step(self, curvature_at_ends: bool) -> None:
+        """The best of several steps in every climb, a full one alone where it is higher and the curvature is not new.
+
+        A climb ends where its step is short, or none is higher with a new curvature.
+        """
+        rows = np.flatnonzero(self.active)
+        if rows.size == 0:
+            return
+        tolerance, fresh = self._settings.newton_tolerance, self._fresh[rows]
+        pull = _pull(self.factors[rows], self._gradient[rows])
+        move = np.einsum("nij,nj->ni", self._metric[rows], pull)
+        squares = (pull * move).sum(1)
+        better, lengths = self._moved(rows, np.einsum("nij,nj->ni", self.factors[rows], move))
+        after = _pull(self.factors[rows], self._gradient[rows])
+        left = (after * np.einsum("nij,nj->ni", self._metric[rows], after)).sum(1)
+        arrived = (squares < tolerance) | ((squares < _NEAR) & (left < 0.01 * tolerance))
+        bent = self._correct(rows, lengths[:, None] * move, pull - after)
+        ends = fresh if curvature_at_ends else np.ones_like(fresh)
+        self.converged[rows] = arrived & ends & (self._concave[rows] | ~fresh)
+        self.active[rows] = (better | ~fresh) & ~self.converged[rows]
+        self._since[rows] += 1
+        slow = (self._since[rows] == self.patience) & ~(left < 0.1 * self._mark[rows])
+        checked = fresh | (self._since[rows] == self.patience)
+        self._mark[rows] = np.where(checked, left, self._mark[rows])
+        self._since[rows] = np.where(checked, 0, self._since[rows])
+        self._due[rows] |= arrived | ~better | ~bent | (slow & ~fresh)
+        self._fresh[rows] = False
+
+    def _moved(self, rows: np.ndarray, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Move the climbs along their steps; which ones are higher now, and by which length of the step."""
+        lengths = np.asarray(self._settings.newton_lengths)
+        better, taken = np.zeros(len(rows), bool), np.zeros(len(rows), steps.dtype)
+        for fresh, tried in ((False, lengths[:1]), (False, lengths[1:]), (True, lengths)):
+            (which,) = np.nonzero((self._fresh[rows] == fresh) & ~better)
+            if which.size == 0 or tried.size == 0:
+                continue
+            at = rows[which]
+            candidates = self.x[at, None] + tried[:, None] * steps[which, None]
+            heights, gradients = _in_rows(self._density, candidates)
+            best = np.argmax(heights, axis=1)
+            higher = np.max(heights, axis=1) > self.height[at]
+            chosen = higher.nonzero()[0], best[higher]
+            self.x[at[higher]], self.height[at[higher]] = candidates[chosen], heights[chosen]
+            self._gradient[at[higher]] = gradients[chosen]
+            better[which[higher]], taken[which[higher]] = True, tried[best[higher]]
+        return better, taken
+
+    def _correct(self, rows: np.ndarray, moved: np.ndarray, fallen: np.ndarray) -> np.ndarray:
+        """Correct the metric by how far the gradient fell along a step; whether it fell, as it does below a mode."""
+        if self.patience == 0:
+            return np.ones(len(rows), bool)
+        product = (moved * fallen).sum(1)
+        bent = np.isfinite(product) & (product > 0)
+        rows, moved, fallen, product = rows[bent], moved[bent], fallen[bent], product[bent]
+        along = np.einsum("ni,nj->nij", moved, fallen) / product[:, None, None]
+        keep = np.eye(moved.shape[1]) - along
+        self._metric[rows] = np.einsum("nij,njk,nlk->nil", keep, self._metric[rows], keep, optimize=True)
+        self._metric[rows] += np.einsum("ni,nj->nij", moved, moved) / product[:, None, None]
+        return bent
 
 
 def _pull(factors: np.ndarray, gradient: np.ndarray) -> np.ndarray:

@@ -7,11 +7,11 @@ import numpy as np
 from jaxtyping import Float
 from scipy.interpolate import PchipInterpolator
 
+from numpyro_flows.inference.coordinates import Coordinates
 from numpyro_flows.inference.gaussian import GaussianFit, triangular
 from numpyro_flows.inference.newton import Counted, Density, climb, values
 from numpyro_flows.inference.scale_like import are_scales, scale_like
 from numpyro_flows.inference.settings import FlowVISettings
-from numpyro_flows.inference.target import Coordinates
 
 _FEW = (2.5, 6.0, 30.0, 120.0)  # standard deviations: a first look
 _NEAR = 3.0

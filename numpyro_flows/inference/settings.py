@@ -280,7 +280,7 @@ class FlowVISettings:
         """
         share = float(np.clip(np.sqrt(_EXPENSIVE / max(cost.numbers, 1)), _SMALLEST_SEARCH, 1.0))
         scaled = {name: int(np.ceil(share * getattr(FlowVISettings(), name))) for name in _SEARCH}
-        for name, size in (("batch", cost.largest), ("block", cost.numbers)):
+        for name, size in (("batch", cost.largest), ("block", cost.at_once)):
             at_once = 2 ** int(np.log2(_MOST_AT_ONCE / max(size, 1)))
             scaled[name] = int(np.clip(at_once, _FEWEST_AT_ONCE, getattr(FlowVISettings(), name)))
         given = [name for name in scaled if getattr(self, name) != getattr(FlowVISettings(), name)]

@@ -15,12 +15,13 @@ from numpyro.distributions import constraints
 from numpyro_flows.bijections import AbstractBijection, Chain
 from numpyro_flows.files.tree import load_tree
 from numpyro_flows.inference.certificate import Certificate, certify
+from numpyro_flows.inference.coordinates import Coordinates
 from numpyro_flows.inference.draws import Chains
 from numpyro_flows.inference.fingerprint import Fingerprint, fingerprint
 from numpyro_flows.inference.judge_draws import Agreement
 from numpyro_flows.inference.result import Result
 from numpyro_flows.inference.settings import FlowVISettings
-from numpyro_flows.inference.target import Coordinates, Target
+from numpyro_flows.inference.target import Target
 from numpyro_flows.modeling.sites import Sites, SitesTransform
 
 _LEAST_WEIGHTS = 1_000

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from numpyro_flows.inference.certificate import DECIDING, Draws, decided, log_mean
+from numpyro_flows.inference.coordinates import Coordinates
 from numpyro_flows.inference.exploration import LogProb, Prior, Probe, Share, explore, outside, share_outside, suspects
 from numpyro_flows.inference.gaussian import GaussianFit, draw_gaussian, fit_gaussian, gaussian_log_prob
 from numpyro_flows.inference.heavy_tails import Tails, tails
@@ -16,7 +17,6 @@ from numpyro_flows.inference.one_period import OnePeriod, narrowed
 from numpyro_flows.inference.product import Product
 from numpyro_flows.inference.profile import End, ends
 from numpyro_flows.inference.settings import FlowVISettings
-from numpyro_flows.inference.target import Coordinates
 from numpyro_flows.inference.tempering import Whitened, move
 
 _FEW_OF_MODES = 4.0  # times what the modes found hold: then they are far from all

@@ -1,19 +1,20 @@
 """A NumPyro model with its data as a density on unconstrained vectors."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, Scalar, Shaped
+from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, Scalar
 from numpyro.distributions import constraints
-from numpyro.distributions.transforms import CorrCholeskyTransform, IdentityTransform, IndependentTransform, biject_to
+from numpyro.distributions.transforms import biject_to
 from numpyro.handlers import seed, substitute, trace
 from numpyro.infer.initialization import init_to_sample, init_to_uniform
 from numpyro.infer.util import constrain_fn, potential_energy, unconstrain_fn
 
 from numpyro_flows._jax import traced
+from numpyro_flows.inference.coordinates import Coordinates
 from numpyro_flows.inference.impossible import Impossible
 from numpyro_flows.inference.masked import find_free, free_coordinates, with_normals
 from numpyro_flows.inference.model_checks import (
@@ -26,32 +27,8 @@ from numpyro_flows.inference.model_checks import (
     nonfinite_entries,
     require_priors,
 )
+from numpyro_flows.inference.rows import RowNumbers, Rows, WithRows
 from numpyro_flows.modeling.model_run import model_run
-
-
-class Coordinates(NamedTuple):
-    """What is known of the coordinates of the unconstrained vector.
-
-    names: of their sites, with an index where a site has several.
-    reach: how far from zero the constraint's arithmetic goes, as `exp(x)` of single precision to 78; infinite for sites
-        that are not constrained.
-    periodic: whether they are angles that `CircularReparam` unwrapped: values that differ by `2 pi` are the same.
-    flat: whether their site has no prior to draw from, as a flat one.
-    """
-
-    names: Shaped[np.ndarray, " dim"]
-    reach: Float[np.ndarray, " dim"]
-    periodic: Bool[np.ndarray, " dim"]
-    flat: Bool[np.ndarray, " dim"]
-
-    @classmethod
-    def plain(cls, dim: int) -> "Coordinates":
-        names = np.array([f"x[{i}]" for i in range(dim)])
-        return cls(names, np.full(dim, np.inf), np.zeros(dim, bool), np.zeros(dim, bool))
-
-    @property
-    def constrained(self) -> Bool[np.ndarray, " dim"]:
-        return np.isfinite(self.reach)
 
 
 class Target:
@@ -63,20 +40,24 @@ class Target:
 
     Attributes:
         shapes: the latent sites' unconstrained shapes, and `site_shapes` as the model has them.
-        model: the model, with the standard normal of such entries.
+        model: the model, with the standard normal of such entries, and some rows of a subsampled plate.
         free: which coordinates belong to such entries.
         free_entries: their number by site.
+        rows: the subsampled plate, whose rows are read in blocks, one after the other; None where there is none.
 
     Raises:
         ValueError: where the model has no latent site, a discrete one, a `numpyro.param` site without prior or given
-            value, a subsampled plate, a site larger than its plates, or observed values that are not finite.
+            value, several subsampled plates, latent sites in one, a site larger than its plates, or observed values
+            that are not finite.
     """
 
     def __init__(self, model: Callable, rng_key: PRNGKeyArray, args: tuple = (), kwargs: dict[str, Any] | None = None):
         self.args = args
         self.kwargs = kwargs or {}
-        self.model = model
-        self._model = seed(model, rng_key)
+        self.rows: Rows | None = None
+        self._rng_key, self._whole_model = rng_key, model
+        self.model: Callable = WithRows(model)
+        self._model = seed(self.model, rng_key)
         self._densities: dict[Any, Callable] = {}
         masked: list[str] = []
         samplers: dict[str, bool] = {}
@@ -87,10 +68,11 @@ class Target:
             with naming_arguments(model, args, self.kwargs), unfit:
                 sites = self._trace(self._model, init_to_uniform)
             check_sites(sites)
+            self.rows = Rows.of(sites)
             latents = {
                 name: site for name, site in sites.items() if site["type"] == "sample" and not site["is_observed"]
             }
-            parts.extend(_coordinates(name, site) for name, site in latents.items())
+            parts.extend(Coordinates.of(name, site) for name, site in latents.items())
             samplers.update({name: has_sampler(site["fn"]) for name, site in latents.items()})
             masked.extend(name for name, site in latents.items() if is_masked(site["fn"]))
             return _unconstrained(latents), {name: site["value"] for name, site in latents.items()}
@@ -111,7 +93,8 @@ class Target:
         self.free_entries = {name: int(entries.sum()) for name, (entries, _) in free.items()}
         if free:
             self.free = free_coordinates(self.shapes, free)
-            self.model = with_normals(model, free)
+            self._whole_model = with_normals(model, free)
+            self.model = WithRows(self._whole_model)
             self._model = seed(self.model, rng_key)
             self._densities = {}
         if self.free.all():
@@ -131,13 +114,20 @@ class Target:
         kind = (x.dtype, jnp.result_type(float))
         with model_run():
             if kind not in self._densities:
-                self._densities[kind] = _with_gradient(self._log_density, jax.ShapeDtypeStruct((self.dim,), x.dtype))
+                like = jax.ShapeDtypeStruct((self.dim,), x.dtype)
+                self._densities[kind] = _with_gradient(self._log_density, self._value_and_gradient, like)
         return self._densities[kind](x)
 
     @model_run()
+    def log_density_with(self, x: Float[Array, " dim"], rows: RowNumbers) -> Scalar:
+        """The same with these rows of the subsampled plate counted as all of them."""
+        return self._log_density_of(seed(WithRows(self._whole_model, rows), self._rng_key), x)
+
+    @model_run()
     def constrain(self, x: Float[Array, " dim"]) -> dict[str, Array]:
-        """The latent sites' values at `x`, and those of the deterministic sites."""
-        return constrain_fn(self._model, self.args, self.kwargs, self.unravel(x), return_deterministic=True)
+        """The latent sites' values at `x`, and those of the deterministic sites; not of any in a subsampled plate."""
+        sites = constrain_fn(self._model, self.args, self.kwargs, self.unravel(x), return_deterministic=True)
+        return {name: value for name, value in sites.items() if self.rows is None or name not in self.rows.inside}
 
     @model_run()
     def unconstrain(self, sites: Mapping[str, ArrayLike]) -> Float[Array, " dim"]:
@@ -230,9 +220,19 @@ class Target:
         return {name: part.reshape(shape) for part, (name, shape) in zip(parts, self.shapes.items())}
 
     def _log_density(self, x: Float[Array, " dim"]) -> Scalar:
+        if self.rows is None:
+            return self._log_density_of(self._model, x)
+        return self.rows.mean(lambda rows: self.log_density_with(x, rows))
+
+    def _value_and_gradient(self, x: Float[Array, " dim"]) -> tuple[Scalar, Float[Array, " dim"]]:
+        if self.rows is None:
+            return jax.value_and_grad(self._log_density)(x)
+        return self.rows.mean(lambda rows: jax.value_and_grad(self.log_density_with)(x, rows))
+
+    def _log_density_of(self, model: Callable, x: Float[Array, " dim"]) -> Scalar:
         impossible = Impossible()
         with impossible:
-            value = jnp.asarray(-potential_energy(self._model, self.args, self.kwargs, self.unravel(x)))
+            value = jnp.asarray(-potential_energy(model, self.args, self.kwargs, self.unravel(x)))
         # a log density of 1e141 was certified: differences of log-gamma functions at a concentration of 1e100
         broken = jnp.any(jnp.stack([value > 1.0 / jnp.finfo(value.dtype).eps, *impossible.found]))
         return jnp.where(broken, jnp.nan, value)
@@ -252,11 +252,14 @@ class Reduced:
         self._target = target
         self.index = np.flatnonzero(~target.free)
         self.coordinates = Coordinates(*(leaf[self.index] for leaf in target.coordinates))
-        self.dim = self.index.size
+        self.dim, self.rows = self.index.size, target.rows
         self._constant = 0.5 * target.free.sum() * np.log(2 * np.pi)  # takes off the normals' density at zero
 
     def log_density(self, x: Float[Array, " dim"]) -> Scalar:
         return self._target.log_density(self._whole(x)) + self._constant
+
+    def log_density_with(self, x: Float[Array, " dim"], rows: RowNumbers) -> Scalar:
+        return self._target.log_density_with(self._whole(x), rows) + self._constant
 
     def start(self, rng_key: PRNGKeyArray, init_loc_fn: Callable) -> Float[Array, " dim"]:
         return self._target.start(rng_key, init_loc_fn)[self.index]
@@ -272,10 +275,14 @@ Fitted = Target | Reduced
 """What the stages of a fit know of a target: its `dim`, `log_density` and `start`."""
 
 
-def _with_gradient(function: Callable[[Array], Scalar], x: jax.ShapeDtypeStruct) -> Callable[[Array], Scalar]:
+def _with_gradient(
+    function: Callable[[Array], Scalar],
+    with_gradient: Callable[[Array], tuple[Scalar, Array]],
+    x: jax.ShapeDtypeStruct,
+) -> Callable[[Array], Scalar]:
     """`function` of arrays like `x`, with its gradient, traced here and now: to use it later runs no model."""
     value = traced(function, x)
-    value_and_gradient = traced(jax.value_and_grad(function), x)
+    value_and_gradient = traced(with_gradient, x)
 
     @jax.custom_jvp
     def density(x: Array) -> Scalar:
@@ -287,26 +294,6 @@ def _with_gradient(function: Callable[[Array], Scalar], x: jax.ShapeDtypeStruct)
         return height, jnp.sum(gradient * tangents[0])
 
     return density
-
-
-def _coordinates(name: str, site: dict[str, Any]) -> Coordinates:
-    transform, shape = biject_to(site["fn"].support), jnp.shape(site["value"])
-    shape = transform.inverse_shape(shape)
-    names = [f"{name}{list(index)}" if shape else name for index in np.ndindex(shape)]
-    inner = transform.base_transform if isinstance(transform, IndependentTransform) else transform
-    flat = not has_sampler(site["fn"])
-    periodic = name.endswith("unwrapped") and flat
-    return Coordinates(np.array(names), *(np.full(len(names), value) for value in (_reach(inner), periodic, flat)))
-
-
-def _reach(transform: Any) -> float:
-    """Where a constraint's arithmetic ends: `exp(x)` is zero, or `1 - tanh(x)^2` a rounding error."""
-    numbers = jnp.finfo(jnp.result_type(float))
-    if isinstance(transform, IdentityTransform):
-        return np.inf
-    if isinstance(transform, CorrCholeskyTransform):
-        return -0.45 * float(np.log(numbers.eps))
-    return -0.9 * float(np.log(numbers.tiny))
 
 
 def _unconstrained(latents: dict[str, dict[str, Any]]) -> dict[str, Array]:
