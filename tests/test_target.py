@@ -153,7 +153,7 @@ def masked(y):
     [
         (discrete, (), "continuous latent sites, got the discrete 'k'"),
         (nothing, (), "at least one continuous latent site, got none"),
-        (local, (), r"plate 'n' subsampled \(10 of 100\)"),
+        (local, (), "latent sites outside of the subsampled plate 'n', got ..x"),
         (conjugate, (DATA.at[1].set(jnp.nan),), "observed values that are finite, got 1 of 5 NaN or infinite at 'y'"),
     ],
 )

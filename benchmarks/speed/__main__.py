@@ -1,12 +1,13 @@
 """Seconds, evaluations and memory of FlowVI on simulated data, beside NUTS.
 
-    uv run --group benchmarks python -m benchmarks.speed second | large | hard | many | memory
+    uv run --group benchmarks python -m benchmarks.speed second | large | hard | many | memory | rows
 
 - second: five data sets of equal shapes, one after the other: seconds of the later ones over the first's.
 - large: logistic regressions of many rows, beside NUTS. `--huge` has 1,000,000 x 50, which takes half an hour.
 - hard: hierarchical counts, centred and not, a funnel of 101 dimensions and a sparse regression of 51.
 - many: 200 data sets of an eight-schools model by `run_many`, and NUTS on each of the first 20.
 - memory: 100 fits of different models in one process.
+- rows: a logistic regression whose rows are in a file, read in blocks, beside one that has them in memory.
 
 All in double precision. Compilation is in FlowVI's seconds where nothing else is said, and apart for NUTS. Each case
 writes docs/benchmarks/speed_CASE.csv.
@@ -30,6 +31,7 @@ from numpyro.util import fori_collect
 
 from benchmarks.results import save
 from benchmarks.speed import models
+from benchmarks.speed.rows import rows
 from numpyro_flows import FlowPosterior, FlowVI
 from numpyro_flows.diagnostics.timed_nuts import run_nuts
 
@@ -145,7 +147,14 @@ def memory(num: int = 100) -> list[Row]:
     return rows
 
 
-CASES: dict[str, Callable] = {"second": second, "large": large, "hard": hard, "many": many, "memory": memory}
+CASES: dict[str, Callable] = {
+    "second": second,
+    "large": large,
+    "hard": hard,
+    "many": many,
+    "memory": memory,
+    "rows": rows,
+}
 
 
 def _fit(model: Callable, args: models.Data, seed: int) -> tuple[float, FlowPosterior]:

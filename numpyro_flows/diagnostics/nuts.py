@@ -153,7 +153,7 @@ def compare_with_nuts(
 
     Raises:
         TypeError: where `posterior` is not a `FlowPosterior`, `rng_key` no random key, or a number no integer.
-        ValueError: for numbers out of their range.
+        ValueError: for numbers out of their range, and a model with a subsampled plate.
 
     Example:
         >>> import jax, numpyro, numpyro.distributions as dist  # doctest: +SLOW
@@ -173,6 +173,12 @@ def compare_with_nuts(
     require_counts(num_chains=num_chains)
     num_flow_samples = num_chains * num_samples if num_flow_samples is None else num_flow_samples
     require_counts(100, num_flow_samples=num_flow_samples)
+    target = posterior._target
+    if target.rows is not None:
+        raise ValueError(
+            f"posterior expected one of a model without a subsampled plate, got {target.rows.plate!r}: NUTS would know "
+            "one block of its rows; fit the model without subsample_size"
+        )
     import xarray as xr
 
     from numpyro_flows.inference.to_arviz import Layout, attributes
@@ -183,7 +189,6 @@ def compare_with_nuts(
     (draws, log_weights), flow_seconds, flow_compiling = _timed(
         lambda: posterior.sample_weighted(flow_key, num_flow_samples)
     )
-    target = posterior._target
     run = run_nuts(
         target.model if isinstance(target, Target) else posterior.model,  # with normals for masked entries
         posterior.args,

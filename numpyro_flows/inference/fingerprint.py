@@ -1,11 +1,14 @@
 """A fingerprint of a model's arguments: whether a saved fit is loaded with the data that it was fitted to."""
 
 import hashlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+_ROWS = 4_096  # that are read at a time
 
 
 class Fingerprint(NamedTuple):
@@ -36,11 +39,13 @@ def fingerprint(args: tuple, kwargs: dict[str, Any]) -> Fingerprint:
         if array is None and not (leaf is None or isinstance(leaf, str | bytes)):
             unknown.append(f"{place} ({type(leaf).__module__}.{type(leaf).__qualname__})")
         for digest, narrow in ((single, True), (double, False)):
-            content = repr(leaf if isinstance(leaf, str | bytes) else type(leaf)).encode()
+            content = [repr(leaf if isinstance(leaf, str | bytes) else type(leaf)).encode()]
+            length = len(content[0])
             if array is not None:
-                content = _bytes(array, narrow=narrow)
-            digest.update(f"{place} {len(content)} ".encode())
-            digest.update(content)
+                length, content = _bytes(array, narrow=narrow)
+            digest.update(f"{place} {length} ".encode())
+            for part in content:
+                digest.update(part)
     has_double = jnp.result_type(float) == np.float64
     return Fingerprint(single.hexdigest(), double.hexdigest() if has_double else "", unknown)
 
@@ -57,9 +62,19 @@ def _numbers(leaf: Any) -> np.ndarray | None:
     return array if array.dtype.kind in "biufc" else None
 
 
-def _bytes(array: np.ndarray, *, narrow: bool) -> bytes:
-    """Numbers as JAX sees them: of one type for each of whole, real and complex ones."""
+def _bytes(array: np.ndarray, *, narrow: bool) -> tuple[int, Iterator[bytes]]:
+    """Numbers as JAX sees them, of one type for each of whole, real and complex ones: their length, and in parts.
+
+    In parts, as an array may be a file that is larger than memory.
+    """
     types = {"f": np.float32 if narrow else np.float64, "c": np.complex64 if narrow else np.complex128}
-    with np.errstate(over="ignore"):
-        array = array.astype(types.get(array.dtype.kind, np.int64))
-    return f"{array.dtype} {array.shape} ".encode() + array.tobytes()
+    kind = np.dtype(types.get(array.dtype.kind, np.int64))
+    header = f"{kind} {array.shape} ".encode()
+
+    def parts() -> Iterator[bytes]:
+        yield header
+        for start in range(0, max(len(array), 1) if array.ndim else 1, _ROWS):
+            with np.errstate(over="ignore"):
+                yield (array[start : start + _ROWS] if array.ndim else array).astype(kind).tobytes()
+
+    return len(header) + kind.itemsize * array.size, parts()

@@ -202,7 +202,7 @@ class FlowPosterior:
           plots work, or all Markov chains as they are; with the certificate as attributes.
         - `sample_stats`: a draw's `log_weight` before resampling, and `lp`, its unconstrained `log p(x, data)`.
         - `posterior_predictive`, `log_likelihood` and `observed_data`: of the observed sites, where the model has any;
-          `numpyro.factor` sites are none.
+          `numpyro.factor` sites are none, nor those in a subsampled plate.
         - `prior` and `prior_predictive`: one chain of `num_samples` draws of the model run forward, without data and
           without its factors.
 

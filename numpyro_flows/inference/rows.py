@@ -19,7 +19,7 @@ class Rows(NamedTuple):
         plate: its name.
         size: its number of rows.
         block: its `subsample_size`, the number of rows that are read at a time.
-        inside: names of the deterministic sites in it, of which a run of the model has a block only.
+        inside: names of the sites in it, of which a run of the model has a block only.
     """
 
     plate: str
@@ -51,7 +51,7 @@ class Rows(NamedTuple):
                 f"expected latent sites outside of the subsampled plate {plate!r}, got {latent}: a block of rows does "
                 "not know the others' values; marginalise them, or leave subsample_size out"
             )
-        return cls(plate, size, block, frozenset(n for n, site in inside.items() if site["type"] == "deterministic"))
+        return cls(plate, size, block, frozenset(inside))
 
     def mean[T: PyTree](self, of_block: Callable[[RowNumbers], T]) -> T:
         """The mean of `of_block(rows)` over blocks that have every row once, weighted by their numbers of rows.
@@ -105,8 +105,18 @@ def is_subsampled(size: int, subsample_size: int | None) -> bool:
 
 def _read(array: np.memmap, rows: RowNumbers) -> Array:
     dtype = jax.dtypes.canonicalize_dtype(array.dtype)
-    shape = jax.ShapeDtypeStruct((rows.shape[0], *array.shape[1:]), dtype)
-    return jax.pure_callback(lambda rows: np.asarray(array[np.asarray(rows)], dtype), shape, rows)
+    shape = (rows.shape[0], *array.shape[1:])
+    if dtype.itemsize < 8:
+        like = jax.ShapeDtypeStruct(shape, dtype)
+        return jax.pure_callback(lambda rows: np.asarray(array[np.asarray(rows)], dtype), like, rows)
+    # in halves: within `with jax.enable_x64(True)` the thread of the callback still has single precision
+    like = jax.ShapeDtypeStruct((*shape, 2), np.uint32)
+    halves = jax.pure_callback(
+        lambda rows: np.asarray(array[np.asarray(rows)], dtype, order="C").view(np.uint32).reshape(like.shape),
+        like,
+        rows,
+    )
+    return jax.lax.bitcast_convert_type(halves, dtype)
 
 
 def _plates_around(site: dict[str, Any]) -> list[str]:

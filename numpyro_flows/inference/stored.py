@@ -187,6 +187,7 @@ class StoredSites:
         self.shapes = self._transform.unconstrained_shapes()
         self.dim = sum(int(np.prod(shape)) for shape in self.shapes.values())
         self.coordinates = Coordinates.plain(self.dim)
+        self.rows = None
 
     def log_density(self, x: Float[Array, " dim"]) -> Scalar:
         """Unknown: NaN, by which weights are unknown too, and resampling takes each draw alike."""

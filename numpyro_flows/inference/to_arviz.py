@@ -18,6 +18,7 @@ from numpyro.infer import init_to_sample, log_likelihood
 from numpyro_flows.arguments import described, require_counts, require_key
 from numpyro_flows.inference.model_checks import is_factor
 from numpyro_flows.inference.result import Result
+from numpyro_flows.inference.rows import WithRows
 from numpyro_flows.modeling.model_run import model_run
 from numpyro_flows.training.ahead import NO_OPTIMIZATION, OPTIMIZATION_LEVEL
 from numpyro_flows.training.seeds import SeedRows, Seeds, seed_key
@@ -82,7 +83,7 @@ def in_chains(values: Mapping[str, ArrayLike], num_chains: int) -> dict[str, np.
 
 def _log_likelihood(posterior: Result, latent: dict[str, Array], observed: list[str]) -> dict[str, Array]:
     def likelihood(latent: dict[str, Array]) -> dict[str, Array]:
-        values = log_likelihood(seed(posterior.model, 0), latent, *posterior.args, **posterior.kwargs)
+        values = log_likelihood(seed(WithRows(posterior.model), 0), latent, *posterior.args, **posterior.kwargs)
         return {name: values[name] for name in observed}
 
     with model_run():
@@ -112,7 +113,8 @@ def _forward(
     Returns:
         The values; None where a site has no sampler.
     """
-    model = posterior.model if with_data else uncondition(posterior.model)
+    model = WithRows(posterior.model)
+    model = model if with_data else uncondition(model)
 
     def run(one: tuple[PRNGKeyArray, dict[str, Array]]) -> dict[str, Array]:
         rng_key, values = one
@@ -143,7 +145,8 @@ class Layout(NamedTuple):
         """The layout of a fitted model."""
         args, kwargs = posterior.args, posterior.kwargs
         # init_to_sample: also for improper priors, which have no sampler
-        model = substitute(seed(posterior.model, 0), substitute_fn=init_to_sample)
+        with_rows, rows = WithRows(posterior.model), posterior._target.rows
+        model = substitute(seed(with_rows, 0), substitute_fn=init_to_sample)
         sizes: dict[str, int] = {}
 
         def observed() -> dict[str, Array]:
@@ -153,11 +156,12 @@ class Layout(NamedTuple):
                 name: site["value"]
                 for name, site in sites.items()
                 if site["type"] == "sample" and site["is_observed"] and not is_factor(site["fn"])
+                if rows is None or name not in rows.inside
             }
 
         values = jax.jit(observed)()  # within jit: op by op, a model takes seconds
         _complete_numpyro()
-        return cls(infer_dims(posterior.model, args, kwargs), sizes, values)
+        return cls(infer_dims(with_rows, args, kwargs), sizes, values)
 
     def require_known(self, coords: Any) -> None:
         """Make sure that coordinates are of the model's dimensions, one label for each element."""
