@@ -22,7 +22,7 @@ def regression(x, y, block=None):
     weights = numpyro.sample("weights", dist.Normal(0, 2).expand([x.shape[1]]).to_event(1))
     sd = numpyro.sample("sd", dist.HalfNormal(2))
     with numpyro.plate("rows", x.shape[0], subsample_size=block):
-        mean = numpyro.deterministic("mean", numpyro.subsample(x, event_dim=1) @ weights)
+        mean = numpyro.deterministic("mean", jnp.asarray(numpyro.subsample(x, event_dim=1)) @ jnp.asarray(weights))
         numpyro.sample("y", dist.Normal(mean, sd), obs=numpyro.subsample(y, event_dim=0))
 
 
@@ -33,7 +33,7 @@ def data():
     return x, x @ np.array([1.0, -0.5, 0.2]) + 0.7 * rng.normal(size=ROWS)
 
 
-class Unread(np.memmap):
+class Unread(np.memmap):  # pyright: ignore[reportIncompatibleVariableOverride]
     """A file of which nothing may be read but `most` rows at a time."""
 
     most = 0
@@ -92,7 +92,7 @@ def test_masked_sites_stay_out(x64):
         with numpyro.plate("all", 3):
             numpyro.sample("unused", dist.Normal(0, 1).mask(False))
         with numpyro.plate("rows", len(y), subsample_size=block):
-            numpyro.sample("y", dist.Normal(loc.sum(), 1), obs=numpyro.subsample(y, event_dim=0))
+            numpyro.sample("y", dist.Normal(jnp.sum(loc), 1), obs=numpyro.subsample(y, event_dim=0))
 
     y = jnp.arange(11.0)
     whole, blocks = (Target(model, jax.random.key(0), (y, block)).fitted for block in (None, 4))
@@ -175,7 +175,7 @@ def test_flow_trained_by_minibatches(x64):
     def model(x, y, block):
         weights = numpyro.sample("weights", dist.Normal(0, 10).expand([2]).to_event(1))
         with numpyro.plate("rows", len(y), subsample_size=block):
-            logits = numpyro.subsample(x, event_dim=1) @ weights - 6.0
+            logits = jnp.asarray(numpyro.subsample(x, event_dim=1)) @ jnp.asarray(weights) - 6.0
             numpyro.sample("y", dist.Bernoulli(logits=logits), obs=numpyro.subsample(y, event_dim=0))
 
     rng = np.random.default_rng(0)

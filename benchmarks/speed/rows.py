@@ -52,7 +52,7 @@ def logistic(x: Any, y: Any, block: int | None) -> None:
     alpha = numpyro.sample("alpha", dist.Normal(0, 2))
     beta = numpyro.sample("beta", dist.Normal(0, 2).expand([x.shape[1]]).to_event(1))
     with numpyro.plate("rows", x.shape[0], subsample_size=block):
-        logits = alpha + numpyro.subsample(x, event_dim=1) @ beta
+        logits = alpha + jnp.asarray(numpyro.subsample(x, event_dim=1)) @ jnp.asarray(beta)
         numpyro.sample("y", dist.Bernoulli(logits=logits), obs=numpyro.subsample(y, event_dim=0))
 
 
