@@ -182,7 +182,8 @@ class FlowVI:
             guide = self._guide(target.fitted.dim)
         with _compilers() as pool, one_thread():
             with clock.stage("tracing"):
-                settings = self.settings.affordable(Cost.of(target.fitted.log_density, target.fitted.dim))
+                cost = Cost.of(target.fitted.log_density, target.fitted.dim)
+                settings = self.settings.affordable(cost)
                 density = HostDensity(pool, target.fitted, settings.batch, settings.block, self.devices)
                 prior = HostPrior(pool, target.fitted, settings.batch)
             context = Context(
@@ -207,7 +208,7 @@ class FlowVI:
         if target.free.any():
             whole = Partial(fit.bijection, np.flatnonzero(~target.free), target.dim)
             chains = fit.chains and fit.chains.with_normals(target.free, seeds.rng("free coordinates"))
-            fit = fit._replace(bijection=Chain([whole]), draw=None, chains=chains)
+            fit = fit._replace(bijection=Chain([whole]), draw=None, mixture=None, chains=chains)
         if not fit.certificate.certified:
             warnings.warn(f"the fit is not certified: {fit.certificate.why}", UserWarning, stacklevel=2)
         return FlowPosterior(
@@ -218,6 +219,7 @@ class FlowVI:
             target=target,
             bijection=fit.bijection,
             draw=fit.draw,
+            mixture=fit.mixture,
             chains=fit.chains,
             certificate=fit.certificate,
             log_weights=fit.log_weights,
@@ -227,7 +229,7 @@ class FlowVI:
             value_evaluations=density.values_alone,
             num_skipped=fit.num_skipped,
             reason=fit.reason or Reason.UNTRAINED,
-            settings=self.settings,
+            settings=self.settings.of_draws(cost),
         )
 
     def run_several(self, rng_key: PRNGKeyArray, num: int, *args: Any, **kwargs: Any) -> SeveralFits:

@@ -1,7 +1,6 @@
 """A mixture fitted to an unnormalized density by importance sampling: where modes are apart, it has draws in each."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -27,8 +26,7 @@ class Component(Protocol):
     def log_prob(self, x: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, " points"]: ...
 
 
-@dataclass(frozen=True)
-class Bell:
+class Bell(NamedTuple):
     """A multivariate Student-t: `loc + factor z / sqrt(g / df)`, `z` standard normal and `g` chi-squared with `df`."""
 
     loc: Float[np.ndarray, " dim"]

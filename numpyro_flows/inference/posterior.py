@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,9 +15,12 @@ from numpyro_flows.arguments import as_array, described, require_counts, require
 from numpyro_flows.bijections import AbstractBijection
 from numpyro_flows.files.tree import save_tree
 from numpyro_flows.inference.blocks import in_blocks
-from numpyro_flows.inference.certificate import Certificate, Draws, resample
-from numpyro_flows.inference.compiled import Block, drawing, join
+from numpyro_flows.inference.certificate import Certificate
+from numpyro_flows.inference.compiled import Block
+from numpyro_flows.inference.density_cost import Cost
 from numpyro_flows.inference.draws import Chains
+from numpyro_flows.inference.mixture import Mixture
+from numpyro_flows.inference.posterior_draws import PosteriorDraws
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.stored import StoredFit, StoredSites, target_of, without_model
 from numpyro_flows.inference.target import Target
@@ -51,8 +53,9 @@ class FlowPosterior:
         num_skipped: steps left out because their loss or gradient was not finite.
         reason: what ended the training, in a word or two, "good enough" say.
         log_weights: of the certificate's draws, `(draws,)`.
-        chains: where a mixture or Markov chains have the verdict, their unconstrained draws `x`, `(chains, draws,
-            dim)`, with `log_density`. `guide`, `bijection` and `log_prob` are those of the Gaussian or flow before.
+        chains: where a mixture or Markov chains have the verdict, some of their draws `x`, unconstrained, `(chains,
+            draws, dim)`, with `log_density`. `guide`, `bijection` and `log_prob` are those of the Gaussian or flow
+            before.
         model: the model, with its `args` and `kwargs`. Loaded without (`has_model`), there are no weights.
 
     Example:
@@ -83,6 +86,7 @@ class FlowPosterior:
         num_skipped: int,
         reason: str,
         draw: Callable[[PyTree, Seed], Block] | None = None,
+        mixture: Mixture | None = None,
         chains: Chains | None = None,
         settings: FlowVISettings = _DEFAULTS,
     ):
@@ -96,11 +100,7 @@ class FlowPosterior:
         self.seconds, self.gradient_evaluations = seconds, gradient_evaluations
         self.value_evaluations = value_evaluations
         self._guide, self._target, self._settings = guide, target, settings
-        if draw is None:  # the fit has not compiled it yet
-            static = eqx.partition(bijection, eqx.is_array)[1]
-            block = drawing(target, static, settings.block)  # pyright: ignore[reportArgumentType]
-            draw = Later(block)
-        self._draw_block = draw
+        self._draws = PosteriorDraws(target, bijection, draw, mixture, chains, certificate, settings)
         self._constrain_block = Later(jax.vmap(target.constrain))
 
     @property
@@ -119,9 +119,11 @@ class FlowPosterior:
     ) -> dict[str, Array]:
         """Draws of all latent and deterministic sites, each of shape `(num_samples, *site)`.
 
-        Of four times as many independent draws of the flow importance resampling keeps `num_samples`: so they follow
-        the posterior also where the flow is a little off. Where there are `chains`, they are draws of these. With
-        `resample=False` they are the flow's own, as they are by default of a posterior loaded without its model.
+        Of four times as many independent draws of the flow, or of the mixture that has the verdict, importance
+        resampling keeps `num_samples`: so they follow the posterior also where the fit is a little off. Of a density
+        that takes long there are fewer, of a good fit just `num_samples`. Where Markov chains have the verdict, they
+        are draws of these. With `resample=False` they are the flow's own, as they are by default of a posterior loaded
+        without its model.
 
         Raises:
             ValueError: where `num_samples` is below 1, or `resample` is True and there is no model.
@@ -129,15 +131,18 @@ class FlowPosterior:
         require_key(rng_key)
         require_counts(num_samples=num_samples)
         resample = self.has_model or self.chains is not None if resample is None else resample
-        resampled = self._resampled_draws(rng_key, num_samples) if resample else None
-        return self._constrain((resampled or self._draw_from(Seeds.of(rng_key), num_samples)).x)
+        if not resample:
+            return self._constrain(self._draws.of_flow(Seeds.of(rng_key), num_samples).x)
+        if self.chains is None:
+            self._require_model()
+        return self._constrain(self._draws.resampled(Seeds.of(rng_key), num_samples).x)
 
     def sample_weighted(
         self, rng_key: PRNGKeyArray, num_samples: int = 1000
     ) -> tuple[dict[str, Array], Float[np.ndarray, " num_samples"]]:
-        """Draws of the flow with their log weights `log p(x, data) - log q(x)`.
+        """Draws of the flow, or of the mixture, with their log weights `log p(x, data) - log q(x)`.
 
-        The mean weight is an estimate of the evidence. Of draws of `chains` every weight is the evidence.
+        The mean weight is an estimate of the evidence. Of draws of Markov chains every weight is the evidence.
 
         Raises:
             ValueError: where `num_samples` is below 1, or there is no model.
@@ -145,7 +150,7 @@ class FlowPosterior:
         require_key(rng_key)
         require_counts(num_samples=num_samples)
         self._require_model()
-        draws = self._weighted_draws(Seeds.of(rng_key), num_samples)
+        draws = self._draws.weighted(Seeds.of(rng_key), num_samples)
         return self._constrain(draws.x), np.asarray(draws.log_weight, np.float64)
 
     def log_prob(self, sites: Mapping[str, ArrayLike]) -> Float[Array, "*batch"]:
@@ -300,30 +305,6 @@ class FlowPosterior:
         if not self.has_model:
             self.model()  # which says so
 
-    def _resampled_draws(self, rng_key: PRNGKeyArray, num: int) -> Draws:
-        """Draws of the chains, or those that importance resampling keeps, with the weights they had before it."""
-        seeds = Seeds.of(rng_key)
-        if self.chains is not None:
-            return self._weighted_draws(seeds, num)
-        self._require_model()
-        draws = self._draw_from(seeds, self._settings.pool * num)
-        index = resample(np.asarray(draws.log_weight), num, seeds.rng("resampling"))
-        return Draws(*(leaf[index] for leaf in draws))
-
-    def _weighted_draws(self, seeds: Seeds, num: int) -> Draws:
-        """Draws of the chains with equal weights, or the flow's own with theirs."""
-        if self.chains is None:
-            return self._draw_from(seeds, num)
-        x, log_density = self.chains.flat
-        index = np.resize(seeds.rng("chains").permutation(len(x)), num)  # again only where there are not enough
-        return Draws(x[index], log_density[index], np.full(num, np.nan_to_num(self.log_evidence)))
-
-    def _draw_from(self, seeds: Seeds, num: int) -> Draws:
-        arrays = eqx.filter(self.bijection, eqx.is_array)
-        num_blocks = -(-num // self._settings.block)
-        draws = join(self._draw_block(arrays, seed) for seed in seeds.many(num_blocks, "draws"))
-        return Draws(*(leaf[:num] for leaf in draws))
-
     def _constrain(self, x: Float[Array | np.ndarray, "num dim"]) -> dict[str, Array]:
         return jax.tree.map(jnp.asarray, in_blocks(self._constrain_block, np.asarray(x), self._settings.block))
 
@@ -338,13 +319,18 @@ class FlowPosterior:
 
 
 def _restore(fit: StoredFit, model: Callable, args: tuple, kwargs: dict[str, Any]) -> FlowPosterior:
+    target, settings = target_of(fit, model, args, kwargs), FlowVISettings()
+    if isinstance(target, Target):
+        settings = settings.of_draws(Cost.of(target.log_density, target.dim))
     flow = fit.bijection.bijections[0]  # pyright: ignore[reportAttributeAccessIssue]
     return FlowPosterior(
         model=model,
         args=args,
         kwargs=kwargs,
         guide=AutoFlow(model, lambda key, dim: flow, prefix=fit.prefix),
-        target=target_of(fit, model, args, kwargs),
+        target=target,
         certificate=fit.certificate(),
+        mixture=fit.mixture,
+        settings=settings,
         **fit.unchanged(),
     )

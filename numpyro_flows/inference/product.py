@@ -1,6 +1,6 @@
 """Independent coordinates with several modes each, as those of many spike-and-slab coefficients: `k^dim` modes."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -14,8 +14,7 @@ _LEAST_SD = 1e-4  # of a normal, in standard deviations of its coordinate
 _LEAST = 1e-100  # of that where all points are alike: squares of smaller numbers are zero
 
 
-@dataclass(frozen=True)
-class Normals:
+class Normals(NamedTuple):
     """`sum_k shares_k N(x; locs_k, sds_k^2)`, of one coordinate."""
 
     shares: Float[np.ndarray, " normals"]
@@ -61,8 +60,7 @@ def _least_sd(locs: Float[np.ndarray, " normals"], sd: float) -> float:
     return float(max(_LEAST_SD * sd, 100.0 * rounding, _LEAST))
 
 
-@dataclass(frozen=True)
-class Product:
+class Product(NamedTuple):
     """Coordinates that are independent, each with a mixture of normals."""
 
     coordinates: tuple[Normals, ...]

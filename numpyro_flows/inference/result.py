@@ -7,10 +7,9 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from numpyro_flows.bijections import AbstractBijection
-from numpyro_flows.inference.certificate import Certificate, Draws
+from numpyro_flows.inference.certificate import Certificate
 from numpyro_flows.inference.draws import Chains
 from numpyro_flows.inference.settings import FlowVISettings
-from numpyro_flows.training.seeds import Seeds
 
 
 class Result(Protocol):
@@ -33,11 +32,8 @@ class Result(Protocol):
     _guide: Any
     _target: Any
     _settings: FlowVISettings
-    _draw_block: Callable
+    _draws: Any
     _constrain_block: Callable
 
     def sample(self, rng_key: PRNGKeyArray, num_samples: int = ..., *, resample: bool | None = ...) -> Any: ...
-    def _weighted_draws(self, seeds: Seeds, num: int) -> Draws: ...
-    def _draw_from(self, seeds: Seeds, num: int) -> Draws: ...
-    def _resampled_draws(self, rng_key: PRNGKeyArray, num: int) -> Draws: ...
     def _constrain(self, x: Float[Array | np.ndarray, "num dim"]) -> dict[str, Array]: ...

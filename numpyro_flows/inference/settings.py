@@ -279,12 +279,17 @@ class FlowVISettings:
         equal modes had only one, and were certified.
         """
         share = float(np.clip(np.sqrt(_EXPENSIVE / max(cost.numbers, 1)), _SMALLEST_SEARCH, 1.0))
-        scaled = {name: int(np.ceil(share * getattr(FlowVISettings(), name))) for name in _SEARCH}
+        scaled = {name: int(np.ceil(share * getattr(FlowVISettings(), name))) for name in (*_SEARCH, "pool")}
         for name, size in (("batch", cost.largest), ("block", cost.at_once)):
             at_once = 2 ** int(np.log2(_MOST_AT_ONCE / max(size, 1)))
             scaled[name] = int(np.clip(at_once, _FEWEST_AT_ONCE, getattr(FlowVISettings(), name)))
         given = [name for name in scaled if getattr(self, name) != getattr(FlowVISettings(), name)]
         return replace(self, **{name: number for name, number in scaled.items() if name not in given})
+
+    def of_draws(self, cost: Cost) -> "FlowVISettings":
+        """The same for draws of a fit: of an expensive density fewer at a time, and fewer that are not kept."""
+        affordable = self.affordable(cost)
+        return replace(self, block=affordable.block, pool=affordable.pool)
 
     def loosened(self) -> str:
         """The settings by which a certificate says less than the default's, as text; empty where there are none."""

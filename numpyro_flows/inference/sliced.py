@@ -1,6 +1,6 @@
 """A distribution along one coordinate, and given it Gaussians of all others: it reaches into necks."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -11,8 +11,7 @@ from numpyro_flows.inference.profile import End
 _BINS = 4_000
 
 
-@dataclass(frozen=True)
-class Sliced:
+class Sliced(NamedTuple):
     """`r(x_i) N(x_others; mean(x_i), F(x_i) F(x_i)^T)`, where `r` is the root of Laplace's approximation to a marginal.
 
     The marginal itself would have too few draws deep in a neck, which is what this distribution is for: a mixture with

@@ -66,7 +66,8 @@ class Fit(NamedTuple):
     losses: of every step of training, `num_skipped` of which changed nothing.
     reason: why training ended; None where there was none.
     draw: the compiled sampler of the bijection, if there is one, and `log_prob` its compiled density.
-    chains: draws of another kind, where the verdict is on them: of a mixture, or of Markov chains.
+    mixture: what the verdict is on, where that is a mixture.
+    chains: draws of it, or of Markov chains, where the verdict is on these.
     refused: a mixture that was refused before a flow was trained, what its last search found, and the fit by it.
     """
 
@@ -81,6 +82,7 @@ class Fit(NamedTuple):
     reason: Reason | None = None
     draw: Ahead | None = None
     log_prob: Ahead | None = None
+    mixture: Mixture | None = None
     chains: Chains | None = None
     refused: "tuple[Mixture, Survey, Fit] | None" = None
 

@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, NoReturn
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,8 +18,11 @@ from numpyro_flows.inference.coordinates import Coordinates
 from numpyro_flows.inference.draws import Chains
 from numpyro_flows.inference.fingerprint import Fingerprint, fingerprint
 from numpyro_flows.inference.judge_draws import Agreement
+from numpyro_flows.inference.mixture import Bell, Mixture
+from numpyro_flows.inference.product import Product
 from numpyro_flows.inference.result import Result
 from numpyro_flows.inference.settings import FlowVISettings
+from numpyro_flows.inference.sliced import Sliced
 from numpyro_flows.inference.target import Target
 from numpyro_flows.modeling.sites import Sites, SitesTransform
 
@@ -36,7 +38,8 @@ class StoredFit(NamedTuple):
         bijection: the trained map, from `N(0, I)` to the unconstrained latent vector.
         prefix: of the guide's names.
         log_weights: importance weights, of which loading makes the certificate.
-        chains: draws of a mixture, whose weights these are, or of Markov chains, which loading looks at instead.
+        components, shares: of a mixture, whose weights these are; None where there is none, or a flow is in it.
+        chains: draws of a mixture, or of Markov chains, which loading looks at instead.
         by: what the verdict was by, weights or Markov chains.
         refused: why the fit was not certified; empty where it was. A file can only refuse.
         beyond: the share of the posterior beyond every draw.
@@ -50,6 +53,8 @@ class StoredFit(NamedTuple):
     bijection: AbstractBijection
     prefix: str
     log_weights: Float[np.ndarray, " draws"]
+    components: tuple[Bell | Product | Sliced, ...] | None
+    shares: Float[np.ndarray, " components"] | None
     chains: Chains | None
     by: Literal["weights", "mcmc"]
     refused: str
@@ -71,12 +76,14 @@ class StoredFit(NamedTuple):
     def of(cls, posterior: Result) -> "StoredFit":
         """What is kept of a posterior."""
         target = posterior._target
-        arrays = eqx.filter(posterior.bijection, eqx.is_array)
-        points = posterior._draw_block(arrays, np.zeros(4, np.uint32))[0][:_POINTS]  # compiled already
+        points = posterior._draws.first_of_flow(_POINTS)  # compiled already
+        mixture = _in_files(posterior._draws.mixture)
         return cls(
             bijection=posterior.bijection,
             prefix=posterior._guide.prefix,
             log_weights=np.asarray(posterior.log_weights),
+            components=None if mixture is None else mixture.components,
+            shares=None if mixture is None else mixture.shares,
             chains=posterior.chains,
             by=posterior.certificate.by,
             refused=_refusal(posterior),
@@ -124,6 +131,10 @@ class StoredFit(NamedTuple):
         certificate = certificate.with_beyond(self.beyond)
         return certificate._replace(certified=False, why=self.refused) if self.refused else certificate
 
+    @property
+    def mixture(self) -> Mixture | None:
+        return Mixture(self.components, self.shares) if self.components and self.shares is not None else None
+
     def unchanged(self) -> dict[str, Any]:
         """What a posterior has as the file has it."""
         names = "bijection log_weights chains losses seconds gradient_evaluations value_evaluations num_skipped reason"
@@ -141,6 +152,8 @@ class StoredFit(NamedTuple):
             raise ValueError(f"expected a share beyond every draw in [0, 1], got {self.beyond}")
         if self.chains is not None and self.chains.x.shape != (*self.chains.log_density.shape, dim):
             raise ValueError(f"expected chains of vectors of shape {(dim,)}, got {self.chains.x.shape}")
+        if self.mixture is not None:
+            _require_mixture(self.mixture, dim)
         if self.points.shape[1:] != (dim,) or self.log_densities.shape != self.points.shape[:1]:
             raise ValueError("expected a log density for each point")
         if self.sites is not None and StoredSites(self.sites, {}).shapes != self.shapes:
@@ -238,6 +251,22 @@ def target_of(fit: StoredFit, model: Callable, args: tuple, kwargs: dict[str, An
     if fit.shapes != target.shapes:
         raise ValueError(f"expected the model that was fitted, with sites {fit.shapes}, got one with {target.shapes}")
     return target
+
+
+def _in_files(mixture: Mixture | None) -> Mixture | None:
+    """The mixture; None where there is a flow in it, whose compiled functions a file cannot have."""
+    kinds = (Bell, Product, Sliced)
+    return mixture if mixture and all(isinstance(component, kinds) for component in mixture.components) else None
+
+
+def _require_mixture(mixture: Mixture, dim: int) -> None:
+    """Raise a ValueError where a mixture is none of vectors of this size."""
+    if mixture.shares.shape != (len(mixture.components),) or not np.isclose(mixture.shares.sum(), 1.0):
+        raise ValueError(f"expected shares of {len(mixture.components)} components, got {mixture.shares}")
+    for component in mixture.components:
+        x = component.draw(np.random.default_rng(0), 2)
+        if x.shape != (2, dim) or component.log_prob(x).shape != (2,):
+            raise ValueError(f"expected components of vectors of shape {(dim,)}, got draws {x.shape}")
 
 
 def _refusal(posterior: Result) -> str:

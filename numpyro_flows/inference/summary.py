@@ -70,7 +70,7 @@ class WeightedDraws(NamedTuple):
         num = int(np.clip(_MOST_NUMBERS // max(scalars, 1), _LEAST_DRAWS, NUM_DRAWS))
         if posterior.chains is not None and posterior.certificate.by == "mcmc":
             return cls.of_chains(posterior, posterior.chains)
-        draws = posterior._weighted_draws(seeds, num)
+        draws = posterior._draws.weighted(seeds, num)
         log_weights = np.asarray(draws.log_weight, np.float64)
         finite = np.isfinite(log_weights)
         log_weights = np.where(finite, log_weights, -np.inf) if finite.any() else np.zeros(num)  # as without a model

@@ -45,7 +45,7 @@ def to_datatree(
         stats = {"lp": log_density}
     else:
         keys = map(seed_key, seeds.many(num_chains, "chains"))
-        chains = [posterior._resampled_draws(key, num_samples) for key in keys]
+        chains = [posterior._draws.resampled(Seeds.of(key), num_samples) for key in keys]
         x, log_density, log_weight = (np.concatenate(leaves) for leaves in zip(*chains))
         stats = {"log_weight": log_weight, "lp": log_density}
     sites = posterior._constrain(x)
