@@ -31,6 +31,7 @@ def test_errors(name):
 @pytest.mark.parametrize("field", dataclasses.fields(DEFAULTS), ids=lambda field: field.name)
 @pytest.mark.parametrize("value", ["a", -1, float("nan"), None, True])
 def test_each_is_checked(field, value):
+    value = 1 if value is True and isinstance(field.default, bool) else value
     with pytest.raises((TypeError, ValueError), match=f"{field.name} expected"):
         dataclasses.replace(DEFAULTS, **{field.name: value})
 

@@ -22,7 +22,7 @@ def values(density: Density, x: Float[np.ndarray, "points dim"]) -> Float[np.nda
     return density.values(x) if hasattr(density, "values") else density(x)[0]  # pyright: ignore[reportFunctionMemberAccess]
 
 
-_FEWEST_AXES = 5  # from there on a curvature is kept for several steps
+_FEWEST_AXES = 5  # of fewer a curvature costs less than the steps that it would serve
 _NEAR = 0.1  # squared length of a last step, in standard deviations, over which the curvature hardly changes
 
 
@@ -70,8 +70,9 @@ def climb(
     The steps use the absolute values of the curvature's eigenvalues, which climbs away from saddles (Dauphin et al.
     2014, arXiv 1406.2572), and the best of several lengths. The curvature comes from differences of gradients along
     axes that the curvature before makes standard: so a model needs no second derivatives, which those with an ODE
-    solver do not have, and scales that differ by orders of magnitude do no harm. Along five axes and more it costs more
-    than some steps: so these correct the last one by BFGS (Nocedal and Wright 2006, section 6.1) while they get on.
+    solver do not have, and scales that differ by orders of magnitude do no harm. Where the density is expensive
+    (`FlowVISettings.keep_curvature`), one curvature serves several steps, which correct it by BFGS while they get on
+    (Nocedal and Wright 2006, section 6.1): in 50 dimensions that takes a fifth of the gradients.
 
     Without `curvature_at_ends` the factors of the ends mean nothing.
     """
@@ -99,7 +100,8 @@ class _Climbs:
         self.factors = np.array(np.broadcast_to(factor, (num, dim, axes)))
         self.converged = np.zeros(num, bool)
         self.active = np.isfinite(self.height) & np.isfinite(self._gradient).all(1)
-        self.patience = 0 if axes < _FEWEST_AXES else max(4, axes // 4)
+        keeps = settings.keep_curvature and axes >= _FEWEST_AXES
+        self.patience = max(4, axes // 4) if keeps else 0
         self._metric = np.broadcast_to(np.eye(axes, dtype=self.factors.dtype), (num, axes, axes)).copy()
         self._due, self._fresh = np.ones(num, bool), np.zeros(num, bool)
         self._concave, self._renewed = np.zeros(num, bool), np.zeros(num, int)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from numpyro_flows.arguments import require_counts, require_instance, require_numbers
+from numpyro_flows.arguments import require_counts, require_flags, require_instance, require_numbers
 from numpyro_flows.inference.density_cost import Cost
 
 _SHARES = (
@@ -52,6 +52,8 @@ class FlowVISettings:
     - `newton_steps`: most steps; measured, climbs that arrive at all do so in 5 to 20.
     - `newton_lengths`: lengths of a step tried side by side, in place of a line search.
     - `newton_tolerance`: squared length of a step, in local standard deviations, at which a climb is over.
+    - `keep_curvature`: whether one curvature serves several steps. Set for densities that are expensive: of others
+      the steps' own arithmetic takes longer than the gradients that are saved.
     - `max_full_dim`: above it a covariance is diagonal, and Newton and the search for modes are left out: all
       three cost at least the square of the dimension.
 
@@ -169,6 +171,7 @@ class FlowVISettings:
     newton_lengths: tuple[float, ...] = (1.0, 0.25, 0.0625, 0.015625, 0.00390625)
     newton_tolerance: float = 1e-4
     max_full_dim: int = 256
+    keep_curvature: bool = False
 
     num_candidates: int = 4
     refine_steps: int = 100
@@ -255,6 +258,7 @@ class FlowVISettings:
     def __post_init__(self) -> None:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         require_counts(0, num_steps=values.pop("num_steps"))
+        require_flags(keep_curvature=values.pop("keep_curvature"))
         for name, least in _LEAST.items():
             require_counts(least, **{name: values.pop(name)})
         require_numbers("(0, 1]", **{name: values.pop(name) for name in _SHARES})
@@ -280,6 +284,7 @@ class FlowVISettings:
         """
         share = float(np.clip(np.sqrt(_EXPENSIVE / max(cost.numbers, 1)), _SMALLEST_SEARCH, 1.0))
         scaled = {name: int(np.ceil(share * getattr(FlowVISettings(), name))) for name in (*_SEARCH, "pool")}
+        scaled["keep_curvature"] = self.keep_curvature or share < 1.0
         for name, size in (("batch", cost.largest), ("block", cost.at_once)):
             at_once = 2 ** int(np.log2(_MOST_AT_ONCE / max(size, 1)))
             scaled[name] = int(np.clip(at_once, _FEWEST_AT_ONCE, getattr(FlowVISettings(), name)))

@@ -27,6 +27,7 @@ from numpyro_flows.inference.target import Target
 from numpyro_flows.modeling.sites import Sites, SitesTransform
 
 _LEAST_WEIGHTS = 1_000
+_Stored = Bell | Product | Sliced
 _POINTS = 3  # at which log densities are compared
 _ULPS = 256  # by which a log density may differ between machines and versions, in units of its precision
 
@@ -53,7 +54,7 @@ class StoredFit(NamedTuple):
     bijection: AbstractBijection
     prefix: str
     log_weights: Float[np.ndarray, " draws"]
-    components: tuple[Bell | Product | Sliced, ...] | None
+    components: tuple[_Stored, ...] | None
     shares: Float[np.ndarray, " components"] | None
     chains: Chains | None
     by: Literal["weights", "mcmc"]
@@ -77,13 +78,13 @@ class StoredFit(NamedTuple):
         """What is kept of a posterior."""
         target = posterior._target
         points = posterior._draws.first_of_flow(_POINTS)  # compiled already
-        mixture = _in_files(posterior._draws.mixture)
+        components, shares = _in_files(posterior._draws.mixture)
         return cls(
             bijection=posterior.bijection,
             prefix=posterior._guide.prefix,
             log_weights=np.asarray(posterior.log_weights),
-            components=None if mixture is None else mixture.components,
-            shares=None if mixture is None else mixture.shares,
+            components=components,
+            shares=shares,
             chains=posterior.chains,
             by=posterior.certificate.by,
             refused=_refusal(posterior),
@@ -253,10 +254,11 @@ def target_of(fit: StoredFit, model: Callable, args: tuple, kwargs: dict[str, An
     return target
 
 
-def _in_files(mixture: Mixture | None) -> Mixture | None:
-    """The mixture; None where there is a flow in it, whose compiled functions a file cannot have."""
-    kinds = (Bell, Product, Sliced)
-    return mixture if mixture and all(isinstance(component, kinds) for component in mixture.components) else None
+def _in_files(mixture: Mixture | None) -> tuple[tuple[_Stored, ...] | None, np.ndarray | None]:
+    """Components and shares of a mixture; none where there is a flow in it, whose compiled functions no file can have."""
+    parts = [part for part in mixture.components if isinstance(part, _Stored)] if mixture else []
+    whole = mixture is not None and len(parts) == len(mixture.components)
+    return (tuple(parts), mixture.shares) if whole else (None, None)
 
 
 def _require_mixture(mixture: Mixture, dim: int) -> None:
