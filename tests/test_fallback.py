@@ -122,7 +122,11 @@ def test_files_have_the_draws(name, with_model, request, tmp_path):
     assert loaded.certificate.by == posterior.certificate.by
     np.testing.assert_array_equal(loaded.chains.x, posterior.chains.x)
     key = jax.random.key(3)
-    np.testing.assert_allclose(loaded.sample(key, 100)["x"], posterior.sample(key, 100)["x"], rtol=1e-6)
+    ours, theirs = np.asarray(posterior.sample(key, 100)["x"]), np.asarray(loaded.sample(key, 100)["x"])
+    if with_model or name == "by_chains":
+        np.testing.assert_allclose(theirs, ours, rtol=1e-6)
+    else:  # without weights, those of the mixture's draws that the file has
+        assert np.isin(theirs, np.asarray(posterior.chains.x, np.float32)).all()
 
 
 def test_without_a_fallback_the_fit_is_refused():

@@ -7,9 +7,10 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 
-from numpyro_flows import AutoFlow, FlowPosterior, FlowVI, FlowVISettings, GaussianStart, MixtureTraining
+from numpyro_flows import AutoFlow, FlowPosterior, FlowTraining, FlowVI, FlowVISettings, GaussianStart, MixtureTraining
 from numpyro_flows.inference.certificate import certify, decided
 from numpyro_flows.inference.density_cost import Cost
+from tests.test_stored import edited
 
 SETTINGS = FlowVISettings()
 SIGMA = jnp.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
@@ -60,13 +61,76 @@ def test_evaluations_are_counted_by_stage(posterior):
     assert gradients["flow"] == values["flow"] == gradients["fallback"] == values["fallback"] == 0
 
 
-def test_a_file_keeps_its_draws(posterior, tmp_path):
+def test_draws_are_fresh(posterior):
+    """However many, and not those by which the mixture was judged."""
+    mu = np.asarray(posterior.sample(jax.random.key(1), 30_000)["mu"])
+    assert len(np.unique(mu)) > 0.99 * mu.size
+    _, log_weights = posterior.sample_weighted(jax.random.key(2), 20_000)
+    weights = np.exp(log_weights - log_evidence_of_schools())
+    assert weights.mean() == pytest.approx(1.0, abs=5 * weights.std() / np.sqrt(weights.size))
+    assert 0.7 < weights.sum() ** 2 / (weights**2).sum() / weights.size < 1.0  # weights of a mixture, not equal ones
+    khat = posterior.summary()["khat"]
+    assert (khat < 0.7).all()
+
+
+def test_a_file_keeps_the_mixture_and_draws(posterior, tmp_path):
     posterior.save(tmp_path / "fit")
     loaded = FlowPosterior.load(tmp_path / "fit", schools)
     assert loaded.certified
     assert loaded.value_evaluations == posterior.value_evaluations
     assert loaded.chains is not None
     np.testing.assert_array_equal(loaded.chains.x, posterior.chains.x)
+    ours, theirs = (p.sample(jax.random.key(1), 50)["mu"] for p in (posterior, loaded))
+    np.testing.assert_allclose(theirs, ours, rtol=1e-5)
+    alone = FlowPosterior.load(tmp_path / "fit").sample(jax.random.key(1), 50)["mu"]  # draws that the file has
+    assert np.isin(np.asarray(alone), np.asarray(posterior.chains.x, np.float32)).all()
+
+
+MALFORMED = {
+    "no shares": lambda fields: fields.update(shares=None, components=fields["components"]["tuple"][0]),
+    "fewer components than shares": lambda fields: fields["components"]["tuple"].pop(),
+    "a component of another kind": lambda fields: fields["components"]["tuple"].__setitem__(
+        0, {"class": "numpyro_flows.networks.MLP", "fields": {"weights": {"tuple": []}, "biases": {"tuple": []}}}
+    ),
+    "degrees of freedom below zero": lambda fields: fields["components"]["tuple"][0]["fields"].update(df=-1.0),
+    "a centre that is a factor": lambda fields: fields["components"]["tuple"][0]["fields"].update(
+        loc=fields["components"]["tuple"][0]["fields"]["factor"]
+    ),
+    "a coordinate that there is not": lambda fields: next(
+        part for part in fields["components"]["tuple"] if part["class"].endswith("Sliced")
+    )["fields"].update(coordinate=99),
+}
+
+
+def test_crafted_mixtures(posterior, tmp_path):
+    path, loaded = tmp_path / "fit", []
+    posterior.save(path)
+    whole = path.read_bytes()
+    for name, change in MALFORMED.items():
+        path.write_bytes(whole)
+        edited(path, change)
+        try:
+            FlowPosterior.load(path, schools)
+            loaded.append(name)
+        except ValueError:
+            pass
+    assert not loaded
+
+
+def test_as_many_draws_as_asked_of_an_expensive_density():
+    """Its flow is drawn from in smaller blocks."""
+    rows = jnp.linspace(0.0, 1.0, 5_000)
+
+    def model():
+        x = numpyro.sample("x", dist.Gamma(0.5, 1.0))
+        numpyro.factor("rows", 1e-9 * jnp.sum(jnp.sin(rows * x)))
+
+    stages = (GaussianStart(), FlowTraining())
+    fit = FlowVI(model, stages=stages, num_steps=100, fallback=None, progress_bar=False, verify="weights")
+    posterior = fit.run(jax.random.key(0))
+    assert posterior.losses.size
+    for resample in (True, False):
+        assert posterior.sample(jax.random.key(1), 1_500, resample=resample)["x"].shape == (1_500,)
 
 
 def test_moments_are_right():
@@ -129,6 +193,8 @@ def test_an_expensive_density_has_a_smaller_search():
     assert cheap == SETTINGS
     assert dear.particles == SETTINGS.particles / 4
     assert dear.batch < SETTINGS.batch
+    assert dear.keep_curvature
+    assert SETTINGS.of_draws(Cost(10**8, 10**6, 10**8)).pool == 1
     assert dear.certificate_draws == SETTINGS.certificate_draws
     given = FlowVISettings(particles=300).affordable(Cost(10**8, 10**6, 10**8))
     assert given.particles == 300

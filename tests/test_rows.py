@@ -11,6 +11,7 @@ import numpyro.distributions as dist
 import pytest
 
 from numpyro_flows import FlowPosterior, FlowTraining, FlowVI, GaussianStart, compare_with_nuts, verify_fit
+from numpyro_flows.inference.density_cost import Cost
 from numpyro_flows.inference.minibatch import Minibatch
 from numpyro_flows.inference.rows import Rows
 from numpyro_flows.inference.target import Target
@@ -66,6 +67,18 @@ def test_density_is_that_of_all_rows(data, block, x64):
     points = jax.random.normal(jax.random.key(1), (5, 4))
     for of in (lambda target: target.log_density, lambda target: jax.grad(target.log_density)):
         np.testing.assert_allclose(jax.vmap(of(blocks))(points), jax.vmap(of(whole))(points), rtol=1e-11)
+
+
+def test_cost_is_that_of_a_block_at_a_time(data):
+    """And the rows themselves, which all points share, do not count."""
+    args = [jnp.asarray(array) for array in data]
+    whole, blocks = (
+        Cost.of(target.log_density, 4)
+        for target in (Target(regression, jax.random.key(0), (*args, block)) for block in (None, 103))
+    )
+    assert 0.8 * whole.numbers < blocks.numbers < 1.3 * whole.numbers
+    assert blocks.at_once < 0.2 * whole.at_once
+    assert blocks.largest < 0.2 * whole.largest
 
 
 def test_files_are_read_in_blocks(data, files, x64):

@@ -292,14 +292,15 @@ class FlowPosterior:
                 there is no model and a site's support depends on other sites.
         """
         fit = StoredFit.read(path, trusted)
-        posterior = _restore(fit, without_model if model is None else model, args, kwargs)
-        if isinstance(posterior._target, Target):
-            fit.require_fitted_to(posterior._target)
-        return posterior
+        model = without_model if model is None else model
+        target = target_of(fit, model, args, kwargs)
+        if isinstance(target, Target):
+            fit.require_fitted_to(target)
+        return _restored(fit, target, model, args, kwargs)
 
     def __reduce__(self) -> tuple[Callable, tuple]:
         """For `pickle` and `copy`: as a file has it, with the model and its arguments; what is compiled is not kept."""
-        return _restore, (StoredFit.of(self), self.model, self.args, self.kwargs)
+        return _unpickled, (StoredFit.of(self), self.model, self.args, self.kwargs)
 
     def _require_model(self) -> None:
         if not self.has_model:
@@ -318,8 +319,14 @@ class FlowPosterior:
         return jax.jit(jax.vmap(log_prob))
 
 
-def _restore(fit: StoredFit, model: Callable, args: tuple, kwargs: dict[str, Any]) -> FlowPosterior:
-    target, settings = target_of(fit, model, args, kwargs), FlowVISettings()
+def _unpickled(fit: StoredFit, model: Callable, args: tuple, kwargs: dict[str, Any]) -> FlowPosterior:
+    return _restored(fit, target_of(fit, model, args, kwargs), model, args, kwargs)
+
+
+def _restored(
+    fit: StoredFit, target: Target | StoredSites, model: Callable, args: tuple, kwargs: dict[str, Any]
+) -> FlowPosterior:
+    settings = FlowVISettings()
     if isinstance(target, Target):
         settings = settings.of_draws(Cost.of(target.log_density, target.dim))
     flow = fit.bijection.bijections[0]  # pyright: ignore[reportAttributeAccessIssue]

@@ -255,10 +255,11 @@ def target_of(fit: StoredFit, model: Callable, args: tuple, kwargs: dict[str, An
 
 
 def _in_files(mixture: Mixture | None) -> tuple[tuple[_Stored, ...] | None, np.ndarray | None]:
-    """Components and shares of a mixture; none where there is a flow in it, whose compiled functions no file can have."""
-    parts = [part for part in mixture.components if isinstance(part, _Stored)] if mixture else []
-    whole = mixture is not None and len(parts) == len(mixture.components)
-    return (tuple(parts), mixture.shares) if whole else (None, None)
+    """Components and shares of a mixture; none of one with a flow in it, of which a file cannot have the functions."""
+    if mixture is None:
+        return None, None
+    components = tuple(part for part in mixture.components if isinstance(part, _Stored))
+    return (components, mixture.shares) if len(components) == len(mixture.components) else (None, None)
 
 
 def _require_mixture(mixture: Mixture, dim: int) -> None:
