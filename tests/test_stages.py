@@ -59,6 +59,8 @@ def test_ctrl_c_in_a_later_stage_keeps_the_fit_before():
 def test_stages_that_cannot_be_called(stages):
     with pytest.raises(TypeError, match="each stage, number 1 expected a function"):
         FlowVI(normal, stages=stages)
+    with pytest.raises(TypeError, match=r"number 1 expected an object .* got the class GaussianStart: write Gauss"):
+        FlowVI(normal, stages=(GaussianStart,))  # pyright: ignore[reportArgumentType]
 
 
 def test_a_stage_that_forgets_to_return():

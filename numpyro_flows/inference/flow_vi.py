@@ -136,7 +136,13 @@ class FlowVI:
             mixture = [MixtureTraining()] if guide is None else []
             stages = [GaussianStart(), *mixture, FlowTraining()]
         stages = tuple(stages)
-        require_callable("GaussianStart()", **{f"each stage, number {i}": stage for i, stage in enumerate(stages, 1)})
+        for number, stage in enumerate(stages, 1):
+            require_callable("GaussianStart()", **{f"each stage, number {number}": stage})
+            if isinstance(stage, type):
+                raise TypeError(
+                    f"each stage, number {number} expected an object such as GaussianStart(), got the class "
+                    f"{stage.__name__}: write {stage.__name__}()"
+                )
         given = {
             "num_steps": num_steps,
             "num_particles": num_particles,

@@ -91,7 +91,8 @@ class Fit(NamedTuple):
         """`N(0, I)`, which nothing was fitted or searched for."""
         dtype = np.dtype(jnp.result_type(float))
         loc, scale = np.zeros(dim, dtype), np.ones(dim, dtype)
-        certificate = Certificate.unknown("nothing was fitted")
+        why = "nothing was fitted: let the first stage be one that starts, such as GaussianStart()"
+        certificate = Certificate.unknown(why)
         survey = Survey(left_out="no stage searched for what the fit lacks")
         return cls(loc, scale, _gaussian(loc, scale), certificate, np.full(1, np.nan), survey)
 
