@@ -70,7 +70,7 @@ def _fit(folder: str, how: str) -> None:
     start = time.perf_counter()
     posterior = FlowVI(logistic, progress_bar=False).run(jax.random.key(0), x, y, BLOCK if how == "blocks" else None)
     seconds = time.perf_counter() - start
-    draws = posterior.sample(jax.random.key(1), 20_000)
+    draws = posterior.sample(jax.random.key(1), 5_000)
     columns = np.concatenate([np.asarray(draws["alpha"])[:, None], np.asarray(draws["beta"])], axis=1)
     found = {
         "certified": posterior.certified,
