@@ -10,6 +10,9 @@ import pytest
 from numpyro_flows import AutoFlow, FlowPosterior, FlowTraining, FlowVI, FlowVISettings, GaussianStart, MixtureTraining
 from numpyro_flows.inference.certificate import certify, decided
 from numpyro_flows.inference.density_cost import Cost
+from numpyro_flows.inference.mixture import Bell
+from numpyro_flows.inference.sliced import Sliced
+from numpyro_flows.inference.stored import StoredFit
 from tests.test_stored import edited
 
 SETTINGS = FlowVISettings()
@@ -86,8 +89,13 @@ def test_a_file_keeps_the_mixture_and_draws(posterior, tmp_path):
     assert np.isin(np.asarray(alone), np.asarray(posterior.chains.x, np.float32)).all()
 
 
+def sliced(fields):
+    return next(part for part in fields["components"]["tuple"] if part["class"].endswith("Sliced"))["fields"]
+
+
 MALFORMED = {
-    "no shares": lambda fields: fields.update(shares=None, components=fields["components"]["tuple"][0]),
+    "no shares": lambda fields: fields.update(shares=None),
+    "no components": lambda fields: fields.update(components={"tuple": []}),
     "fewer components than shares": lambda fields: fields["components"]["tuple"].pop(),
     "a component of another kind": lambda fields: fields["components"]["tuple"].__setitem__(
         0, {"class": "numpyro_flows.networks.MLP", "fields": {"weights": {"tuple": []}, "biases": {"tuple": []}}}
@@ -96,10 +104,43 @@ MALFORMED = {
     "a centre that is a factor": lambda fields: fields["components"]["tuple"][0]["fields"].update(
         loc=fields["components"]["tuple"][0]["fields"]["factor"]
     ),
-    "a coordinate that there is not": lambda fields: next(
-        part for part in fields["components"]["tuple"] if part["class"].endswith("Sliced")
-    )["fields"].update(coordinate=99),
+    "a coordinate that there is not": lambda fields: sliced(fields).update(coordinate=99),
+    "a coordinate from the end": lambda fields: sliced(fields).update(coordinate=-1),
+    "means that are values": lambda fields: sliced(fields).update(means=sliced(fields)["values"]),
+    "edges that are values": lambda fields: sliced(fields).update(edges=sliced(fields)["values"]),
 }
+
+
+BROKEN = {
+    "negative shares": lambda mixture: mixture._replace(
+        shares=mixture.shares * [*[-1.0], *[1.0] * 99][: mixture.shares.size]
+    ),
+    "a width below zero": lambda mixture: changed(mixture, Bell, factor=-np.eye(10)),
+    "an upper triangle": lambda mixture: changed(mixture, Bell, factor=np.triu(np.ones((10, 10)))),
+    "values that are alike": lambda mixture: changed(mixture, Sliced, values=lambda old: 0.0 * old),
+    "values that are no numbers": lambda mixture: changed(mixture, Sliced, means=lambda old: np.nan * old),
+    "a wrong diagonal": lambda mixture: changed(mixture, Sliced, lower=lambda old: 2.0 * old),
+    "a centre elsewhere": lambda mixture: changed(mixture, Bell, loc=np.zeros((1, 10))),
+}
+
+
+def changed(mixture, kind, **fields):
+    """The mixture with other fields in its first component of a kind."""
+    parts = list(mixture.components)
+    number = next(i for i, part in enumerate(parts) if isinstance(part, kind))
+    new = {name: value(getattr(parts[number], name)) if callable(value) else value for name, value in fields.items()}
+    parts[number] = parts[number]._replace(**new)
+    return mixture._replace(components=tuple(parts))
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_mixtures(name, posterior):
+    """What a file may have where its arrays were changed, with a checksum that fits."""
+    fit = StoredFit.of(posterior)
+    fit.require_coherent()
+    broken = BROKEN[name](fit.mixture)
+    with pytest.raises(ValueError, match="expected"):
+        fit._replace(components=broken.components, shares=broken.shares).require_coherent()
 
 
 def test_crafted_mixtures(posterior, tmp_path):

@@ -1,6 +1,7 @@
 """Subsampled plates: all rows count, a block at a time."""
 
 import re
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from numpyro.contrib.control_flow import scan
 
 from numpyro_flows import FlowPosterior, FlowTraining, FlowVI, GaussianStart, compare_with_nuts, verify_fit
 from numpyro_flows.inference.density_cost import Cost
@@ -134,6 +136,111 @@ def test_fit_of_files(data, files, tmp_path, x64):
     assert 100 <= Unread.most <= 4_096  # a fingerprint reads more at a time
     draws = {name: np.asarray(value).reshape(4, 1_000, *value.shape[1:]) for name, value in got.items()}
     assert verify_fit(regression, draws, jax.random.key(2), *files, 100, verify="weights").certified
+
+
+with numpyro.handlers.seed(rng_seed=0):
+    OUTSIDE = numpyro.plate("rows", 12, subsample_size=4)
+
+
+def loc_and(likelihood):
+    """A model of `y` with a location."""
+
+    def model(y):
+        likelihood(numpyro.sample("loc", dist.Normal(0, 1)), y)
+
+    return model
+
+
+def in_plate(loc, y, plate=None):
+    with plate or numpyro.plate("rows", 12, subsample_size=4) as rows:
+        numpyro.sample("y", dist.Normal(loc, 1), obs=y[rows])
+
+
+def in_scan(loc, y):
+    scan(lambda carry, row: (carry, in_plate(loc, row)), 0.0, jnp.stack([y, y]))
+
+
+def hidden(loc, y):
+    with numpyro.handlers.block(hide=["rows"]):
+        in_plate(loc, y)
+
+
+def outside_of_the_plate(loc, y):
+    with numpyro.plate("rows", 12, subsample_size=4) as rows:
+        some = y[rows]
+    numpyro.factor("y", dist.Normal(loc, 1).log_prob(some).sum())
+
+
+def centred_in_a_block(loc, y):
+    with numpyro.plate("rows", 12, subsample_size=4) as rows:
+        numpyro.sample("y", dist.Normal(loc, 1), obs=y[rows] - y[rows].mean())
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "message"),
+    [
+        (in_scan, r"plates of the site 'y' in the model's trace, got \['rows'\]"),
+        (hidden, r"plates of the site 'y' in the model's trace, got \['rows'\]"),
+        (partial(in_plate, plate=OUTSIDE), r"plates of the site 'y' in the model's trace, got \['rows'\]"),
+        (outside_of_the_plate, "a sum over the rows of the plate 'rows', got one that is not"),
+        (centred_in_a_block, "a sum over the rows of the plate 'rows', got one that is not"),
+    ],
+)
+def test_rows_that_would_be_left_out(likelihood, message):
+    """Each was certified, with a part of its rows."""
+    with pytest.raises(ValueError, match=message):
+        Target(loc_and(likelihood), jax.random.key(0), (jnp.arange(12.0),))
+
+
+def test_deterministic_sites_of_some_rows_are_left_out():
+    def likelihood(loc, y):
+        with numpyro.plate("rows", 12, subsample_size=4) as rows:
+            mean = loc + y[rows]
+            numpyro.sample("y", dist.Normal(mean, 1), obs=y[rows])
+        numpyro.deterministic("of some", mean.mean())
+        numpyro.deterministic("of none", 2.0 * loc)
+
+    target = Target(loc_and(likelihood), jax.random.key(0), (jnp.arange(12.0),))
+    assert target.constrain(jnp.zeros(1)).keys() == {"loc", "of none"}
+
+
+def test_files_in_any_plate(tmp_path):
+    """Rows along any axis, in a plate that is not subsampled, and after it; other shapes are refused as of arrays."""
+    whole = np.random.default_rng(0).normal(size=(3, 12)).astype("f4")
+    np.memmap(tmp_path / "y", "f4", "w+", shape=whole.shape)[:] = whole
+
+    def model(y, block):
+        loc = numpyro.sample("loc", dist.Normal(0, 1))
+        with numpyro.plate("columns", 3, dim=-2), numpyro.plate("rows", 12, dim=-1, subsample_size=block):
+            numpyro.sample("y", dist.Normal(loc, 1), obs=numpyro.subsample(y, event_dim=0))
+        with numpyro.plate("all", 12):
+            total = jnp.asarray(numpyro.subsample(y[0], event_dim=0))
+            numpyro.sample("z", dist.Normal(loc, 1), obs=total)
+        numpyro.factor("sum", loc * jnp.asarray(numpyro.subsample(y, event_dim=0)).sum())
+
+    file = np.memmap(tmp_path / "y", "f4", "r", shape=whole.shape)
+    of_file, of_array = (
+        Target(model, jax.random.key(0), (file, 5)),
+        Target(model, jax.random.key(0), (jnp.asarray(whole), None)),
+    )
+    x = jnp.array([0.3])
+    np.testing.assert_allclose(of_file.log_density(x), of_array.log_density(x), rtol=1e-5)
+    with pytest.raises(ValueError, match="invalid shape of"):
+        Target(model, jax.random.key(0), (file[:, :11], 5))
+
+
+@pytest.mark.parametrize("kind", ["f2", ">f4", "f8", ">i4", "u1", "?"])
+def test_files_of_any_numbers(kind, tmp_path):
+    whole = np.arange(12).astype(kind)
+    np.memmap(tmp_path / "y", kind, "w+", shape=whole.shape)[:] = whole
+
+    def likelihood(loc, y):
+        with numpyro.plate("rows", 12, subsample_size=5):
+            numpyro.sample("y", dist.Normal(loc, 1), obs=jnp.asarray(numpyro.subsample(y, event_dim=0), float))
+
+    of_file = Target(loc_and(likelihood), jax.random.key(0), (np.memmap(tmp_path / "y", kind, "r"),))
+    expected = dist.Normal(0.3, 1).log_prob(whole.astype(float)).sum() + dist.Normal(0, 1).log_prob(0.3)
+    np.testing.assert_allclose(of_file.log_density(jnp.array([0.3])), expected, rtol=1e-5)
 
 
 def test_what_is_refused(data):

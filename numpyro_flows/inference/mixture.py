@@ -33,6 +33,13 @@ class Bell(NamedTuple):
     factor: Float[np.ndarray, "dim dim"] | Float[np.ndarray, " dim"]
     df: float = 1e6
 
+    def require_coherent(self, dim: int) -> None:
+        """Raise a ValueError where the parts do not fit together, as in a broken file."""
+        whole = self.loc.shape == (dim,) and self.factor.shape in ((dim,), (dim, dim)) and self.df > 0
+        factor = np.diag(self.factor) if self.factor.ndim == 1 else self.factor
+        if not (whole and (np.diagonal(factor) > 0).all() and (np.triu(factor, 1) == 0).all()):
+            raise ValueError(f"expected a Student-t distribution of {dim} coordinates, got {self}")
+
     def draw(self, rng: np.random.Generator, num: int) -> Float[np.ndarray, "num dim"]:
         z = rng.standard_normal((num, self.loc.size))
         return self.loc + outward(self.factor, z * np.sqrt(self.df / rng.chisquare(self.df, (num, 1))))

@@ -72,6 +72,16 @@ class Product(NamedTuple):
         start = cls(tuple(Normals.of(column) for column in x.T))
         return start.towards(x, np.ones(len(x)), settings)
 
+    def require_coherent(self, dim: int) -> None:
+        """Raise a ValueError where the parts do not fit together, as in a broken file."""
+        for normals in self.coordinates:
+            shapes = {np.shape(leaf) for leaf in normals}
+            usable = (normals.sds > 0).all() and (normals.shares >= 0).all() and np.isclose(normals.shares.sum(), 1.0)
+            if len(shapes) > 1 or normals.shares.ndim != 1 or not usable:
+                raise ValueError(f"expected a mixture of normals for each coordinate, got {normals}")
+        if len(self.coordinates) != dim:
+            raise ValueError(f"expected {dim} coordinates, got {len(self.coordinates)}")
+
     def draw(self, rng: np.random.Generator, num: int) -> Float[np.ndarray, "num dim"]:
         return np.stack([normals.draw(rng, num) for normals in self.coordinates], axis=1)
 

@@ -9,6 +9,11 @@ import numpy as np
 from jaxtyping import Array, Int, PyTree
 from numpyro.primitives import Messenger
 
+from numpyro_flows.modeling._numpyro import open_plates
+from numpyro_flows.training.ahead import NO_OPTIMIZATION
+
+_POINTS = 4  # at which a density is looked at
+_ROUNDING = 1e3, 1e-6  # units of precision, and a share of the whole, by which sums of rows may differ
 RowNumbers = Int[Array, " block"]
 
 
@@ -19,7 +24,7 @@ class Rows(NamedTuple):
         plate: its name.
         size: its number of rows.
         block: its `subsample_size`, the number of rows that are read at a time.
-        inside: names of the sites in it, of which a run of the model has a block only.
+        inside: names of the sites in it, or that depend on its rows, of which a run of the model has a block only.
     """
 
     plate: str
@@ -80,22 +85,26 @@ class Rows(NamedTuple):
 class WithRows(Messenger):
     """A handler that gives a model's subsampled plate these rows, or the first ones; it changes no other model.
 
-    An `np.memmap` in `numpyro.subsample` stays on disk: rows along its first axis are read from it when they are used.
+    An `np.memmap` in `numpyro.subsample` stays on disk: rows are read from it when they are used.
     """
 
     def __init__(self, fn: Callable | None = None, rows: RowNumbers | None = None):
         super().__init__(fn)
         self._rows = rows
-        self._current: RowNumbers | None = None
 
     def process_message(self, msg: dict[str, Any]) -> None:
         if msg["type"] == "plate" and is_subsampled(*msg["args"]):
             size, block = msg["args"]
-            self._current = jnp.arange(block) if self._rows is None else self._rows
-            msg["args"], msg["value"] = (size, self._current.shape[0]), self._current
-        elif msg["type"] == "subsample" and isinstance(msg["value"], np.memmap) and self._current is not None:
-            msg["value"] = _read(msg["value"], self._current)
-            msg["kwargs"] = {"event_dim": None}  # which tells the plate that this is done
+            rows = jnp.arange(block) if self._rows is None else self._rows
+            msg["args"], msg["value"] = (size, rows.shape[0]), rows
+        elif msg["type"] == "subsample" and isinstance(msg["value"], np.memmap):
+            array, event_dim = msg["value"], msg["kwargs"]["event_dim"]
+            for plate in open_plates():
+                axis = plate.dim - event_dim + array.ndim
+                # any other shape NumPyro itself broadcasts or refuses
+                if len(plate.rows) < plate.size and axis >= 0 and array.shape[axis] == plate.size:
+                    msg["value"] = _read(array, plate.rows, axis)
+                    msg["kwargs"] = {"event_dim": None}  # which tells the plates that this is done
 
 
 def is_subsampled(size: int, subsample_size: int | None) -> bool:
@@ -103,20 +112,70 @@ def is_subsampled(size: int, subsample_size: int | None) -> bool:
     return subsample_size is not None and subsample_size != size
 
 
-def _read(array: np.memmap, rows: RowNumbers) -> Array:
-    dtype = jax.dtypes.canonicalize_dtype(array.dtype)
-    shape = (rows.shape[0], *array.shape[1:])
+def require_seen_plates(sites: dict[str, dict[str, Any]]) -> None:
+    """Raise a ValueError where a site has a part of its rows by a plate that is not in the trace.
+
+    Of such a plate NumPyro draws the rows, once for all.
+    """
+    for name, site in sites.items():
+        unseen = [plate for plate in _plates_around(site) if plate not in sites]
+        if site["type"] == "sample" and unseen and site.get("scale") is not None:
+            raise ValueError(
+                f"expected the plates of the site {name!r} in the model's trace, got {unseen} outside of it, with a "
+                f"scale of {site['scale']}: make a subsampled plate in the model itself, not before, within scan, or "
+                "hidden by a handler"
+            )
+
+
+def depending_on_rows(
+    run: Callable[[Array, RowNumbers], tuple[Array, dict[str, Array]]], rows: Rows, dim: int
+) -> frozenset[str]:
+    """The deterministic sites outside of the plate that depend on its rows all the same.
+
+    `run(x, rows)` gives the log density with these rows in place of all, and the deterministic sites.
+
+    Raises:
+        ValueError: where the log density is not a sum over rows, as where a statistic of a block is in it.
+    """
+    half = max(rows.block // 2, 1)
+    rng = np.random.default_rng(0)
+    first, second = (jnp.asarray(rng.integers(rows.size, size=half)) for _ in range(2))
+    points = jnp.asarray(rng.uniform(-1.0, 1.0, (_POINTS, dim)), float)
+
+    def at(x: Array) -> Any:
+        (one, sites), (other, others) = run(x, first), run(x, second)
+        both, _ = run(x, jnp.concatenate([first, second]))
+        return one, other, both, {name: jnp.any(sites[name] != others[name]) for name in sites}
+
+    one, other, both, differ = jax.jit(jax.vmap(at), compiler_options=NO_OPTIMIZATION)(points)
+    mean, size = 0.5 * (one + other), 1.0 + jnp.maximum(jnp.abs(one), jnp.abs(other))
+    apart = np.asarray(jnp.abs(both - mean) / size)
+    if (apart > max(_ROUNDING[0] * jnp.finfo(apart.dtype).eps, _ROUNDING[1])).any():  # not where it is NaN
+        raise ValueError(
+            f"expected a log density that is a sum over the rows of the plate {rows.plate!r}, got one that is not: "
+            f"with twice as many rows it is off by {np.nanmax(apart):.2g} of itself. Keep all that depends on rows in "
+            "the plate, use no statistics of a block, such as its mean, and put no rows in numpyro.factor outside"
+        )
+    return frozenset(name for name, differs in differ.items() if np.asarray(differs).any())
+
+
+def _read(array: np.memmap, rows: RowNumbers, axis: int) -> Array:
+    """Rows of a file, read when the program runs."""
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"expected a file of real numbers, got an np.memmap of the type {array.dtype}")
+    dtype = jax.dtypes.canonicalize_dtype(array.dtype.newbyteorder("="))
+    shape = (*array.shape[:axis], rows.shape[0], *array.shape[axis + 1 :])
+
+    def read(rows: Any) -> np.ndarray:
+        index = (slice(None),) * axis + (np.asarray(rows),)
+        return np.ascontiguousarray(array[index], dtype)
+
     if dtype.itemsize < 8:
-        like = jax.ShapeDtypeStruct(shape, dtype)
-        return jax.pure_callback(lambda rows: np.asarray(array[np.asarray(rows)], dtype), like, rows)
+        return jax.pure_callback(read, jax.ShapeDtypeStruct(shape, dtype), rows)
     # in halves: within `with jax.enable_x64(True)` the thread of the callback still has single precision
-    like = jax.ShapeDtypeStruct((*shape, 2), np.uint32)
-    halves = jax.pure_callback(
-        lambda rows: np.asarray(array[np.asarray(rows)], dtype, order="C").view(np.uint32).reshape(like.shape),
-        like,
-        rows,
-    )
-    return jax.lax.bitcast_convert_type(halves, dtype)
+    halves = jax.ShapeDtypeStruct((*shape, 2), np.uint32)
+    both = jax.pure_callback(lambda rows: read(rows).view(np.uint32).reshape(halves.shape), halves, rows)
+    return jax.lax.bitcast_convert_type(both, dtype)
 
 
 def _plates_around(site: dict[str, Any]) -> list[str]:

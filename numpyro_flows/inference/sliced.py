@@ -56,6 +56,17 @@ class Sliced(NamedTuple):
             probabilities=probabilities / probabilities.sum(),
         )
 
+    def require_coherent(self, dim: int) -> None:
+        """Raise a ValueError where the parts do not fit together, as in a broken file."""
+        num, others = self.values.size, dim - 1
+        shapes = [np.shape(leaf) for leaf in self[1:]]
+        expected = [(num,), (num, others), (num, others, others), (num, others), (_BINS + 1,), (_BINS,)]
+        rising = all((np.diff(ends) > 0).all() for ends in (self.values, self.edges))
+        unit = np.allclose(np.diagonal(self.lower, axis1=-2, axis2=-1), 1.0) if shapes == expected else False
+        likely = (self.probabilities >= 0).all() and np.isclose(self.probabilities.sum(), 1.0)
+        if not (unit and rising and likely and num > 1 and 0 <= self.coordinate < dim):
+            raise ValueError(f"expected Gaussians along one of {dim} coordinates, got arrays of shapes {shapes}")
+
     def draw(self, rng: np.random.Generator, num: int) -> Float[np.ndarray, "num dim"]:
         bins = rng.choice(_BINS, num, p=self.probabilities)
         at = self.edges[bins] + rng.uniform(size=num) * (self.edges[1] - self.edges[0])

@@ -153,8 +153,10 @@ class StoredFit(NamedTuple):
             raise ValueError(f"expected a share beyond every draw in [0, 1], got {self.beyond}")
         if self.chains is not None and self.chains.x.shape != (*self.chains.log_density.shape, dim):
             raise ValueError(f"expected chains of vectors of shape {(dim,)}, got {self.chains.x.shape}")
-        if self.mixture is not None:
-            _require_mixture(self.mixture, dim)
+        if (self.components is None) != (self.shares is None):
+            raise ValueError("expected components with their shares, or neither")
+        if self.components is not None and self.shares is not None:
+            _require_mixture(self.components, self.shares, dim)
         if self.points.shape[1:] != (dim,) or self.log_densities.shape != self.points.shape[:1]:
             raise ValueError("expected a log density for each point")
         if self.sites is not None and StoredSites(self.sites, {}).shapes != self.shapes:
@@ -262,14 +264,18 @@ def _in_files(mixture: Mixture | None) -> tuple[tuple[_Stored, ...] | None, np.n
     return (components, mixture.shares) if len(components) == len(mixture.components) else (None, None)
 
 
-def _require_mixture(mixture: Mixture, dim: int) -> None:
+def _require_mixture(components: tuple[_Stored, ...], shares: Float[np.ndarray, " components"], dim: int) -> None:
     """Raise a ValueError where a mixture is none of vectors of this size."""
-    if mixture.shares.shape != (len(mixture.components),) or not np.isclose(mixture.shares.sum(), 1.0):
-        raise ValueError(f"expected shares of {len(mixture.components)} components, got {mixture.shares}")
-    for component in mixture.components:
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves((components, shares))]
+    if not all(np.isfinite(leaf).all() for leaf in leaves):
+        raise ValueError("expected a mixture of finite numbers")
+    if shares.shape != (len(components),) or (shares < 0).any() or not np.isclose(shares.sum(), 1.0):
+        raise ValueError(f"expected shares of {len(components)} components, got {shares}")
+    for component in components:
+        component.require_coherent(dim)
         x = component.draw(np.random.default_rng(0), 2)
-        if x.shape != (2, dim) or component.log_prob(x).shape != (2,):
-            raise ValueError(f"expected components of vectors of shape {(dim,)}, got draws {x.shape}")
+        if x.shape != (2, dim) or not np.isfinite(component.log_prob(x)).all():
+            raise ValueError(f"expected components of vectors of shape {(dim,)}, got draws of shape {x.shape}")
 
 
 def _refusal(posterior: Result) -> str:

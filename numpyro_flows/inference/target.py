@@ -27,7 +27,7 @@ from numpyro_flows.inference.model_checks import (
     nonfinite_entries,
     require_priors,
 )
-from numpyro_flows.inference.rows import RowNumbers, Rows, WithRows
+from numpyro_flows.inference.rows import RowNumbers, Rows, WithRows, depending_on_rows, require_seen_plates
 from numpyro_flows.modeling.model_run import model_run
 
 
@@ -47,8 +47,8 @@ class Target:
 
     Raises:
         ValueError: where the model has no latent site, a discrete one, a `numpyro.param` site without prior or given
-            value, several subsampled plates, latent sites in one, a site larger than its plates, or observed values
-            that are not finite.
+            value, several subsampled plates, latent sites in one, a log density that is not a sum over its rows, a
+            site larger than its plates, or observed values that are not finite.
     """
 
     def __init__(self, model: Callable, rng_key: PRNGKeyArray, args: tuple = (), kwargs: dict[str, Any] | None = None):
@@ -68,6 +68,7 @@ class Target:
             with naming_arguments(model, args, self.kwargs), unfit:
                 sites = self._trace(self._model, init_to_uniform)
             check_sites(sites)
+            require_seen_plates(sites)
             self.rows = Rows.of(sites)
             latents = {
                 name: site for name, site in sites.items() if site["type"] == "sample" and not site["is_observed"]
@@ -88,6 +89,10 @@ class Target:
         if unfit.parameters:
             with model_run():
                 require_priors(self._density_of_parameters, unfit.parameters)
+        if self.rows is not None:
+            with model_run():
+                inside = self.rows.inside | depending_on_rows(self._run_with, self.rows, self.dim)
+            self.rows = self.rows._replace(inside=inside)
         free = find_free(self, masked) if masked else {}
         self.free: Bool[np.ndarray, " dim"] = np.zeros(self.dim, bool)
         self.free_entries = {name: int(entries.sum()) for name, (entries, _) in free.items()}
@@ -228,6 +233,12 @@ class Target:
         if self.rows is None:
             return jax.value_and_grad(self._log_density)(x)
         return self.rows.mean(lambda rows: jax.value_and_grad(self.log_density_with)(x, rows))
+
+    def _run_with(self, x: Float[Array, " dim"], rows: RowNumbers) -> tuple[Scalar, dict[str, Array]]:
+        model = seed(WithRows(self._whole_model, rows), self._rng_key)
+        sites = constrain_fn(model, self.args, self.kwargs, self.unravel(x), return_deterministic=True)
+        outside = {name: value for name, value in sites.items() if self.rows and name not in self.rows.inside}
+        return self._log_density_of(model, x), outside
 
     def _log_density_of(self, model: Callable, x: Float[Array, " dim"]) -> Scalar:
         impossible = Impossible()

@@ -3,10 +3,11 @@
 import copy
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpyro.distributions as dist
+import numpyro.primitives as primitives
 from jaxtyping import Array, ArrayLike, Float
 from numpyro.distributions.batch_util import promote_batch_shape
 from numpyro.distributions.transforms import Transform
@@ -65,6 +66,20 @@ def current_posterior(guide: AutoContinuous) -> Any:
 def latent_name(guide: AutoContinuous) -> str:
     """The name of the site of that vector."""
     return f"_{guide.prefix}_latent"
+
+
+class OpenPlate(NamedTuple):
+    """A plate that a model is in: its dimension, its whole size, and the numbers of the rows that it has."""
+
+    dim: int
+    size: int
+    rows: Array
+
+
+def open_plates() -> list[OpenPlate]:
+    """All of them, the outermost first."""
+    plates = [handler for handler in primitives._PYRO_STACK if isinstance(handler, primitives.plate)]
+    return [OpenPlate(plate.dim, plate.size, plate._indices) for plate in plates]
 
 
 def mask_of(distribution: dist.MaskedDistribution) -> bool | Array:
