@@ -134,6 +134,12 @@ def test_fit_of_files(data, files, tmp_path, x64):
     loaded = FlowPosterior.load(tmp_path / "fit", regression, *files, 100)
     np.testing.assert_allclose(loaded.ess, posterior.ess, rtol=1e-6)
     assert 100 <= Unread.most <= 4_096  # a fingerprint reads more at a time
+    np.memmap(tmp_path / "y", files[1].dtype, "r+", shape=files[1].shape)[3] = 5.0
+    with pytest.raises(ValueError, match="a file has changed since then; fit anew"):
+        posterior.save(tmp_path / "fit")
+    with pytest.raises(ValueError, match="their fingerprint differs"):
+        FlowPosterior.load(tmp_path / "fit", regression, *files, 100)
+    np.memmap(tmp_path / "y", files[1].dtype, "r+", shape=files[1].shape)[:] = data[1]
     draws = {name: np.asarray(value).reshape(4, 1_000, *value.shape[1:]) for name, value in got.items()}
     assert verify_fit(regression, draws, jax.random.key(2), *files, 100, verify="weights").certified
 

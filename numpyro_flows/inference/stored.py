@@ -100,7 +100,7 @@ class StoredFit(NamedTuple):
             free_entries=dict(target.free_entries),
             points=np.asarray(points),
             log_densities=_log_densities(target, points),
-            fingerprint=fingerprint(posterior.args, posterior.kwargs),
+            fingerprint=target.unchanged_fingerprint(),
         )
 
     @classmethod
@@ -204,6 +204,10 @@ class StoredSites:
         self.dim = sum(int(np.prod(shape)) for shape in self.shapes.values())
         self.coordinates = Coordinates.plain(self.dim)
         self.rows = None
+
+    def unchanged_fingerprint(self) -> Fingerprint:
+        """Of no arguments."""
+        return fingerprint((), {})
 
     def log_density(self, x: Float[Array, " dim"]) -> Scalar:
         """Unknown: NaN, by which weights are unknown too, and resampling takes each draw alike."""

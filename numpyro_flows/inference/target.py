@@ -15,6 +15,7 @@ from numpyro.infer.util import constrain_fn, potential_energy, unconstrain_fn
 
 from numpyro_flows._jax import traced
 from numpyro_flows.inference.coordinates import Coordinates
+from numpyro_flows.inference.fingerprint import Fingerprint, fingerprint
 from numpyro_flows.inference.impossible import Impossible
 from numpyro_flows.inference.masked import find_free, free_coordinates, with_normals
 from numpyro_flows.inference.model_checks import (
@@ -58,6 +59,9 @@ class Target:
         self._rng_key, self._whole_model = rng_key, model
         self.model: Callable = WithRows(model)
         self._model = seed(self.model, rng_key)
+        # JAX's own arrays cannot change
+        changes = any(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves((args, self.kwargs)))
+        self._fingerprint = fingerprint(args, self.kwargs) if changes else None
         self._densities: dict[Any, Callable] = {}
         masked: list[str] = []
         samplers: dict[str, bool] = {}
@@ -104,6 +108,15 @@ class Target:
             self._densities = {}
         if self.free.all():
             raise ValueError(f"the model expected a latent site that no mask takes out, got only {list(self.shapes)}")
+
+    def unchanged_fingerprint(self) -> Fingerprint:
+        """Of the model's arguments; a ValueError where these have changed since the target was made."""
+        now = fingerprint(self.args, self.kwargs)
+        if self._fingerprint is not None and self._fingerprint != now:
+            raise ValueError(
+                "expected the data that were fitted, got others: an array or a file has changed since then; fit anew"
+            )
+        return now
 
     @property
     def fitted(self) -> "Fitted":
