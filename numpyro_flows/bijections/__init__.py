@@ -40,3 +40,4 @@ from numpyro_flows.bijections.tails import TailTransform as TailTransform
 from numpyro_flows.bijections.univariate import AbstractUnivariate as AbstractUnivariate
 from numpyro_flows.bijections.univariate import AffineUnivariate as AffineUnivariate
 from numpyro_flows.bijections.univariate import ShiftUnivariate as ShiftUnivariate
+from numpyro_flows.bijections.yeo_johnson import YeoJohnson as YeoJohnson

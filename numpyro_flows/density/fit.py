@@ -18,6 +18,7 @@ from numpyro_flows.continuous import FlowMatching
 from numpyro_flows.density.fitting import Settings, SolverCheck, train
 from numpyro_flows.density.losses import Rows, flow_matching, log_prob_rows, maximum_likelihood
 from numpyro_flows.density.observations import Support, checked_condition, checked_weights, observe
+from numpyro_flows.density.powers import Powers
 from numpyro_flows.density.resuming import observe_for, require_condition_of
 from numpyro_flows.density.whitening import Whitening
 from numpyro_flows.flows import Recipe
@@ -106,9 +107,10 @@ def fit_density(
 ) -> FlowDistribution:
     """Fit a flow to data, by default by maximum likelihood: the density whose mean negative log likelihood is least.
 
-    The data are made unconstrained, whitened by deviations or covariance (folded into the flow), and split. Adam takes
-    minibatches in compiled rounds of about an epoch, at a rate that rises and then falls as a cosine; after each round
-    the validation rows are scored, and the best parameters are kept.
+    The data are made unconstrained, and split. Skewed columns are made nearly normal by power transforms, and all are
+    whitened by standard deviations or covariance. Both are folded into the flow, whose training starts there. Adam
+    takes minibatches in compiled rounds of about an epoch, at a rate that rises and then falls as a cosine; after each
+    round the validation rows are scored, and the best parameters are kept.
 
     A continuous flow (`flows.ffjord`) is best trained by `objective="flow_matching"`, a regression that solves no
     equation: two moons in seconds. Its validation score is a likelihood all the same, by the flow's own solver. By
@@ -206,8 +208,15 @@ def fit_density(
         size = (len(index), *observations.values.shape[1:])
         noise = seeds.rng(use, *numbers).uniform(size=size) if dequantize else None
         x, log_det = observations.rows(index, noise)
+        if powers is not None:
+            x, of_powers = powers.rows(x)
+            log_det = log_det + of_powers
         return Rows(x, None if conditions is None else conditions[index], all_weights[index]), log_det
 
+    powers: Powers | None = None
+    if not isinstance(flow, FlowDistribution):
+        unchanged, _ = draw(train_index, "first noise")
+        powers = Powers.of(unchanged.x, unchanged.weights, seeds.rng("powers"))
     first, log_det = draw(train_index, "first noise")
     if isinstance(flow, FlowDistribution):  # whitened already
         start, whitening = flow.bijection, Whitening.identity(first)
@@ -263,7 +272,8 @@ def fit_density(
         log_prob = jax.jit(lambda rows: log_prob_rows(trained.bijection, rows))(whitening.rows(rows))
         tested = score(rows, log_prob, test_log_det)
     volume = whitening.log_det + np.mean(held.weights * held_log_det)
-    bijection = whitening.fold(trained.bijection) if start is None else trained.bijection
+    after = () if powers is None else powers.bijections
+    bijection = whitening.fold(trained.bijection, *after) if start is None else trained.bijection
     fitted = FlowDistribution(bijection, constrain=observations.constrain)
     fitted.fit = DensityFit(
         losses=trained.losses - whitening.log_det - np.mean(first.weights * log_det),

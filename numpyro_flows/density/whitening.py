@@ -66,9 +66,9 @@ class Whitening(NamedTuple):
             condition = ((rows.condition - self.condition_loc) / self.condition_scale).astype(dtype)
         return Rows(x.astype(dtype), condition, rows.weights.astype(dtype))
 
-    def fold(self, bijection: AbstractBijection) -> AbstractBijection:
-        """The bijection of rows that are not whitened."""
-        whole = Chain([bijection, Frozen(affine(jnp.asarray(self.loc), jnp.asarray(self.scale)))])
+    def fold(self, bijection: AbstractBijection, *after: AbstractBijection) -> AbstractBijection:
+        """The bijection of rows that are not whitened, with what comes after that."""
+        whole = Chain([bijection, Frozen(affine(jnp.asarray(self.loc), jnp.asarray(self.scale))), *after])
         if bijection.cond_shape is None:
             return whole
         return StandardizedCondition(whole, self.condition_loc, self.condition_scale)

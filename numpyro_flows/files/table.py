@@ -15,7 +15,7 @@ _CLASSES = {
         "ActNorm Affine TriangularAffine Autoregressive Bernstein BlockAutoregressive CircularSpline Chain Frozen "
         "Identity Invert Reshape Scan StandardizedCondition Coupling DeepSigmoid Elementwise DCT Cayley Householder "
         "LULinear QRLinear MatrixExponential MixtureCDF Multiscale Permutation Planar Radial Residual "
-        "RationalQuadraticSpline Sylvester SinhArcsinh TailTransform AffineUnivariate ShiftUnivariate"
+        "RationalQuadraticSpline Sylvester SinhArcsinh TailTransform AffineUnivariate ShiftUnivariate YeoJohnson"
     ),
     "numpyro_flows.continuous": (
         "Exact Hutchinson HutchPlusPlus LinearField MLPField ContinuousFlow ConditionalOT FlowMatching RectifiedFlow "
