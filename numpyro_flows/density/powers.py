@@ -33,7 +33,8 @@ class Powers(NamedTuple):
     ) -> "Powers | None":
         """By the likelihood of a normal distribution; None where no column gains by more than chance."""
         num = len(x)
-        some = x[rng.choice(num, min(num, _SOME_ROWS), p=weights / weights.sum())]
+        alike = bool((weights == weights[0]).all())
+        some = x[rng.choice(num, min(num, _SOME_ROWS), replace=not alike, p=weights / weights.sum())]
         loc, scale = some.mean(0), some.std(0)
         usable = scale > 0
         z = (some - loc) / np.where(usable, scale, 1.0)
