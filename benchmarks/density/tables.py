@@ -3,7 +3,7 @@
     uv run --group benchmarks python -m benchmarks.density.tables [--seeds 3]
 
 Iris, wine, breast cancer, diabetes: standardised by the training rows, ties broken by noise of 1e-3 standard
-deviations; a fifth is held out for the score. Rivals: one full Gaussian, one after `PowerTransformer` (Yeo-Johnson), and
+deviations; a fifth is held out for the score. Rivals: a full Gaussian, one after `PowerTransformer` (Yeo-Johnson), and
 a mixture of up to five Gaussians after it, their number chosen by BIC. Seconds have compilation in them. Writes
 docs/benchmarks/density_tables.csv.
 """
