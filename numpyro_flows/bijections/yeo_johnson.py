@@ -47,9 +47,7 @@ class YeoJohnson(AbstractShaped):
         power = np.asarray(power, np.float64)
         if not (np.less(low, 0.0).all() and np.greater(high, 0.0).all()):
             raise ValueError(f"expected low < 0 < high, got low {low} and high {high}")
-        for root in (0.0, 2.0):
-            away = power - root
-            power = np.where(np.abs(away) < _LEAST_POWER, root + np.where(away < 0, -1.0, 1.0) * _LEAST_POWER, power)
+        power = away_from_roots(power)
         self.power, self.low, self.high = (
             jnp.asarray(np.broadcast_to(a, power.shape), float) for a in (power, low, high)
         )
@@ -80,6 +78,14 @@ class YeoJohnson(AbstractShaped):
         y = jnp.clip(y, self.low, self.high)
         log_slope = jnp.sign(y) * (self.power - 1.0) * jnp.log1p(jnp.abs(y))
         return y + (x - inside) * jnp.exp(-log_slope), log_slope
+
+
+def away_from_roots(power: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    """Powers, those within 0.001 of 0 and of 2 moved to that distance: there the formula has a logarithm instead."""
+    for root in (0.0, 2.0):
+        away = power - root
+        power = np.where(np.abs(away) < _LEAST_POWER, root + np.where(away < 0, -1.0, 1.0) * _LEAST_POWER, power)
+    return power
 
 
 def power_transform(y: Any, power: Any, low: Any, high: Any, xp: Any) -> tuple[Any, Any]:

@@ -5,16 +5,17 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
-from scipy.optimize import minimize_scalar
+from scipy.special import ndtri
 
 from numpyro_flows.bijections import AbstractBijection, Frozen, YeoJohnson
-from numpyro_flows.bijections.yeo_johnson import power_transform
+from numpyro_flows.bijections.yeo_johnson import away_from_roots, power_transform
 from numpyro_flows.modeling.guides import affine
 
-_POWERS = (-4.0, 6.0)  # that are tried
+_POWERS, _NUM_TRIED = (-4.0, 6.0), 101
+_LEAST_EXTREME = 0.8  # of the data's farthest value, as a share of that of as many normal values
 _STEEPEST = 9.0  # logarithm of a slope; steeper ones lose the digits of single precision
 _LEAST_GAIN = 0.01  # nats a row: below it a column stays as it is
-_MARGIN = 1.0  # standard deviations beyond the data, from where the transform is linear
+_MARGIN = 1.0  # robust standard deviations beyond the data, from where the transform is linear
 _SOME_ROWS = 5_000  # that powers are fitted to; more tell nothing new
 
 
@@ -35,7 +36,9 @@ class Powers(NamedTuple):
         num = len(x)
         alike = bool((weights == weights[0]).all())
         some = x[rng.choice(num, min(num, _SOME_ROWS), replace=not alike, p=weights / weights.sum())]
-        loc, scale = some.mean(0), some.std(0)
+        loc, quartiles = np.median(some, axis=0), np.quantile(some, [0.25, 0.75], axis=0)
+        scale = (quartiles[1] - quartiles[0]) / (2 * ndtri(0.75))
+        scale = np.where(scale > 0, scale, some.std(0))  # where half of the values are alike
         usable = scale > 0
         z = (some - loc) / np.where(usable, scale, 1.0)
         ends = (x - loc) / np.where(usable, scale, 1.0)
@@ -43,13 +46,15 @@ class Powers(NamedTuple):
         power = np.ones(x.shape[1])
         least = max(_LEAST_GAIN, 0.5 * np.log(num) / num)  # as by Schwarz's criterion
         for column in np.flatnonzero(usable):
-            bounds = (
+            tried = np.linspace(
                 max(_POWERS[0], 1.0 - _STEEPEST / np.log1p(high[column])),
                 min(_POWERS[1], 1.0 + _STEEPEST / np.log1p(-low[column])),
+                _NUM_TRIED,
             )
-            best = minimize_scalar(lambda power, z=z[:, column]: -_log_likelihood(z, power), bounds=bounds)
-            if -best.fun > _log_likelihood(z[:, column], 1.0) + least:  # pyright: ignore[reportAttributeAccessIssue]
-                power[column] = best.x  # pyright: ignore[reportAttributeAccessIssue]
+            tried = away_from_roots(tried)
+            gains = [_gain(z[:, column], power) for power in tried]
+            if max(gains) > least:
+                power[column] = tried[int(np.argmax(gains))]
         if (power == 1.0).all():
             return None
         return cls(loc, np.where(usable, scale, 1.0), power, low, high)
@@ -66,9 +71,17 @@ class Powers(NamedTuple):
         return Frozen(YeoJohnson(self.power, self.low, self.high)), Frozen(affine_map)
 
 
-def _log_likelihood(z: Float[np.ndarray, " num"], power: float) -> float:
-    """Of the best normal distribution of the transformed values, in nats a row, but for a constant."""
-    away = np.where(np.abs(np.asarray([power, power - 2.0])) < 1e-3, 1e-3, 0.0).sum()
-    y, log_slope = power_transform(z, power + away, z.min(), z.max(), np)
+def _gain(z: Float[np.ndarray, " num"], power: float) -> float:
+    """Of the likelihood of a normal distribution by the transform, in nats a row.
+
+    None where the transform draws a tail in so far that the normal distribution reaches far beyond the data, as with
+    many zeros beside a few large values: far out a small step is a large one for the data.
+    """
+    y, log_slope = power_transform(z, power, z.min(), z.max(), np)
     sd = y.std()
-    return float(log_slope.mean() - np.log(sd)) if np.isfinite(sd) and sd > 0 else -np.inf
+    if not (np.isfinite(sd) and sd > 0):
+        return -np.inf
+    drawn_in = y.max() - y.mean() if power < 1.0 else y.mean() - y.min()
+    if drawn_in < _LEAST_EXTREME * ndtri(1.0 - 1.0 / len(z)) * sd:
+        return -np.inf
+    return float(log_slope.mean() - np.log(sd / z.std()))

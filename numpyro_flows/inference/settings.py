@@ -288,6 +288,7 @@ class FlowVISettings:
         for name, size in (("batch", cost.largest), ("block", cost.at_once)):
             at_once = 2 ** int(np.log2(_MOST_AT_ONCE / max(size, 1)))
             scaled[name] = int(np.clip(at_once, _FEWEST_AT_ONCE, getattr(FlowVISettings(), name)))
+        scaled["block"] = max(scaled["block"], scaled["batch"])  # values need less memory than gradients
         given = [name for name in scaled if getattr(self, name) != getattr(FlowVISettings(), name)]
         return replace(self, **{name: number for name, number in scaled.items() if name not in given})
 
