@@ -194,7 +194,7 @@ def test_a_certified_fit_gets_what_it_cuts_off_of_a_neck(x64):
     assert posterior.certified
     assert posterior.chains is not None
     assert posterior.log_evidence == pytest.approx(np.log(mass.sum()), abs=4 * posterior.log_evidence_se)
-    assert posterior.log_evidence_se < 0.002
+    assert posterior.log_evidence_se < 0.005  # of 20,000 draws at an ESS of 60% and more
     drawn = np.log(np.asarray(posterior.sample(jax.random.key(1), 20_000)["tau"]))
     assert drawn.std() == pytest.approx(sd, rel=0.03)
     assert marginal[np.asarray(log_tau) < drawn.min()].sum() < 0.001

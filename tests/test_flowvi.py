@@ -15,7 +15,7 @@ from flowjax.flows import coupling_flow
 from numpyro.infer.autoguide import AutoNormal
 from scipy.stats import norm
 
-from numpyro_flows import AutoFlow, FlowPosterior, FlowVI, flows
+from numpyro_flows import AutoFlow, FlowPosterior, FlowTraining, FlowVI, GaussianStart, flows
 from numpyro_flows.inference.settings import FlowVISettings
 from tests.example_models import DATA, conjugate, conjugate_posterior, eight_schools, eight_schools_centred
 
@@ -51,7 +51,7 @@ def test_conjugate_model():
 def test_centred_eight_schools(seed):
     posterior = FlowVI(eight_schools_centred, progress_bar=False).run(jax.random.key(seed))
     assert posterior.certified
-    assert posterior.ess >= 0.9
+    assert posterior.ess >= SETTINGS.target_ess
     # a certified fit may lack 1% of the posterior, here the bottom of the funnel, and so -log 0.99 of the log evidence
     missing = -np.log1p(-SETTINGS.max_missed)
     assert abs(posterior.log_evidence + 31.311) < 4.5 * posterior.log_evidence_se + missing
@@ -164,7 +164,8 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted():
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        fit = FlowVI(model, num_steps=SETTINGS.chunk, fallback=None, progress_bar=False)
+        stages = (GaussianStart(), FlowTraining())  # a mixture would need no gradient
+        fit = FlowVI(model, stages=stages, num_steps=SETTINGS.chunk, fallback=None, progress_bar=False)
         posterior = fit.run(jax.random.key(0), 9.0)
     assert posterior.num_skipped == SETTINGS.chunk
     assert f"({SETTINGS.chunk} skipped as not finite)" in posterior.why
