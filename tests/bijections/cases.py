@@ -135,7 +135,7 @@ CASES: dict[str, Callable[[], AbstractBijection]] = {
     "identity": lambda: Identity((2, 2), (COND_DIM,)),
     "permutation": lambda: Permutation([2, 0, 1]),
     "dct": lambda: DCT(3),
-    "yeo-johnson": lambda: YeoJohnson([-0.5, 1.0, 2.7], -1.5, [2.0, 1.0, 3.0]),
+    "yeo-johnson": lambda: YeoJohnson(np.array([-0.5, 1.0, 2.7]), -1.5, np.array([2.0, 1.0, 3.0])),
     "elementwise power tails": lambda: Elementwise(3, TailTransform()),
     "chain": lambda: Chain([_triangular(3), Coupling(_KEY, 3, RationalQuadraticSpline(), cond_dim=COND_DIM)]),
     "twice inverted and reshaped": lambda: Invert(
