@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from numpyro_flows.inference.newton import climb
+from numpyro_flows.inference.newton import Counted, climb
 from numpyro_flows.inference.settings import FlowVISettings
 from tests.test_gaussian import on_host
 
@@ -45,3 +45,37 @@ def test_no_optimum():
     """A density that grows for ever: the climb ends, and says that it did not arrive."""
     found = climb(on_host(lambda x: jax.nn.log_sigmoid(x[0]) + x[0]), np.zeros((1, 1), np.float32), np.eye(1), SETTINGS)
     assert not found.converged[0]
+
+
+def test_a_curvature_that_serves_several_steps(x64):
+    """The same optima and curvatures, with less than half of the gradients."""
+    rng = np.random.default_rng(0)
+    rows = jnp.asarray(rng.normal(size=(400, 20)) * np.geomspace(0.2, 5.0, 20))
+    labels = jnp.asarray(rng.uniform(size=400) < 0.5, float)
+
+    def log_density(x):
+        logits = rows @ x
+        return jnp.sum(labels * logits - jax.nn.softplus(logits)) - 0.5 * jnp.sum((x / 2.0) ** 2)
+
+    starts = rng.uniform(-2, 2, (4, 20))
+    every, kept = Counted(on_host(log_density)), Counted(on_host(log_density))
+    new = climb(every, starts, np.eye(20), SETTINGS)
+    some = climb(kept, starts, np.eye(20), FlowVISettings(keep_curvature=True))
+    assert new.converged.all()
+    assert some.converged.all()
+    assert kept.num < 0.5 * every.num
+    np.testing.assert_allclose(some.log_density, new.log_density, atol=1e-3)
+    widths, expected = (np.linalg.slogdet(climbs.factor)[1] for climbs in (some, new))
+    np.testing.assert_allclose(widths, expected, atol=0.1)
+
+
+def test_a_saddle_is_left_with_a_kept_curvature(x64):
+    settings = FlowVISettings(keep_curvature=True)
+    found = climb(
+        on_host(lambda x: x[0] ** 2 - 0.1 * x[0] ** 4 - jnp.sum(x[1:] ** 2)),
+        np.array([[1e-3, 1.0, 1.0, 1.0, 1.0, 1.0]]),
+        np.eye(6),
+        settings,
+    )
+    assert found.converged[0]
+    np.testing.assert_allclose(abs(found.x[0]), [np.sqrt(5.0), *[0.0] * 5], atol=1e-2)

@@ -16,8 +16,7 @@ class Minibatch(NamedTuple):
 
         f_B(x) + (f(c) - f_B(c)) + (grad f(c) - grad f_B(c)) . (x - c)
 
-    is an estimate of `f(x)` whose error vanishes to second order in `x - c`. Where the centre is the mode, the error
-    of its gradient is a sixth of the plain estimate's and less. All particles of a step share the rows.
+    is an estimate of `f(x)` whose error vanishes to second order in `x - c`. All particles of a step share the rows.
 
     Attributes:
         centre: `c`, with `f(c)` as `value` and `grad f(c)` as `gradient`.

@@ -72,7 +72,7 @@ def climb(
     axes that the curvature before makes standard: so a model needs no second derivatives, which those with an ODE
     solver do not have, and scales that differ by orders of magnitude do no harm. Where the density is expensive
     (`FlowVISettings.keep_curvature`), one curvature serves several steps, which correct it by BFGS while they get on
-    (Nocedal and Wright 2006, section 6.1): in 50 dimensions that takes a fifth of the gradients.
+    (Nocedal and Wright 2006, section 6.1).
 
     Without `curvature_at_ends` the factors of the ends mean nothing.
     """

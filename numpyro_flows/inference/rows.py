@@ -67,7 +67,7 @@ class Rows(NamedTuple):
         first = jnp.arange(self.block)
 
         def add(sums: Any, number: Array) -> tuple[Any, None]:
-            # with what rounding lost so far (Kahan 1965): 1e6 rows in single precision lose a nat otherwise
+            # with what rounding lost so far (Kahan 1965), which adds up over many blocks in single precision
             total, lost = sums
             term = jax.tree.map(jnp.subtract, of_block(first + number * self.block), lost)
             new = jax.tree.map(jnp.add, total, term)
