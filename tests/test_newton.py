@@ -50,17 +50,17 @@ def test_no_optimum():
 def test_a_curvature_that_serves_several_steps(x64):
     """The same optima and curvatures, with less than half of the gradients."""
     rng = np.random.default_rng(0)
-    rows = jnp.asarray(rng.normal(size=(400, 20)) * np.geomspace(0.2, 5.0, 20))
-    labels = jnp.asarray(rng.uniform(size=400) < 0.5, float)
+    rows = jnp.asarray(rng.normal(size=(1_000, 50)) * np.geomspace(0.2, 5.0, 50))
+    labels = jnp.asarray(rng.uniform(size=1_000) < 0.5, float)
 
     def log_density(x):
         logits = rows @ x
         return jnp.sum(labels * logits - jax.nn.softplus(logits)) - 0.5 * jnp.sum((x / 2.0) ** 2)
 
-    starts = rng.uniform(-2, 2, (4, 20))
+    starts = rng.uniform(-2, 2, (2, 50))
     every, kept = Counted(on_host(log_density)), Counted(on_host(log_density))
-    new = climb(every, starts, np.eye(20), SETTINGS)
-    some = climb(kept, starts, np.eye(20), FlowVISettings(keep_curvature=True))
+    new = climb(every, starts, np.eye(50), SETTINGS)
+    some = climb(kept, starts, np.eye(50), FlowVISettings(keep_curvature=True))
     assert new.converged.all()
     assert some.converged.all()
     assert kept.num < 0.5 * every.num
