@@ -7,8 +7,8 @@ from . import flows as flows
 from . import gaussianization as gaussianization
 from .density.anomaly import AnomalyScores as AnomalyScores
 from .density.anomaly import anomaly_scores as anomaly_scores
-from .density.fit import DensityFit as DensityFit
 from .density.fit import fit_density as fit_density
+from .density.result import DensityFit as DensityFit
 from .diagnostics import NutsComparison as NutsComparison
 from .diagnostics import compare_with_nuts as compare_with_nuts
 from .inference.flow_mh import FlowMH as FlowMH

@@ -16,8 +16,8 @@ from numpyro.distributions import constraints
 
 from numpyro_flows import FlowDistribution, FlowPosterior
 from numpyro_flows.bijections import Affine
-from numpyro_flows.density.fit import DensityFit, Score
-from numpyro_flows.density.fitting import SolverCheck
+from numpyro_flows.density.result import DensityFit, Score
+from numpyro_flows.density.solver_check import SolverCheck
 from numpyro_flows.files.container import checksum_of, pack, unpack
 from numpyro_flows.files.tree import save_tree
 from numpyro_flows.inference.fingerprint import fingerprint
@@ -270,12 +270,14 @@ def test_how_a_flow_was_fitted_is_in_its_file(tmp_path):
     some, counts = np.array([1.0, 0.5]), np.array([10, 20])
     solver = SolverCheck(float("nan"), 8, lambda: 16.0)
     score = Score(0.5, 0.1)
-    flow.fit = DensityFit(some, some, counts, score, None, {"training": 1.0}, 0, "all 9 steps", Reason.BUDGET, solver)
+    ended = ({"training": 1.0}, 0, "all 9 steps", Reason.BUDGET, solver)
+    flow.fit = DensityFit(some, some, counts, score, None, *ended, {"gaussian": Score(0.7, 0.2)}, "flow")
     flow.save(tmp_path / "flow")
     again: Any = FlowDistribution.load(tmp_path / "flow").fit
     assert type(again) is DensityFit
     np.testing.assert_array_equal(again.losses, some)
     assert (again.held_out, again.test, again.why) == (score, None, "all 9 steps")
+    assert (again.baselines, again.kept) == ({"gaussian": Score(0.7, 0.2)}, "flow")
     assert again.reason == Reason.BUDGET
     again_solver: Any = again.solver
     assert (again_solver.num_steps, again_solver.num_evaluations) == (8, 16.0)

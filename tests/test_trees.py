@@ -20,7 +20,7 @@ from numpyro.infer.util import log_density
 
 from numpyro_flows import FlowDistribution, FlowTransform
 from numpyro_flows.bijections import AbstractBijection, Affine, Chain, Scan
-from numpyro_flows.density.fit import DensityFit, Score
+from numpyro_flows.density.result import DensityFit, Score
 from numpyro_flows.modeling.sites import Sites, SitesTransform
 
 LOSSES = np.array([2.0, np.nan])
@@ -35,6 +35,8 @@ FIT = DensityFit(
     "all 2 steps taken",
     "all steps taken",
     None,
+    {"gaussian": Score(2.0, 0.1)},
+    "flow",
 )
 CONDITION = jnp.array([0.3, -0.2])
 

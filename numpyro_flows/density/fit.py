@@ -1,26 +1,31 @@
 """Density estimation: data in, a flow that was trained on them by maximum likelihood out."""
 
 import os
+import time
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
+import numpyro.distributions as dist
 from jax.sharding import Mesh
 from jaxtyping import ArrayLike, Float, Int, PRNGKeyArray
+from scipy.special import stdtrit
 
 from numpyro_flows import flows
 from numpyro_flows.arguments import described, require_counts, require_key, require_numbers
-from numpyro_flows.bijections import AbstractBijection, ActNorm, initialize_from_data
+from numpyro_flows.bijections import AbstractBijection, ActNorm, Identity, initialize_from_data
 from numpyro_flows.bijections.noise import estimates
 from numpyro_flows.continuous import FlowMatching
-from numpyro_flows.density.fitting import Settings, SolverCheck, train
-from numpyro_flows.density.losses import Rows, flow_matching, log_prob_rows, maximum_likelihood
+from numpyro_flows.density.base import checked_base, is_standard_normal
+from numpyro_flows.density.baselines import Baselines, in_double
+from numpyro_flows.density.fitting import Settings, Trained, train
+from numpyro_flows.density.losses import Rows, log_prob_rows
 from numpyro_flows.density.observations import Support, checked_condition, checked_weights, observe
-from numpyro_flows.density.powers import Powers
-from numpyro_flows.density.resuming import observe_for, require_condition_of
-from numpyro_flows.density.whitening import Whitening
+from numpyro_flows.density.preparation import Preparation
+from numpyro_flows.density.result import DensityFit, Score
+from numpyro_flows.density.resuming import base_of, observe_for, require_condition_of
 from numpyro_flows.flows import Recipe
 from numpyro_flows.modeling.distributions import FlowDistribution
 from numpyro_flows.training.devices import Devices
@@ -32,55 +37,8 @@ _INITIAL_ROWS = 1_000  # that set what is set by data
 _LIKELIHOOD_STEPS, _MATCHING_STEPS = 5_000, 20_000
 _LIKELIHOOD_ROUND, _MATCHING_ROUND = 50, 1_000  # least number of steps between two looks at the validation rows
 _MATCHING_BATCH = 256  # small ones are no help there: times and draws of the base are noise enough
+_CONFIDENCE, _LEAST_GAIN = 0.95, 0.01  # that a flow is better than the mixture, in nats, from which it is kept
 _CLOSE = 0.02  # nats by which training's solver may differ from the flow's own at the end
-
-
-class Score(NamedTuple):
-    """A mean negative log likelihood, in nats an event on the data's own scale, and its standard error."""
-
-    nll: float
-    se: float
-
-
-class DensityFit(NamedTuple):
-    """How `fit_density` fitted a flow.
-
-    Attributes:
-        losses: mean negative log likelihood of each training step's rows, in nats an event.
-        validation: that of the validation rows after `steps` training steps, one number a look.
-        steps: training steps before each look.
-        held_out: of the flow that is kept, on the validation rows that it was chosen by, which flatters it a little.
-        test: on rows that nothing was chosen by; None where no share of the data was set aside for it.
-        seconds: wall time of compilation and training.
-        num_skipped: steps left out because loss or gradient was not finite.
-        why: what ended the training, and `reason`, the same in one word or two.
-        solver: of a continuous flow, how the solver of training compares with its own; None for others.
-
-    Example:
-        >>> import jax  # doctest: +SLOW
-        >>> from numpyro_flows import fit_density
-        >>> data = jax.random.normal(jax.random.key(0), (500, 2))
-        >>> fit_density(jax.random.key(1), data, num_steps=10, progress_bar=False).fit.why
-        'all 10 steps taken'
-    """
-
-    losses: Float[np.ndarray, " steps"]
-    validation: Float[np.ndarray, " looks"]
-    steps: Int[np.ndarray, " looks"]
-    held_out: Score
-    test: Score | None
-    seconds: dict[str, float]
-    num_skipped: int
-    why: str
-    reason: str
-    solver: SolverCheck | None
-
-    def __eq__(self, other: object) -> bool:
-        """By what they print, as trees compare their structures: of arrays `==` would not be true or false."""
-        return isinstance(other, DensityFit) and repr(self) == repr(other)
-
-    def __hash__(self) -> int:
-        return hash(self.why)
 
 
 def fit_density(
@@ -88,6 +46,7 @@ def fit_density(
     data: Any,
     *,
     flow: Recipe | FlowDistribution = flows.nsf_coupling,
+    base: dist.Distribution | None = None,
     condition: ArrayLike | None = None,
     objective: str | FlowMatching = "maximum_likelihood",
     support: Support = None,
@@ -196,10 +155,11 @@ def fit_density(
         observations = observe_for(flow, data, support, dequantize)
     else:
         observations = observe(data, support, dequantize=dequantize)
-    num = len(observations.values)
+    num, dim = observations.x.shape
     all_weights, conditions = checked_weights(weights, observations.values), checked_condition(condition, num)
     if isinstance(flow, FlowDistribution):
         require_condition_of(flow, conditions)
+    base = base_of(flow) if isinstance(flow, FlowDistribution) else checked_base(base, dim)
     seeds = Seeds.of(rng_key)
     train_index, held_index, test_index = _split(seeds.rng("split"), num, validation, test)
 
@@ -208,29 +168,28 @@ def fit_density(
         size = (len(index), *observations.values.shape[1:])
         noise = seeds.rng(use, *numbers).uniform(size=size) if dequantize else None
         x, log_det = observations.rows(index, noise)
-        if powers is not None:
-            x, of_powers = powers.rows(x)
-            log_det = log_det + of_powers
         return Rows(x, None if conditions is None else conditions[index], all_weights[index]), log_det
 
-    powers: Powers | None = None
-    if not isinstance(flow, FlowDistribution):
-        unchanged, _ = draw(train_index, "first noise")
-        powers = Powers.of(unchanged.x, unchanged.weights, seeds.rng("powers"))
-    first, log_det = draw(train_index, "first noise")
-    if isinstance(flow, FlowDistribution):  # whitened already
-        start, whitening = flow.bijection, Whitening.identity(first)
+    began = time.perf_counter()
+    (first, log_det), (held, held_log_det) = draw(train_index, "first noise"), draw(held_index, "validation noise")
+    baselines = None
+    if isinstance(flow, FlowDistribution):
+        preparation, make = Preparation.identity(first), lambda key: flow.bijection
     else:
-        start, whitening = None, Whitening.of(first, seeds.rng("whitening"))
-    whitened = whitening.rows(first)
-    make = _maker(flow, whitened) if start is None else lambda key: start
-    held, held_log_det = draw(held_index, "validation noise")
+        preparation = Preparation.of(first, seeds)
+        make = _maker(flow, preparation.rows(first)[0])
+        if conditions is None:
+            baselines = Baselines.of(first, preparation, seeds, mixture=base is None)
+    mixture = baselines.mixture if baselines is not None and matching is None else None
+    prepared, held_prepared = preparation.rows(first), preparation.rows(held)
     if batch_size is None:
         batch_size = int(np.clip(len(train_index) // 40, 32, 256)) if matching is None else _MATCHING_BATCH
     if patience is None and matching is not None:
         patience = num_steps
     settings = Settings(
-        objective=maximum_likelihood if matching is None else flow_matching(matching),
+        matching=matching,
+        base=base if mixture is None else mixture.distribution,
+        trains_base=base is not None and not is_standard_normal(base),
         least_round=_LIKELIHOOD_ROUND if matching is None else _MATCHING_ROUND,
         prefers_last=matching is not None,
         num_steps=num_steps,
@@ -239,55 +198,73 @@ def fit_density(
         patience=patience,
         num_restarts=num_restarts,
     )
+    ready = time.perf_counter()
     trained = train(
         make,
-        lambda number: whitening.rows(draw(train_index, "noise", number)[0]) if dequantize else whitened,
-        whitening.rows(held),
+        lambda number: preparation.rows(draw(train_index, "noise", number)[0])[0] if dequantize else prepared[0],
+        held_prepared[0],
         settings,
         seeds,
         watch,
         devices,
     )
+    _warn_of(trained)
+    held_volume = held_log_det + held_prepared[1]
+    flow_score = Score.of(np.asarray(trained.log_prob, np.float64) + held_volume, held.weights)
+    scores = {} if baselines is None else baselines.scores(held, held_log_det, preparation)
+    kept, bijection, base = "flow", trained.bijection, trained.base
+    by_mixture = None if mixture is None else mixture.log_prob(in_double(held_prepared[0]).x)
+    if baselines is not None and by_mixture is not None and not _better(trained.log_prob, by_mixture, held.weights):
+        everything = draw(np.concatenate([train_index, held_index]), "last noise")[0]
+        refitted = baselines.refitted(everything, preparation, seeds)
+        kept, bijection, base = "mixture", Identity(trained.bijection.shape), refitted.distribution
+    whole = bijection if isinstance(flow, FlowDistribution) else preparation.fold(bijection)
+    density = FlowDistribution(whole, base, constrain=observations.constrain)
+    tested = None
+    if len(test_index):
+        rows, test_log_det = draw(test_index, "test noise")
+        rows, of_preparation = preparation.rows(rows)
+        log_prob = jax.jit(lambda rows: log_prob_rows(bijection, rows, base))(rows)
+        tested = Score.of(np.asarray(log_prob, np.float64) + test_log_det + of_preparation, all_weights[test_index])
+    density.fit = DensityFit(
+        losses=trained.losses - np.mean(first.weights * (log_det + prepared[1])),
+        validation=trained.validation - np.mean(held.weights * held_volume),
+        steps=trained.steps,
+        held_out=flow_score if kept == "flow" else scores["mixture"],
+        test=tested,
+        seconds={"baselines": ready - began, **trained.seconds},
+        num_skipped=trained.num_skipped,
+        why=trained.ending.why,
+        reason=trained.ending.reason,
+        solver=trained.solver,
+        baselines=scores,
+        kept=kept,
+    )
+    return density
+
+
+def _better(flow: ArrayLike, mixture: np.ndarray, weights: Float[np.ndarray, " num"]) -> bool:
+    """Whether rows have larger densities by the flow, beyond chance: it was stopped by these rows."""
+    gains = weights * (np.asarray(flow, np.float64) - mixture)
+    num = len(gains)
+    chance = stdtrit(num - 1, _CONFIDENCE) * gains.std(ddof=1) / np.sqrt(num) if num > 1 else np.inf
+    return bool(gains.mean() > max(chance, _LEAST_GAIN))
+
+
+def _warn_of(trained: Trained) -> None:
     if trained.ending.failed:
-        warnings.warn(f"the fit is not finished: {trained.ending.why}", UserWarning, stacklevel=2)
+        warnings.warn(f"the fit is not finished: {trained.ending.why}", UserWarning, stacklevel=3)
     if trained.solver is not None and abs(trained.solver.gap) > _CLOSE:
         warnings.warn(
             f"the solver of training, of {trained.solver.num_steps} steps, is too coarse: its score of the validation "
             f"rows is off by {trained.solver.gap:.2g} nats; train with penalties or more steps",
             UserWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
     if estimated := estimates(trained.bijection):
         warnings.warn(
-            f"log densities of this flow are random estimates: {', '.join(estimated)}", UserWarning, stacklevel=2
+            f"log densities of this flow are random estimates: {', '.join(estimated)}", UserWarning, stacklevel=3
         )
-
-    def score(rows: Rows, log_prob: ArrayLike, log_det: np.ndarray) -> Score:
-        terms = -rows.weights * (np.asarray(log_prob, np.float64) + whitening.log_det + log_det)
-        return Score(float(terms.mean()), float(terms.std() / np.sqrt(len(terms))))
-
-    tested = None
-    if len(test_index):
-        rows, test_log_det = draw(test_index, "test noise")
-        log_prob = jax.jit(lambda rows: log_prob_rows(trained.bijection, rows))(whitening.rows(rows))
-        tested = score(rows, log_prob, test_log_det)
-    volume = whitening.log_det + np.mean(held.weights * held_log_det)
-    after = () if powers is None else powers.bijections
-    bijection = whitening.fold(trained.bijection, *after) if start is None else trained.bijection
-    fitted = FlowDistribution(bijection, constrain=observations.constrain)
-    fitted.fit = DensityFit(
-        losses=trained.losses - whitening.log_det - np.mean(first.weights * log_det),
-        validation=trained.validation - volume,
-        steps=trained.steps,
-        held_out=score(held, trained.log_prob, held_log_det),
-        test=tested,
-        seconds=trained.seconds,
-        num_skipped=trained.num_skipped,
-        why=trained.ending.why,
-        reason=trained.ending.reason,
-        solver=trained.solver,
-    )
-    return fitted
 
 
 def _checked_matching(objective: str | FlowMatching, *, paired: bool) -> FlowMatching | None:

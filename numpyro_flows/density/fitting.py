@@ -4,8 +4,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,15 +14,16 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from numpyro_flows.bijections import AbstractBijection
 from numpyro_flows.bijections.compose import trained_and_fixed
+from numpyro_flows.continuous import FlowMatching
 from numpyro_flows.continuous.training_form import (
     continuous_flows,
-    num_evaluations,
     with_more_steps,
     with_training_solver,
     without_errors,
 )
-from numpyro_flows.density.losses import Objective, Rows, maximum_likelihood, mean_nll
-from numpyro_flows.files.rules import InFiles
+from numpyro_flows.density.base import Base, Parameters, parameters_of, with_parameters
+from numpyro_flows.density.losses import Rows, flow_matching, maximum_likelihood, mean_nll
+from numpyro_flows.density.solver_check import SolverCheck
 from numpyro_flows.training.ahead import NO_OPTIMIZATION, Ahead, prototype
 from numpyro_flows.training.checkpoint import Checkpoint, program
 from numpyro_flows.training.devices import Devices, on_one_device
@@ -36,13 +36,14 @@ from numpyro_flows.training.steps import TrainState, cosine_schedule, train_chun
 from numpyro_flows.training.watch import Watch
 
 _SOLVER_GAP = 0.01  # nats between training's solver and the flow's own, from which training takes twice the steps
-_COUNTED_ROWS = 100  # to tell how often a field is evaluated
 
 
 class Settings(NamedTuple):
-    """The numbers of a training, as `fit_density` takes them, and its loss."""
+    """What is trained for, and the numbers of a training, as `fit_density` takes them."""
 
-    objective: Objective
+    matching: FlowMatching | None  # None: maximum likelihood
+    base: Base
+    trains_base: bool
     least_round: int  # steps between two looks at the validation rows, where an epoch has fewer
     prefers_last: bool  # whether the last parameters are kept unless the best were better beyond chance
     num_steps: int
@@ -52,44 +53,13 @@ class Settings(NamedTuple):
     num_restarts: int
 
 
-class SolverCheck(InFiles):
-    """How a continuous flow's solver in training compares with its own, on the validation rows.
-
-    gap: mean negative log likelihood by training's solver minus that by the flow's own, in nats; NaN where training
-        solved nothing.
-    num_steps: solver steps of training at the end.
-    """
-
-    FILE_KINDS: ClassVar = {"gap": float, "num_steps": int, "num_evaluations": float}
-
-    def __init__(self, gap: float, num_steps: int, num_evaluations: float | Callable[[], float]):
-        self.gap = gap
-        self.num_steps = num_steps
-        self._count = num_evaluations
-
-    @cached_property
-    def num_evaluations(self) -> float:
-        """Of the field, for the density of one row, on average; counted when it is first asked for, or saved."""
-        return self._count() if callable(self._count) else self._count
-
-    @classmethod
-    def of(cls, bijection: AbstractBijection, rows: Rows, gap: float) -> "SolverCheck":
-        """The check of a bijection that was trained to a given gap."""
-        num_steps = int(max(np.max(flow.training.num_steps) for flow in continuous_flows(bijection)))
-        some = jax.tree.map(lambda leaf: leaf[:_COUNTED_ROWS], rows)
-        return cls(gap, num_steps, partial(_mean_evaluations, bijection, some))
-
-    def __repr__(self) -> str:
-        return f"SolverCheck(gap={self.gap:.3g}, num_steps={self.num_steps})"
-
-
-def _mean_evaluations(bijection: AbstractBijection, rows: Rows) -> float:
-    count = jax.jit(jax.vmap(lambda x, condition: num_evaluations(bijection, x, condition)))
-    return float(np.mean(count(rows.x, rows.condition)))
+class _Flow(NamedTuple):
+    bijection: AbstractBijection
+    base: Parameters
 
 
 class Trained(NamedTuple):
-    """A trained bijection, and how it came about.
+    """A trained flow, and how it came about.
 
     log_prob: of the validation rows.
     solver: of a continuous flow; None for others.
@@ -99,6 +69,7 @@ class Trained(NamedTuple):
     """
 
     bijection: AbstractBijection
+    base: Base
     log_prob: Float[np.ndarray, " rows"]
     solver: SolverCheck | None
     losses: Float[np.ndarray, " steps"]
@@ -128,13 +99,13 @@ class _Functions(NamedTuple):
     train: `TrainState`, fixed arrays, rows, row numbers `(steps, batch)`, seeds `(steps, 4)`, rates -> `TrainState`,
         losses, number skipped.
     score: parameters, fixed arrays, `_Best`, rows -> `_Best`, `_Now`.
-    static: the bijection without its arrays.
+    static: the flow without its arrays.
     """
 
     start: Ahead
     train: Ahead
     score: Ahead
-    static: AbstractBijection
+    static: _Flow
 
 
 @dataclass
@@ -179,7 +150,7 @@ class _DensityTask:
                 [program(self.functions.start.jaxpr), program(self.functions.train.jaxpr)],
                 (start.scores, start.best.log_prob),
             ),
-            "setting": settings[1:],
+            "setting": settings[3:],
             "key": self.seeds.entropy,
         }
 
@@ -216,7 +187,7 @@ def train(
     seed = seeds.many(settings.num_restarts, "start")
     seed = seed if several else seed[0]
     with ThreadPoolExecutor() as pool:
-        functions = _compile(pool, settings.objective, make, rows, validation, seed, (length, batch), several, devices)
+        functions = _compile(pool, settings, make, rows, validation, seed, (length, batch), devices)
         task = _DensityTask(functions, draw_rows, validation, batch, length, seeds, devices)
         start, fixed = functions.start(seed)
         none = np.full(np.shape(seed)[:-1], np.inf, jnp.result_type(float))
@@ -242,9 +213,10 @@ def train(
     if several:
         arrays, best = jax.tree.map(lambda leaf: leaf[which], (arrays, best))
         losses, validations = losses[which], validations[:, which]
-    bijection = eqx.combine(arrays, functions.static)
+    bijection, parameters = eqx.combine(arrays, functions.static)
     return Trained(
         bijection=bijection,
+        base=with_parameters(settings.base, parameters),
         log_prob=best.log_prob,
         solver=SolverCheck.of(bijection, validation, float(best.gap)) if continuous_flows(bijection) else None,
         losses=losses,
@@ -273,38 +245,48 @@ def _last_unless_worse(best: _Best, last: _Best) -> _Best:
 
 def _compile(
     pool: Executor,
-    objective: Objective,
+    settings: Settings,
     make: Callable[[PRNGKeyArray], AbstractBijection],
     rows: Rows,
     validation: Rows,
     seed: Seed,
     batches: tuple[int, int],
-    several: bool,
     devices: Devices,
 ) -> _Functions:
-    one = seed[0] if several else seed
-    shapes = prototype(lambda seed: make(seed_key(seed)), one)
+    matching, several = settings.matching, settings.num_restarts > 1
+    objective = maximum_likelihood if matching is None else flow_matching(matching)
+    parameters = parameters_of(settings.base) if settings.trains_base else {}
+
+    def new(seed: Seed) -> _Flow:
+        return _Flow(make(seed_key(seed)), parameters)
+
+    def combined(*parts: PyTree) -> tuple[AbstractBijection, Base]:
+        bijection, parameters = eqx.combine(*parts, static)
+        return bijection, with_parameters(settings.base, parameters)
+
+    shapes = prototype(new, seed[0] if several else seed)
     is_array = jax.tree.map(lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct), shapes)
     static = eqx.partition(shapes, is_array)[1]
 
     def start(seed: Seed) -> tuple[TrainState, PyTree]:
-        params, fixed = trained_and_fixed(eqx.filter(make(seed_key(seed)), is_array))
+        params, fixed = trained_and_fixed(eqx.filter(new(seed), is_array))
         return TrainState.init(params, averaged=True), fixed
 
     def train(state: TrainState, fixed: PyTree, rows: Rows, index: Array, seeds: Array, rates: Array) -> Any:
         def loss(params: PyTree, batch: tuple[Array, Array]) -> Array:
             index, seed = batch
             of_batch = jax.tree.map(lambda leaf: leaf[index], rows)
-            return objective(eqx.combine(params, fixed, static), seed_key(seed), of_batch, devices)
+            return objective(*combined(params, fixed), seed_key(seed), of_batch, devices)
 
         return train_chunk(loss, state, (index, seeds), rates)
 
     def score(params: PyTree, fixed: PyTree, best: _Best, rows: Rows) -> tuple[_Best, _Now]:
-        bijection = without_errors(eqx.combine(params, fixed, static))
-        nll, log_prob = mean_nll(bijection, rows, devices)
+        bijection, base = combined(params, fixed)
+        bijection = without_errors(bijection)
+        nll, log_prob = mean_nll(bijection, rows, base, devices)
         gap = jnp.full_like(nll, jnp.nan)
-        if objective is maximum_likelihood and continuous_flows(bijection):
-            gap = mean_nll(with_training_solver(bijection), rows, devices)[0] - nll
+        if matching is None and continuous_flows(bijection):
+            gap = mean_nll(with_training_solver(bijection), rows, base, devices)[0] - nll
         new = _Best(params, nll, log_prob, gap)
         return jax.tree.map(lambda new, old: jnp.where(nll < best.nll, new, old), new, best), _Now(nll, gap)
 

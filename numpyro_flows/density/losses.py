@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
 from numpyro_flows.bijections import AbstractBijection
 from numpyro_flows.continuous import ContinuousFlow, FlowMatching, in_training
+from numpyro_flows.density.base import Base
 from numpyro_flows.modeling.scoring import standard_normal_log_prob
 from numpyro_flows.training.devices import ONE_DEVICE, Devices
 
@@ -28,19 +29,21 @@ class Rows(NamedTuple):
     weights: Any
 
 
-Objective = Callable[[AbstractBijection, PRNGKeyArray, Rows, Devices], Scalar]
-"""A loss of a bijection on some rows, with a key for what is random in it, and the devices that share the rows."""
+Objective = Callable[[AbstractBijection, Base, PRNGKeyArray, Rows, Devices], Scalar]
+"""A loss of a flow on some rows, with a key for what is random in it, and the devices that share the rows."""
 
 
-def log_prob_rows(bijection: AbstractBijection, rows: Rows, devices: Devices = ONE_DEVICE) -> Float[Array, " num"]:
-    """`log N(f^-1(x); 0, I) + log |det df^-1/dx|` of every row, in blocks, so that memory does not grow with them.
+def log_prob_rows(
+    bijection: AbstractBijection, rows: Rows, base: Base = None, devices: Devices = ONE_DEVICE
+) -> Float[Array, " num"]:
+    """`log p_base(f^-1(x)) + log |det df^-1/dx|` of every row, in blocks, so that memory does not grow with them.
 
     Devices share the rows of a block.
     """
 
     def log_prob(x: Array, condition: Array | None) -> Array:
-        base, log_det = bijection.inverse_and_log_det(x, condition)
-        return standard_normal_log_prob(base) + log_det
+        z, log_det = bijection.inverse_and_log_det(x, condition)
+        return jnp.asarray(standard_normal_log_prob(z) if base is None else base.log_prob(z)) + log_det
 
     num = len(rows.x)
     num_blocks = -(-num // (_BLOCK * devices.num))
@@ -55,22 +58,26 @@ def log_prob_rows(bijection: AbstractBijection, rows: Rows, devices: Devices = O
 
 
 def mean_nll(
-    bijection: AbstractBijection, rows: Rows, devices: Devices = ONE_DEVICE
+    bijection: AbstractBijection, rows: Rows, base: Base = None, devices: Devices = ONE_DEVICE
 ) -> tuple[Scalar, Float[Array, " num"]]:
     """The weighted mean of the negative log densities of `rows`, and the log densities."""
-    log_prob = log_prob_rows(bijection, rows, devices)
+    log_prob = log_prob_rows(bijection, rows, base, devices)
     return -jnp.mean(rows.weights * log_prob), log_prob
 
 
-def maximum_likelihood(bijection: AbstractBijection, key: PRNGKeyArray, rows: Rows, devices: Devices) -> Scalar:
+def maximum_likelihood(
+    bijection: AbstractBijection, base: Base, key: PRNGKeyArray, rows: Rows, devices: Devices
+) -> Scalar:
     """The mean negative log likelihood of a training step."""
-    return mean_nll(in_training(bijection, key), rows, devices)[0]
+    return mean_nll(in_training(bijection, key), rows, base, devices)[0]
 
 
 def flow_matching(matching: FlowMatching) -> Objective:
-    """The loss of `matching`, which has a ValueError for a bijection that is no `ContinuousFlow`."""
+    """The loss of `matching`, which has a ValueError for a bijection that is no `ContinuousFlow`, or another base."""
 
-    def objective(bijection: AbstractBijection, key: PRNGKeyArray, rows: Rows, devices: Devices) -> Scalar:
+    def objective(bijection: AbstractBijection, base: Base, key: PRNGKeyArray, rows: Rows, devices: Devices) -> Scalar:
+        if base is not None:
+            raise ValueError("flow_matching expected a standard normal base, got another: leave base out")
         if not isinstance(bijection, ContinuousFlow):
             raise ValueError(
                 "flow_matching expected a recipe of a ContinuousFlow, such as flows.ffjord, got one of a "

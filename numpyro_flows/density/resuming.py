@@ -3,24 +3,15 @@
 from typing import Any
 
 import numpy as np
-import numpyro.distributions as dist
 from jaxtyping import Float
 
+from numpyro_flows.density.base import Base, is_standard_normal
 from numpyro_flows.density.observations import Observations, Support, observe, sites_of
 from numpyro_flows.modeling.distributions import FlowDistribution
 
 
 def observe_for(flow: FlowDistribution, data: Any, support: Support, dequantize: bool) -> Observations:
-    """Data on which training goes on; a ValueError but for the flow's sites, shape and support, on a normal base."""
-    base = flow.base_dist if len(flow.transforms) == 1 + (flow.constrain is not None) else flow
-    while isinstance(base, (dist.Independent, dist.ExpandedDistribution)):
-        base = base.base_dist
-    if not (isinstance(base, dist.Normal) and np.all(base.loc == 0) and np.all(base.scale == 1)):
-        raise ValueError(
-            "flow expected a FlowDistribution on a standard normal base, for which fit_density trains, got one on "
-            f"{type(base).__name__}: train FlowDistribution(flow.bijection, constrain=flow.constrain), or for heavy "
-            "tails a recipe of flows.with_tails"
-        )
+    """Data on which training goes on; a ValueError but for the flow's sites, shape and support."""
     sites = sites_of(data)
     if (sites is None) != (flow.sites is None) or (sites and flow.sites and sites.keys() != flow.sites.shapes.keys()):
         names = None if flow.sites is None else list(flow.sites.shapes)
@@ -48,3 +39,13 @@ def require_condition_of(flow: FlowDistribution, conditions: Float[np.ndarray, "
         raise ValueError("condition expected None, as the flow has no condition, got one: give a recipe as flow")
     if shape is not None and got != tuple(shape):
         raise ValueError(f"condition expected rows of shape {tuple(shape)}, as the flow has, got {got}")
+
+
+def base_of(flow: FlowDistribution) -> Base:
+    """The base that a flow is trained on; None for the standard normal distribution."""
+    if len(flow.transforms) > 1 + (flow.constrain is not None):  # the base is itself transformed
+        raise ValueError(
+            "flow expected a FlowDistribution on an untransformed base, got one on a TransformedDistribution: put its "
+            "transforms into the bijection"
+        )
+    return None if is_standard_normal(flow.base_dist) else flow.base_dist

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpyro.distributions as dist
 from jaxtyping import PRNGKeyArray
 
 from numpyro_flows.arguments import described, require_counts, require_key
@@ -33,4 +34,6 @@ def as_prior(
     draw_key, fit_key = jax.random.split(rng_key)
     draws = posterior.sample(draw_key, num_samples, resample=True)
     some = {name: draws[name] for name in names}
+    # NUTS of the next model moves on the base, best on a normal one
+    options = {"base": dist.Normal(0.0, 1.0), **options}
     return fit_density(fit_key, some, support={name: supports[name] for name in names}, **options)

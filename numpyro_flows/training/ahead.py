@@ -14,7 +14,6 @@ from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from numpyro_flows._jax import eval_jaxpr
-from numpyro_flows.bijections import AbstractBijection
 from numpyro_flows.precision import full_precision
 from numpyro_flows.training.devices import automatic, is_placed, mesh_of, put
 
@@ -172,7 +171,7 @@ def forget_programs() -> None:
     _PROGRAMS.forget()
 
 
-def prototype(make: Callable[..., AbstractBijection], *args: Any) -> AbstractBijection:
+def prototype[T](make: Callable[..., T], *args: Any) -> T:
     """What `make` would return, with shapes in place of arrays."""
     try:
         with jax.checking_leaks():

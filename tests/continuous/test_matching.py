@@ -79,7 +79,7 @@ def test_the_loss_is_least_at_the_field_that_carries_the_base_to_the_data(name):
         mean_key, data_key, key = jax.random.split(key, 3)
         mean = jax.random.normal(mean_key, (batch, 1))
         x1 = mean + sd * jax.random.normal(data_key, (batch, 1))
-        loss = lambda f: objective(ContinuousFlow(f), key, Rows(x1, mean, jnp.ones(batch)), ONE_DEVICE)  # noqa: E731
+        loss = lambda f: objective(ContinuousFlow(f), None, key, Rows(x1, mean, jnp.ones(batch)), ONE_DEVICE)  # noqa: E731
         slope = eqx.filter_grad(loss)(Gaussian(1))  # pyright: ignore[reportCallIssue]  # LinearField has the constructor
         return slope.weight[0, 0], slope.bias[0]
 

@@ -1,0 +1,98 @@
+"""The base of a flow in training: any NumPyro distribution of its events, with parameters that are trained too."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jaxtyping import Array
+from numpyro.distributions.transforms import biject_to
+
+from numpyro_flows.arguments import described
+
+Base = dist.Distribution | None
+"""What a flow transforms; None for the standard normal distribution."""
+
+Parameters = dict[str, Any]
+"""Of a distribution, by name, unconstrained; of one made of others, theirs by attribute."""
+
+
+def checked_base(base: Any, dim: int) -> Base:
+    """The base over events of `dim` numbers: of one number's distribution independent copies, None if standard normal.
+
+    Raises:
+        TypeError: where it is no NumPyro distribution.
+        ValueError: where it is one of other events.
+    """
+    if base is None:
+        return None
+    if not isinstance(base, dist.Distribution):
+        raise TypeError(f"base expected a NumPyro distribution, for example dist.StudentT(5.0), got {described(base)}")
+    if base.event_shape == () and base.batch_shape in ((), (dim,)):
+        base = base.expand((dim,)).to_event(1)
+    if base.batch_shape or base.event_shape != (dim,):
+        raise ValueError(
+            f"base expected events of shape {(dim,)} and no batch, or a distribution of one number, got events of "
+            f"shape {base.event_shape} and a batch of shape {base.batch_shape}"
+        )
+    return base
+
+
+def is_standard_normal(base: Base) -> bool:
+    """Whether it is that of any number of coordinates."""
+    while isinstance(base, dist.Independent | dist.ExpandedDistribution):
+        base = base.base_dist
+    return base is None or bool(isinstance(base, dist.Normal) and np.all(base.loc == 0) and np.all(base.scale == 1))
+
+
+def parameters_of(base: Base) -> Parameters:
+    """What training changes."""
+    if base is None:
+        return {}
+    inner = {name: parameters_of(part) for name, part in _parts(base).items()}
+    return inner | {
+        name: biject_to(constraint).inv(jnp.asarray(getattr(base, name), jnp.result_type(float)))
+        for name, constraint in _constraints(base).items()
+    }
+
+
+def with_parameters(base: Base, parameters: Parameters) -> Base:
+    """`base` with other parameters."""
+    if base is None or not jax.tree.leaves(parameters):
+        return base
+    if isinstance(base, dist.Independent):
+        return _with_part(base, "base_dist", parameters).to_event(base.reinterpreted_batch_ndims)
+    if isinstance(base, dist.ExpandedDistribution):
+        return _with_part(base, "base_dist", parameters).expand(base.batch_shape)
+    if isinstance(base, dist.MixtureSameFamily):
+        mixing = _with_part(base, "mixing_distribution", parameters)
+        return dist.MixtureSameFamily(mixing, _with_part(base, "component_distribution", parameters))
+    values: dict[str, Array] = {
+        name: jnp.asarray(biject_to(constraint)(parameters[name])) for name, constraint in _constraints(base).items()
+    }
+    return type(base)(**values)
+
+
+def _parts(base: dist.Distribution) -> dict[str, dist.Distribution]:
+    """The distributions that one is made of."""
+    names: tuple[str, ...] = ()
+    if isinstance(base, dist.Independent | dist.ExpandedDistribution):
+        names = ("base_dist",)
+    elif isinstance(base, dist.MixtureSameFamily):
+        names = ("mixing_distribution", "component_distribution")
+    return {name: getattr(base, name) for name in names}
+
+
+def _with_part(base: dist.Distribution, name: str, parameters: Parameters) -> dist.Distribution:
+    part = with_parameters(getattr(base, name), parameters[name])
+    assert part is not None
+    return part
+
+
+def _constraints(base: dist.Distribution) -> dict[str, Any]:
+    """Of the parameters that the distribution was made with."""
+    if _parts(base):
+        return {}
+    stored = set(type(base).gather_pytree_data_fields())
+    return {name: constraint for name, constraint in base.arg_constraints.items() if name in stored}

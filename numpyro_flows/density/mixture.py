@@ -1,0 +1,109 @@
+"""Mixtures of Gaussians by expectation maximisation, with covariances shrunk towards the covariance of all rows."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jaxtyping import Float, Int
+from scipy.cluster.vq import kmeans2
+from scipy.special import logsumexp
+
+_MOST_ITERATIONS, _LEAST_RISE = 100, 1e-3  # nats a row
+_RIDGE = 1e-6  # added to variances of whitened coordinates
+
+
+class GaussianMixture(NamedTuple):
+    """The density `sum_k share_k N(x; loc_k, covariance_k)`, in NumPy and double precision."""
+
+    shares: Float[np.ndarray, " k"]
+    loc: Float[np.ndarray, "k dim"]
+    covariance: Float[np.ndarray, "k dim dim"]
+
+    @classmethod
+    def single(cls, x: Float[np.ndarray, "num dim"], weights: Float[np.ndarray, " num"]) -> "GaussianMixture":
+        """One Gaussian, by mean and covariance."""
+        covariance = np.cov(x.T, bias=True, aweights=weights).reshape(x.shape[1], x.shape[1])
+        ridge = _RIDGE * np.diag(np.diagonal(covariance))
+        return cls(np.ones(1), np.average(x, axis=0, weights=weights)[None], (covariance + ridge)[None])
+
+    @classmethod
+    def of(
+        cls,
+        x: Float[np.ndarray, "num dim"],
+        weights: Float[np.ndarray, " num"],
+        labels: Int[np.ndarray, " num"],
+        num_prior: float = 0.0,
+    ) -> "GaussianMixture":
+        """The posterior mode near a clustering, under a prior worth `num_prior` rows of each component.
+
+        A covariance has an inverse Wishart prior. Its centre is the covariance of all rows, shrunk to the share of the
+        volume that one of `k` components has. With few rows, many components are better than one only with this prior.
+
+        Args:
+            x: rows.
+            weights: of each row, of mean 1.
+            labels: the component, from 0, that each row belongs to at the start.
+            num_prior: rows that the prior is worth.
+
+        Source: Fraley, Raftery 2007, Journal of Classification 24 (Bayesian regularization for normal mixtures).
+        """
+        dim = x.shape[1]
+        k = int(labels.max()) + 1
+        all_rows = np.cov(x.T, bias=True, aweights=weights).reshape(dim, dim)
+        pooled = all_rows / k ** (2 / dim) + _RIDGE * np.eye(dim)
+        responsible = (labels == np.arange(k)[:, None]) * weights
+        mixture, before = None, -np.inf
+        for _ in range(_MOST_ITERATIONS):
+            counts = responsible.sum(1)
+            loc = responsible @ x / np.maximum(counts, _RIDGE)[:, None]
+            away = x - loc[:, None]
+            scatter = (responsible[:, :, None] * away).transpose(0, 2, 1) @ away
+            covariance = (scatter + num_prior * pooled) / np.maximum(counts + num_prior, _RIDGE)[:, None, None]
+            mixture = cls((counts + 1.0) / (weights.sum() + k), loc, covariance + _RIDGE * np.eye(dim))
+            parts = mixture._log_parts(x)
+            log_prob = logsumexp(parts, axis=0)
+            now = float(np.mean(weights * log_prob))
+            if now - before < _LEAST_RISE:
+                break
+            before, responsible = now, np.exp(parts - log_prob) * weights
+        assert mixture is not None
+        return mixture
+
+    @classmethod
+    def joined(cls, mixtures: Sequence["GaussianMixture"], shares: Float[np.ndarray, " mixtures"]) -> "GaussianMixture":
+        """The mixture of several mixtures."""
+        return cls(
+            np.concatenate([share * mixture.shares for share, mixture in zip(shares, mixtures)]),
+            np.concatenate([mixture.loc for mixture in mixtures]),
+            np.concatenate([mixture.covariance for mixture in mixtures]),
+        )
+
+    def wider(self, factor: float) -> "GaussianMixture":
+        """With standard deviations `factor` times as large."""
+        return self._replace(covariance=factor**2 * self.covariance)
+
+    def log_prob(self, x: Float[np.ndarray, "num dim"]) -> Float[np.ndarray, " num"]:
+        return logsumexp(self._log_parts(x), axis=0)
+
+    def _log_parts(self, x: Float[np.ndarray, "num dim"]) -> Float[np.ndarray, "k num"]:
+        roots = np.linalg.cholesky(self.covariance)
+        z = (x - self.loc[:, None]) @ np.linalg.inv(roots).transpose(0, 2, 1)
+        log_det = np.log(np.diagonal(roots, axis1=1, axis2=2)).sum(1)
+        constant = np.log(self.shares) - log_det - 0.5 * x.shape[1] * np.log(2 * np.pi)
+        return constant[:, None] - 0.5 * np.einsum("knd,knd->kn", z, z)
+
+    @property
+    def distribution(self) -> dist.Distribution:
+        """As NumPyro has it, at JAX's precision."""
+        roots = jnp.asarray(np.linalg.cholesky(self.covariance))
+        components = dist.MultivariateNormal(jnp.asarray(self.loc), scale_tril=roots)
+        return dist.MixtureSameFamily(dist.Categorical(logits=jnp.asarray(np.log(self.shares))), components)
+
+
+def clusters(x: Float[np.ndarray, "num dim"], k: int, rng: np.random.Generator) -> Int[np.ndarray, " num"]:
+    """Labels from 0 by k-means; fewer than `k` where a cluster stays empty."""
+    with np.errstate(all="ignore"):
+        labels = kmeans2(x, k, minit="++", rng=rng, missing="warn")[1]
+    return np.unique(labels, return_inverse=True)[1]

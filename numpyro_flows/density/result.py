@@ -1,0 +1,95 @@
+"""How a density was fitted, beside simpler densities of the same rows."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from numpyro_flows.density.solver_check import SolverCheck
+
+
+class Score(NamedTuple):
+    """A mean negative log likelihood, in nats an event on the data's own scale, and its standard error."""
+
+    nll: float
+    se: float
+
+    @classmethod
+    def of(cls, log_prob: Float[np.ndarray, " num"], weights: Float[np.ndarray, " num"]) -> "Score":
+        """Of rows with weights of mean 1."""
+        terms = -weights * log_prob
+        return cls(float(terms.mean()), float(terms.std() / np.sqrt(len(terms))))
+
+    def __str__(self) -> str:
+        return f"{self.nll:.2f} ± {self.se:.2f}"
+
+
+class DensityFit(NamedTuple):
+    """How `fit_density` fitted a density.
+
+    Attributes:
+        losses: mean negative log likelihood of each training step's rows, in nats an event.
+        validation: that of the validation rows after `steps` training steps, one number for each evaluation.
+        steps: training steps before each evaluation.
+        held_out: of the density that is kept, on the validation rows. The training was stopped by these rows, so the
+            score is a little optimistic.
+        test: on rows that nothing was chosen by; None where no share of the data was set aside for it.
+        seconds: wall time of mixtures, compilation and training.
+        num_skipped: steps left out because loss or gradient was not finite.
+        why: what ended the training, and `reason`, the same in one word or two.
+        solver: of a continuous flow, how the solver of training compares with its own; None for others.
+        baselines: scores of simpler densities on the same validation rows: "gaussian", "transformed_gaussian" and
+            "mixture". Empty for densities given a condition, and where training went on.
+        kept: "flow", or "mixture" where the flow was not better by more than its standard error.
+
+    Example:
+        >>> import jax  # doctest: +SLOW
+        >>> from numpyro_flows import fit_density
+        >>> data = jax.random.normal(jax.random.key(0), (500, 2))
+        >>> fit_density(jax.random.key(1), data, num_steps=10, progress_bar=False).fit.why
+        'all 10 steps taken'
+    """
+
+    losses: Float[np.ndarray, " steps"]
+    validation: Float[np.ndarray, " looks"]
+    steps: Int[np.ndarray, " looks"]
+    held_out: Score
+    test: Score | None
+    seconds: dict[str, float]
+    num_skipped: int
+    why: str
+    reason: str
+    solver: SolverCheck | None
+    baselines: dict[str, Score]
+    kept: str
+
+    def print_summary(self) -> None:
+        """Print the held-out scores of the flow and of the baselines, with what was kept, and why training ended.
+
+        Example:
+            >>> import numpy as np
+            >>> from numpyro_flows.density.result import DensityFit, Score
+            >>> empty = np.zeros(0)
+            >>> some = (empty, np.array([2.5]), np.zeros(1, int), Score(2.5, 0.1), None, {}, 0, "all 9 steps taken")
+            >>> DensityFit(*some, "budget", None, {"gaussian": Score(3.0, 0.2)}, "flow").print_summary()
+            held-out negative log likelihood (nats a row, less is better)
+              gaussian  3.00 ± 0.20
+              flow      2.50 ± 0.10  kept
+            training: all 9 steps taken
+        """
+        lines = {name: str(score) for name, score in self.baselines.items()}
+        lines["flow"] = str(self.held_out) if self.kept == "flow" else f"{np.min(self.validation):.2f}"
+        width = max(map(len, lines))
+        print("held-out negative log likelihood (nats a row, less is better)")
+        for name, score in lines.items():
+            print(f"  {name:{width}}  {score}{'  kept' if name == self.kept else ''}")
+        if self.test is not None:
+            print(f"test: {self.test}")
+        print(f"training: {self.why}")
+
+    def __eq__(self, other: object) -> bool:
+        """By what they print, as trees compare their structures: of arrays `==` would not be true or false."""
+        return isinstance(other, DensityFit) and repr(self) == repr(other)
+
+    def __hash__(self) -> int:
+        return hash(self.why)
