@@ -6,11 +6,11 @@ import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Float
 
-from numpyro_flows.density.observations import Observations, Support, observe, sites_of
+from numpyro_flows.density.observations import Dequantize, Observations, Support, observe, sites_of
 from numpyro_flows.modeling.distributions import FlowDistribution
 
 
-def observe_for(flow: FlowDistribution, data: Any, support: Support, dequantize: bool) -> Observations:
+def observe_for(flow: FlowDistribution, data: Any, support: Support, dequantize: Dequantize) -> Observations:
     """Data on which training goes on; a ValueError but for the flow's sites, shape and support, on a normal base."""
     base = flow.base_dist if len(flow.transforms) == 1 + (flow.constrain is not None) else flow
     while isinstance(base, (dist.Independent, dist.ExpandedDistribution)):
