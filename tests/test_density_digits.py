@@ -69,6 +69,24 @@ def test_what_to_do():
         observe(1e4 + 0.04 * Z, constraints.positive)  # of logarithms near 9, 4e-6 apart
 
 
+def together(loc, scale, difference):
+    """Two columns that differ by little, and one that has nothing to do with them."""
+    first, second, third = RNG.normal(size=(3, 1_000))
+    return np.stack([loc + scale * first, loc + scale * first + difference * second, third], axis=1)
+
+
+def test_columns_that_are_nearly_alike(x64):
+    """Start and end: each has the digits, and their difference has not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jnp, "result_type", lambda *_: np.dtype(np.float32))
+        with pytest.raises(ValueError, match=r"float32 numbers tell, .* differ by: column 0, column 1: replace"):
+            observe(together(1e5, 1.0, 0.003))
+        observe(together(1e5, 1.0, 0.3))
+        observe(together(0.0, 1.0, 0.003))
+        observe(together(100.0, 1.0, 0.0))
+    observe(together(1e5, 1.0, 0.003))
+
+
 @pytest.mark.parametrize(
     "values",
     [

@@ -14,6 +14,8 @@ _WINDOW = 0.05  # share of rows whose range is the spread beside a value: of nor
 _COARSE = 0.25
 _SHARE = 0.05  # of rows for which it must be so
 _HEAVY = 0.01  # share of rows at one value from which values beside it, not rows, tell the spread
+_MOST_TOGETHER, _RIDGE = 256, 1e-6  # columns that are looked at together, and what is added to their correlations
+_MOST_LOST = 0.01  # nats
 _SHOWN = 5  # columns that a message names
 
 
@@ -42,7 +44,7 @@ def require_digits(
     if given is not None and jnp.issubdtype(given, jnp.floating):
         precisions.append(jnp.finfo(given))
     precision = max(precisions, key=lambda precision: float(precision.eps))
-    large = np.abs(columns).max(0) > float(own.max)
+    large = np.maximum(-columns.min(0), columns.max(0)) > float(own.max)
     if large.any():
         raise ValueError(
             f"{name} expected numbers up to {float(own.max):.2g}, the largest of JAX's {own.dtype}, got larger ones in "
@@ -71,6 +73,35 @@ def require_digits(
         f"other for their size in {_listed(labels, coarse)}. For example, {_named(labels[worst])}{after} has values "
         f"near {at:.6g}, where {precision.dtype} numbers are {_spacing(at, precision):.2g} apart, and an "
         f"interquartile range of {spread:.2g}: {advice}"
+    )
+
+
+def require_digits_together(values: Float[np.ndarray, "num *event"], labels: Sequence[str]) -> None:
+    """Raise a ValueError for columns so nearly functions of each other that rounding spoils what they differ by.
+
+    That is where rounding moves the whitened rows by more than 0.01 nat of a normal distribution's density.
+    """
+    columns = values.reshape(len(values), -1)
+    some = columns[:: -(-len(columns) // _SOME_ROWS)]
+    num, dim = some.shape
+    if not 1 < dim <= min(_MOST_TOGETHER, num // 4):  # as for whitening by a covariance
+        return
+    sd = np.where(np.ptp(some, axis=0) > 0, some.std(0), 1.0)
+    standard = (some - some.mean(0)) / sd
+    root = np.linalg.cholesky(standard.T @ standard / num + _RIDGE * np.eye(dim))
+    precision = jnp.finfo(jnp.result_type(float))
+    rounded = (some.astype(precision.dtype) - some) / sd
+    moved = np.linalg.solve(root, rounded.T)
+    if 0.5 * (moved**2).sum(0).mean() < _MOST_LOST:
+        return
+    alone = 0.5 * (rounded**2).mean(0) * (np.linalg.inv(root) ** 2).sum(0)
+    lost = alone > max(alone.max() / 100, _MOST_LOST / dim)
+    advice = "replace some of these columns by differences, computed in double precision"
+    if precision.bits < 64:
+        advice += ', or call jax.config.update("jax_enable_x64", True) at the start'
+    raise ValueError(
+        f"data expected columns whose differences {precision.dtype} numbers tell, got some that are nearly functions "
+        f"of each other and have too few digits for what they differ by: {_listed(labels, lost)}: {advice}"
     )
 
 

@@ -226,12 +226,14 @@ def fit_density(
     if not isinstance(flow, FlowDistribution):
         unchanged, _ = draw(train_index, "first noise")
         powers = Powers.of(unchanged.x, unchanged.weights, seeds.rng("powers"))
+        del unchanged  # as large as the data
     first, log_det = draw(train_index, "first noise")
     if isinstance(flow, FlowDistribution):  # whitened already
         start, whitening = flow.bijection, Whitening.identity(first)
     else:
         start, whitening = None, Whitening.of(first, seeds.rng("whitening"))
-    whitened = whitening.rows(first)
+    whitened, first_volume = whitening.rows(first), whitening.log_det + np.mean(first.weights * log_det)
+    del first
     make = _maker(flow, whitened) if start is None else lambda key: start
     held, held_log_det = draw(held_index, "validation noise")
     if batch_size is None:
@@ -285,7 +287,7 @@ def fit_density(
     bijection = whitening.fold(trained.bijection, *after) if start is None else trained.bijection
     fitted = FlowDistribution(bijection, constrain=observations.constrain)
     fitted.fit = DensityFit(
-        losses=trained.losses - whitening.log_det - np.mean(first.weights * log_det),
+        losses=trained.losses - first_volume,
         validation=trained.validation - volume,
         steps=trained.steps,
         held_out=score(held, trained.log_prob, held_log_det),

@@ -14,7 +14,7 @@ from numpyro.distributions import constraints
 from numpyro.distributions.transforms import ComposeTransform, ReshapeTransform, Transform, biject_to
 
 from numpyro_flows.arguments import as_numbers, described, require_all, require_finite_rows, require_flags
-from numpyro_flows.density.digits import require_digits
+from numpyro_flows.density.digits import require_digits, require_digits_together
 from numpyro_flows.modeling.sites import Sites
 
 Support = constraints.Constraint | Sequence[constraints.Constraint] | Mapping[str, constraints.Constraint] | None
@@ -105,6 +105,8 @@ def observe(data: Any, support: Support = None, *, dequantize: Dequantize = Fals
             names = ", ".join(dict.fromkeys(np.asarray(labels)[constant][:_SHOWN]))
             raise ValueError(f"expected coordinates that vary, got constant ones: {names}")
         _warn_of_repetition(values.reshape(len(values), -1))
+    if not cells.any():
+        require_digits_together(values, labels)
     return Observations(values, constrain, x, log_det, own, cells)
 
 
