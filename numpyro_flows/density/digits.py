@@ -71,7 +71,7 @@ def require_digits(
     raise ValueError(
         f"{name} expected columns whose values {precision.dtype} numbers tell apart, got values too close to each "
         f"other for their size in {_listed(labels, coarse)}. For example, {_named(labels[worst])}{after} has values "
-        f"near {at:.6g}, where {precision.dtype} numbers are {_spacing(at, precision):.2g} apart, and an "
+        f"near {at:.6g}, where {precision.dtype} numbers are {_spacing(at, precision):.3g} apart, and an "
         f"interquartile range of {spread:.2g}: {advice}"
     )
 

@@ -101,7 +101,7 @@ def without_far_rows(
     warnings.warn(
         f"{len(index)} of {len(weights)} rows {does}. They are more robust standard deviations away from the median "
         f"than the tail of the others explains: {shown}{more}. Correct or remove these rows; to keep them, fit "
-        "np.arcsinh(column / its spread)",
+        "np.arcsinh((column - its median) / its spread) instead of the column",
         UserWarning,
         stacklevel=3,
     )
