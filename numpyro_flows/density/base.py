@@ -36,7 +36,7 @@ def checked_base(base: Any, dim: int) -> Base:
             f"base expected events of shape {(dim,)} and no batch, or a distribution of one number, got events of "
             f"shape {base.event_shape} and a batch of shape {base.batch_shape}"
         )
-    return base
+    return None if is_standard_normal(base) else base
 
 
 def is_standard_normal(base: Base) -> bool:

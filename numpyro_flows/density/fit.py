@@ -3,7 +3,6 @@
 import os
 import time
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,15 +14,17 @@ from scipy.special import stdtrit
 
 from numpyro_flows import flows
 from numpyro_flows.arguments import described, require_counts, require_key, require_numbers
-from numpyro_flows.bijections import AbstractBijection, ActNorm, Identity, initialize_from_data
+from numpyro_flows.bijections import Identity
 from numpyro_flows.bijections.noise import estimates
 from numpyro_flows.continuous import FlowMatching
-from numpyro_flows.density.base import checked_base, is_standard_normal
+from numpyro_flows.density.base import checked_base
 from numpyro_flows.density.baselines import Baselines, in_double
 from numpyro_flows.density.fitting import Settings, Trained, train
-from numpyro_flows.density.losses import Rows, log_prob_rows
-from numpyro_flows.density.observations import Support, checked_condition, checked_weights, observe
+from numpyro_flows.density.losses import Rows, checked_matching, log_prob_rows
+from numpyro_flows.density.observations import Dequantize, Support, checked_condition, checked_weights, observe
+from numpyro_flows.density.outliers import without_far_rows
 from numpyro_flows.density.preparation import Preparation
+from numpyro_flows.density.recipes import maker
 from numpyro_flows.density.result import DensityFit, Score
 from numpyro_flows.density.resuming import base_of, observe_for, require_condition_of
 from numpyro_flows.flows import Recipe
@@ -33,7 +34,6 @@ from numpyro_flows.training.seeds import Seeds
 from numpyro_flows.training.watch import Callback, Watch
 
 _MOST_VALIDATION = 10_000  # rows: more tell no better when to stop
-_INITIAL_ROWS = 1_000  # that set what is set by data
 _LIKELIHOOD_STEPS, _MATCHING_STEPS = 5_000, 20_000
 _LIKELIHOOD_ROUND, _MATCHING_ROUND = 50, 1_000  # least number of steps between two looks at the validation rows
 _MATCHING_BATCH = 256  # small ones are no help there: times and draws of the base are noise enough
@@ -51,7 +51,7 @@ def fit_density(
     objective: str | FlowMatching = "maximum_likelihood",
     support: Support = None,
     weights: ArrayLike | None = None,
-    dequantize: bool = False,
+    dequantize: Dequantize = False,
     num_steps: int | None = None,
     batch_size: int | None = None,
     learning_rate: float = 5e-3,
@@ -67,7 +67,9 @@ def fit_density(
     """Fit a flow to data, by default by maximum likelihood: the density whose mean negative log likelihood is least.
 
     The data are made unconstrained, and split. Skewed columns are made nearly normal by power transforms, and all are
-    whitened by standard deviations or covariance. Both are folded into the flow, whose training starts there. Adam
+    whitened by standard deviations or covariance. Both are folded into the flow, whose training starts there. Rows that
+    are in a column 1,000 robust standard deviations or more away from the others (2% of the rows at most), beyond what
+    the tail of these explains, are left out of training and scores, with a warning that names them. Adam
     takes minibatches in compiled rounds of about an epoch, at a rate that rises and then falls as a cosine; after each
     round the validation rows are scored, and the best parameters are kept.
 
@@ -82,7 +84,11 @@ def fit_density(
         data: an array `(num, *event)`; a dict of sites, each `(num, *site)`, as NumPyro's `get_samples()` gives it; or
             an ArviZ DataTree, of which the posterior's draws are taken. Of sites the result is a distribution of sites.
         flow: a recipe `(key, dim, cond_dim=...) -> bijection`; or a distribution fitted before, whose training goes on,
-            on its own support. Its base must be the standard normal that training is for.
+            on its own support.
+        base: a NumPyro distribution of the flow's base events, or of one number for all coordinates alike, such as
+            `dist.StudentT(5.0)`. Its parameters are trained with the flow. By default training starts from a mixture
+            of Gaussians, which is returned alone where the flow is not better on the validation rows (`fit.kept`); with
+            a condition, and by flow matching, the base is standard normal. `dist.Normal(0, 1)` gives the flow alone.
         condition: of each row, `(num, cond_dim)`: the result is the density of the data given it, and is used as
             `flow.given(condition)`.
         objective: "maximum_likelihood", "flow_matching", or a `FlowMatching` with another path or coupling. Pairs of
@@ -90,7 +96,10 @@ def fit_density(
         support: NumPyro constraint of an event; for an array also one for each column; for sites a dict by site. Real
             numbers by default.
         weights: of each row, not negative, such as importance weights; they need not sum to one.
-        dequantize: for integers `k`, whether to spread each over `[k, k + 1)` by uniform noise, redrawn every round.
+        dequantize: for integers `k`, whether to spread each over `[k, k + 1)` by uniform noise, redrawn every round. A
+            sequence says it for each column of an array, a dict for sites; other values get no noise. The mean log
+            density over a cell is at most the logarithm of the cell's probability: a score is a lower bound of that
+            of the integers.
         num_steps: most training steps; 5,000 by default, by flow matching 20,000.
         batch_size: rows in a step; by default a fortieth of the rows, from 32 to 256: of few rows, small batches make
             flows that do better on others (digits: 37 nats by 32 rows, 49 by 256). By flow matching 256.
@@ -117,7 +126,8 @@ def fit_density(
     Raises:
         TypeError: where data are not numbers, `flow` is neither recipe nor distribution, or `mesh` is no mesh.
         ValueError: for data that are not finite (rows by index), outside the support or constant in a coordinate, for
-            too few rows, for weights that are negative or all zero, and numbers out of their range; for a distribution
+            too few rows, for weights that are negative or all zero, and numbers out of their range; for columns whose
+            values floating-point numbers do not tell apart, as Unix times in single precision; for a distribution
             on another base, or on other sites, shapes or another support than the data; for a coupling by minibatch
             optimal transport with a condition or weights; for a checkpoint of another fit or for several processes;
             for a mesh of several axes.
@@ -136,7 +146,7 @@ def fit_density(
         True
     """
     require_key(rng_key)
-    matching = _checked_matching(objective, paired=condition is None and weights is None)
+    matching = checked_matching(objective, paired=condition is None and weights is None)
     if not callable(flow):
         raise TypeError(f"flow expected a recipe or a FlowDistribution, got {described(flow)}")
     if num_steps is None:
@@ -155,10 +165,13 @@ def fit_density(
         observations = observe_for(flow, data, support, dequantize)
     else:
         observations = observe(data, support, dequantize=dequantize)
+    all_weights = checked_weights(weights, observations.values)
+    conditions = checked_condition(condition, len(observations.values))
+    observations, conditions, all_weights = without_far_rows(observations, conditions, all_weights)
     num, dim = observations.x.shape
-    all_weights, conditions = checked_weights(weights, observations.values), checked_condition(condition, num)
     if isinstance(flow, FlowDistribution):
         require_condition_of(flow, conditions)
+    chooses_base = base is None
     base = base_of(flow) if isinstance(flow, FlowDistribution) else checked_base(base, dim)
     seeds = Seeds.of(rng_key)
     train_index, held_index, test_index = _split(seeds.rng("split"), num, validation, test)
@@ -166,22 +179,27 @@ def fit_density(
     def draw(index: Int[np.ndarray, " some"], use: str, *numbers: int) -> tuple[Rows, Float[np.ndarray, " some"]]:
         """Rows, unconstrained, and `log |det|` of that."""
         size = (len(index), *observations.values.shape[1:])
-        noise = seeds.rng(use, *numbers).uniform(size=size) if dequantize else None
+        noise = seeds.rng(use, *numbers).uniform(size=size) if observations.cells.any() else None
         x, log_det = observations.rows(index, noise)
         return Rows(x, None if conditions is None else conditions[index], all_weights[index]), log_det
 
     began = time.perf_counter()
-    (first, log_det), (held, held_log_det) = draw(train_index, "first noise"), draw(held_index, "validation noise")
+    first, log_det = draw(train_index, "first noise")
     baselines = None
     if isinstance(flow, FlowDistribution):
-        preparation, make = Preparation.identity(first), lambda key: flow.bijection
+        preparation = Preparation.identity(first)
     else:
         preparation = Preparation.of(first, seeds)
-        make = _maker(flow, preparation.rows(first)[0])
         if conditions is None:
-            baselines = Baselines.of(first, preparation, seeds, mixture=base is None)
+            baselines = Baselines.of(first, preparation, seeds, mixture=chooses_base)
     mixture = baselines.mixture if baselines is not None and matching is None else None
-    prepared, held_prepared = preparation.rows(first), preparation.rows(held)
+    prepared, of_preparation = preparation.rows(first)
+    first_volume = np.mean(first.weights * (log_det + of_preparation))
+    del first, log_det, of_preparation  # as large as the data
+    make = (lambda key: flow.bijection) if isinstance(flow, FlowDistribution) else maker(flow, prepared)
+    held, held_log_det = draw(held_index, "validation noise")
+    held_prepared, of_preparation = preparation.rows(held)
+    held_volume = held_log_det + of_preparation
     if batch_size is None:
         batch_size = int(np.clip(len(train_index) // 40, 32, 256)) if matching is None else _MATCHING_BATCH
     if patience is None and matching is not None:
@@ -189,7 +207,7 @@ def fit_density(
     settings = Settings(
         matching=matching,
         base=base if mixture is None else mixture.distribution,
-        trains_base=base is not None and not is_standard_normal(base),
+        trains_base=base is not None,
         least_round=_LIKELIHOOD_ROUND if matching is None else _MATCHING_ROUND,
         prefers_last=matching is not None,
         num_steps=num_steps,
@@ -201,19 +219,20 @@ def fit_density(
     ready = time.perf_counter()
     trained = train(
         make,
-        lambda number: preparation.rows(draw(train_index, "noise", number)[0])[0] if dequantize else prepared[0],
-        held_prepared[0],
+        lambda number: (
+            preparation.rows(draw(train_index, "noise", number)[0])[0] if observations.cells.any() else prepared
+        ),
+        held_prepared,
         settings,
         seeds,
         watch,
         devices,
     )
     _warn_of(trained)
-    held_volume = held_log_det + held_prepared[1]
     flow_score = Score.of(np.asarray(trained.log_prob, np.float64) + held_volume, held.weights)
     scores = {} if baselines is None else baselines.scores(held, held_log_det, preparation)
     kept, bijection, base = "flow", trained.bijection, trained.base
-    by_mixture = None if mixture is None else mixture.log_prob(in_double(held_prepared[0]).x)
+    by_mixture = None if mixture is None else mixture.log_prob(in_double(held_prepared).x)
     if baselines is not None and by_mixture is not None and not _better(trained.log_prob, by_mixture, held.weights):
         everything = draw(np.concatenate([train_index, held_index]), "last noise")[0]
         refitted = baselines.refitted(everything, preparation, seeds)
@@ -227,7 +246,7 @@ def fit_density(
         log_prob = jax.jit(lambda rows: log_prob_rows(bijection, rows, base))(rows)
         tested = Score.of(np.asarray(log_prob, np.float64) + test_log_det + of_preparation, all_weights[test_index])
     density.fit = DensityFit(
-        losses=trained.losses - np.mean(first.weights * (log_det + prepared[1])),
+        losses=trained.losses - first_volume,
         validation=trained.validation - np.mean(held.weights * held_volume),
         steps=trained.steps,
         held_out=flow_score if kept == "flow" else scores["mixture"],
@@ -265,40 +284,6 @@ def _warn_of(trained: Trained) -> None:
         warnings.warn(
             f"log densities of this flow are random estimates: {', '.join(estimated)}", UserWarning, stacklevel=3
         )
-
-
-def _checked_matching(objective: str | FlowMatching, *, paired: bool) -> FlowMatching | None:
-    """None for maximum likelihood; `paired`: whether rows may be paired with draws of the base by distance alone."""
-    if isinstance(objective, FlowMatching):
-        if objective.coupling == "minibatch_ot" and not paired:
-            raise ValueError(
-                "coupling='minibatch_ot' expected neither condition nor weights, which its pairs would ignore: "
-                "use objective='flow_matching', whose pairs are independent"
-            )
-        return objective
-    if objective not in ("maximum_likelihood", "flow_matching"):
-        raise ValueError(
-            f"objective expected 'maximum_likelihood', 'flow_matching' or a FlowMatching, got {objective!r}"
-        )
-    return FlowMatching() if objective == "flow_matching" else None
-
-
-def _maker(recipe: Recipe, rows: Rows) -> Callable[[PRNGKeyArray], AbstractBijection]:
-    """The function that makes an untrained bijection of `rows`, its `ActNorm`s set by some of them."""
-    dim = rows.x.shape[1]
-    options = {} if rows.condition is None else {"cond_dim": rows.condition.shape[1]}
-
-    def make(key: PRNGKeyArray) -> AbstractBijection:
-        bijection = recipe(key, dim, **options)
-        if tuple(bijection.shape) != (dim,):
-            raise ValueError(f"flow expected to give a bijection of shape {(dim,)}, got {bijection.shape}")
-        leaves = jax.tree.leaves(bijection, is_leaf=lambda node: isinstance(node, ActNorm))
-        if any(isinstance(leaf, ActNorm) for leaf in leaves):
-            some = jax.tree.map(lambda leaf: leaf[:_INITIAL_ROWS], rows)
-            bijection = initialize_from_data(bijection, some.x, some.condition)
-        return bijection
-
-    return make
 
 
 def _split(rng: np.random.Generator, num: int, validation: float, test: float) -> list[Int[np.ndarray, " some"]]:

@@ -86,3 +86,19 @@ def flow_matching(matching: FlowMatching) -> Objective:
         return matching(bijection, key, *devices.sharded(rows))
 
     return objective
+
+
+def checked_matching(objective: str | FlowMatching, *, paired: bool) -> FlowMatching | None:
+    """None for maximum likelihood; `paired`: whether rows may be paired with draws of the base by distance alone."""
+    if isinstance(objective, FlowMatching):
+        if objective.coupling == "minibatch_ot" and not paired:
+            raise ValueError(
+                "coupling='minibatch_ot' expected neither condition nor weights, which its pairs would ignore: "
+                "use objective='flow_matching', whose pairs are independent"
+            )
+        return objective
+    if objective not in ("maximum_likelihood", "flow_matching"):
+        raise ValueError(
+            f"objective expected 'maximum_likelihood', 'flow_matching' or a FlowMatching, got {objective!r}"
+        )
+    return FlowMatching() if objective == "flow_matching" else None

@@ -64,7 +64,7 @@ class GaussianMixture(NamedTuple):
             mixture = cls((counts + 1.0) / (weights.sum() + k), loc, covariance + _RIDGE * np.eye(dim))
             parts = mixture._log_parts(x)
             log_prob = logsumexp(parts, axis=0)
-            now = float(np.mean(weights * log_prob))
+            now = float(np.average(log_prob, weights=weights))
             if now - before < _LEAST_RISE:
                 break
             before, responsible = now, np.exp(parts - log_prob) * weights

@@ -9,19 +9,24 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import ArrayLike, Float, Int
+from jaxtyping import ArrayLike, Bool, Float, Int
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import ComposeTransform, ReshapeTransform, Transform, biject_to
 
-from numpyro_flows.arguments import as_numbers, described, require_all, require_finite_rows
+from numpyro_flows.arguments import as_numbers, described, require_all, require_finite_rows, require_flags
+from numpyro_flows.density.digits import require_digits, require_digits_together
 from numpyro_flows.modeling.sites import Sites
 
 Support = constraints.Constraint | Sequence[constraints.Constraint] | Mapping[str, constraints.Constraint] | None
 """Of an event; one for each column; one for each site; the real numbers."""
 
+Dequantize = bool | Sequence[bool] | np.ndarray | Mapping[str, bool]
+"""Of all whole numbers; one for each column; one for each site."""
+
 _SHOWN = 5  # columns that a message names
 _LEAST_ESS = 0.01  # of weights, as a share of the rows, below which one is warned
 _REPEATED = 0.1  # share of rows that are there already from which one is warned
+_ALL_WHOLE = 2.0**23  # from where all numbers of single precision are whole
 
 
 class Observations(NamedTuple):
@@ -30,24 +35,33 @@ class Observations(NamedTuple):
     values: on their own scale, of shape `(num, *event)`; sites one after the other.
     constrain: from real vectors to such events; None where they are real vectors.
     x: as real vectors, and `log_det`, `log |det dx/dvalue|` for each; of integers, the middles of their cells.
+    labels: names of the columns of `x`.
+    cells: of an event, the values that are integers to spread over `[k, k + 1)`.
     """
 
     values: Float[np.ndarray, "num *event"]
     constrain: Transform | None
     x: Float[np.ndarray, "num dim"]
     log_det: Float[np.ndarray, " num"]
+    labels: list[str]
+    cells: Bool[np.ndarray, "*event"]
 
     def rows(
         self, index: Int[np.ndarray, " some"], noise: Float[np.ndarray, "some *event"] | None = None
     ) -> tuple[Float[np.ndarray, "some dim"], Float[np.ndarray, " some"]]:
-        """Some rows as real vectors, and their `log_det`; with noise that is added to the values, if any."""
+        """Some rows as real vectors, and their `log_det`; with noise that is added to the integers, if any."""
         if noise is None:
             return self.x[index], self.log_det[index]
-        return _unconstrained(self.constrain, self.values[index] + noise)
+        return _unconstrained(self.constrain, self.values[index] + np.where(self.cells, noise, 0.0))
+
+    def only(self, kept: Bool[np.ndarray, " num"]) -> "Observations":
+        """Of some rows."""
+        return self._replace(values=self.values[kept], x=self.x[kept], log_det=self.log_det[kept])
 
 
-def observe(data: Any, support: Support = None, *, dequantize: bool = False) -> Observations:
+def observe(data: Any, support: Support = None, *, dequantize: Dequantize = False) -> Observations:
     """Data, checked: arguments and errors are those of `fit_density`."""
+    shapes: dict[str, tuple[int, ...]] | None = None
     if (sites := sites_of(data)) is not None:
         shapes, values = _stack(sites)
         if not (support is None or isinstance(support, Mapping)):
@@ -66,18 +80,12 @@ def observe(data: Any, support: Support = None, *, dequantize: bool = False) -> 
     if 0 in values.shape:
         raise ValueError(f"data expected rows and coordinates, got an array of shape {values.shape}")
     require_finite_rows("data", values)
-    whole = np.all(values == np.round(values))
-    if dequantize and not whole:
-        raise ValueError("dequantize expected whole numbers, got others: leave it out")
-    if whole and not dequantize:
-        warnings.warn(
-            "the data are whole numbers, on which a density can grow without bound: give dequantize=True to add "
-            "uniform noise on [0, 1)",
-            UserWarning,
-            stacklevel=3,
-        )
+    cells = _checked_cells(dequantize, values.shape[1:], shapes)
+    given = _float_type([data] if sites is None else list(sites.values()))
+    require_digits("data", values, labels, given=given, cell=cells.reshape(-1))
+    _check_whole_numbers(values, cells, labels)
     # of integers the middle of a cell, whose ends may lie on the boundary
-    checked = values + 0.5 if dequantize else values
+    checked = values + 0.5 * cells if cells.any() else values
     in_support = np.asarray(inside(jnp.asarray(checked)))
     require_all(in_support.reshape(len(values), -1).all(1), f"expected data within {inside}, got values outside it")
     constrain = _constrain(inside, values.shape[1:])
@@ -85,13 +93,82 @@ def observe(data: Any, support: Support = None, *, dequantize: bool = False) -> 
     require_all(np.isfinite(x).all(1), f"expected data within {inside}, got values on its boundary")
     if len(x) <= x.shape[1]:
         raise ValueError(f"data expected more rows than coordinates, got {len(x)} rows of {x.shape[1]}")
-    if not dequantize:
-        if (np.ptp(x, axis=0) == 0).any():  # the values tell which; of a matrix some may be constant by its support
+    own = labels if x.shape[1] == len(labels) else [f"coordinate {i}" for i in range(x.shape[1])]
+    if constrain is not None:
+        require_digits("data", x, own, cell=np.inf if cells.any() else 0.0, unconstrained=True)
+    if not cells.all():
+        varies = np.ptp(x, axis=0) > 0
+        if x.shape[1] == cells.size:
+            varies |= cells.reshape(-1)
+        if not varies.all():  # the values tell which; of a matrix some may be constant by its support
             constant = np.ptp(values.reshape(len(values), -1), axis=0) == 0
             names = ", ".join(dict.fromkeys(np.asarray(labels)[constant][:_SHOWN]))
             raise ValueError(f"expected coordinates that vary, got constant ones: {names}")
-        _warn_of_repetition(x)
-    return Observations(values, constrain, x, log_det)
+        _warn_of_repetition(values.reshape(len(values), -1))
+    if not cells.any():
+        require_digits_together(values, labels)
+    return Observations(values, constrain, x, log_det, own, cells)
+
+
+def _float_type(arrays: Sequence[Any]) -> np.dtype | None:
+    """The type of arrays of floating-point numbers, if all have the same."""
+    types = {getattr(array, "dtype", None) for array in arrays}
+    first = next(iter(types))
+    return first if len(types) == 1 and isinstance(first, np.dtype) and jnp.issubdtype(first, jnp.floating) else None
+
+
+def _checked_cells(
+    dequantize: Dequantize, event_shape: tuple[int, ...], shapes: Mapping[str, tuple[int, ...]] | None
+) -> Bool[np.ndarray, "*event"]:
+    """Of an event, the values to dequantize."""
+    if isinstance(dequantize, Mapping):
+        if shapes is None:
+            raise ValueError(f"dequantize expected True or False for an array of data, got a dict of {[*dequantize]}")
+        if not dequantize.keys() <= shapes.keys():
+            raise ValueError(f"dequantize expected a dict by site, of some of {[*shapes]}, got {[*dequantize]}")
+        require_flags(**{f"dequantize[{name!r}]": flag for name, flag in dequantize.items()})
+        parts = [np.full(math.prod(shape), bool(dequantize.get(name, False))) for name, shape in shapes.items()]
+        return np.concatenate(parts)
+    if isinstance(dequantize, Sequence | np.ndarray) and not isinstance(dequantize, str):
+        if shapes is not None:
+            raise ValueError("dequantize expected True, False or a dict by site for a dict of sites, got a sequence")
+        flags = np.asarray(dequantize)
+        if flags.dtype != bool:
+            raise TypeError(f"dequantize expected True or False for each column, got {described(flags)}")
+        if flags.shape != event_shape:
+            raise ValueError(f"dequantize expected one for each column, of shape {event_shape}, got {flags.shape}")
+        return flags
+    require_flags(dequantize=dequantize)
+    return np.full(event_shape, bool(dequantize))
+
+
+def _check_whole_numbers(
+    values: Float[np.ndarray, "num *event"], cells: Bool[np.ndarray, "*event"], labels: Sequence[str]
+) -> None:
+    """A ValueError where values to dequantize are not whole, a warning where others are, many times the same."""
+    columns, flat = values.reshape(len(values), -1), cells.reshape(-1)
+    whole = np.array([bool((column == np.round(column)).all()) for column in columns.T])
+    if not whole[flat].all():
+        names = _names(labels, flat & ~whole)
+        raise ValueError(f"dequantize expected whole numbers, got others in {names}: leave it out there")
+    suspect = whole & ~flat & (np.ptp(columns, axis=0) > 0)
+    for index in np.flatnonzero(suspect):
+        column = columns[:, index]
+        if not (whole.all() and np.median(np.abs(column)) < _ALL_WHOLE):  # large numbers are whole by chance
+            suspect[index] = len(np.unique(column)) < (1 - _REPEATED) * len(column)
+    if suspect.any():
+        advice = "dequantize=True" if whole.all() else "dequantize, True for these and False for others,"
+        warnings.warn(
+            f"the data have whole numbers in {_names(labels, suspect)}, on which a density can grow without bound: "
+            f"give {advice} to add uniform noise on [0, 1)",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def _names(labels: Sequence[str], which: Bool[np.ndarray, " size"]) -> str:
+    names = list(dict.fromkeys(np.asarray(labels)[which]))
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
 
 
 def _unconstrained(
@@ -166,10 +243,11 @@ def _constrain(support: constraints.Constraint, event_shape: tuple[int, ...]) ->
     return ComposeTransform([ReshapeTransform(shape, (int(np.prod(shape)),)), transform])
 
 
-def _warn_of_repetition(x: Float[np.ndarray, "num dim"]) -> None:
+def _warn_of_repetition(columns: Float[np.ndarray, "num size"]) -> None:
     # rows that are alike have the same projection, others almost surely not
-    projected = x @ np.random.default_rng(0).normal(size=x.shape[1])
-    repeated = 1 - len(np.unique(projected)) / len(x)
+    spread = np.ptp(columns, axis=0)
+    projected = columns @ (np.random.default_rng(0).normal(size=len(spread)) / np.where(spread > 0, spread, 1.0))
+    repeated = 1 - len(np.unique(projected)) / len(columns)
     if repeated > _REPEATED:
         warnings.warn(
             f"{repeated:.0%} of the rows are there more than once, on which a density can grow without bound; "
@@ -210,4 +288,5 @@ def checked_condition(condition: ArrayLike | None, num: int) -> Float[np.ndarray
         advice = ": write condition[:, None]" if array.shape == (num,) else ""
         raise ValueError(f"condition expected the shape (num, cond_dim) with num={num}, got {array.shape}{advice}")
     require_finite_rows("condition", array)
+    require_digits("condition", array, [str(i) for i in range(array.shape[1])], given=_float_type([condition]))
     return array

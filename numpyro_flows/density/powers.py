@@ -9,6 +9,7 @@ from scipy.special import ndtri
 
 from numpyro_flows.bijections import AbstractBijection, Frozen, YeoJohnson
 from numpyro_flows.bijections.yeo_johnson import away_from_roots, power_transform
+from numpyro_flows.density.row_blocks import blocks
 from numpyro_flows.modeling.guides import affine
 
 _POWERS, _NUM_TRIED = (-4.0, 6.0), 101
@@ -41,8 +42,8 @@ class Powers(NamedTuple):
         scale = np.where(scale > 0, scale, some.std(0))  # where half of the values are alike
         usable = scale > 0
         z = (some - loc) / np.where(usable, scale, 1.0)
-        ends = (x - loc) / np.where(usable, scale, 1.0)
-        low, high = ends.min(0) - _MARGIN, ends.max(0) + _MARGIN
+        low, high = ((end - loc) / np.where(usable, scale, 1.0) for end in (x.min(0), x.max(0)))
+        low, high = low - _MARGIN, high + _MARGIN
         power = np.ones(x.shape[1])
         least = max(_LEAST_GAIN, 0.5 * np.log(num) / num)  # as by Schwarz's criterion
         for column in np.flatnonzero(usable):
@@ -61,8 +62,12 @@ class Powers(NamedTuple):
 
     def rows(self, x: Float[np.ndarray, "num dim"]) -> tuple[Float[np.ndarray, "num dim"], Float[np.ndarray, " num"]]:
         """Transformed rows, and `log |det|` of that."""
-        y, log_slope = power_transform((x - self.loc) / self.scale, self.power, self.low, self.high, np)
-        return y, log_slope.sum(1) - np.log(self.scale).sum()
+        y, log_det = np.empty_like(x), np.empty(len(x))
+        for block in blocks(len(x)):
+            z = (x[block] - self.loc) / self.scale
+            y[block], log_slope = power_transform(z, self.power, self.low, self.high, np)
+            log_det[block] = log_slope.sum(1) - np.log(self.scale).sum()
+        return y, log_det
 
     @property
     def bijections(self) -> tuple[AbstractBijection, ...]:

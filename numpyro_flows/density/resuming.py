@@ -6,11 +6,11 @@ import numpy as np
 from jaxtyping import Float
 
 from numpyro_flows.density.base import Base, is_standard_normal
-from numpyro_flows.density.observations import Observations, Support, observe, sites_of
+from numpyro_flows.density.observations import Dequantize, Observations, Support, observe, sites_of
 from numpyro_flows.modeling.distributions import FlowDistribution
 
 
-def observe_for(flow: FlowDistribution, data: Any, support: Support, dequantize: bool) -> Observations:
+def observe_for(flow: FlowDistribution, data: Any, support: Support, dequantize: Dequantize) -> Observations:
     """Data on which training goes on; a ValueError but for the flow's sites, shape and support."""
     sites = sites_of(data)
     if (sites is None) != (flow.sites is None) or (sites and flow.sites and sites.keys() != flow.sites.shapes.keys()):

@@ -1,5 +1,6 @@
 """Location and scale of data, folded into the flow that is trained on them."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ from jaxtyping import Float
 
 from numpyro_flows.bijections import AbstractBijection, Chain, Frozen, StandardizedCondition
 from numpyro_flows.density.losses import Rows
+from numpyro_flows.density.row_blocks import blocks
 from numpyro_flows.gaussianization.entropies import spacing_entropies
 from numpyro_flows.modeling.guides import affine
 
@@ -42,10 +44,13 @@ class Whitening(NamedTuple):
         num, dim = rows.x.shape
         scale = deviation
         if dim <= _MAX_FULL_DIM and num >= _FULL_COVARIANCE * dim:
-            standard = (rows.x - loc) / deviation
-            correlation = (rows.weights[:, None] * standard).T @ standard / num
+            correlation = np.zeros((dim, dim))
+            for block in blocks(num):
+                standard = (rows.x[block] - loc) / deviation
+                correlation += (rows.weights[block, None] * standard).T @ standard / num
             root = np.linalg.cholesky(correlation + _RIDGE * np.eye(dim))
-            some = standard[rng.choice(num, min(num, _SOME_ROWS), p=rows.weights / rows.weights.sum())]
+            chosen = rng.choice(num, min(num, _SOME_ROWS), p=rows.weights / rows.weights.sum())
+            some = (rows.x[chosen] - loc) / deviation
             mixed = np.linalg.solve(root, some.T).T
             if _sum_of_entropies(mixed) + np.log(np.diagonal(root)).sum() < _sum_of_entropies(some):
                 scale = deviation[:, None] * root
@@ -59,12 +64,14 @@ class Whitening(NamedTuple):
 
     def rows(self, rows: Rows) -> Rows:
         dtype = jnp.result_type(float)
-        centred = rows.x - self.loc
-        x = centred / self.scale if self.scale.ndim == 1 else np.linalg.solve(self.scale, centred.T).T
+        x = np.empty(rows.x.shape, dtype)
+        for block in blocks(len(x)):
+            centred = rows.x[block] - self.loc
+            x[block] = centred / self.scale if self.scale.ndim == 1 else np.linalg.solve(self.scale, centred.T).T
         condition = None
         if rows.condition is not None:
             condition = ((rows.condition - self.condition_loc) / self.condition_scale).astype(dtype)
-        return Rows(x.astype(dtype), condition, rows.weights.astype(dtype))
+        return Rows(x, condition, rows.weights.astype(dtype))
 
     def fold(self, bijection: AbstractBijection, *after: AbstractBijection) -> AbstractBijection:
         """The bijection of rows that are not whitened, with what comes after that."""
@@ -79,6 +86,15 @@ def _sum_of_entropies(x: Float[np.ndarray, "num dim"]) -> float:
 
 
 def _mean_and_deviation(x: Float[np.ndarray, "num dim"], weights: Float[np.ndarray, " num"]) -> tuple[np.ndarray, ...]:
-    loc = np.average(x, axis=0, weights=weights)
-    deviation = np.sqrt(np.average((x - loc) ** 2, axis=0, weights=weights))
+    loc = _mean(lambda block: x[block], x.shape[1], weights)
+    deviation = np.sqrt(_mean(lambda block: (x[block] - loc) ** 2, x.shape[1], weights))
     return loc, np.where(deviation > 0, deviation, 1.0)
+
+
+def _mean(
+    values: Callable[[slice], Float[np.ndarray, "block dim"]], dim: int, weights: Float[np.ndarray, " num"]
+) -> Float[np.ndarray, " dim"]:
+    total = np.zeros(dim)
+    for block in blocks(len(weights)):
+        total += (values(block) * weights[block, None]).sum(0)
+    return total / weights.sum()
