@@ -33,7 +33,7 @@ from numpyro_flows.training.devices import Devices
 from numpyro_flows.training.seeds import Seeds
 from numpyro_flows.training.watch import Callback, Watch
 
-_MOST_VALIDATION = 10_000  # rows: more tell no better when to stop
+_FEW_VALIDATION, _MOST_VALIDATION = 30, 10_000  # rows: fewer decide by chance, more tell no better when to stop
 _LIKELIHOOD_STEPS, _MATCHING_STEPS = 5_000, 20_000
 _LIKELIHOOD_ROUND, _MATCHING_ROUND = 50, 1_000  # least number of steps between two looks at the validation rows
 _MATCHING_BATCH = 256  # small ones are no help there: times and draws of the base are noise enough
@@ -56,7 +56,7 @@ def fit_density(
     batch_size: int | None = None,
     learning_rate: float = 5e-3,
     patience: int | None = None,
-    validation: float = 0.1,
+    validation: float | None = None,
     test: float = 0.0,
     num_restarts: int = 1,
     progress_bar: bool = True,
@@ -108,7 +108,8 @@ def fit_density(
             score took, and at least 250. By flow matching all steps are taken by default: a step costs little, and much
             is won at the end, where the rate falls. There the last parameters are kept, unless others scored better by
             more than a standard error.
-        validation: share of the rows to stop by, 10,000 at most.
+        validation: share of the rows to stop by; by default a tenth, at least 30 rows as far as that is no more than a
+            quarter of them. At most 10,000 rows.
         test: share of the rows to set aside for `fit.test`.
         num_restarts: trainings from different starts, side by side; the one with the best validation score is kept.
         progress_bar: whether to show one.
@@ -157,7 +158,8 @@ def fit_density(
     if patience is not None:
         require_counts(patience=patience)
     require_numbers("(0, inf)", learning_rate=learning_rate)
-    require_numbers("(0, 1)", validation=validation)
+    if validation is not None:
+        require_numbers("(0, 1)", validation=validation)
     require_numbers("[0, 1)", test=test)
     devices = Devices.of(mesh)
     watch = devices.watched(Watch(progress_bar, callback, checkpoint).checked())
@@ -286,13 +288,15 @@ def _warn_of(trained: Trained) -> None:
         )
 
 
-def _split(rng: np.random.Generator, num: int, validation: float, test: float) -> list[Int[np.ndarray, " some"]]:
+def _split(rng: np.random.Generator, num: int, validation: float | None, test: float) -> list[Int[np.ndarray, " some"]]:
     """Row numbers to train on, to stop by, and to test on."""
-    if validation + test >= 1:
+    if (validation or 0.0) + test >= 1:
         raise ValueError(f"validation and test expected shares below 1 in all, got {validation} and {test}")
     num_test = round(test * num)
-    num_validation = min(max(round(validation * num), 1), _MOST_VALIDATION)
-    num_train = num - num_validation - num_test
+    rest = num - num_test
+    num_validation = max(rest // 10, min(_FEW_VALIDATION, rest // 4)) if validation is None else round(validation * num)
+    num_validation = min(max(num_validation, 1), _MOST_VALIDATION)
+    num_train = rest - num_validation
     if num_train < 1:
         raise ValueError(f"expected rows to train on, got {num} in all with shares {validation} and {test} set aside")
     return np.split(rng.permutation(num), [num_train, num_train + num_validation])
