@@ -126,8 +126,7 @@ def fit_density(
             on its own support. Its base must be the standard normal that training is for.
         condition: of each row, `(num, cond_dim)`: the result is the density of the data given it, and is used as
             `flow.given(condition)`.
-        objective: "maximum_likelihood", "flow_matching", or a `FlowMatching` with another path or coupling. Pairs of
-            minibatch optimal transport know neither conditions nor weights.
+        objective: "maximum_likelihood", "flow_matching", or a `FlowMatching` with another path or coupling.
         support: NumPyro constraint of an event; for an array also one for each column; for sites a dict by site. Real
             numbers by default.
         weights: of each row, not negative, such as importance weights; they need not sum to one.
@@ -159,9 +158,8 @@ def fit_density(
         TypeError: where data are not numbers, `flow` is neither recipe nor distribution, or `mesh` is no mesh.
         ValueError: for data that are not finite (rows by index), outside the support or constant in a coordinate, for
             too few rows, for weights that are negative or all zero, and numbers out of their range; for a distribution
-            on another base, or on other sites, shapes or another support than the data; for a coupling by minibatch
-            optimal transport with a condition or weights; for a checkpoint of another fit or for several processes;
-            for a mesh of several axes.
+            on another base, or on other sites, shapes or another support than the data; for a checkpoint of another
+            fit or for several processes; for a mesh of several axes.
 
     Source: Papamakarios, Nalisnick, Rezende, Mohamed, Lakshminarayanan 2021, arXiv 1912.02762, section 2.3.1.
 
@@ -177,7 +175,7 @@ def fit_density(
         True
     """
     require_key(rng_key)
-    matching = _checked_matching(objective, paired=condition is None and weights is None)
+    matching = _checked_matching(objective)
     if not callable(flow):
         raise TypeError(f"flow expected a recipe or a FlowDistribution, got {described(flow)}")
     if num_steps is None:
@@ -290,14 +288,9 @@ def fit_density(
     return fitted
 
 
-def _checked_matching(objective: str | FlowMatching, *, paired: bool) -> FlowMatching | None:
-    """None for maximum likelihood; `paired`: whether rows may be paired with draws of the base by distance alone."""
+def _checked_matching(objective: str | FlowMatching) -> FlowMatching | None:
+    """None for maximum likelihood."""
     if isinstance(objective, FlowMatching):
-        if objective.coupling == "minibatch_ot" and not paired:
-            raise ValueError(
-                "coupling='minibatch_ot' expected neither condition nor weights, which its pairs would ignore: "
-                "use objective='flow_matching', whose pairs are independent"
-            )
         return objective
     if objective not in ("maximum_likelihood", "flow_matching"):
         raise ValueError(
