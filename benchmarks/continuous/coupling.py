@@ -91,7 +91,7 @@ def two_modes(rng: np.random.Generator, *, moving: bool) -> Rows:
     x = c + np.where(upper, 1.0, -1.0)[:, None] + WIDTH * rng.normal(size=(NUM + FRESH, 1))
     weights = np.where(upper, ODDS, 1.0)[:NUM]
     log_modes = norm.logpdf(x[NUM:] - c[NUM:], [[-1.0, 1.0]], WIDTH)
-    log_density = logsumexp(log_modes, b=np.array([1.0, ODDS]) / (1 + ODDS), axis=1)
+    log_density = np.asarray(logsumexp(log_modes, b=np.array([1.0, ODDS]) / (1 + ODDS), axis=1))
     conditions = np.split(c, [NUM]) if moving else (None, None)
     return Rows(x[:NUM], conditions[0], weights, x[NUM:], conditions[1], log_density)
 

@@ -174,9 +174,9 @@ def test_of_weighted_rows_coupled_paths_have_the_weighted_mean_and_the_width_of_
         return jnp.mean(w * end[:, 0]), jnp.mean(w * end[:, 0] ** 2)
 
     mean, square = jax.jit(jax.vmap(ends))(jax.random.split(jax.random.key(0), 4000))
-    assert within_standard_errors(mean, np.mean(weights * x[:, 0]))
+    assert within_standard_errors(mean, float(np.mean(weights * x[:, 0])))
     # base draws are the rows here: paths to `x1 + 0.3 x0` would end up to 1.3 times as far out
-    assert within_standard_errors(square, np.mean(weights * x[:, 0] ** 2) + 0.3**2)
+    assert within_standard_errors(square, float(np.mean(weights * x[:, 0] ** 2)) + 0.3**2)
 
 
 @pytest.mark.slow
