@@ -10,7 +10,6 @@ from numpyro.distributions import constraints
 
 from numpyro_flows import FlowDistribution, flows
 from numpyro_flows.bijections import Affine
-from numpyro_flows.continuous import FlowMatching
 from numpyro_flows.density.observations import observe
 from tests.test_density import fit
 
@@ -86,12 +85,6 @@ def fitted(support=None, data: Any = DATA, **options):
 def test_nothing_of_a_flow_is_dropped(data, flow, options, message):
     with pytest.raises(ValueError, match=message):
         fit(jax.random.key(0), data, flow=flow, **options)
-
-
-@pytest.mark.parametrize("options", [{"condition": DATA}, {"weights": np.ones(50)}])
-def test_optimal_transport_ignores_nothing(options):
-    with pytest.raises(ValueError, match="neither condition nor weights"):
-        fit(jax.random.key(0), DATA, flow=flows.ffjord, objective=FlowMatching(coupling="minibatch_ot"), **options)
 
 
 def test_wrong_types():

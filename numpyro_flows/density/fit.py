@@ -91,8 +91,7 @@ def fit_density(
             a condition, and by flow matching, the base is standard normal. `dist.Normal(0, 1)` gives the flow alone.
         condition: of each row, `(num, cond_dim)`: the result is the density of the data given it, and is used as
             `flow.given(condition)`.
-        objective: "maximum_likelihood", "flow_matching", or a `FlowMatching` with another path or coupling. Pairs of
-            minibatch optimal transport know neither conditions nor weights.
+        objective: "maximum_likelihood", "flow_matching", or a `FlowMatching` with another path or coupling.
         support: NumPyro constraint of an event; for an array also one for each column; for sites a dict by site. Real
             numbers by default.
         weights: of each row, not negative, such as importance weights; they need not sum to one.
@@ -128,10 +127,9 @@ def fit_density(
         TypeError: where data are not numbers, `flow` is neither recipe nor distribution, or `mesh` is no mesh.
         ValueError: for data that are not finite (rows by index), outside the support or constant in a coordinate, for
             too few rows, for weights that are negative or all zero, and numbers out of their range; for columns whose
-            values floating-point numbers do not tell apart, as Unix times in single precision; for a distribution
-            on another base, or on other sites, shapes or another support than the data; for a coupling by minibatch
-            optimal transport with a condition or weights; for a checkpoint of another fit or for several processes;
-            for a mesh of several axes.
+            values floating-point numbers do not tell apart, as Unix times in single precision; for a base of
+            other events; for a distribution on other sites, shapes or another support than the data; for a checkpoint
+            of another fit or for several processes; for a mesh of several axes.
 
     Source: Papamakarios, Nalisnick, Rezende, Mohamed, Lakshminarayanan 2021, arXiv 1912.02762, section 2.3.1.
 
@@ -147,7 +145,7 @@ def fit_density(
         True
     """
     require_key(rng_key)
-    matching = checked_matching(objective, paired=condition is None and weights is None)
+    matching = checked_matching(objective)
     if not callable(flow):
         raise TypeError(f"flow expected a recipe or a FlowDistribution, got {described(flow)}")
     if num_steps is None:

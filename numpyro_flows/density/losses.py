@@ -88,14 +88,9 @@ def flow_matching(matching: FlowMatching) -> Objective:
     return objective
 
 
-def checked_matching(objective: str | FlowMatching, *, paired: bool) -> FlowMatching | None:
-    """None for maximum likelihood; `paired`: whether rows may be paired with draws of the base by distance alone."""
+def checked_matching(objective: str | FlowMatching) -> FlowMatching | None:
+    """None for maximum likelihood."""
     if isinstance(objective, FlowMatching):
-        if objective.coupling == "minibatch_ot" and not paired:
-            raise ValueError(
-                "coupling='minibatch_ot' expected neither condition nor weights, which its pairs would ignore: "
-                "use objective='flow_matching', whose pairs are independent"
-            )
         return objective
     if objective not in ("maximum_likelihood", "flow_matching"):
         raise ValueError(

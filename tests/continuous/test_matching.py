@@ -12,6 +12,7 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import multivariate_normal
 
+from benchmarks.continuous import coupling
 from benchmarks.flows.zoo import standardised
 from numpyro_flows import FlowDistribution, fit_density, flows
 from numpyro_flows.bijections import Chain
@@ -27,7 +28,7 @@ from numpyro_flows.continuous import (
     Training,
     VariancePreserving,
 )
-from numpyro_flows.continuous.matching import _nearest
+from numpyro_flows.continuous.matching import _nearest, _resampled
 from numpyro_flows.density import fitting
 from numpyro_flows.density.losses import Rows, flow_matching
 from numpyro_flows.training.devices import ONE_DEVICE
@@ -118,6 +119,74 @@ def test_coupled_paths_are_short():
     # the mean of 256 squares of N(0, 2): 2, of variance 8 / 256
     assert abs(free - 2) < 4 * np.sqrt(8 / 256)
     assert coupled < 0.05 * free
+
+
+def test_pairs_of_a_discrete_condition_are_the_best_within_each_value():
+    rng = np.random.default_rng(0)
+    x0, x1 = rng.normal(size=(2, 32, 2)).astype(np.float32)
+    condition = np.repeat([[-1.0], [1.0]], 16, axis=0).astype(np.float32)
+    paired = jax.jit(_nearest)(x0, x1, condition)
+    for half in (slice(16), slice(16, 32)):
+        np.testing.assert_array_equal(paired[half], jax.jit(_nearest)(x0[half], x1[half]))
+
+
+def test_base_draws_of_pairs_do_not_depend_on_the_condition():
+    """Of `x = 2 c + 0.3 e` they follow `e`, and the mean given `c` is `c / 100`; pairs by `x` alone have 0.98 `c`."""
+    rng, pair = np.random.default_rng(0), jax.jit(_nearest)
+    found = []
+    for _ in range(40):
+        c, e, x0 = rng.normal(size=(3, 256, 1)).astype(np.float32)
+        x = (2 * c + 0.3 * e) / np.float32(np.sqrt(4.09))
+        paired = np.asarray(pair(x0, x, c))
+        found.append([np.mean(paired * c), np.mean(paired * e)])
+    with_condition, with_noise = np.array(found).T
+    assert within_standard_errors(with_condition, 0.01)
+    assert with_noise.mean() > 0.5
+
+
+def test_resampled_rows_are_as_many_as_their_weights_say():
+    weights = np.array([0.0, 0.3, 5.0, 1.0, 0.0, 1.7, 8.0, 0.0], np.float32)
+    sample = jax.jit(jax.vmap(_resampled, (0, None)))
+    keys = jax.random.split(jax.random.key(0), 1000)
+    rows = np.asarray(sample(keys, weights))
+    counts, expected = (rows[..., None] == np.arange(8)).sum(1), 8 * weights / weights.sum()
+    assert (np.abs(counts - expected) < 1).all()
+    for row, mean in enumerate(expected):
+        assert within_standard_errors(counts[:, row], mean) or np.ptp(counts[:, row]) == 0
+    assert within_standard_errors(rows[:, 0] == 6, 0.5)  # in random order: the first is any of them
+    np.testing.assert_array_equal(np.sort(sample(keys[:1], np.ones(8, np.float32)))[0], np.arange(8))
+    assert (sample(keys[:1], np.zeros(8, np.float32)) < 8).all()
+
+
+def test_of_weighted_rows_coupled_paths_have_the_weighted_mean_and_the_width_of_the_path():
+    """Over all batches, though each is resampled: with weights of mean 1 among all rows, not within a batch."""
+    rng, path, batch = np.random.default_rng(0), ConditionalOT(0.3), 8
+    x = rng.normal(size=(40, 1)).astype(np.float32)
+    weights = np.exp(2 * x[:, 0])
+    weights /= weights.mean()
+
+    def ends(key):
+        batch_key, key = jax.random.split(key)
+        rows = jax.random.choice(batch_key, 40, (batch,), replace=False)
+        x1 = jnp.asarray(x)[rows]
+        x0, x1, _, w = FlowMatching(path, "minibatch_ot")._paired(key, x1, x1, None, jnp.asarray(weights)[rows])
+        end, _ = jax.vmap(path)(jnp.ones(batch), x0, x1)
+        return jnp.mean(w * end[:, 0]), jnp.mean(w * end[:, 0] ** 2)
+
+    mean, square = jax.jit(jax.vmap(ends))(jax.random.split(jax.random.key(0), 4000))
+    assert within_standard_errors(mean, float(np.mean(weights * x[:, 0])))
+    # base draws are the rows here: paths to `x1 + 0.3 x0` would end up to 1.3 times as far out
+    assert within_standard_errors(square, float(np.mean(weights * x[:, 0] ** 2)) + 0.3**2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["line", "weighted", "both"])
+def test_optimal_transport_finds_known_densities(task):
+    """Conditional, weighted and both, as `benchmarks.continuous.coupling` measures them."""
+    found = coupling.measure(task, "minibatch_ot", seed=0)
+    assert float(found["above_truth"]) < 0.03
+    if found["share"]:
+        assert float(found["share"]) == pytest.approx(10 / 11, abs=0.03)
 
 
 @pytest.fixture(scope="module")
