@@ -16,8 +16,8 @@ from numpyro.distributions import constraints
 
 from numpyro_flows import FlowDistribution, FlowPosterior
 from numpyro_flows.bijections import Affine
-from numpyro_flows.density.fit import DensityFit, Score
 from numpyro_flows.density.fitting import SolverCheck
+from numpyro_flows.density.report import DensityFit, Score
 from numpyro_flows.files.container import checksum_of, pack, unpack
 from numpyro_flows.files.tree import save_tree
 from numpyro_flows.inference.fingerprint import fingerprint

@@ -20,7 +20,7 @@ from numpyro.infer.util import log_density
 
 from numpyro_flows import FlowDistribution, FlowTransform
 from numpyro_flows.bijections import AbstractBijection, Affine, Chain, Scan
-from numpyro_flows.density.fit import DensityFit, Score
+from numpyro_flows.density.report import DensityFit, Score
 from numpyro_flows.modeling.sites import Sites, SitesTransform
 
 LOSSES = np.array([2.0, np.nan])

@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,72 +15,29 @@ from numpyro_flows.arguments import described, require_counts, require_key, requ
 from numpyro_flows.bijections import AbstractBijection, ActNorm, initialize_from_data
 from numpyro_flows.bijections.noise import estimates
 from numpyro_flows.continuous import FlowMatching
-from numpyro_flows.density.fitting import Settings, SolverCheck, train
+from numpyro_flows.density.angles import require_real
+from numpyro_flows.density.defaults import LIKELIHOOD_ROUND, LIKELIHOOD_STEPS, Options, split, usual_batch
+from numpyro_flows.density.fitting import Settings, train
 from numpyro_flows.density.losses import Rows, flow_matching, log_prob_rows, maximum_likelihood
+from numpyro_flows.density.mixed import fit_mixed, require_likelihood
 from numpyro_flows.density.observations import Support, checked_condition, checked_weights, observe
 from numpyro_flows.density.powers import Powers
+from numpyro_flows.density.report import DensityFit, Score
 from numpyro_flows.density.resuming import observe_for, require_condition_of
 from numpyro_flows.density.whitening import Whitening
 from numpyro_flows.flows import Recipe
+from numpyro_flows.modeling.columns import is_mixed
 from numpyro_flows.modeling.distributions import FlowDistribution
+from numpyro_flows.modeling.sites import table_as_sites
 from numpyro_flows.training.devices import Devices
 from numpyro_flows.training.seeds import Seeds
 from numpyro_flows.training.watch import Callback, Watch
 
-_MOST_VALIDATION = 10_000  # rows: more tell no better when to stop
 _INITIAL_ROWS = 1_000  # that set what is set by data
-_LIKELIHOOD_STEPS, _MATCHING_STEPS = 5_000, 20_000
-_LIKELIHOOD_ROUND, _MATCHING_ROUND = 50, 1_000  # least number of steps between two looks at the validation rows
+_MATCHING_STEPS = 20_000
+_MATCHING_ROUND = 1_000  # least number of steps between two looks at the validation rows
 _MATCHING_BATCH = 256  # small ones are no help there: times and draws of the base are noise enough
 _CLOSE = 0.02  # nats by which training's solver may differ from the flow's own at the end
-
-
-class Score(NamedTuple):
-    """A mean negative log likelihood, in nats an event on the data's own scale, and its standard error."""
-
-    nll: float
-    se: float
-
-
-class DensityFit(NamedTuple):
-    """How `fit_density` fitted a flow.
-
-    Attributes:
-        losses: mean negative log likelihood of each training step's rows, in nats an event.
-        validation: that of the validation rows after `steps` training steps, one number a look.
-        steps: training steps before each look.
-        held_out: of the flow that is kept, on the validation rows that it was chosen by, which flatters it a little.
-        test: on rows that nothing was chosen by; None where no share of the data was set aside for it.
-        seconds: wall time of compilation and training.
-        num_skipped: steps left out because loss or gradient was not finite.
-        why: what ended the training, and `reason`, the same in one word or two.
-        solver: of a continuous flow, how the solver of training compares with its own; None for others.
-
-    Example:
-        >>> import jax  # doctest: +SLOW
-        >>> from numpyro_flows import fit_density
-        >>> data = jax.random.normal(jax.random.key(0), (500, 2))
-        >>> fit_density(jax.random.key(1), data, num_steps=10, progress_bar=False).fit.why
-        'all 10 steps taken'
-    """
-
-    losses: Float[np.ndarray, " steps"]
-    validation: Float[np.ndarray, " looks"]
-    steps: Int[np.ndarray, " looks"]
-    held_out: Score
-    test: Score | None
-    seconds: dict[str, float]
-    num_skipped: int
-    why: str
-    reason: str
-    solver: SolverCheck | None
-
-    def __eq__(self, other: object) -> bool:
-        """By what they print, as trees compare their structures: of arrays `==` would not be true or false."""
-        return isinstance(other, DensityFit) and repr(self) == repr(other)
-
-    def __hash__(self) -> int:
-        return hash(self.why)
 
 
 def fit_density(
@@ -104,7 +61,7 @@ def fit_density(
     callback: Callback | None = None,
     checkpoint: str | os.PathLike | None = None,
     mesh: Mesh | None = None,
-) -> FlowDistribution:
+) -> FlowDistribution | Any:
     """Fit a flow to data, by default by maximum likelihood: the density whose mean negative log likelihood is least.
 
     The data are made unconstrained, and split. Skewed columns are made nearly normal by power transforms, and all are
@@ -120,8 +77,9 @@ def fit_density(
 
     Args:
         rng_key: random key, of either style.
-        data: an array `(num, *event)`; a dict of sites, each `(num, *site)`, as NumPyro's `get_samples()` gives it; or
-            an ArviZ DataTree, of which the posterior's draws are taken. Of sites the result is a distribution of sites.
+        data: an array `(num, *event)`; a dict of sites, each `(num, *site)`, as NumPyro's `get_samples()` gives it; a
+            pandas DataFrame, whose columns are sites; or an ArviZ DataTree, of which the posterior's draws are taken.
+            Of sites the result is a distribution of sites.
         flow: a recipe `(key, dim, cond_dim=...) -> bijection`; or a distribution fitted before, whose training goes on,
             on its own support. Its base must be the standard normal that training is for.
         condition: of each row, `(num, cond_dim)`: the result is the density of the data given it, and is used as
@@ -129,7 +87,10 @@ def fit_density(
         objective: "maximum_likelihood", "flow_matching", or a `FlowMatching` with another path or coupling. Pairs of
             minibatch optimal transport know neither conditions nor weights.
         support: NumPyro constraint of an event; for an array also one for each column; for sites a dict by site. Real
-            numbers by default.
+            numbers by default. `constraints.circular` are angles, and `boolean`, `nonnegative_integer`,
+            `positive_integer` and `integer_interval(a, b)` whole numbers: unordered categories within an interval of
+            at most 32 values, else ordered counts. With one of these the result is a `MixedDistribution`, whose parts
+            are trained one after the other: first the whole numbers, then the angles, then the real columns, by `flow`.
         weights: of each row, not negative, such as importance weights; they need not sum to one.
         dequantize: for integers `k`, whether to spread each over `[k, k + 1)` by uniform noise, redrawn every round.
         num_steps: most training steps; 5,000 by default, by flow matching 20,000.
@@ -148,12 +109,14 @@ def fit_density(
             best on the validation rows); where it returns True, the fit ends there.
         checkpoint: path of a file that the training is written to after each round, on Ctrl-C and on SIGTERM; a second
             call with the same arguments goes on from there, and ends as an uninterrupted one would, bit for bit.
-            Several processes cannot have one.
+            Several processes cannot have one. With angles or whole numbers each part has a file of its own, PATH.angles
+            for example.
         mesh: a `jax.sharding.Mesh` of one axis, whose devices keep a part of the rows each, and split every minibatch
             and the validation rows. The result is that of one device, to rounding: docs/several_devices.md.
 
     Returns:
-        The distribution; its `fit` is a `DensityFit`. Ctrl-C ends the training and returns what was fitted by then.
+        The distribution, whose `fit` is a `DensityFit`; with angles or whole numbers a `MixedDistribution`, whose
+        `fit` is a `MixedFit`. Ctrl-C ends the training, of several parts that of one, and keeps what was fitted.
 
     Raises:
         TypeError: where data are not numbers, `flow` is neither recipe nor distribution, or `mesh` is no mesh.
@@ -161,7 +124,8 @@ def fit_density(
             too few rows, for weights that are negative or all zero, and numbers out of their range; for a distribution
             on another base, or on other sites, shapes or another support than the data; for a coupling by minibatch
             optimal transport with a condition or weights; for a checkpoint of another fit or for several processes;
-            for a mesh of several axes.
+            for a mesh of several axes; for a recipe of angles without `constraints.circular`; for another objective or
+            `dequantize` with angles or whole numbers.
 
     Source: Papamakarios, Nalisnick, Rezende, Mohamed, Lakshminarayanan 2021, arXiv 1912.02762, section 2.3.1.
 
@@ -181,7 +145,7 @@ def fit_density(
     if not callable(flow):
         raise TypeError(f"flow expected a recipe or a FlowDistribution, got {described(flow)}")
     if num_steps is None:
-        num_steps = _LIKELIHOOD_STEPS if matching is None else _MATCHING_STEPS
+        num_steps = LIKELIHOOD_STEPS if matching is None else _MATCHING_STEPS
     require_counts(num_steps=num_steps, num_restarts=num_restarts)
     if batch_size is not None:
         require_counts(batch_size=batch_size)
@@ -192,7 +156,16 @@ def fit_density(
     require_numbers("[0, 1)", test=test)
     devices = Devices.of(mesh)
     watch = devices.watched(Watch(progress_bar, callback, checkpoint).checked())
+    if not isinstance(flow, FlowDistribution) or flow.sites is not None:
+        data = table_as_sites(data)
+    if is_mixed(support):
+        require_likelihood(objective, dequantize)
+        of_options = num_steps, batch_size, learning_rate, patience, validation, test, num_restarts
+        options = Options(*of_options, progress_bar, callback, mesh)
+        given = {"condition": condition, "weights": weights, "checkpoint": checkpoint}
+        return fit_mixed(fit_density, rng_key, data, support, flow=flow, options=options, **given)
     if isinstance(flow, FlowDistribution):
+        require_real(flow.bijection)
         observations = observe_for(flow, data, support, dequantize)
     else:
         observations = observe(data, support, dequantize=dequantize)
@@ -201,7 +174,7 @@ def fit_density(
     if isinstance(flow, FlowDistribution):
         require_condition_of(flow, conditions)
     seeds = Seeds.of(rng_key)
-    train_index, held_index, test_index = _split(seeds.rng("split"), num, validation, test)
+    train_index, held_index, test_index = split(seeds.rng("split"), num, validation, test)
 
     def draw(index: Int[np.ndarray, " some"], use: str, *numbers: int) -> tuple[Rows, Float[np.ndarray, " some"]]:
         """Rows, unconstrained, and `log |det|` of that."""
@@ -226,12 +199,12 @@ def fit_density(
     make = _maker(flow, whitened) if start is None else lambda key: start
     held, held_log_det = draw(held_index, "validation noise")
     if batch_size is None:
-        batch_size = int(np.clip(len(train_index) // 40, 32, 256)) if matching is None else _MATCHING_BATCH
+        batch_size = usual_batch(len(train_index)) if matching is None else _MATCHING_BATCH
     if patience is None and matching is not None:
         patience = num_steps
     settings = Settings(
         objective=maximum_likelihood if matching is None else flow_matching(matching),
-        least_round=_LIKELIHOOD_ROUND if matching is None else _MATCHING_ROUND,
+        least_round=LIKELIHOOD_ROUND if matching is None else _MATCHING_ROUND,
         prefers_last=matching is not None,
         num_steps=num_steps,
         batch_size=batch_size,
@@ -315,6 +288,7 @@ def _maker(recipe: Recipe, rows: Rows) -> Callable[[PRNGKeyArray], AbstractBijec
         bijection = recipe(key, dim, **options)
         if tuple(bijection.shape) != (dim,):
             raise ValueError(f"flow expected to give a bijection of shape {(dim,)}, got {bijection.shape}")
+        require_real(bijection)
         leaves = jax.tree.leaves(bijection, is_leaf=lambda node: isinstance(node, ActNorm))
         if any(isinstance(leaf, ActNorm) for leaf in leaves):
             some = jax.tree.map(lambda leaf: leaf[:_INITIAL_ROWS], rows)
@@ -322,15 +296,3 @@ def _maker(recipe: Recipe, rows: Rows) -> Callable[[PRNGKeyArray], AbstractBijec
         return bijection
 
     return make
-
-
-def _split(rng: np.random.Generator, num: int, validation: float, test: float) -> list[Int[np.ndarray, " some"]]:
-    """Row numbers to train on, to stop by, and to test on."""
-    if validation + test >= 1:
-        raise ValueError(f"validation and test expected shares below 1 in all, got {validation} and {test}")
-    num_test = round(test * num)
-    num_validation = min(max(round(validation * num), 1), _MOST_VALIDATION)
-    num_train = num - num_validation - num_test
-    if num_train < 1:
-        raise ValueError(f"expected rows to train on, got {num} in all with shares {validation} and {test} set aside")
-    return np.split(rng.permutation(num), [num_train, num_train + num_validation])

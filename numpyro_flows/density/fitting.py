@@ -22,8 +22,9 @@ from numpyro_flows.continuous.training_form import (
     with_training_solver,
     without_errors,
 )
-from numpyro_flows.density.losses import Objective, Rows, maximum_likelihood, mean_nll
+from numpyro_flows.density.losses import Base, Objective, Rows, maximum_likelihood, mean_nll
 from numpyro_flows.files.rules import InFiles
+from numpyro_flows.modeling.scoring import standard_normal_log_prob
 from numpyro_flows.training.ahead import NO_OPTIMIZATION, Ahead, prototype
 from numpyro_flows.training.checkpoint import Checkpoint, program
 from numpyro_flows.training.devices import Devices, on_one_device
@@ -203,6 +204,7 @@ def train(
     seeds: Seeds,
     watch: Watch,
     devices: Devices,
+    base: Base = standard_normal_log_prob,
 ) -> Trained:
     """Train what `make` gives on the rows that `draw_rows` gives each round; keep what is best on `validation`."""
     rows = draw_rows(0)
@@ -216,7 +218,8 @@ def train(
     seed = seeds.many(settings.num_restarts, "start")
     seed = seed if several else seed[0]
     with ThreadPoolExecutor() as pool:
-        functions = _compile(pool, settings.objective, make, rows, validation, seed, (length, batch), several, devices)
+        batches, objective = (length, batch), settings.objective
+        functions = _compile(pool, objective, make, rows, validation, seed, batches, several, devices, base)
         task = _DensityTask(functions, draw_rows, validation, batch, length, seeds, devices)
         start, fixed = functions.start(seed)
         none = np.full(np.shape(seed)[:-1], np.inf, jnp.result_type(float))
@@ -281,6 +284,7 @@ def _compile(
     batches: tuple[int, int],
     several: bool,
     devices: Devices,
+    base: Base,
 ) -> _Functions:
     one = seed[0] if several else seed
     shapes = prototype(lambda seed: make(seed_key(seed)), one)
@@ -301,7 +305,7 @@ def _compile(
 
     def score(params: PyTree, fixed: PyTree, best: _Best, rows: Rows) -> tuple[_Best, _Now]:
         bijection = without_errors(eqx.combine(params, fixed, static))
-        nll, log_prob = mean_nll(bijection, rows, devices)
+        nll, log_prob = mean_nll(bijection, rows, devices, base)
         gap = jnp.full_like(nll, jnp.nan)
         if objective is maximum_likelihood and continuous_flows(bijection):
             gap = mean_nll(with_training_solver(bijection), rows, devices)[0] - nll

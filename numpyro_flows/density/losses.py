@@ -32,15 +32,21 @@ Objective = Callable[[AbstractBijection, PRNGKeyArray, Rows, Devices], Scalar]
 """A loss of a bijection on some rows, with a key for what is random in it, and the devices that share the rows."""
 
 
-def log_prob_rows(bijection: AbstractBijection, rows: Rows, devices: Devices = ONE_DEVICE) -> Float[Array, " num"]:
-    """`log N(f^-1(x); 0, I) + log |det df^-1/dx|` of every row, in blocks, so that memory does not grow with them.
+Base = Callable[[Array], Scalar]
+"""The log density of a bijection's base at one vector."""
+
+
+def log_prob_rows(
+    bijection: AbstractBijection, rows: Rows, devices: Devices = ONE_DEVICE, base: Base = standard_normal_log_prob
+) -> Float[Array, " num"]:
+    """`log p_base(f^-1(x)) + log |det df^-1/dx|` of every row, in blocks, so that memory does not grow with them.
 
     Devices share the rows of a block.
     """
 
     def log_prob(x: Array, condition: Array | None) -> Array:
-        base, log_det = bijection.inverse_and_log_det(x, condition)
-        return standard_normal_log_prob(base) + log_det
+        of_base, log_det = bijection.inverse_and_log_det(x, condition)
+        return base(of_base) + log_det
 
     num = len(rows.x)
     num_blocks = -(-num // (_BLOCK * devices.num))
@@ -55,16 +61,22 @@ def log_prob_rows(bijection: AbstractBijection, rows: Rows, devices: Devices = O
 
 
 def mean_nll(
-    bijection: AbstractBijection, rows: Rows, devices: Devices = ONE_DEVICE
+    bijection: AbstractBijection, rows: Rows, devices: Devices = ONE_DEVICE, base: Base = standard_normal_log_prob
 ) -> tuple[Scalar, Float[Array, " num"]]:
     """The weighted mean of the negative log densities of `rows`, and the log densities."""
-    log_prob = log_prob_rows(bijection, rows, devices)
+    log_prob = log_prob_rows(bijection, rows, devices, base)
     return -jnp.mean(rows.weights * log_prob), log_prob
 
 
-def maximum_likelihood(bijection: AbstractBijection, key: PRNGKeyArray, rows: Rows, devices: Devices) -> Scalar:
+def maximum_likelihood(
+    bijection: AbstractBijection,
+    key: PRNGKeyArray,
+    rows: Rows,
+    devices: Devices,
+    base: Base = standard_normal_log_prob,
+) -> Scalar:
     """The mean negative log likelihood of a training step."""
-    return mean_nll(in_training(bijection, key), rows, devices)[0]
+    return mean_nll(in_training(bijection, key), rows, devices, base)[0]
 
 
 def flow_matching(matching: FlowMatching) -> Objective:

@@ -84,6 +84,12 @@ _OBJECTS = {
 # What is written elsewhere than its name in a file says: name in a file -> module and name there.
 _HOMES = {
     "numpyro_flows.FlowDistribution": ("numpyro_flows.modeling.distributions", "FlowDistribution"),
+    "numpyro_flows.MixedDistribution": ("numpyro_flows.modeling.mixed", "MixedDistribution"),
+    "numpyro_flows.MixedDistribution.Columns": ("numpyro_flows.modeling.columns", "Columns"),
+    "numpyro_flows.MixedDistribution.DiscreteFactor": ("numpyro_flows.modeling.discrete", "DiscreteFactor"),
+    "numpyro_flows.MixedDistribution.Categories": ("numpyro_flows.modeling.discrete", "Categories"),
+    "numpyro_flows.MixedDistribution.Counts": ("numpyro_flows.modeling.discrete", "Counts"),
+    "numpyro_flows.MixedFit": ("numpyro_flows.density.report", "MixedFit"),
     "numpyro_flows.FlowTransform": ("numpyro_flows.modeling.transforms", "FlowTransform"),
     "numpyro_flows.Sites": ("numpyro_flows.modeling.sites", "Sites"),
     "numpyro_flows.SitesTransform": ("numpyro_flows.modeling.sites", "SitesTransform"),
@@ -94,8 +100,8 @@ _HOMES = {
     "numpyro_flows.FlowPosterior.Sliced": ("numpyro_flows.inference.sliced", "Sliced"),
     "numpyro_flows.FlowPosterior.Chains": ("numpyro_flows.inference.draws", "Chains"),
     "numpyro_flows.FlowPosterior.Fingerprint": ("numpyro_flows.inference.fingerprint", "Fingerprint"),
-    "numpyro_flows.DensityFit": ("numpyro_flows.density.fit", "DensityFit"),
-    "numpyro_flows.DensityFit.Score": ("numpyro_flows.density.fit", "Score"),
+    "numpyro_flows.DensityFit": ("numpyro_flows.density.report", "DensityFit"),
+    "numpyro_flows.DensityFit.Score": ("numpyro_flows.density.report", "Score"),
     "numpyro_flows.DensityFit.SolverCheck": ("numpyro_flows.density.fitting", "SolverCheck"),
     "numpyro_flows.bijections.EventNoise": ("numpyro_flows.bijections.noise", "EventNoise"),
     "numpyro_flows.bijections.MonotoneNetwork": ("numpyro_flows.bijections.block_autoregressive", "_MonotoneNetwork"),

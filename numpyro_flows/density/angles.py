@@ -1,0 +1,58 @@
+"""Flows of angles: which recipes make one, and the base that they stand on."""
+
+import math
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jaxtyping import Array, Scalar
+
+from numpyro_flows import flows
+from numpyro_flows.bijections import AbstractBijection, AbstractUnivariate
+from numpyro_flows.flows import Recipe
+from numpyro_flows.training.ahead import prototype
+
+_OF_ANGLES = partial(flows.nsf_coupling, circular=True)
+
+
+def is_circular(bijection: Any) -> bool:
+    """Whether a bijection has univariate maps of the circle."""
+    leaves = jax.tree.leaves(bijection, is_leaf=lambda node: isinstance(node, AbstractUnivariate))
+    return any(isinstance(leaf, AbstractUnivariate) and leaf.periodic for leaf in leaves)
+
+
+def require_real(bijection: AbstractBijection) -> None:
+    """Raise a ValueError for a bijection of angles, which on a normal base is no density."""
+    if is_circular(bijection):
+        raise ValueError(
+            "flow expected a bijection of real numbers for real columns, got one of angles. Write "
+            "support=constraints.circular for data that are angles, or a support for each column"
+        )
+
+
+def recipe_of_angles(recipe: Recipe, *, alone: bool, dim: int) -> Recipe:
+    """The recipe of the angles: circular spline couplings, or the user's where there are no real columns.
+
+    Raises:
+        ValueError: where the data have no real columns, and the user's recipe is not one of angles.
+    """
+    if not alone or recipe is flows.nsf_coupling:
+        return _OF_ANGLES
+    if not is_circular(prototype(lambda key: recipe(key, dim), jax.random.key(0))):
+        raise ValueError(
+            "flow expected a recipe of angles for data without real columns, such as "
+            "partial(flows.nsf_coupling, circular=True), got one of real numbers"
+        )
+    return recipe
+
+
+def uniform_angles(dim: int) -> dist.Distribution:
+    """The base: independent uniform angles."""
+    return dist.Uniform(-jnp.pi, jnp.pi).expand([dim]).to_event(1)
+
+
+def uniform_log_prob(angles: Array) -> Scalar:
+    """The log density of the base at one vector of angles."""
+    return jnp.full((), -angles.size * math.log(2.0 * math.pi), angles.dtype)
