@@ -28,7 +28,7 @@ from numpyro_flows import MixedDistribution, fit_density
 Rows = Float[np.ndarray, "num dim"]
 NUM_TRAIN, NUM_TEST, NUM_DRAWS = 10_000, 20_000, 20_000
 BLOCK = 10_000  # points of a grid scored at once
-CIRCLE = np.linspace(-np.pi, np.pi, 120, endpoint=False) + np.pi / 120
+CIRCLE = -np.pi + 2 * np.pi * (np.arange(150) + 0.5) / 150
 
 
 class Case(NamedTuple):

@@ -20,7 +20,7 @@ from numpyro_flows.density.defaults import LIKELIHOOD_ROUND, LIKELIHOOD_STEPS, O
 from numpyro_flows.density.fitting import Settings, train
 from numpyro_flows.density.losses import Rows, flow_matching, log_prob_rows, maximum_likelihood
 from numpyro_flows.density.mixed import fit_mixed, require_likelihood
-from numpyro_flows.density.observations import Support, checked_condition, checked_weights, observe
+from numpyro_flows.density.observations import Support, checked_condition, checked_weights, observe, table_of_sites
 from numpyro_flows.density.powers import Powers
 from numpyro_flows.density.report import DensityFit, Score
 from numpyro_flows.density.resuming import observe_for, require_condition_of
@@ -28,7 +28,7 @@ from numpyro_flows.density.whitening import Whitening
 from numpyro_flows.flows import Recipe
 from numpyro_flows.modeling.columns import is_mixed
 from numpyro_flows.modeling.distributions import FlowDistribution
-from numpyro_flows.modeling.sites import table_as_sites
+from numpyro_flows.modeling.mixed import MixedDistribution
 from numpyro_flows.training.devices import Devices
 from numpyro_flows.training.seeds import Seeds
 from numpyro_flows.training.watch import Callback, Watch
@@ -157,8 +157,8 @@ def fit_density(
     devices = Devices.of(mesh)
     watch = devices.watched(Watch(progress_bar, callback, checkpoint).checked())
     if not isinstance(flow, FlowDistribution) or flow.sites is not None:
-        data = table_as_sites(data)
-    if is_mixed(support):
+        data = table_of_sites(data)
+    if is_mixed(support) or isinstance(flow, MixedDistribution):
         require_likelihood(objective, dequantize)
         of_options = num_steps, batch_size, learning_rate, patience, validation, test, num_restarts
         options = Options(*of_options, progress_bar, callback, mesh)
@@ -257,7 +257,7 @@ def fit_density(
         seconds=trained.seconds,
         num_skipped=trained.num_skipped,
         why=trained.ending.why,
-        reason=trained.ending.reason,
+        reason=str(trained.ending.reason),
         solver=trained.solver,
     )
     return fitted

@@ -1,6 +1,7 @@
 """Densities of discrete columns, angles and real columns together, by the chain rule."""
 
 import os
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -73,6 +74,8 @@ class _Training(NamedTuple):
             num_restarts=options.num_restarts,
         )
         trained = train(make, lambda number: rows, held, settings, self.seeds, devices.watched(watch), devices, base)
+        if trained.ending.failed:
+            warnings.warn(f"the fit of {name} is not finished: {trained.ending.why}", UserWarning, stacklevel=5)
         test = None
         if len(tested.x):
             log_prob = jax.jit(lambda rows: log_prob_rows(trained.bijection, rows, base=base))(tested)
@@ -96,10 +99,10 @@ def fit_mixed(
 
     Every part is trained on the same rows. A checkpoint is a file for each part, whose name ends in that of the part.
     """
-    if not isinstance(flow, Callable) or isinstance(flow, FlowDistribution | MixedDistribution):
+    if isinstance(flow, FlowDistribution | MixedDistribution):
         raise ValueError(
-            f"flow expected a recipe for data with angles or whole numbers, got {described(flow)}: their training "
-            "starts anew"
+            f"flow expected a recipe for data with angles or whole numbers, got {described(flow)}, and the training of "
+            "such a distribution cannot go on: leave flow out"
         )
     of_kinds = take_apart(data, support)
     num, seeds = len(of_kinds.values), Seeds.of(rng_key)
@@ -225,7 +228,7 @@ def _report(trained: Trained, held_out: Score, test: Score | None) -> DensityFit
         seconds=trained.seconds,
         num_skipped=trained.num_skipped,
         why=trained.ending.why,
-        reason=trained.ending.reason,
+        reason=str(trained.ending.reason),
         solver=None,
     )
 

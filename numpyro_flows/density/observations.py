@@ -14,7 +14,7 @@ from numpyro.distributions import constraints
 from numpyro.distributions.transforms import ComposeTransform, ReshapeTransform, Transform, biject_to
 
 from numpyro_flows.arguments import as_numbers, described, require_all, require_finite_rows
-from numpyro_flows.modeling.sites import Sites
+from numpyro_flows.modeling.sites import Sites, table_as_sites
 
 Support = constraints.Constraint | Sequence[constraints.Constraint] | Mapping[str, constraints.Constraint] | None
 """Of an event; one for each column; one for each site; the real numbers."""
@@ -123,6 +123,14 @@ def sites_of(data: Any) -> Mapping[str, ArrayLike] | None:
         raise ValueError(f"data expected draws along the dimensions chain and draw, got {list(data.dims)}")
     posterior = data.stack(draws=("chain", "draw")).transpose("draws", ...)
     return {str(name): variable.values for name, variable in posterior.data_vars.items()}
+
+
+def table_of_sites(data: Any) -> Any:
+    """The sites of a DataFrame; anything else as it is; a TypeError that names the columns that are no numbers."""
+    sites = table_as_sites(data)
+    if sites is not data:
+        as_numbers(data, "data")
+    return sites
 
 
 def stack(sites: Mapping[str, ArrayLike]) -> tuple[dict[str, tuple[int, ...]], Float[np.ndarray, "num size"]]:

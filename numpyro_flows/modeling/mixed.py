@@ -98,6 +98,11 @@ class MixedDistribution(dist.Distribution, InFiles):
     def support(self) -> constraints.Constraint:
         return MixedSupport(self)
 
+    @property
+    def sites(self) -> dict[str, tuple[int, ...]] | None:
+        """Shapes of the sites by name; None where an event is an array."""
+        return None if self.columns.sites is None else dict(self.columns.sites)
+
     def given(self, condition: ArrayLike) -> "MixedDistribution":
         """The distribution under another condition, of shape `(*batch, cond_dim)`.
 
