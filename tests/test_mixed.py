@@ -225,7 +225,7 @@ def test_training_of_angles_on_a_normal_base_does_not_go_on():
 
 def test_the_benchmark_s_densities_are_near_the_truth():
     for measured in read("density_mixed"):
-        assert float(measured["excess"]) < 0.02
+        assert float(measured["excess"]) < 0.02 + 2 * float(measured["se"])
         assert float(measured["mass"]) == pytest.approx(1.0, abs=1e-3)
         assert measured["outside"] == "0"
 
