@@ -60,11 +60,12 @@ class Categories(AbstractDiscrete):
 
     network: Parameters
     low: int = eqx.field(static=True)
-    high: int = eqx.field(static=True)  # pyright: ignore[reportIncompatibleVariableOverride]
+    high: int = eqx.field(static=True)
     code_size: int = eqx.field(static=True)
 
     def __init__(self, key: PRNGKeyArray, low: int, high: int, seen_dim: int, shares: Float[ArrayLike, " levels"]):
-        self.low, self.high, self.code_size = low, high, high - low + 1
+        self.low, self.code_size = low, high - low + 1
+        self.high = high  # pyright: ignore[reportIncompatibleVariableOverride]
         self.network = Parameters(key, jnp.log(jnp.asarray(shares, float)), seen_dim, _HIDDEN)
         self.__check_init__()
 
