@@ -9,6 +9,7 @@ from .density.anomaly import AnomalyScores as AnomalyScores
 from .density.anomaly import anomaly_scores as anomaly_scores
 from .density.fit import fit_density as fit_density
 from .density.result import DensityFit as DensityFit
+from .density.result import MixedFit as MixedFit
 from .diagnostics import NutsComparison as NutsComparison
 from .diagnostics import compare_with_nuts as compare_with_nuts
 from .inference.flow_mh import FlowMH as FlowMH
@@ -30,5 +31,6 @@ from .latent_ode.model import LatentODE as LatentODE
 from .modeling.distributions import FlowDistribution as FlowDistribution
 from .modeling.elbo import PathELBO as PathELBO
 from .modeling.guides import AutoFlow as AutoFlow
+from .modeling.mixed import MixedDistribution as MixedDistribution
 from .modeling.model_sites import sample_sites as sample_sites
 from .modeling.transforms import FlowTransform as FlowTransform

@@ -53,12 +53,12 @@ class CircularSpline(AbstractUnivariate):
         require_counts(1, 999, num_bins=self.num_bins)
 
     def transform_and_log_derivative(self, x: Values, params: Params) -> tuple[Values, Values]:
-        y, log_derivative = spline_forward(_wrap(x), *self._split(params), math.pi)
-        return _wrap(y + params[..., -1]), log_derivative
+        y, log_derivative = spline_forward(wrap(x), *self._split(params), math.pi)
+        return wrap(y + params[..., -1]), log_derivative
 
     def inverse_and_log_derivative(self, y: Values, params: Params) -> tuple[Values, Values]:
-        x, log_derivative = spline_inverse(_wrap(y - params[..., -1]), *self._split(params), math.pi)
-        return _wrap(x), log_derivative
+        x, log_derivative = spline_inverse(wrap(y - params[..., -1]), *self._split(params), math.pi)
+        return wrap(x), log_derivative
 
     def _split(self, params: Params) -> tuple[Array, Array, Array]:
         k = self.num_bins
@@ -66,7 +66,7 @@ class CircularSpline(AbstractUnivariate):
         return widths, heights, jnp.concatenate([slopes, slopes[..., :1]], axis=-1)
 
 
-def _wrap(angle: Values) -> Values:
+def wrap(angle: Values) -> Values:
     """The same angle within `[-pi, pi)`, exactly what it was if it was there."""
     wrapped = angle - 2 * math.pi * jnp.floor((angle + math.pi) / (2 * math.pi))
     # rounding may leave it just outside

@@ -10,6 +10,8 @@ from jaxtyping import ArrayLike, Float
 from numpyro_flows.arguments import as_numbers, described, require_finite_rows
 from numpyro_flows.density.observations import sites_of
 from numpyro_flows.modeling.distributions import FlowDistribution
+from numpyro_flows.modeling.mixed import MixedDistribution
+from numpyro_flows.modeling.sites import table_as_sites
 
 
 class AnomalyScores(NamedTuple):
@@ -38,7 +40,9 @@ class AnomalyScores(NamedTuple):
 
 
 def anomaly_scores(
-    flow: FlowDistribution, data: ArrayLike | Mapping[str, ArrayLike], reference: ArrayLike | Mapping[str, ArrayLike]
+    flow: FlowDistribution | MixedDistribution,
+    data: ArrayLike | Mapping[str, ArrayLike],
+    reference: ArrayLike | Mapping[str, ArrayLike],
 ) -> AnomalyScores:
     """Score rows by a density, with p-values by the ranks among reference rows.
 
@@ -68,8 +72,10 @@ def anomaly_scores(
         >>> [bool(p < 0.01) for p in scores.p_density]
         [False, True]
     """
-    if not isinstance(flow, FlowDistribution):
+    if not isinstance(flow, FlowDistribution | MixedDistribution):
         raise TypeError(f"flow expected a FlowDistribution, got {described(flow)}")
+    if flow.sites is not None:
+        data, reference = table_as_sites(data), table_as_sites(reference)
     parts = _checked(data, "data", least=1), _checked(reference, "reference", least=2)
     log_prob, usual = (_log_prob(flow, rows) for rows in parts)
     mean, deviation = usual.mean(), usual.std()
@@ -93,7 +99,9 @@ def _checked(rows: Any, name: str, *, least: int) -> np.ndarray | dict[str, np.n
     return arrays[0] if sites is None else dict(zip(sites, arrays))
 
 
-def _log_prob(flow: FlowDistribution, rows: np.ndarray | dict[str, np.ndarray]) -> Float[np.ndarray, " num"]:
+def _log_prob(
+    flow: FlowDistribution | MixedDistribution, rows: np.ndarray | dict[str, np.ndarray]
+) -> Float[np.ndarray, " num"]:
     log_prob = np.asarray(jax.jit(flow.log_prob)(rows), np.float64)
     if log_prob.ndim != 1:
         raise ValueError(f"expected rows of shape (num, *{flow.event_shape}), got scores of shape {log_prob.shape}")

@@ -17,25 +17,36 @@ from numpyro_flows.arguments import described, require_counts, require_key, requ
 from numpyro_flows.bijections import Identity
 from numpyro_flows.bijections.noise import estimates
 from numpyro_flows.continuous import FlowMatching
+from numpyro_flows.density.angles import require_real
 from numpyro_flows.density.base import checked_base
 from numpyro_flows.density.baselines import Baselines, in_double
+from numpyro_flows.density.defaults import LIKELIHOOD_ROUND, LIKELIHOOD_STEPS, Options, split, usual_batch
 from numpyro_flows.density.fitting import Settings, Trained, train
 from numpyro_flows.density.losses import Rows, checked_matching, log_prob_rows
-from numpyro_flows.density.observations import Dequantize, Support, checked_condition, checked_weights, observe
+from numpyro_flows.density.mixed import fit_mixed, require_likelihood
+from numpyro_flows.density.observations import (
+    Dequantize,
+    Support,
+    checked_condition,
+    checked_weights,
+    observe,
+    table_of_sites,
+)
 from numpyro_flows.density.outliers import without_far_rows
 from numpyro_flows.density.preparation import Preparation
 from numpyro_flows.density.recipes import maker
 from numpyro_flows.density.result import DensityFit, Score
 from numpyro_flows.density.resuming import base_of, observe_for, require_condition_of
 from numpyro_flows.flows import Recipe
+from numpyro_flows.modeling.columns import is_mixed
 from numpyro_flows.modeling.distributions import FlowDistribution
+from numpyro_flows.modeling.mixed import MixedDistribution
 from numpyro_flows.training.devices import Devices
 from numpyro_flows.training.seeds import Seeds
 from numpyro_flows.training.watch import Callback, Watch
 
-_FEW_VALIDATION, _MOST_VALIDATION = 30, 10_000  # rows: fewer decide by chance, more tell no better when to stop
-_LIKELIHOOD_STEPS, _MATCHING_STEPS = 5_000, 20_000
-_LIKELIHOOD_ROUND, _MATCHING_ROUND = 50, 1_000  # least number of steps between two looks at the validation rows
+_MATCHING_STEPS = 20_000
+_MATCHING_ROUND = 1_000  # least number of steps between two looks at the validation rows
 _MATCHING_BATCH = 256  # small ones are no help there: times and draws of the base are noise enough
 _CONFIDENCE, _LEAST_GAIN = 0.95, 0.01  # that a flow is better than the mixture, in nats, from which it is kept
 _CLOSE = 0.02  # nats by which training's solver may differ from the flow's own at the end
@@ -63,7 +74,7 @@ def fit_density(
     callback: Callback | None = None,
     checkpoint: str | os.PathLike | None = None,
     mesh: Mesh | None = None,
-) -> FlowDistribution:
+) -> FlowDistribution | Any:
     """Fit a flow to data, by default by maximum likelihood: the density whose mean negative log likelihood is least.
 
     The data are made unconstrained, and split. Skewed columns are made nearly normal by power transforms, and all are
@@ -81,8 +92,9 @@ def fit_density(
 
     Args:
         rng_key: random key, of either style.
-        data: an array `(num, *event)`; a dict of sites, each `(num, *site)`, as NumPyro's `get_samples()` gives it; or
-            an ArviZ DataTree, of which the posterior's draws are taken. Of sites the result is a distribution of sites.
+        data: an array `(num, *event)`; a dict of sites, each `(num, *site)`, as NumPyro's `get_samples()` gives it; a
+            pandas DataFrame, whose columns are sites; or an ArviZ DataTree, of which the posterior's draws are taken.
+            Of sites the result is a distribution of sites.
         flow: a recipe `(key, dim, cond_dim=...) -> bijection`; or a distribution fitted before, whose training goes on,
             on its own support.
         base: a NumPyro distribution of the flow's base events, or of one number for all coordinates alike, such as
@@ -93,7 +105,10 @@ def fit_density(
             `flow.given(condition)`.
         objective: "maximum_likelihood", "flow_matching", or a `FlowMatching` with another path or coupling.
         support: NumPyro constraint of an event; for an array also one for each column; for sites a dict by site. Real
-            numbers by default.
+            numbers by default. `constraints.circular` are angles, and `boolean`, `nonnegative_integer`,
+            `positive_integer` and `integer_interval(a, b)` whole numbers: unordered categories within an interval of
+            at most 32 values, else ordered counts. With one of these the result is a `MixedDistribution`, whose parts
+            are trained one after the other: first the whole numbers, then the angles, then the real columns, by `flow`.
         weights: of each row, not negative, such as importance weights; they need not sum to one.
         dequantize: for integers `k`, whether to spread each over `[k, k + 1)` by uniform noise, redrawn every round. A
             sequence says it for each column of an array, a dict for sites; other values get no noise. The mean log
@@ -116,12 +131,14 @@ def fit_density(
             best on the validation rows); where it returns True, the fit ends there.
         checkpoint: path of a file that the training is written to after each round, on Ctrl-C and on SIGTERM; a second
             call with the same arguments goes on from there, and ends as an uninterrupted one would, bit for bit.
-            Several processes cannot have one.
+            Several processes cannot have one. With angles or whole numbers each part has a file of its own, PATH.angles
+            for example.
         mesh: a `jax.sharding.Mesh` of one axis, whose devices keep a part of the rows each, and split every minibatch
             and the validation rows. The result is that of one device, to rounding: docs/several_devices.md.
 
     Returns:
-        The distribution; its `fit` is a `DensityFit`. Ctrl-C ends the training and returns what was fitted by then.
+        The distribution, whose `fit` is a `DensityFit`; with angles or whole numbers a `MixedDistribution`, whose
+        `fit` is a `MixedFit`. Ctrl-C ends the training, of several parts that of one, and keeps what was fitted.
 
     Raises:
         TypeError: where data are not numbers, `flow` is neither recipe nor distribution, or `mesh` is no mesh.
@@ -129,7 +146,8 @@ def fit_density(
             too few rows, for weights that are negative or all zero, and numbers out of their range; for columns whose
             values floating-point numbers do not tell apart, as Unix times in single precision; for a base of
             other events; for a distribution on other sites, shapes or another support than the data; for a checkpoint
-            of another fit or for several processes; for a mesh of several axes.
+            of another fit or for several processes; for a mesh of several axes; for a recipe of angles without
+            `constraints.circular`; for another objective or `dequantize` with angles or whole numbers.
 
     Source: Papamakarios, Nalisnick, Rezende, Mohamed, Lakshminarayanan 2021, arXiv 1912.02762, section 2.3.1.
 
@@ -149,7 +167,7 @@ def fit_density(
     if not callable(flow):
         raise TypeError(f"flow expected a recipe or a FlowDistribution, got {described(flow)}")
     if num_steps is None:
-        num_steps = _LIKELIHOOD_STEPS if matching is None else _MATCHING_STEPS
+        num_steps = LIKELIHOOD_STEPS if matching is None else _MATCHING_STEPS
     require_counts(num_steps=num_steps, num_restarts=num_restarts)
     if batch_size is not None:
         require_counts(batch_size=batch_size)
@@ -161,7 +179,16 @@ def fit_density(
     require_numbers("[0, 1)", test=test)
     devices = Devices.of(mesh)
     watch = devices.watched(Watch(progress_bar, callback, checkpoint).checked())
+    if not isinstance(flow, FlowDistribution) or flow.sites is not None:
+        data = table_of_sites(data)
+    if is_mixed(support) or isinstance(flow, MixedDistribution):
+        require_likelihood(objective, dequantize)
+        of_options = num_steps, batch_size, learning_rate, patience, validation, test, num_restarts
+        options = Options(*of_options, progress_bar, callback, mesh)
+        given = {"base": base, "condition": condition, "weights": weights, "checkpoint": checkpoint}
+        return fit_mixed(fit_density, rng_key, data, support, flow=flow, options=options, **given)
     if isinstance(flow, FlowDistribution):
+        require_real(flow.bijection)
         observations = observe_for(flow, data, support, dequantize)
     else:
         observations = observe(data, support, dequantize=dequantize)
@@ -174,7 +201,7 @@ def fit_density(
     chooses_base = base is None
     base = base_of(flow) if isinstance(flow, FlowDistribution) else checked_base(base, dim)
     seeds = Seeds.of(rng_key)
-    train_index, held_index, test_index = _split(seeds.rng("split"), num, validation, test)
+    train_index, held_index, test_index = split(seeds.rng("split"), num, validation, test)
 
     def draw(index: Int[np.ndarray, " some"], use: str, *numbers: int) -> tuple[Rows, Float[np.ndarray, " some"]]:
         """Rows, unconstrained, and `log |det|` of that."""
@@ -201,14 +228,14 @@ def fit_density(
     held_prepared, of_preparation = preparation.rows(held)
     held_volume = held_log_det + of_preparation
     if batch_size is None:
-        batch_size = int(np.clip(len(train_index) // 40, 32, 256)) if matching is None else _MATCHING_BATCH
+        batch_size = usual_batch(len(train_index)) if matching is None else _MATCHING_BATCH
     if patience is None and matching is not None:
         patience = num_steps
     settings = Settings(
         matching=matching,
         base=base if mixture is None else mixture.distribution,
         trains_base=base is not None,
-        least_round=_LIKELIHOOD_ROUND if matching is None else _MATCHING_ROUND,
+        least_round=LIKELIHOOD_ROUND if matching is None else _MATCHING_ROUND,
         prefers_last=matching is not None,
         num_steps=num_steps,
         batch_size=batch_size,
@@ -254,7 +281,7 @@ def fit_density(
         seconds={"baselines": ready - began, **trained.seconds},
         num_skipped=trained.num_skipped,
         why=trained.ending.why,
-        reason=trained.ending.reason,
+        reason=str(trained.ending.reason),
         solver=trained.solver,
         baselines=scores,
         kept=kept,
@@ -284,17 +311,3 @@ def _warn_of(trained: Trained) -> None:
         warnings.warn(
             f"log densities of this flow are random estimates: {', '.join(estimated)}", UserWarning, stacklevel=3
         )
-
-
-def _split(rng: np.random.Generator, num: int, validation: float | None, test: float) -> list[Int[np.ndarray, " some"]]:
-    """Row numbers to train on, to stop by, and to test on."""
-    if (validation or 0.0) + test >= 1:
-        raise ValueError(f"validation and test expected shares below 1 in all, got {validation} and {test}")
-    num_test = round(test * num)
-    rest = num - num_test
-    num_validation = max(rest // 10, min(_FEW_VALIDATION, rest // 4)) if validation is None else round(validation * num)
-    num_validation = min(max(num_validation, 1), _MOST_VALIDATION)
-    num_train = rest - num_validation
-    if num_train < 1:
-        raise ValueError(f"expected rows to train on, got {num} in all with shares {validation} and {test} set aside")
-    return np.split(rng.permutation(num), [num_train, num_train + num_validation])

@@ -15,7 +15,7 @@ from numpyro.distributions.transforms import ComposeTransform, ReshapeTransform,
 
 from numpyro_flows.arguments import as_numbers, described, require_all, require_finite_rows, require_flags
 from numpyro_flows.density.digits import require_digits, require_digits_together
-from numpyro_flows.modeling.sites import Sites
+from numpyro_flows.modeling.sites import Sites, table_as_sites
 
 Support = constraints.Constraint | Sequence[constraints.Constraint] | Mapping[str, constraints.Constraint] | None
 """Of an event; one for each column; one for each site; the real numbers."""
@@ -63,10 +63,10 @@ def observe(data: Any, support: Support = None, *, dequantize: Dequantize = Fals
     """Data, checked: arguments and errors are those of `fit_density`."""
     shapes: dict[str, tuple[int, ...]] | None = None
     if (sites := sites_of(data)) is not None:
-        shapes, values = _stack(sites)
+        shapes, values = stack(sites)
         if not (support is None or isinstance(support, Mapping)):
             raise ValueError(f"support expected a dict by site for a dict of sites, got {support}")
-        _require_constraints((support or {}).values())
+        require_constraints((support or {}).values())
         inside: constraints.Constraint = Sites(shapes, support)
         labels = [name for name, shape in shapes.items() for _ in range(int(np.prod(shape)))]
     else:
@@ -202,7 +202,16 @@ def sites_of(data: Any) -> Mapping[str, ArrayLike] | None:
     return {str(name): variable.values for name, variable in posterior.data_vars.items()}
 
 
-def _stack(sites: Mapping[str, ArrayLike]) -> tuple[dict[str, tuple[int, ...]], Float[np.ndarray, "num size"]]:
+def table_of_sites(data: Any) -> Any:
+    """The sites of a DataFrame; anything else as it is; a TypeError that names the columns that are no numbers."""
+    sites = table_as_sites(data)
+    if sites is not data:
+        as_numbers(data, "data")
+    return sites
+
+
+def stack(sites: Mapping[str, ArrayLike]) -> tuple[dict[str, tuple[int, ...]], Float[np.ndarray, "num size"]]:
+    """Shapes of sites, and their raveled values side by side; a ValueError where their rows differ in number."""
     if not sites:
         raise ValueError("data expected at least one site, got an empty dict")
     arrays = {name: as_numbers(value, f"site {name!r}") for name, value in sites.items()}
@@ -221,13 +230,14 @@ def _one_support(support: Any, event_shape: tuple[int, ...]) -> constraints.Cons
     if isinstance(support, constraints.Constraint):
         return support
     supports: list[Any] = list(support) if isinstance(support, Sequence) and not isinstance(support, str) else [support]
-    _require_constraints(supports)
+    require_constraints(supports)
     if len(event_shape) != 1 or len(supports) != event_shape[0]:
         raise ValueError(f"support expected a constraint for each column of {event_shape}, got {len(supports)}")
     return constraints.cat(supports, -1)
 
 
-def _require_constraints(supports: Iterable[Any]) -> None:
+def require_constraints(supports: Iterable[Any]) -> None:
+    """Raise a TypeError where one is no NumPyro constraint."""
     for support in supports:
         if not isinstance(support, constraints.Constraint):
             got = described(support)

@@ -6,6 +6,7 @@ import jax
 from jaxtyping import PRNGKeyArray
 
 from numpyro_flows.bijections import AbstractBijection, ActNorm, initialize_from_data
+from numpyro_flows.density.angles import require_real
 from numpyro_flows.density.losses import Rows
 from numpyro_flows.flows import Recipe
 
@@ -21,6 +22,7 @@ def maker(recipe: Recipe, rows: Rows) -> Callable[[PRNGKeyArray], AbstractBiject
         bijection = recipe(key, dim, **options)
         if tuple(bijection.shape) != (dim,):
             raise ValueError(f"flow expected to give a bijection of shape {(dim,)}, got {bijection.shape}")
+        require_real(bijection)
         leaves = jax.tree.leaves(bijection, is_leaf=lambda node: isinstance(node, ActNorm))
         if any(isinstance(leaf, ActNorm) for leaf in leaves):
             some = jax.tree.map(lambda leaf: leaf[:_INITIAL_ROWS], rows)

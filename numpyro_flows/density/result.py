@@ -93,3 +93,41 @@ class DensityFit(NamedTuple):
 
     def __hash__(self) -> int:
         return hash(self.why)
+
+
+class MixedFit(NamedTuple):
+    """How `fit_density` fitted a `MixedDistribution`.
+
+    Attributes:
+        held_out: mean negative log likelihood of the whole rows, in nats a row, on the validation rows that every part
+            was chosen by: a little optimistic.
+        test: the same on rows that nothing was chosen by; None where no share of the data was set aside for it.
+        seconds: wall time of compilation and of training, summed over the parts.
+        num_skipped: steps left out because loss or gradient was not finite.
+        why: what ended the training of each part, and `reason`, the same in one word or two.
+        parts: the fit of each part, "discrete", "angles" and "linear", where there is one.
+
+    Example:
+        >>> import jax, numpy as np  # doctest: +SLOW
+        >>> from numpyro.distributions import constraints
+        >>> from numpyro_flows import fit_density
+        >>> angles = np.random.default_rng(0).vonmises(0.0, 3.0, 500)
+        >>> options = {"support": constraints.circular, "num_steps": 10, "progress_bar": False}
+        >>> fit_density(jax.random.key(1), angles, **options).fit.why
+        'angles: all 10 steps taken'
+    """
+
+    held_out: Score
+    test: Score | None
+    seconds: dict[str, float]
+    num_skipped: int
+    why: str
+    reason: str
+    parts: dict[str, DensityFit]
+
+    def __eq__(self, other: object) -> bool:
+        """As for `DensityFit`."""
+        return isinstance(other, MixedFit) and repr(self) == repr(other)
+
+    def __hash__(self) -> int:
+        return hash(self.why)

@@ -84,6 +84,12 @@ _OBJECTS = {
 # What is written elsewhere than its name in a file says: name in a file -> module and name there.
 _HOMES = {
     "numpyro_flows.FlowDistribution": ("numpyro_flows.modeling.distributions", "FlowDistribution"),
+    "numpyro_flows.MixedDistribution": ("numpyro_flows.modeling.mixed", "MixedDistribution"),
+    "numpyro_flows.MixedDistribution.Columns": ("numpyro_flows.modeling.columns", "Columns"),
+    "numpyro_flows.MixedDistribution.DiscreteFactor": ("numpyro_flows.modeling.discrete", "DiscreteFactor"),
+    "numpyro_flows.MixedDistribution.Categories": ("numpyro_flows.modeling.discrete", "Categories"),
+    "numpyro_flows.MixedDistribution.Counts": ("numpyro_flows.modeling.discrete", "Counts"),
+    "numpyro_flows.MixedFit": ("numpyro_flows.density.result", "MixedFit"),
     "numpyro_flows.FlowTransform": ("numpyro_flows.modeling.transforms", "FlowTransform"),
     "numpyro_flows.Sites": ("numpyro_flows.modeling.sites", "Sites"),
     "numpyro_flows.SitesTransform": ("numpyro_flows.modeling.sites", "SitesTransform"),

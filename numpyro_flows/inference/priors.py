@@ -1,5 +1,6 @@
 """A posterior as the prior of the next model."""
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -7,11 +8,15 @@ from typing import Any
 import jax
 import numpyro.distributions as dist
 from jaxtyping import PRNGKeyArray
+from numpyro.distributions import constraints
 
 from numpyro_flows.arguments import described, require_counts, require_key
 from numpyro_flows.density.fit import fit_density
 from numpyro_flows.inference.result import Result
+from numpyro_flows.modeling.columns import is_angle
 from numpyro_flows.modeling.distributions import FlowDistribution
+
+_INTERVAL = constraints.interval(-math.pi, math.pi)
 
 
 def as_prior(
@@ -34,6 +39,8 @@ def as_prior(
     draw_key, fit_key = jax.random.split(rng_key)
     draws = posterior.sample(draw_key, num_samples, resample=True)
     some = {name: draws[name] for name in names}
+    # as an interval: NumPyro's samplers need real vectors behind a latent site, which a flow of angles has not
+    inside = {name: _INTERVAL if is_angle(supports[name]) else supports[name] for name in names}
     # NUTS of the next model moves on the base, best on a normal one
     options = {"base": dist.Normal(0.0, 1.0), **options}
-    return fit_density(fit_key, some, support={name: supports[name] for name in names}, **options)
+    return fit_density(fit_key, some, support=inside, **options)

@@ -19,7 +19,7 @@ from numpyro_flows.files.rules import InFiles
 from numpyro_flows.files.tree import load_tree, save_tree
 from numpyro_flows.modeling._numpyro import DISTRIBUTION_STATE, register_in_scan, validates, warn_outside_support
 from numpyro_flows.modeling.scoring import LogProbParts, parts_of_draw, parts_of_value
-from numpyro_flows.modeling.sites import Sites
+from numpyro_flows.modeling.sites import Sites, table_as_sites
 from numpyro_flows.modeling.transforms import FlowTransform
 from numpyro_flows.modeling.trees import Split, leading_shape, over_leading_axis
 
@@ -219,6 +219,7 @@ class FlowDistribution(dist.TransformedDistribution, InFiles):
         return self._parts(self._packed(value), None)
 
     def _packed(self, value: ArrayLike | Mapping[str, ArrayLike]) -> Array:
+        value = value if self.sites is None else table_as_sites(value)
         if not isinstance(value, Mapping):
             return as_array(value, "value")
         if self.sites is None:

@@ -1,5 +1,6 @@
 """Several named sites as one vector: how a joint distribution of sites is one event for NumPyro."""
 
+import sys
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -167,3 +168,18 @@ class SitesTransform(TwoWayTransform, InFiles):
 
 
 biject_to.register(Sites, SitesTransform)
+
+
+def table_as_sites(value: Any) -> Any:
+    """A dict of the columns of a pandas DataFrame, by their names as strings; anything else as it is.
+
+    Raises:
+        ValueError: where two columns have the same name.
+    """
+    pandas = sys.modules.get("pandas")  # whoever has a DataFrame has imported it
+    if pandas is None or not isinstance(value, pandas.DataFrame):
+        return value
+    names = [str(name) for name in value.columns]
+    if len(set(names)) < len(names):
+        raise ValueError(f"expected a DataFrame with columns of different names, got {names}")
+    return {name: value.iloc[:, i] for i, name in enumerate(names)}

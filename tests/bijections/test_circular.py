@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from numpyro_flows.bijections.circular import CircularSpline, _wrap
+from numpyro_flows.bijections.circular import CircularSpline, wrap
 from tests.bijections.common import all_gradients, single_is_slow, with_slope
 
 SPLINE = CircularSpline(num_bins=5)
@@ -95,7 +95,7 @@ def test_zeros_are_the_identity_and_the_phase_turns(dtype):
 def test_angles_next_to_the_seam_stay_on_the_circle(dtype):
     seam = ((2 * np.arange(-3000, 3000) + 1) * np.pi).astype(dtype)
     x = np.r_[[np.nextafter(seam, end) for end in np.array([-np.inf, np.inf], dtype)], [seam]].ravel()
-    for wrapped in (_wrap(jnp.asarray(x)), jax.jit(_wrap)(x)):
+    for wrapped in (wrap(jnp.asarray(x)), jax.jit(wrap)(x)):
         assert ((wrapped >= -np.asarray(np.pi, dtype)) & (wrapped < np.asarray(np.pi, dtype))).all()
         assert (distance(wrapped, x) <= 4 * np.finfo(dtype).eps * np.abs(x)).all()
     for some in np.split(x, 5):
