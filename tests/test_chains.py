@@ -9,8 +9,8 @@ from numpyro_flows.inference.chains import Sampler
 from numpyro_flows.inference.draws import Chains
 from numpyro_flows.inference.judge_draws import Agreement
 from numpyro_flows.inference.mixture import Bell, Mixture, weighted_draws
-from numpyro_flows.inference.one_thread import one_thread
 from numpyro_flows.inference.settings import FlowVISettings
+from numpyro_flows.training.one_thread import one_thread
 from tests.densities import draws_of_normals, normals, standard_fit
 
 SETTINGS = FlowVISettings()

@@ -3,14 +3,15 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import numpyro.distributions as dist
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 from scipy.cluster.vq import kmeans2
-from scipy.special import logsumexp
 
-_MOST_ITERATIONS, _LEAST_RISE = 100, 1e-3  # nats a row
+from numpyro_flows.training.logs import log_sum_exp
+
+_MOST_ITERATIONS, _LEAST_RISE = 40, 5e-3  # nats a row: more gain less than 0.1 nat on rows held out
 _RIDGE = 1e-6  # added to variances of whitened coordinates
 
 
@@ -63,7 +64,7 @@ class GaussianMixture(NamedTuple):
             covariance = (scatter + num_prior * pooled) / np.maximum(counts + num_prior, _RIDGE)[:, None, None]
             mixture = cls((counts + 1.0) / (weights.sum() + k), loc, covariance + _RIDGE * np.eye(dim))
             parts = mixture._log_parts(x)
-            log_prob = logsumexp(parts, axis=0)
+            log_prob = log_sum_exp(parts, 0)
             now = float(np.average(log_prob, weights=weights))
             if now - before < _LEAST_RISE:
                 break
@@ -85,7 +86,7 @@ class GaussianMixture(NamedTuple):
         return self._replace(covariance=factor**2 * self.covariance)
 
     def log_prob(self, x: Float[np.ndarray, "num dim"]) -> Float[np.ndarray, " num"]:
-        return logsumexp(self._log_parts(x), axis=0)
+        return log_sum_exp(self._log_parts(x), 0)
 
     def _log_parts(self, x: Float[np.ndarray, "num dim"]) -> Float[np.ndarray, "k num"]:
         roots = np.linalg.cholesky(self.covariance)
@@ -97,13 +98,18 @@ class GaussianMixture(NamedTuple):
     @property
     def distribution(self) -> dist.Distribution:
         """As NumPyro has it, at JAX's precision."""
-        roots = jnp.asarray(np.linalg.cholesky(self.covariance))
-        components = dist.MultivariateNormal(jnp.asarray(self.loc), scale_tril=roots)
-        return dist.MixtureSameFamily(dist.Categorical(logits=jnp.asarray(np.log(self.shares))), components)
+        return _distribution(np.log(self.shares), self.loc, np.linalg.cholesky(self.covariance))
+
+
+@jax.jit  # operation by operation its constructors compile for a second
+def _distribution(logits: Array, loc: Array, roots: Array) -> dist.Distribution:
+    return dist.MixtureSameFamily(dist.Categorical(logits=logits), dist.MultivariateNormal(loc, scale_tril=roots))
 
 
 def clusters(x: Float[np.ndarray, "num dim"], k: int, rng: np.random.Generator) -> Int[np.ndarray, " num"]:
     """Labels from 0 by k-means; fewer than `k` where a cluster stays empty."""
+    if k == 1:
+        return np.zeros(len(x), int)
     with np.errstate(all="ignore"):
         labels = kmeans2(x, k, minit="++", rng=rng, missing="warn")[1]
     return np.unique(labels, return_inverse=True)[1]

@@ -1,19 +1,21 @@
 """Mixtures of Gaussians of many sizes, stacked: weighted by how well each predicts rows that it has not seen."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
-from scipy.special import logsumexp
+from jaxtyping import Float, Int
 
 from numpyro_flows.density.mixture import GaussianMixture, clusters
+from numpyro_flows.training.logs import log_sum_exp
+from numpyro_flows.training.one_thread import one_thread
 
 _COUNTS = (1, 2, 3, 4, 6, 8, 12)
 _WIDER = (3.0, 10.0)  # times the standard deviations of all rows: for tails
 _MAX_DIM = 100  # covariances of more coordinates cost more than they tell
 _FOLDS = 5
 _FEW_ROWS, _CHEAP = 2_000, 1e6  # rows, and rows times squared coordinates, up to which every fold is held out once
-_MOST_ROWS = 5_000  # to fit mixtures to
+_MOST_ROWS, _WORK = (2_000, 5_000), 2e6  # rows to fit mixtures to, by their squared coordinates in all
 _LEAST_SHARE = 0.02  # of a mixture that is kept
 _STEPS = 300  # of expectation maximisation for the shares
 
@@ -27,13 +29,6 @@ class Member(NamedTuple):
     num_components: int
     num_prior: float
     wider: float | None = None
-
-    def fit(
-        self, x: Float[np.ndarray, "num dim"], weights: Float[np.ndarray, " num"], rng: np.random.Generator
-    ) -> GaussianMixture:
-        labels = np.zeros(len(x), int) if self.num_components == 1 else clusters(x, self.num_components, rng)
-        mixture = GaussianMixture.of(x, weights, labels, self.num_prior)
-        return mixture if self.wider is None else mixture.wider(self.wider)
 
 
 class Stack(NamedTuple):
@@ -57,7 +52,7 @@ class Stack(NamedTuple):
         """
         if x.shape[1] > _MAX_DIM:
             return None
-        some = rng.permutation(len(x))[:_MOST_ROWS]
+        some = _some(x, rng)
         x, weights = x[some], weights[some]
         num, dim = x.shape
         fold = np.arange(num) % _FOLDS
@@ -68,13 +63,13 @@ class Stack(NamedTuple):
         members = [Member(1, 1.0)]
         members += [Member(k, prior) for k in counts if 1 < k <= largest for prior in priors]
         members += [Member(1, 1.0, wider) for wider in _WIDER]
-        scores = np.concatenate(
-            [
-                [member.fit(x[fold != f], weights[fold != f], rng).log_prob(x[fold == f]) for member in members]
-                for f in held_folds
-            ],
-            axis=1,
-        )
+
+        found: list[list[np.ndarray]] = []
+        with one_thread():
+            for f in held_folds:
+                mixtures = _fitted(members, x[fold != f], weights[fold != f], rng)
+                found.append([mixture.log_prob(x[fold == f]) for mixture in mixtures])
+        scores = np.concatenate(found, axis=1)
         held_weights = np.concatenate([weights[fold == f] for f in held_folds])
         shares = _stacking_shares(scores, held_weights)
         kept = shares >= _LEAST_SHARE
@@ -87,12 +82,30 @@ class Stack(NamedTuple):
         self, x: Float[np.ndarray, "num dim"], weights: Float[np.ndarray, " num"], rng: np.random.Generator
     ) -> GaussianMixture:
         """All members fitted to rows, as one mixture."""
-        some = rng.permutation(len(x))[:_MOST_ROWS]
-        return GaussianMixture.joined([member.fit(x[some], weights[some], rng) for member in self.members], self.shares)
+        some = _some(x, rng)
+        with one_thread():
+            return GaussianMixture.joined(_fitted(self.members, x[some], weights[some], rng), self.shares)
+
+
+def _some(x: Float[np.ndarray, "num dim"], rng: np.random.Generator) -> Int[np.ndarray, " some"]:
+    """Rows to fit mixtures to, in random order: where there are many, so many that a fit takes a second or so."""
+    most = np.clip(_WORK / x.shape[1] ** 2, *_MOST_ROWS)
+    return rng.permutation(len(x))[: int(most)]
+
+
+def _fitted(
+    members: Sequence[Member],
+    x: Float[np.ndarray, "num dim"],
+    weights: Float[np.ndarray, " num"],
+    rng: np.random.Generator,
+) -> list[GaussianMixture]:
+    """The mixture of each member, from clusters of its own: a stack gains where its members differ."""
+    mixtures = [GaussianMixture.of(x, weights, clusters(x, m.num_components, rng), m.num_prior) for m in members]
+    return [mixture if m.wider is None else mixture.wider(m.wider) for m, mixture in zip(members, mixtures)]
 
 
 def _log_prob(scores: Float[np.ndarray, "members num"], shares: Float[np.ndarray, " members"]) -> np.ndarray:
-    return logsumexp(scores + np.log(np.maximum(shares, np.finfo(float).tiny))[:, None], axis=0)
+    return log_sum_exp(scores + np.log(np.maximum(shares, np.finfo(float).tiny))[:, None], 0)
 
 
 def _stacking_shares(

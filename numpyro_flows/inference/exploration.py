@@ -12,10 +12,10 @@ from jaxtyping import Bool, Float
 from scipy.special import logsumexp
 
 from numpyro_flows.inference.gaussian import GaussianFit, outward
-from numpyro_flows.inference.logs import log_sum_exp
 from numpyro_flows.inference.newton import Climb, Counted, Density, climb, values
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.tempering import Whitened, temper
+from numpyro_flows.training.logs import log_sum_exp
 
 LogProb = Callable[[Float[np.ndarray, "points dim"]], Float[np.ndarray, " points"]]
 

@@ -31,7 +31,6 @@ from numpyro_flows.inference.flow_training import FlowTraining, explained
 from numpyro_flows.inference.host_density import HostDensity, HostPrior
 from numpyro_flows.inference.many import InAxes, ManyFits, run_many
 from numpyro_flows.inference.mixture_training import MixtureTraining
-from numpyro_flows.inference.one_thread import one_thread
 from numpyro_flows.inference.posterior import FlowPosterior
 from numpyro_flows.inference.rounds import finished
 from numpyro_flows.inference.settings import FlowVISettings
@@ -42,6 +41,7 @@ from numpyro_flows.inference.target import Target
 from numpyro_flows.modeling.guides import AutoFlow
 from numpyro_flows.training.clock import Clock
 from numpyro_flows.training.devices import Devices, automatically_sharded, mesh_of, on_one_device
+from numpyro_flows.training.one_thread import one_thread
 from numpyro_flows.training.reasons import INTERRUPTED, Reason
 from numpyro_flows.training.seeds import Seeds
 from numpyro_flows.training.watch import Callback, Watch

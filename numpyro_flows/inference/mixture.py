@@ -10,10 +10,10 @@ from scipy.special import gammaln
 
 from numpyro_flows.inference.certificate import Draws
 from numpyro_flows.inference.gaussian import outward
-from numpyro_flows.inference.logs import log_sum_exp
 from numpyro_flows.inference.newton import Density, values
 from numpyro_flows.inference.product import Product
 from numpyro_flows.inference.settings import FlowVISettings
+from numpyro_flows.training.logs import log_sum_exp
 
 _DRAWS_EACH = 100  # at least, of a component in a round: with 30, one of 120 modes was lost in every other round
 _LEAST_ESS = 0.05  # of tempered weights

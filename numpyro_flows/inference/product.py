@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from numpyro_flows.inference.logs import log_sum_exp
 from numpyro_flows.inference.settings import FlowVISettings
+from numpyro_flows.training.logs import log_sum_exp
 
 _NORMALS = 6  # for each coordinate
 _STEPS = 2  # of expectation maximisation at a time: with 5 or 20 it ended in worse optima

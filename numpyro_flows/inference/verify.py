@@ -29,12 +29,12 @@ from numpyro_flows.inference.judge import judge
 from numpyro_flows.inference.judge_draws import judge_draws
 from numpyro_flows.inference.mixture import weighted_draws
 from numpyro_flows.inference.one_period import within_period
-from numpyro_flows.inference.one_thread import one_thread
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.survey import Survey, Weighed, look_around, search
 from numpyro_flows.inference.target import Target
 from numpyro_flows.modeling.model_run import model_run
 from numpyro_flows.modeling.sites import Sites
+from numpyro_flows.training.one_thread import one_thread
 from numpyro_flows.training.seeds import Seeds
 
 _DEFAULTS = FlowVISettings()
