@@ -10,11 +10,13 @@ from numpyro_flows.density.mixture import GaussianMixture, clusters
 from numpyro_flows.training.logs import log_sum_exp
 from numpyro_flows.training.one_thread import one_thread
 
-_COUNTS = (1, 2, 3, 4, 6, 8, 12)
+_COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
+_FEW = 12  # components, above which there are two rows or more for each parameter
 _WIDER = (3.0, 10.0)  # times the standard deviations of all rows: for tails
 _MAX_DIM = 100  # covariances of more coordinates cost more than they tell
 _FOLDS = 5
-_FEW_ROWS, _CHEAP = 2_000, 1e6  # rows, and rows times squared coordinates, up to which every fold is held out once
+_HELD_OUT = 500  # rows that decide the shares: of fewer every fold is held out once
+_FEW_ROWS = 2_000  # up to which strong priors are tried
 _MOST_ROWS, _WORK = (2_000, 5_000), 2e6  # rows to fit mixtures to, by their squared coordinates in all
 _LEAST_SHARE = 0.02  # of a mixture that is kept
 _STEPS = 300  # of expectation maximisation for the shares
@@ -56,12 +58,11 @@ class Stack(NamedTuple):
         x, weights = x[some], weights[some]
         num, dim = x.shape
         fold = np.arange(num) % _FOLDS
-        cheap = num <= _FEW_ROWS and num * dim**2 <= _CHEAP
-        held_folds = range(_FOLDS if cheap else 1)
-        priors = (0.1, 1.0, dim / 2, 2.0 * dim) if cheap else (1.0, float(dim))
-        largest = num / (2.0 * np.sqrt(dim))
+        held_folds = range(int(np.clip(_HELD_OUT * _FOLDS / num, 1, _FOLDS)))
+        priors = (0.1, 1.0, dim / 2, 2.0 * dim) if num <= _FEW_ROWS else (1.0, float(dim))
+        largest = min(num / (2.0 * np.sqrt(dim)), max(_FEW, num / (1 + dim) / (2 + dim)))
         members = [Member(1, 1.0)]
-        members += [Member(k, prior) for k in counts if 1 < k <= largest for prior in priors]
+        members += [Member(k, p) for k in counts if 1 < k <= largest for p in (priors if k <= _FEW else priors[:2])]
         members += [Member(1, 1.0, wider) for wider in _WIDER]
 
         found: list[list[np.ndarray]] = []
