@@ -98,6 +98,9 @@ def test_the_summary_says_what_was_kept(three_modes, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines if line.endswith("kept")] == ["mixture"]
     assert any(line.startswith("  flow") for line in lines)
+    held_out = three_modes.fit.held_out
+    expected = f"FlowDistribution(event_shape=(2,), base=MixtureSameFamily, kept='mixture', held_out={held_out})"
+    assert repr(three_modes) == expected
 
 
 def test_training_goes_on_from_a_mixture(three_modes):

@@ -14,6 +14,7 @@ import argparse
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import count
 from typing import Any
 
 import jax
@@ -75,7 +76,10 @@ def by_flowjax(make: Callable[..., Any], seed: int, train: Data, test: Data) -> 
     return seconds, np.asarray(flow.log_prob(jnp.asarray(test)))
 
 
-def by_zuko(make: Callable[..., Any], seed: int, train: Data, test: Data) -> tuple[float, np.ndarray]:
+def by_zuko(
+    make: Callable[..., Any], seed: int, train: Data, test: Data, *, batch: int = BATCH, limit: float | None = None
+) -> tuple[float, np.ndarray]:
+    """`limit`: seconds that it trains for, in place of epochs and patience."""
     torch.manual_seed(seed)
     start = time.perf_counter()
     flow = make(features=train.shape[1], transforms=LAYERS)
@@ -83,10 +87,10 @@ def by_zuko(make: Callable[..., Any], seed: int, train: Data, test: Data) -> tup
     rows, validation = rows[len(rows) // 10 :], rows[: len(rows) // 10]
     optimizer = torch.optim.Adam(flow.parameters(), lr=1e-3)
     best, since, state = np.inf, 0, None
-    for _ in range(MAX_EPOCHS):
-        for batch in rows[torch.randperm(len(rows))].split(BATCH):
+    for epoch in count():
+        for some in rows[torch.randperm(len(rows))].split(batch):
             optimizer.zero_grad()
-            loss = -flow().log_prob(batch).mean()
+            loss = -flow().log_prob(some).mean()
             loss.backward()
             optimizer.step()
         with torch.no_grad():
@@ -94,7 +98,8 @@ def by_zuko(make: Callable[..., Any], seed: int, train: Data, test: Data) -> tup
         since += 1
         if score < best:
             best, since, state = score, 0, {name: value.clone() for name, value in flow.state_dict().items()}
-        if since > PATIENCE:
+        ended = since > PATIENCE or epoch == MAX_EPOCHS - 1
+        if ended if limit is None else time.perf_counter() - start > limit:
             break
     seconds = time.perf_counter() - start
     if state is not None:

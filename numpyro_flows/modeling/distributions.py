@@ -101,6 +101,13 @@ class FlowDistribution(dist.TransformedDistribution, InFiles):
         """Refused: NumPyro's would be wrong, as a flow's shapes are those of its bijection, base and condition."""
         raise NotImplementedError("make the flow, then ask for its batch_shape and event_shape")
 
+    def __repr__(self) -> str:
+        """What the density is of, on which base, and of a fitted one what was kept, with its held-out score."""
+        batch = f"batch_shape={self.batch_shape}, " if self.batch_shape else ""
+        events = f"event_shape={self.event_shape}" if self.sites is None else f"sites={list(self.sites.shapes)}"
+        fitted = "" if self.fit is None else f", kept={self.fit.kept!r}, held_out={self.fit.held_out}"
+        return f"FlowDistribution({batch}{events}, base={type(self.base_dist).__name__}{fitted})"
+
     @property
     def bijection(self) -> AbstractBijection:
         return self._flow.bijection
