@@ -36,6 +36,8 @@ class GaussianMixture(NamedTuple):
         weights: Float[np.ndarray, " num"],
         labels: Int[np.ndarray, " num"],
         num_prior: float = 0.0,
+        *,
+        uncorrelated: bool = False,
     ) -> "GaussianMixture":
         """The posterior mode near a clustering, under a prior worth `num_prior` rows of each component.
 
@@ -47,13 +49,17 @@ class GaussianMixture(NamedTuple):
             weights: of each row, of mean 1.
             labels: the component, from 0, that each row belongs to at the start.
             num_prior: rows that the prior is worth.
+            uncorrelated: whether the centre is nearer to the variances of all rows, for one component these alone: for
+                rows so few that their covariance is nearly singular.
 
         Source: Fraley, Raftery 2007, Journal of Classification 24 (Bayesian regularization for normal mixtures).
         """
         dim = x.shape[1]
         k = int(labels.max()) + 1
         all_rows = np.cov(x.T, bias=True, aweights=weights).reshape(dim, dim)
-        pooled = all_rows / k ** (2 / dim) + _RIDGE * np.eye(dim)
+        of_variances = 0.0 if not uncorrelated else 1.0 if k == 1 else dim / (len(x) + dim)
+        centre = (1.0 - of_variances) * all_rows + of_variances * np.diag(np.diagonal(all_rows))
+        pooled = centre / k ** (2 / dim) + _RIDGE * np.eye(dim)
         responsible = (labels == np.arange(k)[:, None]) * weights
         mixture, before = None, -np.inf
         for _ in range(_MOST_ITERATIONS):

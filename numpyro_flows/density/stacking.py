@@ -7,14 +7,17 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from numpyro_flows.density.mixture import GaussianMixture, clusters
+from numpyro_flows.density.whitening import FULL_COVARIANCE
 from numpyro_flows.training.logs import log_sum_exp
 from numpyro_flows.training.one_thread import one_thread
 
 _COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
 _FEW = 12  # components, above which there are two rows or more for each parameter
+_OF_ONE = (0.1, 1.0, 10.0, 1e6)  # times the coordinates: the prior of one Gaussian, from its covariance to variances
 _WIDER = (3.0, 10.0)  # times the standard deviations of all rows: for tails
 _MAX_DIM = 100  # covariances of more coordinates cost more than they tell
 _FOLDS = 5
+_LEAST_ROWS = 10
 _HELD_OUT = 500  # rows that decide the shares: of fewer every fold is held out once
 _FEW_ROWS = 2_000  # up to which strong priors are tried
 _MOST_ROWS, _WORK = (2_000, 5_000), 2e6  # rows to fit mixtures to, by their squared coordinates in all
@@ -25,11 +28,13 @@ _STEPS = 300  # of expectation maximisation for the shares
 class Member(NamedTuple):
     """A mixture by what it is fitted with: its number of components, and the rows that its prior is worth.
 
+    uncorrelated: whether rows are so few that the prior is nearer to variances than to a covariance.
     wider: where not None, one Gaussian with standard deviations so many times as large.
     """
 
     num_components: int
     num_prior: float
+    uncorrelated: bool
     wider: float | None = None
 
 
@@ -48,22 +53,27 @@ class Stack(NamedTuple):
         rng: np.random.Generator,
         counts: tuple[int, ...] = _COUNTS,
     ) -> "Stack | None":
-        """By cross-validation; None for very many coordinates.
+        """By cross-validation; None for very many coordinates or very few rows.
 
         Source: Smyth, Wolpert 1999, Machine Learning 36 (linearly combining density estimators via stacking).
         """
         if x.shape[1] > _MAX_DIM:
             return None
-        some = _some(x, rng)
+        some = _some(weights, x.shape[1], rng)
+        if len(some) < _LEAST_ROWS:
+            return None
         x, weights = x[some], weights[some]
         num, dim = x.shape
         fold = np.arange(num) % _FOLDS
         held_folds = range(int(np.clip(_HELD_OUT * _FOLDS / num, 1, _FOLDS)))
         priors = (0.1, 1.0, dim / 2, 2.0 * dim) if num <= _FEW_ROWS else (1.0, float(dim))
         largest = min(num / (2.0 * np.sqrt(dim)), max(_FEW, num / (1 + dim) / (2 + dim)))
-        members = [Member(1, 1.0)]
-        members += [Member(k, p) for k in counts if 1 < k <= largest for p in (priors if k <= _FEW else priors[:2])]
-        members += [Member(1, 1.0, wider) for wider in _WIDER]
+        few = num < FULL_COVARIANCE * dim  # of more, a covariance may have whitened the rows, those held out as well
+        members = [Member(1, prior * dim, few) for prior in (_OF_ONE if few else _OF_ONE[:1])]
+        members += [
+            Member(k, p, few) for k in counts if 1 < k <= largest for p in (priors if k <= _FEW else priors[:2])
+        ]
+        members += [Member(1, float(dim), few, wider) for wider in _WIDER]
 
         found: list[list[np.ndarray]] = []
         with one_thread():
@@ -83,15 +93,15 @@ class Stack(NamedTuple):
         self, x: Float[np.ndarray, "num dim"], weights: Float[np.ndarray, " num"], rng: np.random.Generator
     ) -> GaussianMixture:
         """All members fitted to rows, as one mixture."""
-        some = _some(x, rng)
+        some = _some(weights, x.shape[1], rng)
         with one_thread():
             return GaussianMixture.joined(_fitted(self.members, x[some], weights[some], rng), self.shares)
 
 
-def _some(x: Float[np.ndarray, "num dim"], rng: np.random.Generator) -> Int[np.ndarray, " some"]:
-    """Rows to fit mixtures to, in random order: where there are many, so many that a fit takes a second or so."""
-    most = np.clip(_WORK / x.shape[1] ** 2, *_MOST_ROWS)
-    return rng.permutation(len(x))[: int(most)]
+def _some(weights: Float[np.ndarray, " num"], dim: int, rng: np.random.Generator) -> Int[np.ndarray, " some"]:
+    """Rows with weight, in random order: of many so many that mixtures are fitted to them in a second or so."""
+    most = np.clip(_WORK / dim**2, *_MOST_ROWS)
+    return rng.permutation(np.flatnonzero(weights))[: int(most)]
 
 
 def _fitted(
@@ -101,7 +111,10 @@ def _fitted(
     rng: np.random.Generator,
 ) -> list[GaussianMixture]:
     """The mixture of each member, from clusters of its own: a stack gains where its members differ."""
-    mixtures = [GaussianMixture.of(x, weights, clusters(x, m.num_components, rng), m.num_prior) for m in members]
+    mixtures = [
+        GaussianMixture.of(x, weights, clusters(x, m.num_components, rng), m.num_prior, uncorrelated=m.uncorrelated)
+        for m in members
+    ]
     return [mixture if m.wider is None else mixture.wider(m.wider) for m, mixture in zip(members, mixtures)]
 
 

@@ -13,7 +13,7 @@ from numpyro_flows.density.row_blocks import blocks
 from numpyro_flows.gaussianization.entropies import spacing_entropies
 from numpyro_flows.modeling.guides import affine
 
-_FULL_COVARIANCE = 4  # rows for each coordinate from which a covariance whitens better than standard deviations
+FULL_COVARIANCE = 4  # rows for each coordinate from which a covariance whitens better than standard deviations
 _MAX_FULL_DIM = 256  # above it whitening is by standard deviations
 _RIDGE = 1e-6  # added to the correlation matrix, so that coordinates that are copies do not make it singular
 _SOME_ROWS = 5_000  # to compare two ways of whitening
@@ -43,7 +43,7 @@ class Whitening(NamedTuple):
         loc, deviation = _mean_and_deviation(rows.x, rows.weights)
         num, dim = rows.x.shape
         scale = deviation
-        if dim <= _MAX_FULL_DIM and num >= _FULL_COVARIANCE * dim:
+        if dim <= _MAX_FULL_DIM and num >= FULL_COVARIANCE * dim:
             correlation = np.zeros((dim, dim))
             for block in blocks(num):
                 standard = (rows.x[block] - loc) / deviation
