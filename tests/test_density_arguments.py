@@ -27,7 +27,7 @@ DATA = np.random.default_rng(0).normal(size=(50, 2))
         ),
         (DATA * [1, 0], {}, "constant ones: 1"),
         ({"a": DATA[:, 0], "b": np.ones(50) / 3}, {}, "constant ones: b"),
-        (DATA[:2], {}, "expected more rows than coordinates, got 2 rows of 2"),
+        (DATA[:2], {}, "expected more rows than coordinates, and at least 3, got 2 rows of 2"),
         (np.float64(3.5), {}, "got the number"),
         (DATA, {"support": constraints.positive}, "values outside it in"),
         (

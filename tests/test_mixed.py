@@ -198,7 +198,7 @@ LEVELS = [constraints.integer_interval(0, 3), constraints.real]
         ({"a": DATA[:, 0]}, {"support": {"b": constraints.boolean}}, r"got some of \['b'\]"),
         ({"a": DATA[:, 0]}, {"support": {"a": constraints.boolean}}, "site 'a' expected whole numbers from 0 to 1"),
         (DATA[:0], {"support": LEVELS}, "expected rows and coordinates"),
-        (DATA[:1], {"support": LEVELS}, "expected rows to train on"),
+        (DATA[:1], {"support": LEVELS}, "expected more rows than coordinates, and at least 3"),
         (DATA * np.nan, {"support": LEVELS}, "data expected finite values"),
         (DATA, {"support": constraints.multinomial(3)}, "support expected constraints.nonnegative_integer"),
         (
@@ -243,3 +243,24 @@ def test_densities_that_are_known(case):
     assert float(measured["excess"]) < 0.02 + 3 * float(measured["se"])
     assert float(measured["mass"]) == pytest.approx(1.0, abs=1e-3)
     assert measured["outside"] == 0
+
+
+def test_a_row_far_away_is_left_out_of_every_part():
+    rng = np.random.default_rng(0)
+    k, y = rng.integers(0, 3, 200), rng.normal(size=200)
+    y[17] = 1e6
+    support = [constraints.integer_interval(0, 2), constraints.real]
+    options = {"support": support, "flow": SMALL, "num_steps": 5, "test": 0.25, "progress_bar": False}
+    with pytest.warns(UserWarning, match=r"row 17 \(column 0"):
+        mixed = fit_density(jax.random.key(1), np.c_[k, y], **options)
+    kept = np.arange(200) != 17
+    without = fit_density(jax.random.key(1), np.c_[k, y][kept], **options)
+    assert mixed.fit.held_out == without.fit.held_out
+    assert mixed.fit.test == without.fit.test
+    assert mixed.fit.held_out.nll < 10.0
+
+
+def test_counts_that_single_precision_does_not_tell_apart():
+    counts = 8_000_000 + np.random.default_rng(0).poisson(3, 500)
+    with pytest.raises(ValueError, match="expected columns whose values float32 numbers tell apart"):
+        fit_density(jax.random.key(0), counts, support=constraints.nonnegative_integer, progress_bar=False)

@@ -18,6 +18,7 @@ from numpyro_flows.density.mixture import GaussianMixture, clusters
 from numpyro_flows.density.stacking import Stack
 
 MEANS = np.array([[-4.0, 0.0], [3.0, 2.0], [3.0, -4.0]])
+NORMAL = dist.Normal(0.0, 1.0)
 ENTROPY = 1 + np.log(2 * np.pi) + np.log(3)  # of three normals far from each other
 
 
@@ -72,6 +73,34 @@ def test_a_stack_is_at_least_as_good_as_its_best_member_on_rows_held_out():
     assert Stack.of(np.zeros((200, 101)), np.ones(200), np.random.default_rng(0)) is None
 
 
+@pytest.mark.parametrize(("num", "dim"), [(15, 10), (100, 64)])
+def test_few_rows_for_their_columns(num, dim):
+    """Uncorrelated columns: as good as a Gaussian of their means and variances, whose rows are few as well."""
+    x, fresh = np.random.default_rng(0).normal(size=(num, dim)), np.random.default_rng(1).normal(size=(1000, dim))
+    stack = Stack.of(x, np.ones(num), np.random.default_rng(2))
+    assert stack is not None
+    nll = -stack.fit(x, np.ones(num), np.random.default_rng(3)).log_prob(fresh).mean()
+    independent = 0.5 * np.log(2 * np.pi * x.var(0)) + 0.5 * ((fresh - x.mean(0)) ** 2).mean(0) / x.var(0)
+    assert nll < independent.sum() + 0.1 * dim
+
+
+def test_rows_without_weight_count_for_nothing():
+    x = np.random.default_rng(0).normal(size=(5_000, 2))
+    weights = np.where(np.arange(5_000) < 60, 1.0, 0.0)
+    x[60:] += 100.0
+    some = Stack.of(x, weights, np.random.default_rng(1))
+    assert some is not None
+    assert np.abs(some.fit(x, weights, np.random.default_rng(1)).loc).max() < 4.0
+    assert Stack.of(x, (np.arange(5_000) < 9).astype(float), np.random.default_rng(1)) is None
+
+
+def test_scores_do_not_depend_on_the_mean_weight_of_the_rows_held_out():
+    """A constant in the log density, by other units, adds as much to a score."""
+    x, weights = three_normals(300), np.where(np.random.default_rng(0).uniform(size=300) < 0.1, 1.0, 0.0)
+    one, other = (fit(jax.random.key(0), units * x, weights=weights, base=NORMAL, num_steps=1) for units in (1.0, 1e3))
+    assert other.fit.held_out.nll - one.fit.held_out.nll == pytest.approx(2 * np.log(1e3), abs=0.01)
+
+
 def test_a_mixture_is_kept_where_a_flow_wins_nothing(three_modes, tmp_path):
     report = three_modes.fit
     assert report.kept == "mixture"
@@ -105,7 +134,8 @@ def test_the_summary_says_what_was_kept(three_modes, capsys):
 
 def test_training_goes_on_from_a_mixture(three_modes):
     x = three_normals(600)
-    more = fit(jax.random.key(0), x, flow=three_modes)
+    with pytest.warns(UserWarning, match="the mixture .* was fitted to all rows of its data"):
+        more = fit(jax.random.key(0), x, flow=three_modes)
     assert more.fit.held_out.nll <= more.fit.validation[0] + 1e-4
     assert isinstance(more.base_dist, dist.MixtureSameFamily)
 
@@ -149,3 +179,27 @@ def test_errors_of_bases():
         fit(jax.random.key(0), x, base=dist.Normal(jnp.zeros(3)).to_event(1))
     with pytest.raises(ValueError, match="flow_matching expected a standard normal base"):
         fit(jax.random.key(0), x, flow=flows.ffjord, objective="flow_matching", base=dist.StudentT(5.0))
+    for base in (dist.HalfNormal(1.0), dist.Poisson(3.0), dist.Uniform(-1.0, 1.0)):
+        with pytest.raises(ValueError, match="base expected a distribution of all real numbers"):
+            fit(jax.random.key(0), x, base=base)
+
+
+def test_columns_that_are_functions_of_others():
+    x = three_normals(100)
+    with pytest.warns(UserWarning, match="1 of 3 columns are linear functions of others"):
+        fit(jax.random.key(0), np.c_[x, x.sum(1)], base=NORMAL, num_steps=1)
+    with pytest.raises(ValueError, match="more rows than coordinates, and at least 3, got 2 rows of 1"):
+        fit(jax.random.key(0), np.array([0.1, 0.7]))
+
+
+def test_conditions_that_are_alike_but_for_rounding():
+    flow = fit_density(
+        jax.random.key(0),
+        np.random.default_rng(0).normal(size=300),
+        condition=np.full((300, 1), 0.3),
+        flow=partial(flows.realnvp, num_layers=1, hidden=(4,)),
+        num_steps=20,
+        progress_bar=False,
+    )
+    near = np.asarray(flow.given(jnp.array([[0.3], [0.301]])).log_prob(np.zeros(2)))
+    assert abs(near[1] - near[0]) < 0.1

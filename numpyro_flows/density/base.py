@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array
+from numpyro.distributions import constraints
 from numpyro.distributions.transforms import biject_to
 
 from numpyro_flows.arguments import described
@@ -23,7 +24,7 @@ def checked_base(base: Any, dim: int) -> Base:
 
     Raises:
         TypeError: where it is no NumPyro distribution.
-        ValueError: where it is one of other events.
+        ValueError: where it is one of other events, or not of all real vectors.
     """
     if base is None:
         return None
@@ -36,6 +37,11 @@ def checked_base(base: Any, dim: int) -> Base:
             f"base expected events of shape {(dim,)} and no batch, or a distribution of one number, got events of "
             f"shape {base.event_shape} and a batch of shape {base.batch_shape}"
         )
+    inside = base.support
+    while isinstance(inside, constraints.independent):
+        inside = inside.base_constraint
+    if inside not in (constraints.real, constraints.real_vector):
+        raise ValueError(f"base expected a distribution of all real numbers, such as dist.StudentT(5.0), got {inside}")
     return None if is_standard_normal(base) else base
 
 
@@ -47,7 +53,7 @@ def is_standard_normal(base: Base) -> bool:
 
 
 def parameters_of(base: Base) -> Parameters:
-    """What training changes."""
+    """What training changes; nothing of distributions that their parameters do not make again, as transformed ones."""
     if base is None:
         return {}
     inner = {name: parameters_of(part) for name, part in _parts(base).items()}

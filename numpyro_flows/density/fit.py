@@ -31,8 +31,9 @@ from numpyro_flows.density.observations import (
     checked_weights,
     observe,
     table_of_sites,
+    weights_of,
 )
-from numpyro_flows.density.outliers import without_far_rows
+from numpyro_flows.density.outliers import near_rows
 from numpyro_flows.density.preparation import Preparation
 from numpyro_flows.density.recipes import maker
 from numpyro_flows.density.result import DensityFit, Score
@@ -98,9 +99,10 @@ def fit_density(
         flow: a recipe `(key, dim, cond_dim=...) -> bijection`; or a distribution fitted before, whose training goes on,
             on its own support.
         base: a NumPyro distribution of the flow's base events, or of one number for all coordinates alike, such as
-            `dist.StudentT(5.0)`. Its parameters are trained with the flow. By default training starts from a mixture
-            of Gaussians, which is returned alone where the flow is not better on the validation rows (`fit.kept`); with
-            a condition, and by flow matching, the base is standard normal. `dist.Normal(0, 1)` gives the flow alone.
+            `dist.StudentT(5.0)`. Its parameters are trained with the flow, except those of a transformed distribution
+            or a `MixtureGeneral`. By default training starts from a mixture of Gaussians, which is returned alone where
+            the flow is not better on the validation rows (`fit.kept`); with a condition, and by flow matching, the base
+            is standard normal. `dist.Normal(0, 1)` gives the flow alone.
         condition: of each row, `(num, cond_dim)`: the result is the density of the data given it, and is used as
             `flow.given(condition)`.
         objective: "maximum_likelihood", "flow_matching", or a `FlowMatching` with another path or coupling.
@@ -194,7 +196,10 @@ def fit_density(
         observations = observe(data, support, dequantize=dequantize)
     all_weights = checked_weights(weights, observations.values)
     conditions = checked_condition(condition, len(observations.values))
-    observations, conditions, all_weights = without_far_rows(observations, conditions, all_weights)
+    near = near_rows(observations, conditions, all_weights)
+    if not near.all():
+        observations, all_weights = observations.only(near), all_weights[near]
+        conditions = None if conditions is None else conditions[near]
     num, dim = observations.x.shape
     if isinstance(flow, FlowDistribution):
         require_condition_of(flow, conditions)
@@ -208,10 +213,11 @@ def fit_density(
         size = (len(index), *observations.values.shape[1:])
         noise = seeds.rng(use, *numbers).uniform(size=size) if observations.cells.any() else None
         x, log_det = observations.rows(index, noise)
-        return Rows(x, None if conditions is None else conditions[index], all_weights[index]), log_det
+        weights = weights_of(all_weights, index, use)
+        return Rows(x, None if conditions is None else conditions[index], weights), log_det
 
     began = time.perf_counter()
-    first, log_det = draw(train_index, "first noise")
+    first, log_det = draw(train_index, "to train on")
     baselines = None
     if isinstance(flow, FlowDistribution):
         preparation = Preparation.identity(first)
@@ -224,7 +230,7 @@ def fit_density(
     first_volume = np.mean(first.weights * (log_det + of_preparation))
     del first, log_det, of_preparation  # as large as the data
     make = (lambda key: flow.bijection) if isinstance(flow, FlowDistribution) else maker(flow, prepared)
-    held, held_log_det = draw(held_index, "validation noise")
+    held, held_log_det = draw(held_index, "to stop by")
     held_prepared, of_preparation = preparation.rows(held)
     held_volume = held_log_det + of_preparation
     if batch_size is None:
@@ -261,17 +267,17 @@ def fit_density(
     kept, bijection, base = "flow", trained.bijection, trained.base
     by_mixture = None if mixture is None else mixture.log_prob(in_double(held_prepared).x)
     if baselines is not None and by_mixture is not None and not _better(trained.log_prob, by_mixture, held.weights):
-        everything = draw(np.concatenate([train_index, held_index]), "last noise")[0]
+        everything = draw(np.concatenate([train_index, held_index]), "to train on at last")[0]
         refitted = baselines.refitted(everything, preparation, seeds)
         kept, bijection, base = "mixture", Identity(trained.bijection.shape), refitted.distribution
     whole = bijection if isinstance(flow, FlowDistribution) else preparation.fold(bijection)
     density = FlowDistribution(whole, base, constrain=observations.constrain)
     tested = None
     if len(test_index):
-        rows, test_log_det = draw(test_index, "test noise")
+        rows, test_log_det = draw(test_index, "to test on")
         rows, of_preparation = preparation.rows(rows)
         log_prob = jax.jit(lambda rows: log_prob_rows(bijection, rows, base))(rows)
-        tested = Score.of(np.asarray(log_prob, np.float64) + test_log_det + of_preparation, all_weights[test_index])
+        tested = Score.of(np.asarray(log_prob, np.float64) + test_log_det + of_preparation, rows.weights)
     density.fit = DensityFit(
         losses=trained.losses - first_volume,
         validation=trained.validation - np.mean(held.weights * held_volume),

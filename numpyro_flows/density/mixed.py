@@ -21,8 +21,10 @@ from numpyro_flows.density.discrete import maker, no_base
 from numpyro_flows.density.fitting import Settings, Trained, train
 from numpyro_flows.density.losses import Rows, log_prob_rows
 from numpyro_flows.density.mixed_data import MixedData, take_apart
-from numpyro_flows.density.observations import checked_condition, checked_weights
+from numpyro_flows.density.observations import checked_condition, checked_weights, observe, weights_of
+from numpyro_flows.density.outliers import near_rows
 from numpyro_flows.density.result import DensityFit, MixedFit, Score
+from numpyro_flows.density.whitening import mean_and_deviation
 from numpyro_flows.flows import Recipe
 from numpyro_flows.modeling.discrete import DiscreteFactor
 from numpyro_flows.modeling.distributions import FlowDistribution
@@ -54,7 +56,8 @@ class _Training(NamedTuple):
     def rows(self, x: Any, condition: Any, index: Int[np.ndarray, " some"]) -> Rows:
         """Some rows, in JAX's precision."""
         dtype = jnp.result_type(float)
-        return Rows(x[index].astype(dtype), condition[index].astype(dtype), self.weights[index].astype(dtype))
+        weights = weights_of(self.weights, index, "of a split")
+        return Rows(x[index].astype(dtype), condition[index].astype(dtype), weights.astype(dtype))
 
     def run(
         self, name: str, make: Callable[[PRNGKeyArray], Any], x: Any, condition: Any, base: Base
@@ -113,24 +116,32 @@ def fit_mixed(
     of_kinds = take_apart(data, support)
     if base is not None and of_kinds.linear is None:
         raise ValueError("base expected None for data without real columns, got a distribution: leave it out")
+    conditions = checked_condition(condition, len(of_kinds.values))
+    conditions = np.zeros((len(of_kinds.values), 0)) if conditions is None else conditions
+    all_weights = checked_weights(weights, of_kinds.values)
+    while of_kinds.linear is not None:  # until none is left: the real columns' fit must not leave out any more
+        with warnings.catch_warnings(action="ignore"):  # the real columns' fit has the same
+            observations = observe(*of_kinds.linear)
+        near = near_rows(observations, np.hstack([_turns(of_kinds), conditions]), all_weights)
+        if near.all():
+            break
+        of_kinds, conditions, all_weights = of_kinds.only(near), conditions[near], all_weights[near]
     num, seeds = len(of_kinds.values), Seeds.of(rng_key)
-    conditions = checked_condition(condition, num)
-    conditions = np.zeros((num, 0)) if conditions is None else conditions
     # the same split as that of the real columns, whose key this is
     parts_of_rows = _Split(*split(seeds.rng("split"), num, options.validation, options.test))
-    training = _Training(parts_of_rows, checked_weights(weights, of_kinds.values), seeds, options, checkpoint)
+    training = _Training(parts_of_rows, all_weights, seeds, options, checkpoint)
     fits: dict[str, DensityFit] = {}
     discrete, codes = None, np.zeros((num, 0))
     if of_kinds.columns.discrete:
         discrete, codes, fits["discrete"] = _fit_discrete(training, of_kinds, conditions)
-    angles, turned = None, np.zeros((num, 0))
+    angles = None
     if of_kinds.columns.angles:
         turned = np.asarray(wrap(jnp.asarray(of_kinds.values[:, list(of_kinds.columns.angles)])))
         recipe = recipe_of_angles(flow, alone=of_kinds.linear is None, dim=turned.shape[1])
         angles, fits["angles"] = _fit_angles(training, recipe, turned, np.hstack([codes, conditions]))
     linear = None
     if of_kinds.linear is not None:
-        seen = np.hstack([codes, np.cos(turned), np.sin(turned), conditions])
+        seen = np.hstack([codes, _turns(of_kinds), conditions])
         rows, inside = of_kinds.linear
         linear = fit_density(
             rng_key,
@@ -139,7 +150,7 @@ def fit_mixed(
             base=base,
             condition=seen if seen.shape[1] else None,
             support=inside,
-            weights=weights,
+            weights=all_weights,
             checkpoint=checkpoint_of(checkpoint, "linear"),
             **options._asdict(),
         )
@@ -174,7 +185,7 @@ def _fit_discrete(
 ) -> tuple[DiscreteFactor, Float[np.ndarray, "num code"], DensityFit]:
     """The factor of the discrete columns, and what later factors see of them."""
     values = data.values[:, list(data.columns.discrete)]
-    loc, scale = _moments(conditions[training.split.train], training.weights[training.split.train])
+    loc, scale = mean_and_deviation(conditions[training.split.train], training.weights[training.split.train])
     index = training.split.train
     make = maker(data.bounds, values[index], training.weights[index], conditions.shape[1])
     trained, fit = training.run("discrete", make, values, (conditions - loc) / scale, no_base(values.shape[1]))
@@ -190,7 +201,7 @@ def _fit_angles(
 ) -> tuple[FlowDistribution, DensityFit]:
     dim, cond_dim = angles.shape[1], conditions.shape[1]
     options = {"cond_dim": cond_dim} if cond_dim else {}
-    loc, scale = _moments(conditions[training.split.train], training.weights[training.split.train])
+    loc, scale = mean_and_deviation(conditions[training.split.train], training.weights[training.split.train])
     bijection, fit = training.run(
         "angles", lambda key: recipe(key, dim, **options), angles, (conditions - loc) / scale, uniform_angles(dim)
     )
@@ -200,10 +211,10 @@ def _fit_angles(
     return flow, fit
 
 
-def _moments(x: Float[np.ndarray, "num dim"], weights: Float[np.ndarray, " num"]) -> tuple[np.ndarray, np.ndarray]:
-    loc = np.average(x, axis=0, weights=weights)
-    scale = np.sqrt(np.average((x - loc) ** 2, axis=0, weights=weights))
-    return loc, np.where(scale > 0, scale, 1.0)
+def _turns(data: MixedData) -> Float[np.ndarray, "num twice"]:
+    """What real columns see of the angles: cosines, then sines."""
+    angles = data.values[:, list(data.columns.angles)]
+    return np.hstack([np.cos(angles), np.sin(angles)])
 
 
 def _whole_score(

@@ -5,12 +5,13 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpyro.distributions import constraints
 
 from numpyro_flows.arguments import as_numbers, require_all, require_finite_rows
+from numpyro_flows.density.digits import require_digits
 from numpyro_flows.density.observations import Support, require_constraints, sites_of, stack
-from numpyro_flows.modeling.columns import Columns, bounds, is_angle, is_discrete, scalar_support
+from numpyro_flows.modeling.columns import Columns, bounds, is_angle, is_categorical, is_discrete, scalar_support
 from numpyro_flows.modeling.discrete import largest_whole
 
 
@@ -27,6 +28,16 @@ class MixedData(NamedTuple):
     values: Float[np.ndarray, "num size"]
     bounds: tuple[tuple[int, int | None], ...]
     linear: tuple[Any, Support] | None
+
+    def only(self, kept: Bool[np.ndarray, " num"]) -> "MixedData":
+        """Of some rows."""
+        linear = self.linear
+        if linear is not None:
+            rows, support = linear
+            sites = rows if isinstance(rows, Mapping) else None
+            some = rows[kept] if sites is None else {name: np.asarray(value)[kept] for name, value in sites.items()}
+            linear = some, support
+        return self._replace(values=self.values[kept], linear=linear)
 
 
 def take_apart(data: Any, support: Any) -> MixedData:
@@ -90,6 +101,10 @@ def _checked(
         raise ValueError(f"data expected rows and coordinates, got an array of shape {values.shape}")
     require_finite_rows("data", values)
     kinds = ["discrete" if is_discrete(one) else "angles" if is_angle(one) else "linear" for one in supports]
+    for i, one in enumerate(supports):
+        if kinds[i] == "discrete" and not is_categorical(*bounds(one)):  # what a count's probabilities are computed of
+            t = np.log1p(np.maximum(values[:, i : i + 1] - bounds(one)[0], 0.0))
+            require_digits("data", t, [f"{labels[i]}, log(1 + count - {bounds(one)[0]})"], unconstrained=True)
     places = {kind: tuple(i for i, one in enumerate(kinds) if one == kind) for kind in ("discrete", "angles", "linear")}
     of_discrete = tuple(bounds(supports[i]) for i in places["discrete"])
     for i, (low, high) in zip(places["discrete"], of_discrete):

@@ -14,6 +14,7 @@ from numpyro.distributions import constraints
 from numpyro.distributions.transforms import ComposeTransform, ReshapeTransform, Transform, biject_to
 
 from numpyro_flows.arguments import as_numbers, described, require_all, require_finite_rows, require_flags
+from numpyro_flows.density.degenerate import REPEATED, warn_of_dependence, warn_of_repetition
 from numpyro_flows.density.digits import require_digits, require_digits_together
 from numpyro_flows.modeling.sites import Sites, table_as_sites
 
@@ -24,8 +25,8 @@ Dequantize = bool | Sequence[bool] | np.ndarray | Mapping[str, bool]
 """Of all whole numbers; one for each column; one for each site."""
 
 _SHOWN = 5  # columns that a message names
+_LEAST_ROWS = 3
 _LEAST_ESS = 0.01  # of weights, as a share of the rows, below which one is warned
-_REPEATED = 0.1  # share of rows that are there already from which one is warned
 _ALL_WHOLE = 2.0**23  # from where all numbers of single precision are whole
 
 
@@ -91,8 +92,9 @@ def observe(data: Any, support: Support = None, *, dequantize: Dequantize = Fals
     constrain = _constrain(inside, values.shape[1:])
     x, log_det = _unconstrained(constrain, checked)
     require_all(np.isfinite(x).all(1), f"expected data within {inside}, got values on its boundary")
-    if len(x) <= x.shape[1]:
-        raise ValueError(f"data expected more rows than coordinates, got {len(x)} rows of {x.shape[1]}")
+    if len(x) <= max(x.shape[1], _LEAST_ROWS - 1):
+        least = f"more rows than coordinates, and at least {_LEAST_ROWS}"
+        raise ValueError(f"data expected {least}, got {len(x)} rows of {x.shape[1]}")
     own = labels if x.shape[1] == len(labels) else [f"coordinate {i}" for i in range(x.shape[1])]
     if constrain is not None:
         require_digits("data", x, own, cell=np.inf if cells.any() else 0.0, unconstrained=True)
@@ -104,9 +106,10 @@ def observe(data: Any, support: Support = None, *, dequantize: Dequantize = Fals
             constant = np.ptp(values.reshape(len(values), -1), axis=0) == 0
             names = ", ".join(dict.fromkeys(np.asarray(labels)[constant][:_SHOWN]))
             raise ValueError(f"expected coordinates that vary, got constant ones: {names}")
-        _warn_of_repetition(values.reshape(len(values), -1))
+        warn_of_repetition(values.reshape(len(values), -1))
     if not cells.any():
         require_digits_together(values, labels)
+        warn_of_dependence(x)
     return Observations(values, constrain, x, log_det, own, cells)
 
 
@@ -155,7 +158,7 @@ def _check_whole_numbers(
     for index in np.flatnonzero(suspect):
         column = columns[:, index]
         if not (whole.all() and np.median(np.abs(column)) < _ALL_WHOLE):  # large numbers are whole by chance
-            suspect[index] = len(np.unique(column)) < (1 - _REPEATED) * len(column)
+            suspect[index] = len(np.unique(column)) < (1 - REPEATED) * len(column)
     if suspect.any():
         advice = "dequantize=True" if whole.all() else "dequantize, True for these and False for others,"
         warnings.warn(
@@ -253,20 +256,6 @@ def _constrain(support: constraints.Constraint, event_shape: tuple[int, ...]) ->
     return ComposeTransform([ReshapeTransform(shape, (int(np.prod(shape)),)), transform])
 
 
-def _warn_of_repetition(columns: Float[np.ndarray, "num size"]) -> None:
-    # rows that are alike have the same projection, others almost surely not
-    spread = np.ptp(columns, axis=0)
-    projected = columns @ (np.random.default_rng(0).normal(size=len(spread)) / np.where(spread > 0, spread, 1.0))
-    repeated = 1 - len(np.unique(projected)) / len(columns)
-    if repeated > _REPEATED:
-        warnings.warn(
-            f"{repeated:.0%} of the rows are there more than once, on which a density can grow without bound; "
-            "validation rows may be among those trained on",
-            UserWarning,
-            stacklevel=4,
-        )
-
-
 def checked_weights(weights: ArrayLike | None, values: Float[np.ndarray, "num *event"]) -> Float[np.ndarray, " num"]:
     """Weights of mean 1."""
     num, size = len(values), int(np.prod(values.shape[1:]))
@@ -287,6 +276,18 @@ def checked_weights(weights: ArrayLike | None, values: Float[np.ndarray, "num *e
             stacklevel=3,
         )
     return array / array.mean()
+
+
+def weights_of(
+    weights: Float[np.ndarray, " num"], index: Int[np.ndarray, " some"], use: str
+) -> Float[np.ndarray, " some"]:
+    """Those of some rows, of mean 1 again."""
+    some = weights[index]
+    if len(some) and not some.any():
+        raise ValueError(
+            f"weights expected some above 0 among the rows {use}, got none: give another key, or more rows"
+        )
+    return some / some.mean() if len(some) else some
 
 
 def checked_condition(condition: ArrayLike | None, num: int) -> Float[np.ndarray, "num cond_dim"] | None:

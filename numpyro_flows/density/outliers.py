@@ -73,12 +73,12 @@ def _beyond_the_gap(z: Float[np.ndarray, " num"]) -> Bool[np.ndarray, " num"]:
     return z >= top[k[unlikely][-1] - 1]  # the nearest such gap: beyond it others may follow
 
 
-def without_far_rows(
+def near_rows(
     observations: Observations,
     condition: Float[np.ndarray, "num cond_dim"] | None,
     weights: Float[np.ndarray, " num"],
-) -> tuple[Observations, Float[np.ndarray, "num cond_dim"] | None, Float[np.ndarray, " num"]]:
-    """What a fit is of, without rows that are far; it warns of these. Weights have mean 1 again."""
+) -> Bool[np.ndarray, " num"]:
+    """The rows that a fit is of, without those that are far; it warns of these."""
     far = far_rows(observations.x, weights)
     what = [f"column {label}" if label.isdigit() else label for label in observations.labels]
     if condition is not None:
@@ -91,7 +91,7 @@ def without_far_rows(
             np.maximum(far.distance, of_condition.distance),
         )
     if not far.rows.any():
-        return observations, condition, weights
+        return ~far.rows
     index = np.flatnonzero(far.rows)
     farthest = index[np.argsort(-far.distance[index], kind="stable")][:_SHOWN]
     shown = ", ".join(f"row {row} ({what[far.column[row]]}: {far.distance[row]:.2g})" for row in farthest)
@@ -103,10 +103,6 @@ def without_far_rows(
         f"than the tail of the others explains: {shown}{more}. Correct or remove these rows; to keep them, fit "
         "np.arcsinh((column - its median) / its spread) instead of the column",
         UserWarning,
-        stacklevel=3,
+        stacklevel=4,
     )
-    if stays:
-        return observations, condition, weights
-    kept = ~far.rows
-    weights = weights[kept]
-    return observations.only(kept), None if condition is None else condition[kept], weights / weights.mean()
+    return np.ones(len(weights), bool) if stays else ~far.rows

@@ -1,5 +1,6 @@
 """Data on which the training of a fitted flow goes on."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,13 @@ from numpyro_flows.modeling.distributions import FlowDistribution
 
 def observe_for(flow: FlowDistribution, data: Any, support: Support, dequantize: Dequantize) -> Observations:
     """Data on which training goes on; a ValueError but for the flow's sites, shape and support."""
+    if flow.fit is not None and flow.fit.kept == "mixture":
+        warnings.warn(
+            "the mixture that training starts from was fitted to all rows of its data: on these, scores of validation "
+            "rows are too good",
+            UserWarning,
+            stacklevel=3,
+        )
     sites = sites_of(data)
     if (sites is None) != (flow.sites is None) or (sites and flow.sites and sites.keys() != flow.sites.shapes.keys()):
         names = None if flow.sites is None else list(flow.sites.shapes)

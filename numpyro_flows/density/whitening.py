@@ -16,6 +16,7 @@ from numpyro_flows.modeling.guides import affine
 FULL_COVARIANCE = 4  # rows for each coordinate from which a covariance whitens better than standard deviations
 _MAX_FULL_DIM = 256  # above it whitening is by standard deviations
 _RIDGE = 1e-6  # added to the correlation matrix, so that coordinates that are copies do not make it singular
+_ROUNDING = 1e-12  # of a column's largest value: smaller deviations are none
 _SOME_ROWS = 5_000  # to compare two ways of whitening
 
 
@@ -40,7 +41,7 @@ class Whitening(NamedTuple):
         nearly functions of each other need the covariance (breast cancer: 5 nats against 37); where single coordinates
         have shapes of their own, mixing them costs more than correlations do (digits: 64 against 50).
         """
-        loc, deviation = _mean_and_deviation(rows.x, rows.weights)
+        loc, deviation = mean_and_deviation(rows.x, rows.weights)
         num, dim = rows.x.shape
         scale = deviation
         if dim <= _MAX_FULL_DIM and num >= FULL_COVARIANCE * dim:
@@ -55,7 +56,7 @@ class Whitening(NamedTuple):
             if _sum_of_entropies(mixed) + np.log(np.diagonal(root)).sum() < _sum_of_entropies(some):
                 scale = deviation[:, None] * root
         condition = np.zeros((num, 0)) if rows.condition is None else rows.condition
-        return cls(loc, scale, *_mean_and_deviation(condition, rows.weights))
+        return cls(loc, scale, *mean_and_deviation(condition, rows.weights))
 
     @property
     def log_det(self) -> float:
@@ -85,10 +86,11 @@ def _sum_of_entropies(x: Float[np.ndarray, "num dim"]) -> float:
     return float(spacing_entropies(x).mean(0).sum())
 
 
-def _mean_and_deviation(x: Float[np.ndarray, "num dim"], weights: Float[np.ndarray, " num"]) -> tuple[np.ndarray, ...]:
+def mean_and_deviation(x: Float[np.ndarray, "num dim"], weights: Float[np.ndarray, " num"]) -> tuple[np.ndarray, ...]:
+    """Of each column; a deviation of 1 where the values are alike but for rounding."""
     loc = _mean(lambda block: x[block], x.shape[1], weights)
     deviation = np.sqrt(_mean(lambda block: (x[block] - loc) ** 2, x.shape[1], weights))
-    return loc, np.where(deviation > 0, deviation, 1.0)
+    return loc, np.where(deviation > _ROUNDING * np.abs(x).max(0, initial=0.0), deviation, 1.0)
 
 
 def _mean(
