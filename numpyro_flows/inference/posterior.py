@@ -184,7 +184,7 @@ class FlowPosterior:
             sites: names of latent sites; all by default.
             rng_key: for the draws and the fit to them.
             num_samples: number of draws.
-            options: of `fit_density`.
+            options: of `fit_density`; its base is standard normal by default, as NUTS of the next model moves there.
 
         Raises:
             ValueError: where a name is none of a latent site, or a site's support depends on other sites.
