@@ -75,6 +75,7 @@ def together(loc, scale, difference):
     return np.stack([loc + scale * first, loc + scale * first + difference * second, third], axis=1)
 
 
+@pytest.mark.filterwarnings("ignore:.*linear functions of others")  # as they are
 def test_columns_that_are_nearly_alike(x64):
     """Start and end: each has the digits, and their difference has not."""
     with pytest.MonkeyPatch.context() as patch:

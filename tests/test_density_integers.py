@@ -15,6 +15,7 @@ MIXED = np.stack([NORMAL, COUNTS], axis=1)
 SITES = {"x": NORMAL, "k": COUNTS, "y": np.stack([NORMAL, -NORMAL], axis=1)}
 
 
+@pytest.mark.filterwarnings("ignore:.*linear functions of others")  # as they are
 def test_one_column_of_whole_numbers_is_named():
     with pytest.warns(UserWarning, match="whole numbers in 1, on .* True for these and False for others"):
         observe(MIXED)
@@ -25,6 +26,7 @@ def test_one_column_of_whole_numbers_is_named():
         observe(columns, dequantize=[False, True, False])
 
 
+@pytest.mark.filterwarnings("ignore:.*linear functions of others")  # as they are
 @pytest.mark.parametrize("values", [1e6 * NORMAL.round(6), 1e30 * NORMAL, np.arange(2_000.0)])
 def test_numbers_that_happen_to_be_whole(values):
     """No warning where they do not repeat."""
