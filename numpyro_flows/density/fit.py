@@ -190,6 +190,8 @@ def fit_density(
         given = {"base": base, "condition": condition, "weights": weights, "checkpoint": checkpoint}
         return fit_mixed(fit_density, rng_key, data, support, flow=flow, options=options, **given)
     if isinstance(flow, FlowDistribution):
+        if base is not None:
+            raise ValueError("base expected None where flow is a distribution, which has its own: leave it out")
         require_real(flow.bijection)
         observations = observe_for(flow, data, support, dequantize)
     else:

@@ -29,8 +29,8 @@ class Preparation(NamedTuple):
     def of(cls, rows: Rows, seeds: Seeds) -> "Preparation":
         """With power transforms where mixtures of Gaussians then predict held-out rows better than without.
 
-        Columns that are nearly a linear function of each other lose that by powers: shares of a budget, which sum to 1,
-        were better by 4 nats without (`Ecdat/BudgetUK`, benchmarks.density.tables).
+        Columns that are nearly a linear function of each other lose that by powers, as shares of a budget, which sum
+        to 1 (`Ecdat/BudgetUK` of benchmarks.density.tables).
         """
         plain = cls(None, Whitening.of(rows, seeds.rng("whitening")))
         powers = Powers.of(rows.x, rows.weights, seeds.rng("powers"))
