@@ -24,16 +24,11 @@ def gaussian(key, dim):
     return TriangularAffine(jnp.zeros(dim), np.eye(dim))
 
 
-# a normal base, so that the affine map is what is trained
-fit = partial(
-    fit_density,
-    flow=gaussian,
-    base=dist.Normal(0, 1),
-    num_steps=300,
-    learning_rate=1e-2,
-    patience=300,
-    progress_bar=False,
-)
+def fit(rng_key, data, flow: Any = gaussian, **options) -> Any:
+    """A normal base for a new flow, so that the affine map is what is trained."""
+    base = {} if isinstance(flow, FlowDistribution) else {"base": dist.Normal(0, 1)}
+    few = {"num_steps": 300, "learning_rate": 1e-2, "patience": 300, "progress_bar": False}
+    return fit_density(rng_key, data, flow=flow, **(base | few | options))
 
 
 def normal_data(num=4000, seed=0):
