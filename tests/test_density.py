@@ -68,7 +68,7 @@ def test_what_a_fit_reports(normal_fit):
     assert report.held_out.nll == pytest.approx(report.validation.min(), abs=1e-4)  # what is kept is the best
     assert report.why == "all 300 steps taken"
     assert report.num_skipped == 0
-    assert set(report.seconds) == {"baselines", "compilation", "training"}
+    assert set(report.seconds) == {"preparation", "compilation", "training"}
     np.testing.assert_allclose(report.losses[-50:].mean(), report.test.nll, atol=0.15)
 
 

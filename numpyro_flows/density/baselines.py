@@ -1,42 +1,57 @@
 """Simple densities of the training rows: a flow is compared with them, and its training starts from the mixture."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+import numpyro.distributions as dist
 from jaxtyping import Float
 
 from numpyro_flows.density.losses import Rows
 from numpyro_flows.density.mixture import GaussianMixture
 from numpyro_flows.density.preparation import Preparation
 from numpyro_flows.density.result import Score
-from numpyro_flows.density.stacking import Stack
+from numpyro_flows.density.stacking import MOST_COMPONENTS, Stack
 from numpyro_flows.training.seeds import Seeds
 
 
-class Baselines(NamedTuple):
-    """Two Gaussians and a mixture of Gaussians.
+@dataclass(frozen=True)
+class Baselines:
+    """Two Gaussians and, where asked for, a mixture of Gaussians, which is fitted when it is first used.
 
     gaussian: of the rows as they are.
-    transformed: of prepared rows.
-    stack: what the mixture is made of, and `mixture`, of prepared rows; None where none is asked for, and for very many
-        coordinates.
+    prepared: the rows as training has them.
+    stacks: whether there is a mixture.
     """
 
     gaussian: GaussianMixture
-    transformed: GaussianMixture
-    stack: Stack | None
-    mixture: GaussianMixture | None
+    prepared: Rows
+    seeds: Seeds
+    stacks: bool
 
     @classmethod
-    def of(cls, rows: Rows, preparation: Preparation, seeds: Seeds, *, mixture: bool) -> "Baselines":
-        prepared = in_double(preparation.rows(rows)[0])
-        stack = Stack.of(prepared.x, prepared.weights, seeds.rng("mixtures")) if mixture else None
-        return cls(
-            GaussianMixture.single(rows.x, rows.weights),
-            GaussianMixture.single(prepared.x, prepared.weights),
-            stack,
-            None if stack is None else stack.fit(prepared.x, prepared.weights, seeds.rng("mixture")),
-        )
+    def of(cls, rows: Rows, prepared: Rows, seeds: Seeds, *, mixture: bool) -> "Baselines":
+        """Of some rows; there is no mixture of very many coordinates, nor of very few rows."""
+        stacks = mixture and Stack.possible(rows.x, rows.weights)
+        return cls(GaussianMixture.single(rows.x, rows.weights), prepared, seeds, stacks)
+
+    @cached_property
+    def stack(self) -> Stack | None:
+        """What the mixture is made of."""
+        rows = in_double(self.prepared)
+        return Stack.of(rows.x, rows.weights, self.seeds.rng("mixtures")) if self.stacks else None
+
+    @cached_property
+    def mixture(self) -> GaussianMixture | None:
+        """Of prepared rows."""
+        rows = in_double(self.prepared)
+        return None if self.stack is None else self.stack.fit(rows.x, rows.weights, self.seeds.rng("mixture"))
+
+    @property
+    def base(self) -> dist.Distribution:
+        """The mixture, of as many components as a stack can have."""
+        assert self.mixture is not None
+        return self.mixture.filled(MOST_COMPONENTS).distribution
 
     def scores(self, rows: Rows, log_det: Float[np.ndarray, " num"], preparation: Preparation) -> dict[str, Score]:
         """On rows that nothing was fitted to; `log_det` is that of how they were made unconstrained."""
@@ -44,7 +59,9 @@ class Baselines(NamedTuple):
         prepared, of_preparation = in_double(prepared), log_det + of_preparation
         log_probs = {"gaussian": self.gaussian.log_prob(rows.x) + log_det}
         if preparation.powers is not None:
-            log_probs["transformed_gaussian"] = self.transformed.log_prob(prepared.x) + of_preparation
+            mine = in_double(self.prepared)
+            transformed = GaussianMixture.single(mine.x, mine.weights)
+            log_probs["transformed_gaussian"] = transformed.log_prob(prepared.x) + of_preparation
         if self.mixture is not None:
             log_probs["mixture"] = self.mixture.log_prob(prepared.x) + of_preparation
         return {name: Score.of(log_prob, rows.weights) for name, log_prob in log_probs.items()}
@@ -54,6 +71,11 @@ class Baselines(NamedTuple):
         assert self.stack is not None
         prepared = in_double(preparation.rows(rows)[0])
         return self.stack.fit(prepared.x, prepared.weights, seeds.rng("last mixture"))
+
+
+def blank_base(dim: int) -> dist.Distribution:
+    """A stand-in for `Baselines.base`, with its shapes."""
+    return GaussianMixture.blank(MOST_COMPONENTS, dim).distribution
 
 
 def in_double(rows: Rows) -> Rows:

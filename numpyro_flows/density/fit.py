@@ -19,7 +19,7 @@ from numpyro_flows.bijections.noise import estimates
 from numpyro_flows.continuous import FlowMatching
 from numpyro_flows.density.angles import require_real
 from numpyro_flows.density.base import checked_base
-from numpyro_flows.density.baselines import Baselines, in_double
+from numpyro_flows.density.baselines import Baselines, blank_base, in_double
 from numpyro_flows.density.defaults import LIKELIHOOD_ROUND, LIKELIHOOD_STEPS, Options, split, usual_batch
 from numpyro_flows.density.fitting import Settings, Trained, train
 from numpyro_flows.density.losses import Rows, checked_matching, log_prob_rows
@@ -220,15 +220,13 @@ def fit_density(
 
     began = time.perf_counter()
     first, log_det = draw(train_index, "to train on")
-    baselines = None
-    if isinstance(flow, FlowDistribution):
-        preparation = Preparation.identity(first)
-    else:
-        preparation = Preparation.of(first, seeds)
-        if conditions is None:
-            baselines = Baselines.of(first, preparation, seeds, mixture=chooses_base)
-    mixture = baselines.mixture if baselines is not None and matching is None else None
+    is_new = not isinstance(flow, FlowDistribution)
+    preparation = Preparation.of(first, seeds) if is_new else Preparation.identity(first)
     prepared, of_preparation = preparation.rows(first)
+    baselines = None
+    if is_new and conditions is None:
+        baselines = Baselines.of(first, prepared, seeds, mixture=chooses_base)
+    on_mixture = baselines is not None and baselines.stacks and matching is None
     first_volume = np.mean(first.weights * (log_det + of_preparation))
     del first, log_det, of_preparation  # as large as the data
     make = (lambda key: flow.bijection) if isinstance(flow, FlowDistribution) else maker(flow, prepared)
@@ -241,7 +239,7 @@ def fit_density(
         patience = num_steps
     settings = Settings(
         matching=matching,
-        base=base if mixture is None else mixture.distribution,
+        base=blank_base(dim) if on_mixture else base,
         trains_base=base is not None,
         least_round=LIKELIHOOD_ROUND if matching is None else _MATCHING_ROUND,
         prefers_last=matching is not None,
@@ -262,11 +260,14 @@ def fit_density(
         seeds,
         watch,
         devices,
+        late_base=(lambda: baselines.base) if baselines is not None and on_mixture else None,
     )
     _warn_of(trained)
     flow_score = Score.of(np.asarray(trained.log_prob, np.float64) + held_volume, held.weights)
     scores = {} if baselines is None else baselines.scores(held, held_log_det, preparation)
-    kept, bijection, base = "flow", trained.bijection, trained.base
+    mixture = baselines.mixture if baselines is not None and on_mixture else None
+    kept, bijection = "flow", trained.bijection
+    base = trained.base if mixture is None else mixture.distribution  # without what it was filled with
     by_mixture = None if mixture is None else mixture.log_prob(in_double(held_prepared).x)
     if baselines is not None and by_mixture is not None and not _better(trained.log_prob, by_mixture, held.weights):
         everything = draw(np.concatenate([train_index, held_index]), "to train on at last")[0]
@@ -286,7 +287,7 @@ def fit_density(
         steps=trained.steps,
         held_out=flow_score if kept == "flow" else scores["mixture"],
         test=tested,
-        seconds={"baselines": ready - began, **trained.seconds},
+        seconds={"preparation": ready - began, **trained.seconds},
         num_skipped=trained.num_skipped,
         why=trained.ending.why,
         reason=str(trained.ending.reason),

@@ -96,9 +96,9 @@ class _Functions(NamedTuple):
     """Compiled side by side. With restarts all but rows, batches and rates have a leading axis of them.
 
     start: seed -> `TrainState`, fixed arrays.
-    train: `TrainState`, fixed arrays, rows, row numbers `(steps, batch)`, seeds `(steps, 4)`, rates -> `TrainState`,
-        losses, number skipped.
-    score: parameters, fixed arrays, `_Best`, rows -> `_Best`, `_Now`.
+    train: `TrainState`, fixed arrays, late base, rows, row numbers `(steps, batch)`, seeds `(steps, 4)`, rates ->
+        `TrainState`, losses, number skipped.
+    score: parameters, fixed arrays, late base, `_Best`, rows -> `_Best`, `_Now`.
     static: the flow without its arrays.
     """
 
@@ -116,6 +116,7 @@ class _DensityTask:
     """
 
     functions: _Functions
+    late_base: Base
     draw_rows: Callable[[int], Rows]
     validation: Rows
     batch: int
@@ -131,10 +132,10 @@ class _DensityTask:
         order = [rng.permutation(num)[: epoch * self.batch] for _ in range(-(-self.chunk // epoch))]
         index = np.concatenate(order).reshape(-1, self.batch)[: self.chunk].astype(np.int32)
         seeds = self.seeds.many(self.chunk, "train", state.num_rounds)
-        return self.functions.train(state.train, state.fixed, self.devices.placed(rows), index, seeds, rates)
+        return self.functions.train(state.train, state.fixed, self.late_base, self.devices.placed(rows), index, seeds, rates)
 
     def score(self, state: State) -> Score:
-        best, now = self.functions.score(state.train.average, state.fixed, state.best, self.validation)
+        best, now = self._scored(state.train.average, state, state.best)
         # more steps for a solver that is too coarse: one that training learns to cheat
         coarse = np.any(np.abs(now.gap) > _SOLVER_GAP)
         return Score(np.asarray(now.nll), best, with_more_steps(state.fixed) if coarse else state.fixed)
@@ -148,7 +149,7 @@ class _DensityTask:
             "data": (rows, self.validation),
             "flow or objective": (
                 [program(self.functions.start.jaxpr), program(self.functions.train.jaxpr)],
-                (start.scores, start.best.log_prob),
+                (jax.tree.leaves(self.late_base), start.scores, start.best.log_prob),
             ),
             "setting": settings[3:],
             "key": self.seeds.entropy,
@@ -156,14 +157,17 @@ class _DensityTask:
 
     def last_unless_worse(self, state: State, never: _Best) -> _Best:
         """The best of all looks, where it scores better than the last parameters do beyond chance; else these."""
-        last, _ = self.functions.score(state.train.average, state.fixed, never, self.validation)
+        last, _ = self._scored(state.train.average, state, never)
         return _last_unless_worse(state.best, last)
 
     def with_present_gap(self, state: State, best: _Best) -> _Best:
         """`best` with the gap of the solver as it is now: its steps may have been raised since the best was found."""
         if not continuous_flows(self.functions.static):
             return best
-        return best._replace(gap=self.functions.score(best.params, state.fixed, best, self.validation)[1].gap)
+        return best._replace(gap=self._scored(best.params, state, best)[1].gap)
+
+    def _scored(self, params: PyTree, state: State, best: _Best) -> tuple[_Best, _Now]:
+        return self.functions.score(params, state.fixed, self.late_base, best, self.validation)
 
 
 def train(
@@ -174,8 +178,12 @@ def train(
     seeds: Seeds,
     watch: Watch,
     devices: Devices,
+    late_base: Callable[[], Base] | None = None,
 ) -> Trained:
-    """Train what `make` gives on the rows that `draw_rows` gives each round; keep what is best on `validation`."""
+    """Train what `make` gives on the rows that `draw_rows` gives each round; keep what is best on `validation`.
+
+    `late_base` finds the base beside the compilation; that of `settings` is then a stand-in with the same shapes.
+    """
     rows = draw_rows(0)
     batch = min(settings.batch_size, len(rows.x))
     epoch = len(rows.x) // batch
@@ -187,8 +195,9 @@ def train(
     seed = seeds.many(settings.num_restarts, "start")
     seed = seed if several else seed[0]
     with ThreadPoolExecutor() as pool:
-        functions = _compile(pool, settings, make, rows, validation, seed, (length, batch), devices)
-        task = _DensityTask(functions, draw_rows, validation, batch, length, seeds, devices)
+        functions = _compile(pool, settings, make, rows, validation, seed, (length, batch), devices, is_late=late_base is not None)
+        base = None if late_base is None else late_base()
+        task = _DensityTask(functions, base, draw_rows, validation, batch, length, seeds, devices)
         start, fixed = functions.start(seed)
         none = np.full(np.shape(seed)[:-1], np.inf, jnp.result_type(float))
         never = _Best(start.params, none, np.full((*none.shape, len(validation.x)), np.nan, none.dtype), none)
@@ -216,7 +225,7 @@ def train(
     bijection, parameters = eqx.combine(arrays, functions.static)
     return Trained(
         bijection=bijection,
-        base=with_parameters(settings.base, parameters),
+        base=with_parameters(settings.base if base is None else base, parameters),
         log_prob=best.log_prob,
         solver=SolverCheck.of(bijection, validation, float(best.gap)) if continuous_flows(bijection) else None,
         losses=losses,
@@ -252,17 +261,20 @@ def _compile(
     seed: Seed,
     batches: tuple[int, int],
     devices: Devices,
+    *,
+    is_late: bool,
 ) -> _Functions:
     matching, several = settings.matching, settings.num_restarts > 1
     objective = maximum_likelihood if matching is None else flow_matching(matching)
     parameters = parameters_of(settings.base) if settings.trains_base else {}
+    late_base = settings.base if is_late else None
 
     def new(seed: Seed) -> _Flow:
         return _Flow(make(seed_key(seed)), parameters)
 
-    def combined(*parts: PyTree) -> tuple[AbstractBijection, Base]:
+    def combined(late_base: Base, *parts: PyTree) -> tuple[AbstractBijection, Base]:
         bijection, parameters = eqx.combine(*parts, static)
-        return bijection, with_parameters(settings.base, parameters)
+        return bijection, with_parameters(settings.base if late_base is None else late_base, parameters)
 
     shapes = prototype(new, seed[0] if several else seed)
     is_array = jax.tree.map(lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct), shapes)
@@ -272,16 +284,18 @@ def _compile(
         params, fixed = trained_and_fixed(eqx.filter(new(seed), is_array))
         return TrainState.init(params, averaged=True), fixed
 
-    def train(state: TrainState, fixed: PyTree, rows: Rows, index: Array, seeds: Array, rates: Array) -> Any:
+    def train(
+        state: TrainState, fixed: PyTree, late_base: Base, rows: Rows, index: Array, seeds: Array, rates: Array
+    ) -> Any:
         def loss(params: PyTree, batch: tuple[Array, Array]) -> Array:
             index, seed = batch
             of_batch = jax.tree.map(lambda leaf: leaf[index], rows)
-            return objective(*combined(params, fixed), seed_key(seed), of_batch, devices)
+            return objective(*combined(late_base, params, fixed), seed_key(seed), of_batch, devices)
 
         return train_chunk(loss, state, (index, seeds), rates)
 
-    def score(params: PyTree, fixed: PyTree, best: _Best, rows: Rows) -> tuple[_Best, _Now]:
-        bijection, base = combined(params, fixed)
+    def score(params: PyTree, fixed: PyTree, late_base: Base, best: _Best, rows: Rows) -> tuple[_Best, _Now]:
+        bijection, base = combined(late_base, params, fixed)
         bijection = without_errors(bijection)
         nll, log_prob = mean_nll(bijection, rows, base, devices)
         gap = jnp.full_like(nll, jnp.nan)
@@ -292,8 +306,8 @@ def _compile(
 
     if several:
         start = jax.vmap(start)
-        train = jax.vmap(train, in_axes=(0, 0, None, None, None, None))
-        score = jax.vmap(score, in_axes=(0, 0, 0, None))
+        train = jax.vmap(train, in_axes=(0, 0, None, None, None, None, None))
+        score = jax.vmap(score, in_axes=(0, 0, None, 0, None))
     state, fixed = jax.eval_shape(start, seed)
     nll, log_prob = jax.eval_shape(
         lambda: (jnp.zeros(seed.shape[:-1]), jnp.zeros((*seed.shape[:-1], len(validation.x))))
@@ -306,12 +320,13 @@ def _compile(
             train,
             state,
             fixed,
+            late_base,
             devices.placed(rows),
             np.zeros(batches, np.int32),
             np.zeros((batches[0], 4), np.uint32),
             jnp.zeros(batches[0]),
             mesh=devices.mesh,
         ),
-        score=Ahead(pool, score, state.average, fixed, best, validation, mesh=devices.mesh),
+        score=Ahead(pool, score, state.average, fixed, late_base, best, validation, mesh=devices.mesh),
         static=static,
     )

@@ -240,7 +240,7 @@ def _report(trained: Trained, held_out: Score, test: Score | None) -> DensityFit
         steps=trained.steps,
         held_out=held_out,
         test=test,
-        seconds={"baselines": 0.0, **trained.seconds},
+        seconds={"preparation": 0.0, **trained.seconds},
         num_skipped=trained.num_skipped,
         why=trained.ending.why,
         reason=str(trained.ending.reason),
@@ -257,7 +257,7 @@ def _summed(fits: dict[str, DensityFit], held_out: Score | None, test: Score | N
         test=test,
         seconds={
             key: sum(fit.seconds.get(key, 0.0) for fit in fits.values())
-            for key in ("baselines", "compilation", "training")
+            for key in ("preparation", "compilation", "training")
         },
         num_skipped=sum(fit.num_skipped for fit in fits.values()),
         why="; ".join(f"{name}: {fit.why}" for name, fit in fits.items()),

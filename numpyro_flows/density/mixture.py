@@ -87,6 +87,16 @@ class GaussianMixture(NamedTuple):
             np.concatenate([mixture.covariance for mixture in mixtures]),
         )
 
+    @classmethod
+    def blank(cls, k: int, dim: int) -> "GaussianMixture":
+        """Of `k` alike components."""
+        return cls(np.full(k, 1.0 / k), np.zeros((k, dim)), np.broadcast_to(np.eye(dim), (k, dim, dim)))
+
+    def filled(self, k: int) -> "GaussianMixture":
+        """The same density, of `k` components: those that it has, and others without a share."""
+        more = GaussianMixture.blank(k - len(self.shares), self.loc.shape[1])
+        return GaussianMixture.joined([self, more], np.array([1.0, 0.0])) if len(more.shares) else self
+
     def wider(self, factor: float) -> "GaussianMixture":
         """With standard deviations `factor` times as large."""
         return self._replace(covariance=factor**2 * self.covariance)
@@ -104,7 +114,8 @@ class GaussianMixture(NamedTuple):
     @property
     def distribution(self) -> dist.Distribution:
         """As NumPyro has it, at JAX's precision."""
-        return _distribution(np.log(self.shares), self.loc, np.linalg.cholesky(self.covariance))
+        logits = np.log(np.maximum(self.shares, np.finfo(np.float32).tiny))
+        return _distribution(logits, self.loc, np.linalg.cholesky(self.covariance))
 
 
 @jax.jit  # operation by operation its constructors compile for a second

@@ -34,7 +34,7 @@ class DensityFit(NamedTuple):
         held_out: of the density that is kept, on the validation rows. The training was stopped by these rows, so the
             score is a little optimistic.
         test: on rows that nothing was chosen by; None where no share of the data was set aside for it.
-        seconds: wall time of mixtures, compilation and training.
+        seconds: wall time of preparation, of compilation, beside which mixtures are fitted, and of training.
         num_skipped: steps left out because loss or gradient was not finite.
         why: what ended the training, and `reason`, the same in one word or two.
         solver: of a continuous flow, how the solver of training compares with its own; None for others.

@@ -15,6 +15,7 @@ _COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
 _FEW = 12  # components, above which there are two rows or more for each parameter
 _OF_ONE = (0.1, 1.0, 10.0, 1e6)  # times the coordinates: the prior of one Gaussian, from its covariance to variances
 _WIDER = (3.0, 10.0)  # times the standard deviations of all rows: for tails
+MOST_COMPONENTS = 128  # of a stack: training is compiled for as many before the mixtures are fitted
 _MAX_DIM = 100  # covariances of more coordinates cost more than they tell
 _FOLDS = 5
 _LEAST_ROWS = 10
@@ -57,11 +58,9 @@ class Stack(NamedTuple):
 
         Source: Smyth, Wolpert 1999, Machine Learning 36 (linearly combining density estimators via stacking).
         """
-        if x.shape[1] > _MAX_DIM:
+        if not cls.possible(x, weights):
             return None
         some = _some(weights, x.shape[1], rng)
-        if len(some) < _LEAST_ROWS:
-            return None
         x, weights = x[some], weights[some]
         num, dim = x.shape
         fold = np.arange(num) % _FOLDS
@@ -85,9 +84,15 @@ class Stack(NamedTuple):
         shares = _stacking_shares(scores, held_weights)
         kept = shares >= _LEAST_SHARE
         kept[np.argmax(shares)] = True
+        by_share = np.argsort(-shares)
+        kept[by_share[np.cumsum([members[i].num_components for i in by_share]) > MOST_COMPONENTS]] = False
         shares = _stacking_shares(scores[kept], held_weights)
         held_out = np.average(_log_prob(scores[kept], shares), weights=held_weights)
         return cls(tuple(m for m, keep in zip(members, kept) if keep), shares, float(held_out))
+
+    @staticmethod
+    def possible(x: Float[np.ndarray, "num dim"], weights: Float[np.ndarray, " num"]) -> bool:
+        return x.shape[1] <= _MAX_DIM and np.count_nonzero(weights) >= _LEAST_ROWS
 
     def fit(
         self, x: Float[np.ndarray, "num dim"], weights: Float[np.ndarray, " num"], rng: np.random.Generator
