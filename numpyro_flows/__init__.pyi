@@ -2,6 +2,7 @@
 
 from . import bijections as bijections
 from . import continuous as continuous
+from . import embeddings as embeddings
 from . import flow_plots as flow_plots
 from . import flows as flows
 from . import gaussianization as gaussianization

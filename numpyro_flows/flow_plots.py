@@ -24,6 +24,7 @@ from numpyro_flows.arguments import require_counts, require_key
 from numpyro_flows.bijections import AbstractBijection
 from numpyro_flows.bijections.compose import layers_of
 from numpyro_flows.bijections.composition import Part
+from numpyro_flows.bijections.embedded import layout_of
 from numpyro_flows.continuous import ContinuousFlow, Trajectory
 from numpyro_flows.continuous.training_form import continuous_flows
 from numpyro_flows.modeling.distributions import FlowDistribution
@@ -229,6 +230,8 @@ def _parts(flow: FlowDistribution | AbstractBijection, condition: ArrayLike | No
     if condition is not None:
         distribution = distribution.given(condition)
     bijection, told = distribution.bijection, distribution.condition
+    if told is not None and (layout := layout_of(bijection)) is not None:
+        told = layout.pack(told)
     got = None if told is None else told.shape
     if got != bijection.cond_shape:
         raise ValueError(f"a picture expected one condition of shape {bijection.cond_shape}, got {got}")

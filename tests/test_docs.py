@@ -12,7 +12,7 @@ from numpyro_flows.inference.settings import FlowVISettings
 
 SETTINGS = FlowVISettings()
 
-PUBLIC = ("flows", "bijections", "continuous", "gaussianization", "flow_plots")
+PUBLIC = ("flows", "bijections", "embeddings", "continuous", "gaussianization", "flow_plots")
 FRONT_PAGE = README.parent / "docs" / "index.md"
 
 

@@ -214,7 +214,12 @@ def test_what_cannot_be_saved_says_so_and_leaves_the_old_file(tmp_path):
 def test_every_public_class_is_in_the_table():
     """A new bijection, conditioner, field or estimator must be one that files may name."""
     known = [find(name) for name in TABLE]
-    for module in (numpyro_flows.bijections, numpyro_flows.continuous, numpyro_flows.networks):
+    for module in (
+        numpyro_flows.bijections,
+        numpyro_flows.continuous,
+        numpyro_flows.networks,
+        numpyro_flows.embeddings,
+    ):
         for name, cls in vars(module).items():
             if isinstance(cls, type) and issubclass(cls, eqx.Module) and "Abstract" not in name:
                 assert any(cls is one for one in known), (

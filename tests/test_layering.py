@@ -13,7 +13,7 @@ import numpyro_flows
 PACKAGE = Path(__file__).parents[1] / "numpyro_flows"
 
 # What a room, a folder or a file that stands alone, may import; from the bottom up.
-_MATHS = {"_jax", "arguments", "precision", "picture", "networks"}
+_MATHS = {"_jax", "arguments", "precision", "picture", "networks", "embeddings"}
 _MATHS |= {"bijections", "continuous", "gaussianization", "flows"}
 _WORDS = _MATHS | {"files", "modeling", "training"}
 ROOMS: dict[str, set[str]] = {
@@ -22,6 +22,7 @@ ROOMS: dict[str, set[str]] = {
     "precision": set(),
     "picture": set(),
     "networks": {"arguments"},
+    "embeddings": {"arguments", "networks"},
     "bijections": {"_jax", "arguments", "precision", "networks"},
     "continuous": {"arguments", "networks", "bijections"},
     "gaussianization": {"arguments", "precision", "picture", "bijections"},

@@ -3,6 +3,7 @@
 import os
 import time
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ from numpyro_flows.continuous import FlowMatching
 from numpyro_flows.density.angles import require_real
 from numpyro_flows.density.base import checked_base
 from numpyro_flows.density.baselines import Baselines, blank_base, in_double
+from numpyro_flows.density.conditions import checked_conditions, through
 from numpyro_flows.density.defaults import LIKELIHOOD_ROUND, LIKELIHOOD_STEPS, Options, split, usual_batch
 from numpyro_flows.density.fitting import Settings, Trained, train
 from numpyro_flows.density.losses import Rows, checked_matching, log_prob_rows
@@ -27,7 +29,6 @@ from numpyro_flows.density.mixed import fit_mixed, require_likelihood
 from numpyro_flows.density.observations import (
     Dequantize,
     Support,
-    checked_condition,
     checked_weights,
     observe,
     table_of_sites,
@@ -42,6 +43,7 @@ from numpyro_flows.flows import Recipe
 from numpyro_flows.modeling.columns import is_mixed
 from numpyro_flows.modeling.distributions import FlowDistribution
 from numpyro_flows.modeling.mixed import MixedDistribution
+from numpyro_flows.modeling.transforms import Condition
 from numpyro_flows.training.devices import Devices
 from numpyro_flows.training.seeds import Seeds
 from numpyro_flows.training.watch import Callback, Watch
@@ -59,7 +61,8 @@ def fit_density(
     *,
     flow: Recipe | FlowDistribution = flows.nsf_coupling,
     base: dist.Distribution | None = None,
-    condition: ArrayLike | None = None,
+    condition: Condition | None = None,
+    embedding: Callable[..., Any] | None = None,
     objective: str | FlowMatching = "maximum_likelihood",
     support: Support = None,
     weights: ArrayLike | None = None,
@@ -104,7 +107,12 @@ def fit_density(
             the flow is not better on the validation rows (`fit.kept`); with a condition, and by flow matching, the base
             is standard normal. `dist.Normal(0, 1)` gives the flow alone.
         condition: of each row, `(num, cond_dim)`: the result is the density of the data given it, and is used as
-            `flow.given(condition)`.
+            `flow.given(condition)`. Also a dict of columns, `(num,)` or `(num, columns)`; with `embedding` an array
+            `(num, ...)` of any shape, or a dict of such arrays.
+        embedding: an Equinox module that makes a vector of one condition, such as `embeddings.SetEmbedding`; it is
+            trained with the flow. It sees conditions standardised: numbers of a vector each by itself, those of a set
+            or series `(places, features)` by feature, those of an image `(channels, height, width)` by channel.
+            Integers and booleans stay as they are. In a dict, what a `mask` leaves out is set to 0.
         objective: "maximum_likelihood", "flow_matching", or a `FlowMatching` with another path or coupling.
         support: NumPyro constraint of an event; for an array also one for each column; for sites a dict by site. Real
             numbers by default. `constraints.circular` are angles, and `boolean`, `nonnegative_integer`,
@@ -149,7 +157,9 @@ def fit_density(
             values floating-point numbers do not tell apart, as Unix times in single precision; for a base of
             other events; for a distribution on other sites, shapes or another support than the data; for a checkpoint
             of another fit or for several processes; for a mesh of several axes; for a recipe of angles without
-            `constraints.circular`; for another objective or `dequantize` with angles or whole numbers.
+            `constraints.circular`; for another objective, `dequantize` or `embedding` with angles or whole numbers;
+            for conditions of other keys or shapes than the flow's or the embedding's, and an embedding that returns no
+            vector.
 
     Source: Papamakarios, Nalisnick, Rezende, Mohamed, Lakshminarayanan 2021, arXiv 1912.02762, section 2.3.1.
 
@@ -184,7 +194,7 @@ def fit_density(
     if not isinstance(flow, FlowDistribution) or flow.sites is not None:
         data = table_of_sites(data)
     if is_mixed(support) or isinstance(flow, MixedDistribution):
-        require_likelihood(objective, dequantize)
+        require_likelihood(objective, dequantize, embedding)
         of_options = num_steps, batch_size, learning_rate, patience, validation, test, num_restarts
         options = Options(*of_options, progress_bar, callback, mesh)
         given = {"base": base, "condition": condition, "weights": weights, "checkpoint": checkpoint}
@@ -197,14 +207,14 @@ def fit_density(
     else:
         observations = observe(data, support, dequantize=dequantize)
     all_weights = checked_weights(weights, observations.values)
-    conditions = checked_condition(condition, len(observations.values))
-    near = near_rows(observations, conditions, all_weights)
+    conditions = checked_conditions(condition, embedding, len(observations.values), flow)
+    near = near_rows(observations, None if conditions is None else conditions.columns, all_weights)
     if not near.all():
         observations, all_weights = observations.only(near), all_weights[near]
-        conditions = None if conditions is None else conditions[near]
+        conditions = None if conditions is None else conditions.only(near)
     num, dim = observations.x.shape
     if isinstance(flow, FlowDistribution):
-        require_condition_of(flow, conditions)
+        require_condition_of(flow, None if conditions is None else conditions.values)
     chooses_base = base is None
     base = base_of(flow) if isinstance(flow, FlowDistribution) else checked_base(base, dim)
     seeds = Seeds.of(rng_key)
@@ -216,12 +226,13 @@ def fit_density(
         noise = seeds.rng(use, *numbers).uniform(size=size) if observations.cells.any() else None
         x, log_det = observations.rows(index, noise)
         weights = weights_of(all_weights, index, use)
-        return Rows(x, None if conditions is None else conditions[index], weights), log_det
+        return Rows(x, None if conditions is None else conditions.values[index], weights), log_det
 
     began = time.perf_counter()
     first, log_det = draw(train_index, "to train on")
     is_new = not isinstance(flow, FlowDistribution)
-    preparation = Preparation.of(first, seeds) if is_new else Preparation.identity(first)
+    layout = None if conditions is None else conditions.layout
+    preparation = Preparation.of(first, seeds, layout) if is_new else Preparation.identity(first)
     prepared, of_preparation = preparation.rows(first)
     baselines = None
     if is_new and conditions is None:
@@ -229,7 +240,11 @@ def fit_density(
     on_mixture = baselines is not None and baselines.stacks and matching is None
     first_volume = np.mean(first.weights * (log_det + of_preparation))
     del first, log_det, of_preparation  # as large as the data
-    make = (lambda key: flow.bijection) if isinstance(flow, FlowDistribution) else maker(flow, prepared)
+    make = (
+        (lambda key: flow.bijection)
+        if isinstance(flow, FlowDistribution)
+        else maker(through(flow, conditions), prepared)
+    )
     held, held_log_det = draw(held_index, "to stop by")
     held_prepared, of_preparation = preparation.rows(held)
     held_volume = held_log_det + of_preparation

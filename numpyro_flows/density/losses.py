@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
-from numpyro_flows.bijections import AbstractBijection
-from numpyro_flows.continuous import ContinuousFlow, FlowMatching, in_training
+from numpyro_flows.bijections import AbstractBijection, EmbeddedCondition
+from numpyro_flows.continuous import AbstractField, ContinuousFlow, FlowMatching, in_training
 from numpyro_flows.density.base import Base
 from numpyro_flows.modeling.scoring import standard_normal_log_prob
 from numpyro_flows.training.devices import ONE_DEVICE, Devices
@@ -78,6 +79,9 @@ def flow_matching(matching: FlowMatching) -> Objective:
     def objective(bijection: AbstractBijection, base: Base, key: PRNGKeyArray, rows: Rows, devices: Devices) -> Scalar:
         if base is not None:
             raise ValueError("flow_matching expected a standard normal base, got another: leave base out")
+        if isinstance(bijection, EmbeddedCondition) and isinstance(bijection.bijection, ContinuousFlow):
+            field = _EmbeddedField(bijection.bijection.field, bijection)
+            bijection = eqx.tree_at(lambda flow: flow.field, bijection.bijection, field)
         if not isinstance(bijection, ContinuousFlow):
             raise ValueError(
                 "flow_matching expected a recipe of a ContinuousFlow, such as flows.ffjord, got one of a "
@@ -86,6 +90,16 @@ def flow_matching(matching: FlowMatching) -> Objective:
         return matching(bijection, key, *devices.sharded(rows))
 
     return objective
+
+
+class _EmbeddedField(eqx.Module):
+    """The field of a flow with an embedding, given conditions as they are: couplings compare these."""
+
+    field: AbstractField
+    embedded: EmbeddedCondition
+
+    def __call__(self, t: Scalar, x: Array, condition: Array) -> Array:
+        return self.field(t, x, self.embedded.embed(condition))
 
 
 def checked_matching(objective: str | FlowMatching) -> FlowMatching | None:

@@ -21,10 +21,10 @@ from numpyro_flows.density.discrete import maker, no_base
 from numpyro_flows.density.fitting import Settings, Trained, train
 from numpyro_flows.density.losses import Rows, log_prob_rows
 from numpyro_flows.density.mixed_data import MixedData, take_apart
+from numpyro_flows.density.moments import mean_and_deviation
 from numpyro_flows.density.observations import checked_condition, checked_weights, observe, weights_of
 from numpyro_flows.density.outliers import near_rows
 from numpyro_flows.density.result import DensityFit, MixedFit, Score
-from numpyro_flows.density.whitening import mean_and_deviation
 from numpyro_flows.flows import Recipe
 from numpyro_flows.modeling.discrete import DiscreteFactor
 from numpyro_flows.modeling.distributions import FlowDistribution
@@ -161,8 +161,13 @@ def fit_mixed(
     return mixed
 
 
-def require_likelihood(objective: str | FlowMatching, dequantize: Any) -> None:
+def require_likelihood(objective: str | FlowMatching, dequantize: Any, embedding: Any) -> None:
     """Raise a ValueError for what data with angles or whole numbers are not trained by."""
+    if embedding is not None:
+        raise ValueError(
+            "embedding expected None for data with angles or whole numbers, got "
+            f"{described(embedding)}: leave it out, and give condition as an array (num, cond_dim)"
+        )
     if objective != "maximum_likelihood":
         raise ValueError(
             "objective expected 'maximum_likelihood' for data with angles or whole numbers, got "

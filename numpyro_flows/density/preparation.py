@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from numpyro_flows.bijections import AbstractBijection
+from numpyro_flows.bijections import AbstractBijection, ConditionLayout
 from numpyro_flows.density.losses import Rows
 from numpyro_flows.density.powers import Powers
 from numpyro_flows.density.stacking import Stack
@@ -26,18 +26,18 @@ class Preparation(NamedTuple):
         return cls(None, Whitening.identity(rows))
 
     @classmethod
-    def of(cls, rows: Rows, seeds: Seeds) -> "Preparation":
+    def of(cls, rows: Rows, seeds: Seeds, layout: ConditionLayout | None = None) -> "Preparation":
         """With power transforms where mixtures of Gaussians then predict held-out rows better than without.
 
         Columns that are nearly a linear function of each other lose that by powers, as shares of a budget, which sum
-        to 1 (`Ecdat/BudgetUK` of benchmarks.density.tables).
+        to 1 (`Ecdat/BudgetUK` of benchmarks.density.tables). `layout` is that of conditions that are not plain vectors.
         """
-        plain = cls(None, Whitening.of(rows, seeds.rng("whitening")))
+        plain = cls(None, Whitening.of(rows, seeds.rng("whitening"), layout))
         powers = Powers.of(rows.x, rows.weights, seeds.rng("powers"))
         if powers is None:
             return plain
         transformed = rows._replace(x=powers.rows(rows.x)[0])
-        powered = cls(powers, Whitening.of(transformed, seeds.rng("whitening")))
+        powered = cls(powers, Whitening.of(transformed, seeds.rng("whitening"), layout))
         if rows.condition is not None:
             return powered
         scores = [preparation._quick_score(rows, seeds) for preparation in (powered, plain)]

@@ -1,14 +1,15 @@
 """Location and scale of data, folded into the flow that is trained on them."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from numpyro_flows.bijections import AbstractBijection, Chain, Frozen, StandardizedCondition
+from numpyro_flows.bijections import AbstractBijection, Chain, ConditionLayout, Frozen, StandardizedCondition
+from numpyro_flows.density.condition_scales import condition_scales
 from numpyro_flows.density.losses import Rows
+from numpyro_flows.density.moments import mean_and_deviation
 from numpyro_flows.density.row_blocks import blocks
 from numpyro_flows.gaussianization.entropies import spacing_entropies
 from numpyro_flows.modeling.guides import affine
@@ -16,7 +17,6 @@ from numpyro_flows.modeling.guides import affine
 FULL_COVARIANCE = 4  # rows for each coordinate from which a covariance whitens better than standard deviations
 _MAX_FULL_DIM = 256  # above it whitening is by standard deviations
 _RIDGE = 1e-6  # added to the correlation matrix, so that coordinates that are copies do not make it singular
-_ROUNDING = 1e-12  # of a column's largest value: smaller deviations are none
 _SOME_ROWS = 5_000  # to compare two ways of whitening
 
 
@@ -34,12 +34,13 @@ class Whitening(NamedTuple):
         return cls(np.zeros(dim), np.ones(dim), np.zeros(cond_dim), np.ones(cond_dim))
 
     @classmethod
-    def of(cls, rows: Rows, rng: np.random.Generator) -> "Whitening":
+    def of(cls, rows: Rows, rng: np.random.Generator, layout: ConditionLayout | None = None) -> "Whitening":
         """By standard deviations, or by a triangular root of the covariance where that makes the entropy less.
 
         It is the entropy that the data would have if the coordinates were then independent. Measurements that are
         nearly functions of each other need the covariance (breast cancer: 5 nats against 37); where single coordinates
-        have shapes of their own, mixing them costs more than correlations do (digits: 64 against 50).
+        have shapes of their own, mixing them costs more than correlations do (digits: 64 against 50). `layout` is that
+        of conditions that are not plain vectors.
         """
         loc, deviation = mean_and_deviation(rows.x, rows.weights)
         num, dim = rows.x.shape
@@ -56,7 +57,7 @@ class Whitening(NamedTuple):
             if _sum_of_entropies(mixed) + np.log(np.diagonal(root)).sum() < _sum_of_entropies(some):
                 scale = deviation[:, None] * root
         condition = np.zeros((num, 0)) if rows.condition is None else rows.condition
-        return cls(loc, scale, *mean_and_deviation(condition, rows.weights))
+        return cls(loc, scale, *condition_scales(condition, rows.weights, layout))
 
     @property
     def log_det(self) -> float:
@@ -84,19 +85,3 @@ class Whitening(NamedTuple):
 
 def _sum_of_entropies(x: Float[np.ndarray, "num dim"]) -> float:
     return float(spacing_entropies(x).mean(0).sum())
-
-
-def mean_and_deviation(x: Float[np.ndarray, "num dim"], weights: Float[np.ndarray, " num"]) -> tuple[np.ndarray, ...]:
-    """Of each column; a deviation of 1 where the values are alike but for rounding."""
-    loc = _mean(lambda block: x[block], x.shape[1], weights)
-    deviation = np.sqrt(_mean(lambda block: (x[block] - loc) ** 2, x.shape[1], weights))
-    return loc, np.where(deviation > _ROUNDING * np.abs(x).max(0, initial=0.0), deviation, 1.0)
-
-
-def _mean(
-    values: Callable[[slice], Float[np.ndarray, "block dim"]], dim: int, weights: Float[np.ndarray, " num"]
-) -> Float[np.ndarray, " dim"]:
-    total = np.zeros(dim)
-    for block in blocks(len(weights)):
-        total += (values(block) * weights[block, None]).sum(0)
-    return total / weights.sum()

@@ -13,7 +13,8 @@ from typing import Any
 _CLASSES = {
     "numpyro_flows.bijections": (
         "ActNorm Affine TriangularAffine Autoregressive Bernstein BlockAutoregressive CircularSpline Chain Frozen "
-        "Identity Invert Reshape Scan StandardizedCondition Coupling DeepSigmoid Elementwise DCT Cayley Householder "
+        "Identity Invert Reshape Scan StandardizedCondition ConditionLayout EmbeddedCondition Coupling DeepSigmoid "
+        "Elementwise DCT Cayley Householder "
         "LULinear QRLinear MatrixExponential MixtureCDF Multiscale Permutation Planar Radial Residual "
         "RationalQuadraticSpline Sylvester SinhArcsinh TailTransform AffineUnivariate ShiftUnivariate YeoJohnson"
     ),
@@ -22,6 +23,7 @@ _CLASSES = {
         "VariancePreserving OTFlowField PotentialField Energies Training"
     ),
     "numpyro_flows.networks": "MLP Parameters MaskedMLP OnCircle CausalTransformer",
+    "numpyro_flows.embeddings": "SetEmbedding SeriesEmbedding ImageEmbedding JointEmbedding",
     "equinox.nn": "Linear MLP GRUCell LayerNorm Identity",
     "diffrax": (
         # solvers
@@ -103,6 +105,7 @@ _HOMES = {
     "numpyro_flows.DensityFit": ("numpyro_flows.density.result", "DensityFit"),
     "numpyro_flows.DensityFit.Score": ("numpyro_flows.density.result", "Score"),
     "numpyro_flows.DensityFit.SolverCheck": ("numpyro_flows.density.solver_check", "SolverCheck"),
+    "numpyro_flows.bijections.ConditionLayout.Leaf": ("numpyro_flows.bijections.condition_layout", "Leaf"),
     "numpyro_flows.bijections.EventNoise": ("numpyro_flows.bijections.noise", "EventNoise"),
     "numpyro_flows.bijections.MonotoneNetwork": ("numpyro_flows.bijections.block_autoregressive", "_MonotoneNetwork"),
     "numpyro_flows.bijections.Partial": ("numpyro_flows.bijections.partial", "Partial"),

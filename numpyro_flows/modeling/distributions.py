@@ -15,12 +15,13 @@ from numpyro.distributions.transforms import Transform
 
 from numpyro_flows.arguments import as_array, described, require_key, require_shape_of_sample
 from numpyro_flows.bijections import AbstractBijection
+from numpyro_flows.bijections.embedded import layout_of
 from numpyro_flows.files.rules import InFiles
 from numpyro_flows.files.tree import load_tree, save_tree
 from numpyro_flows.modeling._numpyro import DISTRIBUTION_STATE, register_in_scan, validates, warn_outside_support
 from numpyro_flows.modeling.scoring import LogProbParts, parts_of_draw, parts_of_value
 from numpyro_flows.modeling.sites import Sites, table_as_sites
-from numpyro_flows.modeling.transforms import FlowTransform
+from numpyro_flows.modeling.transforms import Condition, FlowTransform
 from numpyro_flows.modeling.trees import Split, leading_shape, over_leading_axis
 
 
@@ -42,8 +43,9 @@ class FlowDistribution(dist.TransformedDistribution, InFiles):
     Args:
         bijection: of this library or of FlowJAX.
         base_dist: a NumPyro distribution with the bijection's event shape; standard normal by default.
-        condition: array of shape `(*batch, *cond_shape)`, whose batch shape becomes one of the distribution. Where the
-            bijection has a condition and none is given, the distribution can only be told one: `given(condition)`.
+        condition: array of shape `(*batch, *cond_shape)`, whose batch shape becomes one of the distribution; for a
+            bijection with an embedding an array or a dict of arrays as that takes. Where the bijection has a condition
+            and none is given, the distribution can only be told one: `given(condition)`.
         constrain: NumPyro transform of the flow's real vectors onto the support of the events, for example
             `biject_to(constraints.positive)`, or `SitesTransform`.
 
@@ -65,7 +67,7 @@ class FlowDistribution(dist.TransformedDistribution, InFiles):
     FILE_KINDS: ClassVar = {
         "bijection": AbstractBijection,
         "base_dist": dist.Distribution,
-        "condition": Array | None,
+        "condition": Array | dict | None,
         "constrain": Transform | None,
         "fit": Union[ForwardRef("numpyro_flows.DensityFit"), None],  # noqa: UP007
         "is_vector": bool,
@@ -75,7 +77,7 @@ class FlowDistribution(dist.TransformedDistribution, InFiles):
         self,
         bijection: AbstractBijection,
         base_dist: dist.Distribution | None = None,
-        condition: ArrayLike | None = None,
+        condition: Condition | None = None,
         *,
         constrain: Transform | None = None,
         validate_args: bool | None = None,
@@ -113,7 +115,7 @@ class FlowDistribution(dist.TransformedDistribution, InFiles):
         return self._flow.bijection
 
     @property
-    def condition(self) -> Array | None:
+    def condition(self) -> Any:
         return self._flow.condition
 
     @property
@@ -156,7 +158,7 @@ class FlowDistribution(dist.TransformedDistribution, InFiles):
         transforms: list[Transform] = [self._flow] if constrain is None else [self._flow, constrain]
         return dist.TransformedDistribution(base, transforms)
 
-    def _but(self, condition: ArrayLike | None, *, is_vector: bool) -> "FlowDistribution":
+    def _but(self, condition: Condition | None, *, is_vector: bool) -> "FlowDistribution":
         base, constrain = self._around.tree
         other = FlowDistribution(self.bijection, base, condition, constrain=constrain, validate_args=validates(self))
         other._is_vector, other.fit = is_vector, self.fit
@@ -173,11 +175,14 @@ class FlowDistribution(dist.TransformedDistribution, InFiles):
             setattr(self, name, value)
         return self
 
-    def given(self, condition: ArrayLike) -> "FlowDistribution":
+    def given(self, condition: Condition) -> "FlowDistribution":
         """The distribution under another condition, of shape `(*batch, *cond_shape)`.
 
+        A flow with an embedding takes an array or a dict of arrays, each `(*batch, *shape)`, with the keys and shapes
+        that it was fitted with.
+
         Raises:
-            ValueError: where the bijection has no condition, or one of another shape.
+            ValueError: where the bijection has no condition, or one of other keys or shapes.
         """
         if self.bijection.cond_shape is None:
             raise ValueError("expected a conditional flow, got one without condition")
@@ -313,8 +318,11 @@ def _require_coherent(flow: FlowDistribution) -> None:
     least = 1 + max((1, *base.shape()))
     told = [] if isinstance(base, FlowDistribution) else [(base, (least,)), (base, (least + 1,))]
 
+    layout = layout_of(flow.bijection)
+
     def draw_and_score(condition: Array | None) -> list[tuple[Array, Array]]:
-        one = (flow if condition is None else flow.given(condition)).vector
+        told = condition if condition is None or layout is None else layout.unpack(condition)
+        one = (flow if told is None else flow.given(told)).vector
         return [_drawn_and_scored(*pair) for pair in [(one, ()), *told]]
 
     condition = None

@@ -1,6 +1,8 @@
 """A bijection as a NumPyro transform."""
 
+import math
 import weakref
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, ClassVar, NamedTuple
 
@@ -13,10 +15,14 @@ from numpyro.distributions import constraints
 
 from numpyro_flows.arguments import as_array
 from numpyro_flows.bijections import AbstractBijection
+from numpyro_flows.bijections.embedded import layout_of
 from numpyro_flows.files.rules import InFiles
 from numpyro_flows.modeling._numpyro import TwoWayTransform
 from numpyro_flows.modeling.trees import Split
 from numpyro_flows.precision import full_precision
+
+Condition = ArrayLike | Mapping[str, Any]
+"""An array; or a dict of arrays, or of such dicts, for a flow with an embedding."""
 
 
 class _Call(NamedTuple):
@@ -38,7 +44,8 @@ class FlowTransform(TwoWayTransform, InFiles):
     Args:
         bijection: of this library or of FlowJAX; anything with `shape`, `cond_shape`, `transform_and_log_det` and
             `inverse_and_log_det`.
-        condition: array of shape `(*batch, *cond_shape)`; needed where the bijection is conditional, not before the
+        condition: array of shape `(*batch, *cond_shape)`; where the bijection has an embedding, an array or a dict of
+            arrays as it takes, each `(*batch, *shape)`. It is needed where the bijection is conditional, not before the
             transform is used.
 
     Raises:
@@ -53,10 +60,10 @@ class FlowTransform(TwoWayTransform, InFiles):
         (7, 5, 3)
     """
 
-    FILE_KINDS: ClassVar = {"bijection": AbstractBijection, "condition": Array | None}
+    FILE_KINDS: ClassVar = {"bijection": AbstractBijection, "condition": Array | dict | None}
     _last_call: _Call | None = None
 
-    def __init__(self, bijection: AbstractBijection, condition: ArrayLike | None = None):
+    def __init__(self, bijection: AbstractBijection, condition: Condition | None = None):
         missing = [name for name in _PROTOCOL if not hasattr(bijection, name)]
         if missing:
             raise TypeError(f"FlowTransform expected a bijection, got {type(bijection).__name__} without {missing}")
@@ -69,8 +76,10 @@ class FlowTransform(TwoWayTransform, InFiles):
         return self.parts.tree[0]
 
     @property
-    def condition(self) -> Array | None:
-        return self.parts.tree[1]
+    def condition(self) -> Any:
+        """As it was given: an array, or a dict of arrays where the bijection has an embedding of one."""
+        layout, vector = layout_of(self.bijection), self.parts.tree[1]
+        return vector if layout is None or vector is None else layout.unpack(vector)
 
     @property
     def domain(self) -> constraints.Constraint:
@@ -125,7 +134,7 @@ class FlowTransform(TwoWayTransform, InFiles):
     def eq(self, other: object, static: bool = False) -> ArrayLike:
         if not isinstance(other, FlowTransform):
             return False
-        equal = eqx.tree_equal((self.bijection, self.condition), (other.bijection, other.condition))
+        equal = eqx.tree_equal(self.parts.tree, other.parts.tree)
         # under tracing the values cannot decide: then only structure counts, as for NumPyro's own transforms
         return True if static and isinstance(equal, Tracer) else equal
 
@@ -139,7 +148,7 @@ class FlowTransform(TwoWayTransform, InFiles):
 
     @property
     def condition_batch_shape(self) -> tuple[int, ...]:
-        condition = self.condition
+        condition = self.parts.tree[1]
         return () if condition is None else condition.shape[: condition.ndim - len(self._cond_shape or ())]
 
     def _batch_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -161,8 +170,11 @@ class FlowTransform(TwoWayTransform, InFiles):
 
     @full_precision()  # a bijection of FlowJAX does not ask for it
     def _batched(self, method: Any, x: Array) -> tuple[Array, Array]:
-        """`method` over all batch axes: one `vmap`, or two where each batch element has its own condition."""
-        condition = self.condition
+        """`method` over all batch axes: one `vmap`, or two where each batch element has its own condition.
+
+        Then the inner one is over values of one condition, so that what depends on that alone is computed once.
+        """
+        condition = self.parts.tree[1]
         if condition is None and self._cond_shape is not None:
             raise ValueError(
                 f"the flow expected a condition of shape (..., *{self._cond_shape}), got None: "
@@ -174,10 +186,11 @@ class FlowTransform(TwoWayTransform, InFiles):
             y, log_det = jax.vmap(method, in_axes=(0, None))(x.reshape(-1, *self.event_shape), condition)
         else:
             batch = self._broadcast(batch)
-            x = jnp.broadcast_to(x, (*batch, *self.event_shape)).reshape(-1, *self.event_shape)
-            cond_shape = condition.shape[len(of_conditions) :]
-            condition = jnp.broadcast_to(condition, (*batch, *cond_shape)).reshape(-1, *cond_shape)
-            y, log_det = jax.vmap(method)(x, condition)
+            more, own = batch[: len(batch) - len(of_conditions)], batch[len(batch) - len(of_conditions) :]
+            sizes, cond_shape = (math.prod(more), math.prod(own)), condition.shape[len(of_conditions) :]
+            x = jnp.broadcast_to(x, (*batch, *self.event_shape)).reshape(*sizes, *self.event_shape)
+            condition = jnp.broadcast_to(condition, (*own, *cond_shape)).reshape(sizes[1], *cond_shape)
+            y, log_det = jax.vmap(jax.vmap(method, in_axes=(0, None)), in_axes=(1, 0), out_axes=1)(x, condition)
         return y.reshape(*batch, *self.event_shape), log_det.reshape(batch)
 
 
@@ -189,9 +202,11 @@ def _real_events(num_dims: int) -> constraints.Constraint:
     return constraints.independent(constraints.real, num_dims) if num_dims else constraints.real
 
 
-def _checked_condition(bijection: AbstractBijection, condition: ArrayLike | None) -> Array | None:
+def _checked_condition(bijection: AbstractBijection, condition: Condition | None) -> Array | None:
     if bijection.cond_shape is None or condition is None:
         return None  # a condition that nothing uses is ignored, as bijections do
+    if (layout := layout_of(bijection)) is not None:
+        return layout.pack(condition)
     condition = as_array(condition, "condition")
     cut = condition.ndim - len(bijection.cond_shape)
     if cut < 0 or condition.shape[cut:] != tuple(bijection.cond_shape):

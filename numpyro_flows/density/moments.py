@@ -1,0 +1,26 @@
+"""Means and standard deviations of weighted rows, in blocks."""
+
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float
+
+from numpyro_flows.density.row_blocks import blocks
+
+_ROUNDING = 1e-12  # of a column's largest value: smaller deviations are none
+
+
+def mean_and_deviation(x: Float[np.ndarray, "num dim"], weights: Float[np.ndarray, " num"]) -> tuple[np.ndarray, ...]:
+    """Of each column; a deviation of 1 where the values are alike but for rounding."""
+    loc = _mean(lambda block: x[block], x.shape[1], weights)
+    deviation = np.sqrt(_mean(lambda block: (x[block] - loc) ** 2, x.shape[1], weights))
+    return loc, np.where(deviation > _ROUNDING * np.abs(x).max(0, initial=0.0), deviation, 1.0)
+
+
+def _mean(
+    values: Callable[[slice], Float[np.ndarray, "block dim"]], dim: int, weights: Float[np.ndarray, " num"]
+) -> Float[np.ndarray, " dim"]:
+    total = np.zeros(dim)
+    for block in blocks(len(weights)):
+        total += (values(block) * weights[block, None]).sum(0)
+    return total / weights.sum()
