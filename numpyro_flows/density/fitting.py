@@ -132,7 +132,8 @@ class _DensityTask:
         order = [rng.permutation(num)[: epoch * self.batch] for _ in range(-(-self.chunk // epoch))]
         index = np.concatenate(order).reshape(-1, self.batch)[: self.chunk].astype(np.int32)
         seeds = self.seeds.many(self.chunk, "train", state.num_rounds)
-        return self.functions.train(state.train, state.fixed, self.late_base, self.devices.placed(rows), index, seeds, rates)
+        placed = self.devices.placed(rows)
+        return self.functions.train(state.train, state.fixed, self.late_base, placed, index, seeds, rates)
 
     def score(self, state: State) -> Score:
         best, now = self._scored(state.train.average, state, state.best)
@@ -195,7 +196,8 @@ def train(
     seed = seeds.many(settings.num_restarts, "start")
     seed = seed if several else seed[0]
     with ThreadPoolExecutor() as pool:
-        functions = _compile(pool, settings, make, rows, validation, seed, (length, batch), devices, is_late=late_base is not None)
+        batches, is_late = (length, batch), late_base is not None
+        functions = _compile(pool, settings, make, rows, validation, seed, batches, devices, is_late=is_late)
         base = None if late_base is None else late_base()
         task = _DensityTask(functions, base, draw_rows, validation, batch, length, seeds, devices)
         start, fixed = functions.start(seed)
