@@ -6,6 +6,9 @@ from . import embeddings as embeddings
 from . import flow_plots as flow_plots
 from . import flows as flows
 from . import gaussianization as gaussianization
+from .amortized.flow import AmortizedFlow as AmortizedFlow
+from .amortized.many import ManyPosteriors as ManyPosteriors
+from .amortized.posterior import AmortizedPosterior as AmortizedPosterior
 from .density.anomaly import AnomalyScores as AnomalyScores
 from .density.anomaly import anomaly_scores as anomaly_scores
 from .density.fit import fit_density as fit_density

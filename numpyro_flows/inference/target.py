@@ -1,5 +1,6 @@
 """A NumPyro model with its data as a density on unconstrained vectors."""
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -117,6 +118,12 @@ class Target:
                 "expected the data that were fitted, got others: an array or a file has changed since then; fit anew"
             )
         return now
+
+    def with_arguments(self, args: tuple, kwargs: dict[str, Any]) -> "Target":
+        """The same model on other data of the same shapes, which may be traced."""
+        other = copy.copy(self)
+        other.args, other.kwargs, other._fingerprint, other._densities = args, kwargs, None, {}
+        return other
 
     @property
     def fitted(self) -> "Fitted":

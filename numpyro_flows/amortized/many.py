@@ -1,0 +1,103 @@
+"""Posteriors of many data sets at once."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from numpyro_flows.amortized.data import DataSets
+from numpyro_flows.bijections.given import Given
+from numpyro_flows.inference.certificate import certify, resample
+from numpyro_flows.inference.target import Target
+from numpyro_flows.modeling.distributions import FlowDistribution
+from numpyro_flows.modeling.model_run import model_run
+from numpyro_flows.modeling.scoring import standard_normal_log_prob
+from numpyro_flows.modeling.transforms import FlowTransform
+from numpyro_flows.training.ahead import Later
+from numpyro_flows.training.seeds import Seeds
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_AT_ONCE = 50_000  # draws in memory at a time
+
+
+@dataclass(frozen=True, eq=False)
+class ManyPosteriors:
+    """Posteriors of many data sets; made by `AmortizedPosterior.posteriors`.
+
+    Attributes:
+        draws: of all latent sites, `(data sets, draws, *site)`, of the flow.
+        log_weights: their importance weights `log p(latents, data) - log q(latents | data)`, `(data sets, draws)`.
+        table: a row of the verdict for each data set: `certified`, `khat`, `ess`, `log_evidence`, `log_evidence_se`,
+            `why`.
+    """
+
+    draws: dict[str, Float[np.ndarray, "sets draws *site"]]
+    log_weights: Float[np.ndarray, "sets draws"]
+    table: "pd.DataFrame"
+
+    @property
+    def certified(self) -> Bool[np.ndarray, " sets"]:
+        """Which verdicts are good."""
+        return self.table["certified"].to_numpy(bool)
+
+    def sample(self, rng_key: PRNGKeyArray, num_samples: int) -> dict[str, Float[np.ndarray, "sets num_samples *site"]]:
+        """Draws of each data set, importance-resampled."""
+        rng = Seeds.of(rng_key).rng("resampling")
+        index = np.stack([resample(row, num_samples, rng) for row in self.log_weights])
+        return {name: np.stack([one[i] for one, i in zip(values, index)]) for name, values in self.draws.items()}
+
+    def __repr__(self) -> str:
+        return f"ManyPosteriors({self.certified.sum()} of {len(self.certified)} certified)"
+
+
+def many_posteriors(
+    model: Callable,
+    flow: FlowDistribution,
+    data_sets: DataSets,
+    rng_key: PRNGKeyArray,
+    data: Mapping[str, Any],
+    args: tuple,
+    kwargs: dict[str, Any],
+    num_draws: int,
+) -> ManyPosteriors:
+    """Draws, weights and verdicts of each data set, all by one compiled function."""
+    import pandas as pd
+
+    data = {name: np.asarray(values) for name, values in data.items()}
+    nums = {values.shape[:1] for values in data.values()}
+    if len(nums) != 1 or not next(iter(nums)) or next(iter(nums)) == (0,):
+        raise ValueError(
+            f"data expected sites with one number of data sets, got { ({n: v.shape for n, v in data.items()}) }"
+        )
+    first = {name: values[0] for name, values in data.items()}
+    data_sets.condition(first)  # its errors
+    target = Target(model, rng_key, (first, *args), kwargs)
+
+    def one(inputs: tuple[dict[str, Array], Array]) -> tuple[dict[str, Array], Array]:
+        data, key = inputs
+        given = Given(flow.bijection, vector_of(flow, data_sets.condition(data)))
+        base = jax.random.normal(key, (num_draws, target.dim))
+        x, log_det = jax.vmap(given.transform_and_log_det)(base)
+        with model_run():
+            log_density = jax.vmap(target.with_arguments((data, *args), kwargs).log_density)(x)
+        return flow.sites.unpack(flow.constrain(x)), log_density - standard_normal_log_prob(base) + log_det
+
+    keys = jax.random.split(rng_key, next(iter(nums))[0])
+    at_once = max(_AT_ONCE // num_draws, 1)
+    draws, log_weights = Later(lambda inputs: jax.lax.map(one, inputs, batch_size=at_once))((data, keys))
+    log_weights = np.asarray(log_weights, np.float64)
+    certificates = [certify(row) for row in log_weights]
+    columns = "certified", "khat", "ess", "log_evidence", "log_evidence_se", "why"
+    table = pd.DataFrame([{name: getattr(c, name) for name in columns} for c in certificates])
+    return ManyPosteriors(jax.device_get(draws), log_weights, table)
+
+
+def vector_of(flow: FlowDistribution, condition: Any) -> Array:
+    """A condition as the flow's bijection has it: one vector."""
+    return FlowTransform(flow.bijection, condition).parts.tree[1]

@@ -1,0 +1,104 @@
+"""A trained amortised flow: posteriors of single data sets, and of many at once."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PRNGKeyArray
+
+from numpyro_flows.amortized.data import DataSets
+from numpyro_flows.amortized.many import ManyPosteriors, many_posteriors, vector_of
+from numpyro_flows.amortized.stages import Judged, StartFrom
+from numpyro_flows.arguments import require_choice, require_counts, require_key
+from numpyro_flows.bijections.given import Given
+from numpyro_flows.inference.flow_training import FlowTraining
+from numpyro_flows.inference.flow_vi import FlowVI
+from numpyro_flows.inference.mixture_training import MixtureTraining
+from numpyro_flows.inference.posterior import FlowPosterior
+from numpyro_flows.modeling.distributions import FlowDistribution
+from numpyro_flows.modeling.simulation import with_data
+
+
+class AmortizedPosterior:
+    """`q(latents | data)` of a model; made by `AmortizedFlow.fit`.
+
+    Attributes:
+        flow: the conditional `FlowDistribution` of the latent sites, whose `fit` tells how it was trained.
+        model: the model whose first argument is a dict of the observed sites, as `FlowPosterior.load` needs it.
+    """
+
+    def __init__(
+        self, model: Callable, flow: FlowDistribution, data_sets: DataSets, args: tuple, kwargs: dict[str, Any]
+    ):
+        self.model, self.flow = with_data(model), flow
+        self._data_sets, self._args, self._kwargs = data_sets, args, kwargs
+
+    def __repr__(self) -> str:
+        assert self.flow.sites is not None
+        return f"AmortizedPosterior({list(self.flow.sites.shapes)} given {list(self._data_sets.shapes)})"
+
+    def posterior(
+        self,
+        data: Mapping[str, Any],
+        *args: Any,
+        rng_key: PRNGKeyArray | None = None,
+        verify: Literal["auto", "thorough", "weights"] = "auto",
+        refit: bool = True,
+        **kwargs: Any,
+    ) -> FlowPosterior:
+        """The posterior of one data set, by fresh draws of the flow with importance weights by the model's own density.
+
+        Where it is not certified, `FlowVI` fits that data set, from starts among the flow's draws.
+
+        Args:
+            data: values of the observed sites.
+            args: the model's arguments, and `kwargs`, where they differ from those of `fit`, as for other sizes.
+            rng_key: for the verdict.
+            verify: how hard to search for what the flow lacks, as in `FlowVI`.
+            refit: whether `FlowVI` fits what is not certified.
+
+        Raises:
+            ValueError: where the data lack a site, or have another shape.
+        """
+        key = jax.random.key(0) if rng_key is None else rng_key
+        require_key(key)
+        given = Given(self.flow.bijection, self._vector(data))
+        data = {name: jnp.asarray(data[name]) for name in self._data_sets.shapes}
+        arguments = (data, *(args or self._args)), kwargs or self._kwargs
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "the fit is not certified", UserWarning)
+            fit = FlowVI(self.model, stages=[Judged(given)], verify=verify, fallback=None, progress_bar=False)
+            posterior = fit.run(key, *arguments[0], **arguments[1])
+        if posterior.certified or not refit:
+            return posterior
+        stages = [StartFrom(given), MixtureTraining(), FlowTraining()]
+        again = FlowVI(self.model, stages=stages, verify=verify, progress_bar=False)
+        return again.run(key, *arguments[0], **arguments[1])
+
+    def posteriors(
+        self, rng_key: PRNGKeyArray, data: Mapping[str, Any], *args: Any, num_draws: int = 1_000, **kwargs: Any
+    ) -> ManyPosteriors:
+        """The posteriors of many data sets at once: draws with importance weights, and a verdict on each by these.
+
+        It is the verdict of `FlowVI(verify="weights")`: there is no search for what the flow lacks. Training on draws
+        of the model covers all modes of its posteriors; but a data set that the model would not make can be one that
+        the flow has never seen. `posterior` searches.
+
+        Args:
+            rng_key: for the draws.
+            data: values of the observed sites, with a leading axis of data sets.
+            args: the model's arguments, and `kwargs`, where they differ from those of `fit`.
+            num_draws: of each data set, at least 1,000.
+
+        Raises:
+            ValueError: where the data lack a site, or have another shape.
+        """
+        require_key(rng_key)
+        require_counts(1_000, num_draws=num_draws)
+        arguments = args or self._args, kwargs or self._kwargs
+        return many_posteriors(self.model, self.flow, self._data_sets, rng_key, data, *arguments, num_draws)
+
+    def _vector(self, data: Mapping[str, Any]) -> Array:
+        return vector_of(self.flow, self._data_sets.condition(data))
