@@ -34,12 +34,23 @@ ROOMS: dict[str, set[str]] = {
     "density": _WORDS,
     "latent_ode": _WORDS,
     "inference": _WORDS | {"density"},
+    "amortized": _WORDS | {"embeddings", "density", "inference"},
     # what looks at results
     "plots": {"arguments"},
     "flow_plots": _WORDS,
     "diagnostics": _WORDS | {"plots", "inference"},
 }
-WITH_NUMPYRO = {"files", "modeling", "density", "latent_ode", "inference", "plots", "flow_plots", "diagnostics"}
+WITH_NUMPYRO = {
+    "files",
+    "modeling",
+    "density",
+    "latent_ode",
+    "inference",
+    "amortized",
+    "plots",
+    "flow_plots",
+    "diagnostics",
+}
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")  # the contents page
 

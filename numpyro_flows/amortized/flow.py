@@ -27,7 +27,8 @@ class AmortizedFlow:
 
     Latents and data are drawn from the model itself, and a conditional flow is fitted to them by `fit_density`: it
     minimises `E_p(data) KL(p(latents | data) || q(latents | data))`. As the model has a density, every posterior gets
-    importance weights and the verdict of `FlowVI`; where that is not good enough, `FlowVI` starts from the flow's draws.
+    importance weights and the verdict of `FlowVI`. Where that is not good enough, `FlowVI` starts from the flow's
+    draws.
 
     For a simulator without a density, fit pairs: `fit_density(key, parameters, condition=data)`, and check the result
     by `simulation_based_calibration`, as there is no verdict on single posteriors.

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
@@ -86,6 +85,7 @@ def many_posteriors(
         x, log_det = jax.vmap(given.transform_and_log_det)(base)
         with model_run():
             log_density = jax.vmap(target.with_arguments((data, *args), kwargs).log_density)(x)
+        assert flow.sites is not None and flow.constrain is not None
         return flow.sites.unpack(flow.constrain(x)), log_density - standard_normal_log_prob(base) + log_det
 
     keys = jax.random.split(rng_key, next(iter(nums))[0])
@@ -100,4 +100,6 @@ def many_posteriors(
 
 def vector_of(flow: FlowDistribution, condition: Any) -> Array:
     """A condition as the flow's bijection has it: one vector."""
-    return FlowTransform(flow.bijection, condition).parts.tree[1]
+    vector = FlowTransform(flow.bijection, condition).parts.tree[1]
+    assert vector is not None
+    return vector

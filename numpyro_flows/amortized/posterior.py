@@ -11,7 +11,7 @@ from jaxtyping import Array, PRNGKeyArray
 from numpyro_flows.amortized.data import DataSets
 from numpyro_flows.amortized.many import ManyPosteriors, many_posteriors, vector_of
 from numpyro_flows.amortized.stages import Judged, StartFrom
-from numpyro_flows.arguments import require_choice, require_counts, require_key
+from numpyro_flows.arguments import require_counts, require_key
 from numpyro_flows.bijections.given import Given
 from numpyro_flows.inference.flow_training import FlowTraining
 from numpyro_flows.inference.flow_vi import FlowVI
@@ -68,7 +68,8 @@ class AmortizedPosterior:
         data = {name: jnp.asarray(data[name]) for name in self._data_sets.shapes}
         arguments = (data, *(args or self._args)), kwargs or self._kwargs
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "the fit is not certified", UserWarning)
+            if refit:
+                warnings.filterwarnings("ignore", "the fit is not certified", UserWarning)
             fit = FlowVI(self.model, stages=[Judged(given)], verify=verify, fallback=None, progress_bar=False)
             posterior = fit.run(key, *arguments[0], **arguments[1])
         if posterior.certified or not refit:

@@ -92,7 +92,8 @@ class Stack(NamedTuple):
 
     @staticmethod
     def possible(x: Float[np.ndarray, "num dim"], weights: Float[np.ndarray, " num"]) -> bool:
-        return x.shape[1] <= _MAX_DIM and np.count_nonzero(weights) >= _LEAST_ROWS
+        """Whether the coordinates are not too many, nor the rows with weight too few."""
+        return x.shape[1] <= _MAX_DIM and int(np.count_nonzero(weights)) >= _LEAST_ROWS
 
     def fit(
         self, x: Float[np.ndarray, "num dim"], weights: Float[np.ndarray, " num"], rng: np.random.Generator

@@ -1,0 +1,186 @@
+"""Amortised posteriors of a conjugate model, whose posterior and evidence are known."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from scipy import stats
+
+from numpyro_flows import AmortizedFlow, flows
+from numpyro_flows.modeling.simulation import Simulator
+
+MOST = 12
+
+
+def model(num=MOST, y=None):
+    mu = numpyro.sample("mu", dist.Normal(1.0, 2.0))
+    with numpyro.plate("observations", num):
+        numpyro.sample("y", dist.Normal(mu, 1.5), obs=y)
+
+
+def truth(y):
+    """Mean and standard deviation of `mu`, and the log evidence."""
+    precision = 1 / 4 + len(y) / 2.25
+    mean = (1 / 4 + y.sum() / 2.25) / precision
+    covariance = 4.0 + 2.25 * np.eye(len(y))
+    evidence = stats.multivariate_normal.logpdf(y, np.full(len(y), 1.0), covariance)
+    return mean, precision**-0.5, evidence
+
+
+@pytest.fixture(scope="module")
+def amortized() -> Any:
+    """For sets of 2 to 12 observations."""
+    made = AmortizedFlow(
+        model, observed=["y"], sizes=(2, MOST), num_simulations=5_000, num_steps=600, progress_bar=False
+    )
+    return made.fit(jax.random.key(0))
+
+
+@pytest.mark.parametrize("num", [2, MOST])
+def test_a_posterior_of_any_size_is_certified_and_right(amortized, num):
+    y = np.random.default_rng(num).normal(2.0, 1.5, num)
+    posterior = amortized.posterior({"y": y}, num, rng_key=jax.random.key(1))
+    mean, sd, evidence = truth(y)
+    assert posterior.certified
+    assert posterior.losses.size == 0  # by the flow as it is
+    assert posterior.log_evidence == pytest.approx(evidence, abs=4 * posterior.log_evidence_se + 1e-3)
+    mu = posterior.sample(jax.random.key(2), 4_000)["mu"]
+    assert mu.mean() == pytest.approx(mean, abs=4 * sd / 4_000**0.5)
+    assert mu.std() == pytest.approx(sd, rel=4 / 8_000**0.5)
+
+
+def test_many_data_sets_at_once(amortized):
+    y = np.random.default_rng(0).normal(0.0, 1.5, (20, 5))
+    many = amortized.posteriors(jax.random.key(1), {"y": y}, 5)
+    assert many.draws["mu"].shape == many.log_weights.shape == (20, 1_000)
+    assert many.certified.mean() >= 0.9
+    assert repr(many) == f"ManyPosteriors({many.certified.sum()} of 20 certified)"
+    for i in np.flatnonzero(many.certified):
+        mean, sd, evidence = truth(y[i])
+        row = many.table.iloc[i]
+        assert row["log_evidence"] == pytest.approx(evidence, abs=5 * row["log_evidence_se"] + 1e-3)
+        weights = np.exp(many.log_weights[i] - many.log_weights[i].max())
+        got = np.average(many.draws["mu"][i], weights=weights)
+        assert got == pytest.approx(mean, abs=5 * sd / (1_000 * row["ess"]) ** 0.5)
+    assert many.sample(jax.random.key(2), 50)["mu"].shape == (20, 50)
+
+
+def test_what_the_flow_has_not_seen_is_fitted_anew(amortized):
+    """40 standard deviations off the prior."""
+    y = np.full(5, 80.0) + np.random.default_rng(0).normal(size=5)
+    with pytest.warns(UserWarning, match="not certified"):
+        refused = amortized.posterior({"y": y}, 5, refit=False)
+    assert not refused.certified
+    posterior = amortized.posterior({"y": y}, 5)
+    mean, sd, evidence = truth(y)
+    assert posterior.certified
+    assert posterior.sample(jax.random.key(2), 4_000)["mu"].mean() == pytest.approx(mean, abs=4 * sd / 4_000**0.5)
+    assert posterior.log_evidence == pytest.approx(evidence, abs=4 * posterior.log_evidence_se + 1e-2)
+
+
+def test_a_saved_posterior(amortized, tmp_path):
+    y = np.array([1.0, 2.5, 0.3])
+    posterior = amortized.posterior({"y": y}, 3)
+    posterior.save(tmp_path / "fit")
+    loaded = type(posterior).load(tmp_path / "fit", amortized.model, {"y": jnp.asarray(y)}, 3)
+    assert loaded.log_evidence == pytest.approx(posterior.log_evidence, abs=5 * posterior.log_evidence_se)
+
+
+def test_errors_of_data(amortized):
+    for data, message in [
+        ({"x": np.ones(3)}, r"observed sites \['y'\], got \['x'\]"),
+        (np.ones(3), "a dict of the observed sites"),
+        ({"y": np.ones(1)}, "2 to 12 observations"),
+        ({"y": np.ones(13)}, "2 to 12 observations"),
+        ({"y": np.ones((3, 2))}, r"the shape \(num, \*\(\)\), got \(3, 2\)"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            amortized.posterior(data, 3)
+    with pytest.raises(ValueError, match="one number of data sets"):
+        amortized.posteriors(jax.random.key(0), {"y": np.ones((0, 3))}, 3)
+    with pytest.raises(ValueError, match="num_draws expected at least 1000"):
+        amortized.posteriors(jax.random.key(0), {"y": np.ones((2, 3))}, 3, num_draws=10)
+
+
+def with_factor(y=None):
+    numpyro.factor("f", -(jnp.asarray(numpyro.sample("mu", dist.Normal())) ** 2))
+    numpyro.sample("y", dist.Normal(), obs=y)
+
+
+def with_angle(y=None):
+    numpyro.sample("y", dist.Normal(numpyro.sample("phi", dist.VonMises(0.0, 1.0)), 1.0), obs=y)
+
+
+@pytest.mark.parametrize(
+    ("options", "args", "message"),
+    [
+        ({"observed": ["z"]}, (), r"some of the model's sites \['mu', 'y'\], got \['z'\]"),
+        ({"observed": ["y"]}, (3, np.ones(3)), r"got values or factors for \['y'\]"),
+        ({"observed": ["y"], "model": with_factor}, (), r"got values or factors for \['f'\]"),
+        ({"observed": ["y"], "model": with_angle}, (), r"real numbers or intervals without a mask, got \['phi'\]"),
+        ({"observed": ["y"], "sizes": (1, 5)}, (), "as many observations at most as the model draws"),
+        ({"observed": ["y"], "sizes": 5}, (), "the least and the most observations"),
+        ({"observed": ["mu", "y"]}, (), "latent sites, got only the observed"),
+        ({"observed": ["y"], "num_simulations": 10}, (), "num_simulations expected at least 100"),
+        ({"observed": ["y"], "support": None}, (), r"others of fit_density than \['support'\]"),
+    ],
+)
+def test_errors(options, args, message):
+    options = {"model": model, "num_simulations": 100, **options}
+    with pytest.raises(ValueError, match=message):
+        AmortizedFlow(options.pop("model"), **options).fit(jax.random.key(0), *args)
+
+
+def test_kinds_of_arguments():
+    with pytest.raises(TypeError, match="a list of names"):
+        AmortizedFlow(model, observed="y").fit(jax.random.key(0))
+    with pytest.raises(TypeError, match="encoder expected"):
+        AmortizedFlow(model, observed=["y"], encoder=len)
+
+
+def test_draws_of_a_model_are_its_own():
+    """Means, variances and their covariance, within four standard errors."""
+    draws = Simulator(model, ["y"], (3,))(jax.random.key(0), 20_000)
+    mu, y = draws.latents["mu"], draws.data["y"]
+    assert mu.shape == (20_000,) and y.shape == (20_000, 3)
+    assert mu.mean() == pytest.approx(1.0, abs=4 * 2 / 20_000**0.5)
+    assert y.std() == pytest.approx(6.25**0.5, rel=0.03)
+    assert np.cov(mu, y[:, 0])[0, 1] == pytest.approx(4.0, abs=4 * (4 * 6.25 + 16) ** 0.5 / 20_000**0.5)
+    again = Simulator(model, ["y"], (3,))(jax.random.PRNGKey(7), 10)
+    assert len(np.unique(again.data["y"])) == 30
+
+
+@pytest.mark.slow
+def test_several_sites_with_an_encoder_of_ones_own():
+    """A location and a scale, from a table of one shape, without sizes."""
+    import equinox as eqx
+
+    class Moments(eqx.Module):
+        def __call__(self, data):
+            y = data["y"]
+            return jnp.stack([y.mean(), jnp.log(y.std() + 1e-3)])
+
+    def located(y=None):
+        mu = numpyro.sample("mu", dist.Normal(0, 1))
+        sigma = numpyro.sample("sigma", dist.HalfNormal(1.0))
+        numpyro.sample("y", dist.Normal(mu, sigma).expand([10, 2]).to_event(2), obs=y)
+
+    y = np.random.default_rng(0).normal(0.5, 0.8, (10, 2))
+    for encoder in (Moments(), None):
+        made = AmortizedFlow(
+            located,
+            observed=["y"],
+            encoder=encoder,
+            flow=flows.nsf_coupling,
+            num_simulations=20_000,
+            progress_bar=False,
+        )
+        posterior = made.fit(jax.random.key(0)).posterior({"y": y})
+        assert posterior.certified
+        draws = posterior.sample(jax.random.key(1), 2_000)
+        assert (draws["sigma"] > 0).all()
+        assert draws["mu"].mean() == pytest.approx(y.mean(), abs=0.1)
