@@ -146,7 +146,8 @@ def test_draws_of_a_model_are_its_own():
     """Means, variances and their covariance, within four standard errors."""
     draws = Simulator(model, ["y"], (3,))(jax.random.key(0), 20_000)
     mu, y = draws.latents["mu"], draws.data["y"]
-    assert mu.shape == (20_000,) and y.shape == (20_000, 3)
+    assert mu.shape == (20_000,)
+    assert y.shape == (20_000, 3)
     assert mu.mean() == pytest.approx(1.0, abs=4 * 2 / 20_000**0.5)
     assert y.std() == pytest.approx(6.25**0.5, rel=0.03)
     assert np.cov(mu, y[:, 0])[0, 1] == pytest.approx(4.0, abs=4 * (4 * 6.25 + 16) ** 0.5 / 20_000**0.5)

@@ -85,7 +85,8 @@ def many_posteriors(
         x, log_det = jax.vmap(given.transform_and_log_det)(base)
         with model_run():
             log_density = jax.vmap(target.with_arguments((data, *args), kwargs).log_density)(x)
-        assert flow.sites is not None and flow.constrain is not None
+        assert flow.sites is not None
+        assert flow.constrain is not None
         return flow.sites.unpack(flow.constrain(x)), log_density - standard_normal_log_prob(base) + log_det
 
     keys = jax.random.split(rng_key, next(iter(nums))[0])
