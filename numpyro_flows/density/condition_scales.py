@@ -18,7 +18,8 @@ def condition_scales(
     beside an array leaves out does not count.
     """
     if layout is None:
-        return mean_and_deviation(values, weights)
+        loc, scale = mean_and_deviation(values, weights)
+        return loc, scale
     locs, scales = np.zeros(layout.size), np.ones(layout.size)
     masks = {leaf.path[:-1]: values[:, where] for leaf, where in layout.slices() if leaf.path[-1:] == ("mask",)}
     for leaf, where in layout.slices():

@@ -321,8 +321,8 @@ def _require_coherent(flow: FlowDistribution) -> None:
     layout = layout_of(flow.bijection)
 
     def draw_and_score(condition: Array | None) -> list[tuple[Array, Array]]:
-        told = condition if condition is None or layout is None else layout.unpack(condition)
-        one = (flow if told is None else flow.given(told)).vector
+        structured = condition if condition is None or layout is None else layout.unpack(condition)
+        one = (flow if structured is None else flow.given(structured)).vector
         return [_drawn_and_scored(*pair) for pair in [(one, ()), *told]]
 
     condition = None

@@ -190,6 +190,8 @@ ELSEWHERE = {
     "CircularSpline": "test_circular.py",
     "Frozen": "test_arguments.py",
     "StandardizedCondition": "test_structure.py",
+    "ConditionLayout": "test_embedded.py",
+    "EmbeddedCondition": "test_embedded.py",
     "ffjord": "continuous/test_flow.py",
     "with_tails": "test_tails.py has the map, and it is a slow case",
     "MixtureCDF": "test_mixture_cdf.py",
