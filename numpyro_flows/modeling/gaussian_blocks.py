@@ -8,13 +8,21 @@ import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
-from numpyro_flows.bijections import AbstractBijection, Affine, LULinear, Permutation, QRLinear, TriangularAffine
+from numpyro_flows.bijections import (
+    AbstractBijection,
+    Affine,
+    Identity,
+    LULinear,
+    Permutation,
+    QRLinear,
+    TriangularAffine,
+)
 from numpyro_flows.bijections.compose import layers_of
 from numpyro_flows.bijections.composition import Part
 from numpyro_flows.bijections.linear import AbstractOrthogonal
 from numpyro_flows.precision import full_precision
 
-_LINEAR = (Affine, TriangularAffine, LULinear, QRLinear, AbstractOrthogonal, Permutation)
+_LINEAR = (Identity, Affine, TriangularAffine, LULinear, QRLinear, AbstractOrthogonal, Permutation)
 
 
 class GaussianBlocks(NamedTuple):
@@ -72,13 +80,13 @@ class GaussianBlocks(NamedTuple):
 
 def _of_base(base: Any) -> GaussianBlocks | None:
     if isinstance(base, dist.MultivariateNormal):
-        return GaussianBlocks(None, base.loc, jnp.asarray(base.scale_tril))
+        return GaussianBlocks(None, jnp.asarray(base.loc), jnp.asarray(base.scale_tril))
     if isinstance(base, dist.MixtureSameFamily):
-        inner = _of_base(base.component_distribution)
+        normals = _of_base(base.component_distribution)
         mixing: Any = base.mixing_distribution
-        return None if inner is None else inner._replace(logits=jax.nn.log_softmax(mixing.logits))
+        return None if normals is None else normals._replace(logits=jax.nn.log_softmax(mixing.logits))
     if isinstance(base, dist.Independent) and base.reinterpreted_batch_ndims == 1:
-        inner = base.base_dist
+        inner: Any = base.base_dist
         while isinstance(inner, dist.ExpandedDistribution):
             inner = inner.base_dist
         if isinstance(inner, dist.Normal):

@@ -11,6 +11,7 @@ import numpy as np
 import numpyro.distributions as dist
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+from numpyro.distributions import constraints
 
 from numpyro_flows.arguments import described, require_counts, require_key
 from numpyro_flows.bijections import AbstractBijection
@@ -19,6 +20,8 @@ from numpyro_flows.modeling.elementwise_tails import elementwise, peeled
 from numpyro_flows.modeling.gaussian_blocks import GaussianBlocks
 from numpyro_flows.modeling.independent_columns import IndependentColumns
 from numpyro_flows.modeling.partial import Estimate, PartialDistribution
+from numpyro_flows.modeling.scoring import parts_of_value
+from numpyro_flows.modeling.supports import where_events
 
 _LEAST_ESS = 0.1
 
@@ -129,15 +132,18 @@ class WithMarginals:
         Args:
             value: as of `log_prob`.
         """
-        y = self._packed(value)
-        log_prob = self.log_prob(value)
         base = self._single_base
         if not isinstance(base, PartialDistribution):
+            log_prob = self.log_prob(value)
             return Estimate(log_prob, jnp.zeros_like(log_prob), jnp.ones_like(log_prob))
-        safe = jnp.isfinite(log_prob)
+        y = self._packed(value)
+        flat = dist.ImproperUniform(constraints.real_vector, (), base.event_shape)  # of density 1
+        outside, volume = parts_of_value(flat, self._flow, self.constrain, y, 1)
+        possible = jnp.isfinite(outside)
         x = y if self.constrain is None else jnp.asarray(self.constrain.inv(y))
-        found = base.estimate(self._flow.inverse(jnp.where(safe[..., None], x, 0.0)))
-        return Estimate(log_prob, jnp.where(safe, found.error, 0.0), jnp.where(safe, found.ess, 1.0))
+        found = base.estimate(self._flow.inverse(where_events(possible, x, jnp.zeros_like(x))))
+        log_prob = jnp.where(possible, found.log_prob + volume, -jnp.inf)
+        return Estimate(log_prob, jnp.where(possible, found.error, 0.0), jnp.where(possible, found.ess, 1.0))
 
     def sample_weighted(self: Any, key: PRNGKeyArray, num_samples: int) -> tuple[Any, Float[Array, "num *batch"]]:
         """Draws with the logarithms of their weights, which sum to 1 along the first axis.

@@ -2,7 +2,7 @@
 
 import math
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +63,6 @@ class PartialDistribution(dist.Distribution, InFiles):
         "num_particles": int,
         "evidence": Estimate,
     }
-    arg_constraints: ClassVar = {}
     pytree_data_fields = ("joint", "values", "proposal", "seed", "evidence")
     pytree_aux_fields = ("kept", "given", "num_particles")
 
@@ -86,8 +85,8 @@ class PartialDistribution(dist.Distribution, InFiles):
     @classmethod
     def of(cls, joint: dist.Distribution, rng_key: PRNGKeyArray, num_particles: int) -> "PartialDistribution":
         """All coordinates of the joint, to take some of."""
-        of_draws, of_fit, of_seed = jax.random.split(rng_key, 3)
-        proposal = _fitted(joint, of_draws, of_fit)
+        of_draws, of_seed = jax.random.split(rng_key)
+        proposal = _fitted(joint, of_draws)
         seed = jax.random.bits(of_seed, (2,), jnp.uint32)
         nothing = jnp.zeros(joint.batch_shape, proposal.loc.dtype)
         values, evidence = nothing[..., None][..., :0], Estimate(nothing, nothing, nothing + 1.0)
@@ -160,9 +159,8 @@ class PartialDistribution(dist.Distribution, InFiles):
 
 
 @jax.jit
-def _fitted(joint: dist.Distribution, of_draws: PRNGKeyArray, of_fit: PRNGKeyArray) -> StudentMixture:
-    draws = jnp.asarray(joint.sample(of_draws, (_DRAWS_TO_FIT,)))
-    return jax.tree.map(jax.lax.stop_gradient, StudentMixture.fitted(of_fit, draws))
+def _fitted(joint: dist.Distribution, key: PRNGKeyArray) -> StudentMixture:
+    return StudentMixture.fitted(jax.lax.stop_gradient(jnp.asarray(joint.sample(key, (_DRAWS_TO_FIT,)))))
 
 
 @partial(jax.jit, static_argnames="seen")

@@ -1,4 +1,4 @@
-"""Mixtures of multivariate t distributions, fitted to draws: heavy-tailed proposals, for any coordinates given others."""
+"""Mixtures of multivariate t distributions, fitted to draws: heavy-tailed proposals of coordinates given others."""
 
 import math
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from numpyro_flows.modeling.gaussian_blocks import ordered_root, solve_lower
 from numpyro_flows.precision import full_precision
 
 _MOST_COMPONENTS, _DRAWS_FOR_EACH = 24, 20  # draws for each component and coordinate
-_DOF, _DOF_OF_WIDE = 5.0, 2.0
+_DOF, _DOF_OF_WIDE = 5, 2
 _WIDE_SHARE, _WIDER = 0.1, 1.5
 _STEPS = 40
 _NEAR, _FAR = 8.0, 50.0  # robust standard deviations, at which draws are cut for a covariance and for the fit
@@ -33,20 +33,18 @@ class StudentMixture(NamedTuple):
     root: Float[Array, "*batch k dim dim"]
 
     @classmethod
-    def fitted(cls, key: PRNGKeyArray, draws: Float[Array, "num *batch dim"]) -> "StudentMixture":
-        """By expectation maximisation, with scales shrunk towards those of all draws.
+    def fitted(cls, draws: Float[Array, "num *batch dim"]) -> "StudentMixture":
+        """By expectation maximisation from independent draws, with scales shrunk towards those of all draws.
 
         Source: Peel, McLachlan 2000, Statistics and Computing 10(4).
         """
         batch = draws.shape[1:-1]
         flat = jnp.moveaxis(draws.reshape(len(draws), math.prod(batch), draws.shape[-1]), 0, 1)
-        found = jax.vmap(_fitted)(jax.random.split(key, len(flat)), flat)
+        found = jax.vmap(_fitted)(flat)
         return jax.tree.map(lambda a: a.reshape(*batch, *a.shape[1:]), cls(*found))
 
     @full_precision()
-    def given(
-        self, rest: tuple[int, ...], given: tuple[int, ...], values: Float[Array, "*batch given"]
-    ) -> "Proposal":
+    def given(self, rest: tuple[int, ...], given: tuple[int, ...], values: Float[Array, "*batch given"]) -> "Proposal":
         """The conditional distribution of the coordinates `rest`, which is a mixture of t distributions, too."""
         num, dof = len(given), _dofs(self.log_shares)
         root = ordered_root(self.root, (*given, *rest))
@@ -62,11 +60,12 @@ class StudentMixture(NamedTuple):
             root=root,
             inverse_root=solve_lower(root[..., None, :, :], jnp.eye(len(rest), dtype=root.dtype)).swapaxes(-1, -2),
             dof=dof + num,
+            num_given=num,
         )
 
 
 class Noise(NamedTuple):
-    """What a draw of a proposal is made of: one number in [0, 1], standard normal ones, a chi-squared one for each k."""
+    """What draws are made of: a number in [0, 1], standard normal ones, and a chi-squared one for each component."""
 
     pick: Float[Array, "*num"]
     normal: Float[Array, "*num dim"]
@@ -82,12 +81,16 @@ class Proposal(NamedTuple):
     root: Float[Array, "*some k dim dim"]
     inverse_root: Float[Array, "*some k dim dim"]
     dof: Float[Array, " k"]
+    num_given: int
 
     def noise(self, key: PRNGKeyArray, num: int) -> Noise:
-        keys, dtype = jax.random.split(key, 3), self.loc.dtype
-        normal = jax.random.normal(keys[1], (num, self.loc.shape[-1]), dtype)
-        chi_squared = 2.0 * jax.random.gamma(keys[2], self.dof / 2.0, (num, len(self.dof)), dtype)
-        return Noise(jax.random.uniform(keys[0], (num,), dtype), normal, chi_squared)
+        of_pick, of_normal = jax.random.split(key)
+        dim, least, most = self.loc.shape[-1], self.num_given + _DOF_OF_WIDE, self.num_given + _DOF
+        normal = jax.random.normal(of_normal, (num, dim + most), self.loc.dtype)
+        squares = normal[:, dim:] ** 2  # a chi-squared number is a sum of squares; its own sampler compiles for long
+        chi_squared = jnp.repeat(squares.sum(-1, keepdims=True), len(self.dof), axis=-1)
+        chi_squared = chi_squared.at[:, -1].set(squares[:, :least].sum(-1))
+        return Noise(jax.random.uniform(of_pick, (num,), self.loc.dtype), normal[:, :dim], chi_squared)
 
     @full_precision()
     def draw(self, noise: Noise) -> Float[Array, "*batch dim"]:
@@ -117,11 +120,11 @@ def _dofs(log_shares: Array) -> Float[Array, " k"]:
 
 
 @full_precision()
-def _fitted(key: PRNGKeyArray, draws: Float[Array, "num dim"]) -> tuple[Array, Array, Array]:
+def _fitted(draws: Float[Array, "num dim"]) -> tuple[Array, Array, Array]:
     """Logarithms of the shares, locations and roots, the wide component last."""
     num, dim = draws.shape
     k = max(1, min(_MOST_COMPONENTS, num // (_DRAWS_FOR_EACH * dim)))
-    lower, middle, upper = jnp.quantile(draws, jnp.array([0.25, 0.5, 0.75]), axis=0)
+    lower, middle, upper = jnp.sort(draws, axis=0)[np.array([num // 4, num // 2, num - num // 4])]
     scale = jnp.maximum((upper - lower) / _NORMAL_QUARTILES, jnp.finfo(draws.dtype).tiny)
     z = jnp.clip(jnp.nan_to_num((draws - middle) / scale), -_FAR, _FAR)
     ridge = _RIDGE * jnp.eye(dim, dtype=z.dtype)
@@ -132,7 +135,7 @@ def _fitted(key: PRNGKeyArray, draws: Float[Array, "num dim"]) -> tuple[Array, A
         inverse = solve_lower(root[:, None], jnp.eye(dim, dtype=z.dtype)).swapaxes(-1, -2)
         square = ((inverse[:, None] @ (z - loc[:, None])[..., None]) ** 2).sum((-1, -2))
         log_det = jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)).sum(-1)
-        return log_shares[:, None] + _log_t(jnp.full((), _DOF, z.dtype), square, log_det[:, None], dim), square
+        return log_shares[:, None] + _log_t(jnp.asarray(_DOF, z.dtype), square, log_det[:, None], dim), square
 
     def step(_: Scalar, mixture: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         parts, square = log_parts(*mixture)
@@ -145,8 +148,7 @@ def _fitted(key: PRNGKeyArray, draws: Float[Array, "num dim"]) -> tuple[Array, A
         covariance = scatter / (counts + num_prior)[:, None, None] + ridge
         return jnp.log((counts + 1.0) / (num + k)), loc, jnp.linalg.cholesky(covariance)
 
-    start = jax.random.choice(key, z, (k,), replace=False)
-    first = jnp.full(k, -jnp.log(k), z.dtype), start, jnp.broadcast_to(jnp.linalg.cholesky(centre), (k, dim, dim))
+    first = jnp.full(k, -jnp.log(k), z.dtype), z[:k], jnp.broadcast_to(jnp.linalg.cholesky(centre), (k, dim, dim))
     log_shares, loc, root = jax.lax.fori_loop(0, _STEPS, step, first)
     log_shares = jnp.append(jnp.log1p(-_WIDE_SHARE) + log_shares, jnp.log(_WIDE_SHARE))
     loc = jnp.concatenate([loc, jnp.zeros((1, dim), z.dtype)])
