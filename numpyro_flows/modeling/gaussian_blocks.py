@@ -87,10 +87,11 @@ def _of_base(base: Any) -> GaussianBlocks | None:
         return None if normals is None else normals._replace(logits=jax.nn.log_softmax(mixing.logits))
     if isinstance(base, dist.Independent) and base.reinterpreted_batch_ndims == 1:
         inner: Any = base.base_dist
+        shape = inner.batch_shape
         while isinstance(inner, dist.ExpandedDistribution):
             inner = inner.base_dist
         if isinstance(inner, dist.Normal):
-            loc, scale = (jnp.broadcast_to(a, base.base_dist.batch_shape) for a in (inner.loc, inner.scale))
+            loc, scale = (jnp.broadcast_to(a, shape) for a in (inner.loc, inner.scale))
             return GaussianBlocks(None, loc, scale[..., None] * jnp.eye(loc.shape[-1], dtype=scale.dtype))
     return None
 
