@@ -86,6 +86,9 @@ _OBJECTS = {
 # What is written elsewhere than its name in a file says: name in a file -> module and name there.
 _HOMES = {
     "numpyro_flows.FlowDistribution": ("numpyro_flows.modeling.distributions", "FlowDistribution"),
+    "numpyro_flows.FlowDistribution.Partial": ("numpyro_flows.modeling.partial", "PartialDistribution"),
+    "numpyro_flows.FlowDistribution.Estimate": ("numpyro_flows.modeling.partial", "Estimate"),
+    "numpyro_flows.FlowDistribution.StudentMixture": ("numpyro_flows.modeling.student_mixture", "StudentMixture"),
     "numpyro_flows.MixedDistribution": ("numpyro_flows.modeling.mixed", "MixedDistribution"),
     "numpyro_flows.MixedDistribution.Columns": ("numpyro_flows.modeling.columns", "Columns"),
     "numpyro_flows.MixedDistribution.DiscreteFactor": ("numpyro_flows.modeling.discrete", "DiscreteFactor"),

@@ -19,18 +19,20 @@ from numpyro_flows.bijections.embedded import layout_of
 from numpyro_flows.files.rules import InFiles
 from numpyro_flows.files.tree import load_tree, save_tree
 from numpyro_flows.modeling._numpyro import DISTRIBUTION_STATE, register_in_scan, validates, warn_outside_support
+from numpyro_flows.modeling.marginals import WithMarginals
 from numpyro_flows.modeling.scoring import LogProbParts, parts_of_draw, parts_of_value
 from numpyro_flows.modeling.sites import Sites, table_as_sites
 from numpyro_flows.modeling.transforms import Condition, FlowTransform
 from numpyro_flows.modeling.trees import Split, leading_shape, over_leading_axis
 
 
-class FlowDistribution(dist.TransformedDistribution, InFiles):
+class FlowDistribution(WithMarginals, dist.TransformedDistribution, InFiles):
     """The distribution of `y = f(x | condition)` for `x ~ base_dist`, with density `p(f^-1(y)) |det dx/dy|`.
 
     To sample from, to score, and to put in `numpyro.sample` as a prior or a likelihood: gradients flow through values,
     parameters and the condition. `log_prob` is one inverse pass; a density that follows a draw of
-    `sample_with_intermediates` needs none.
+    `sample_with_intermediates` needs none. `marginal(columns)` and `condition_on(values)` give the distributions of some
+    columns or sites, by themselves and given others.
 
     Outside its support, at its boundary and at values that are not finite the density is 0. The object is a pytree
     whose leaves are what is an array when it is made; `jax.vmap` and NumPyro's `scan` put axes in front of them, over
