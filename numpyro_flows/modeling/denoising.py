@@ -8,7 +8,7 @@ from jaxtyping import Array, ArrayLike, Float
 from numpyro_flows.arguments import as_array, require_instance, require_numbers
 
 
-def denoise(distribution: dist.Distribution, y: ArrayLike, noise: float) -> Float[Array, "*sample *batch *event"]:
+def denoise(distribution: dist.Distribution, y: ArrayLike, noise: float) -> Float[Array, "*shape"]:
     """`y + noise^2 grad log p(y)`: the mean of `x` given `y = x + noise e`, where `p` is the density of such `y`.
 
     For draws of a flow that was trained by `fit_density(..., noise=noise)`. Tweedie's formula is exact for the mean, if
