@@ -113,6 +113,13 @@ def test_a_guided_flow_is_a_bijection(flow):
     np.testing.assert_allclose(np.linalg.slogdet(jacobian)[1], inverse_log_det, rtol=1e-4, atol=1e-4)
 
 
+def test_a_guided_flow_in_a_file(flow, tmp_path):
+    bijection = guided(flow, 1.5).bijection
+    FlowDistribution(bijection).save(tmp_path / "flow")
+    found = both_ways(FlowDistribution.load(tmp_path / "flow").bijection, CONDITION)
+    np.testing.assert_array_equal(found[0], both_ways(bijection, CONDITION)[0])
+
+
 @pytest.mark.parametrize("fast", ["density", "sampling"])
 def test_guidance_extrapolates_means_and_log_scales(fast):
     """One coordinate: draws are `exp(a) z + m`, with `a` and `m` of the two conditions known from draws."""
@@ -188,39 +195,33 @@ def test_a_condition_to_drop():
 
 
 @pytest.fixture(scope="module")
-def two_classes(tmp_path_factory):
-    """A flow of 2 x 2 images of two classes at -3 and 3, noise of 1 added, condition dropped; and it from a file."""
+def two_classes():
+    """A flow of 2 x 2 images of two classes at -3 and 3, noise of 1 added, condition dropped."""
     rng = np.random.default_rng(0)
     label = np.repeat([0, 1], 500)
     images = 3.0 * (2 * label[:, None, None] - 1) + 0.5 * rng.normal(size=(1_000, 2, 2))
     recipe = partial(flows.tarflow, image_shape=(2, 2), patch_size=1, **SMALL)
     options = {"condition": np.eye(2)[label], "noise": 1.0, "condition_dropout": 0.3}
-    fitted = fit(KEY, images, recipe, **options)
-    path = tmp_path_factory.mktemp("images") / "flow"
-    guided(fitted, 1.0).save(path)
-    return fitted, FlowDistribution.load(path)
+    return fit(KEY, images, recipe, **options)
 
 
 @pytest.mark.slow
 @pytest.mark.optimized
 def test_a_fit_with_noise_and_dropout(two_classes):
-    fitted, _ = two_classes
-    draws = np.asarray(fitted.given(np.eye(2)[0]).sample(KEY, (2_000,)))
+    draws = np.asarray(two_classes.given(np.eye(2)[0]).sample(KEY, (2_000,)))
     assert draws.shape == (2_000, 2, 2)
     np.testing.assert_allclose(draws.std(0), np.sqrt(0.25 + 1.0), rtol=0.15)  # of the noisy data
-    clean = denoise(fitted.given(np.eye(2)[0]), draws, 1.0)
+    clean = denoise(two_classes.given(np.eye(2)[0]), draws, 1.0)
     np.testing.assert_allclose(np.mean(clean, axis=0), -3.0, atol=0.3)
     assert np.std(clean, axis=0).max() < 0.5
-    of_none = np.asarray(fitted.given(np.zeros(2)).sample(KEY, (2_000,)))
+    of_none = np.asarray(two_classes.given(np.zeros(2)).sample(KEY, (2_000,)))
     assert 0.2 < (of_none.mean((1, 2)) > 0).mean() < 0.8  # without condition: both classes
 
 
 @pytest.mark.slow
 @pytest.mark.optimized
-def test_guided_draws_go_further_and_are_the_same_from_a_file(two_classes):
-    fitted, loaded = two_classes
-    plain, further, again = (
-        np.asarray(one.given(np.eye(2)[1]).sample(KEY, (500,))) for one in (fitted, guided(fitted, 1.0), loaded)
+def test_guided_draws_go_further(two_classes):
+    plain, further = (
+        np.asarray(one.given(np.eye(2)[1]).sample(KEY, (500,))) for one in (two_classes, guided(two_classes, 1.0))
     )
-    assert further.mean() > plain.mean()
-    np.testing.assert_array_equal(again, further)
+    assert further.mean() > plain.mean() + 4 * plain.std() / np.sqrt(plain.size)

@@ -36,15 +36,16 @@ PICTURE = Path(__file__).parents[2] / "docs" / "images" / "digits.png"
 NUM_TEST, NUM_DEQUANTIZED = 360, 5
 PIXELS, NUM_CLASSES = 64, 10
 NOISE, GUIDANCE, DROPOUT = 1.0, 1.0, 0.1
+NUM_STEPS = 2_000
 PER_ROW = 20  # digits of the picture's rows
 
 TARFLOW = partial(flows.tarflow, image_shape=(8, 8), num_blocks=1)
 NORMAL = dist.Normal(0.0, 1.0)
 METHODS: dict[str, dict[str, Any]] = {
-    "default fit": {"num_steps": 2_000},
-    "nsf_coupling": {"flow": flows.nsf_coupling, "base": NORMAL, "num_steps": 2_000},
-    "ffjord, flow matching": {"flow": flows.ffjord, "objective": "flow_matching", "num_steps": 4_000},
-    "tarflow": {"flow": TARFLOW, "base": NORMAL, "num_steps": 2_000},
+    "default fit": {"num_steps": NUM_STEPS},
+    "nsf_coupling": {"flow": flows.nsf_coupling, "base": NORMAL, "num_steps": NUM_STEPS},
+    "ffjord, flow matching": {"flow": flows.ffjord, "objective": "flow_matching", "num_steps": 2 * NUM_STEPS},
+    "tarflow": {"flow": TARFLOW, "base": NORMAL, "num_steps": NUM_STEPS},
 }
 
 
@@ -113,7 +114,7 @@ def of_classes() -> tuple[FlowDistribution, Float[np.ndarray, "num classes"]]:
         condition=np.eye(NUM_CLASSES)[classes],
         noise=NOISE,
         condition_dropout=DROPOUT,
-        num_steps=2_500,
+        num_steps=NUM_STEPS,
         progress_bar=False,
     )
     return density, np.repeat(np.eye(NUM_CLASSES), PER_ROW // NUM_CLASSES, axis=0)
