@@ -32,8 +32,10 @@ from .inference.verify import verify_fit as verify_fit
 from .latent_ode.fit import LatentODEFit as LatentODEFit
 from .latent_ode.fit import fit_latent_ode as fit_latent_ode
 from .latent_ode.model import LatentODE as LatentODE
+from .modeling.denoising import denoise as denoise
 from .modeling.distributions import FlowDistribution as FlowDistribution
 from .modeling.elbo import PathELBO as PathELBO
+from .modeling.guidance import guided as guided
 from .modeling.guides import AutoFlow as AutoFlow
 from .modeling.mixed import MixedDistribution as MixedDistribution
 from .modeling.model_sites import sample_sites as sample_sites

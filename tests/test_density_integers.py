@@ -39,8 +39,8 @@ def test_numbers_that_happen_to_be_whole(values):
 )
 def test_noise_is_added_only_there(data, dequantize):
     observations = observe(data, dequantize=dequantize)
-    noise = RNG.uniform(size=(2_000, 2))
-    x, _ = observations.rows(np.arange(2_000), noise)
+    x, _ = observations.rows(np.arange(2_000), np.random.default_rng(1))
+    noise = np.random.default_rng(1).uniform(size=(2_000, 2))
     np.testing.assert_allclose(x, MIXED + noise * [0, 1], rtol=1e-6)
 
 

@@ -39,7 +39,7 @@ AT_LEAST_ONE = ("dim", "num_layers", "num_levels", "num_bins", "num_units", "deg
 WRONG_BY_NAME: dict[str, tuple[Any, ...]] = {
     "adjacency": NO_ADJACENCY,
     **dict.fromkeys(("max_log_scale", "bound", "max_lipschitz"), (*NO_NUMBERS, 0.0, -1.0)),
-    **dict.fromkeys((*AT_LEAST_ONE, "block_size", "width", "num_heads", "num_blocks"), (*NO_INTEGERS, 0)),
+    **dict.fromkeys((*AT_LEAST_ONE, "block_size", "width", "num_heads", "num_blocks", "patch_size"), (*NO_INTEGERS, 0)),
 }
 OTHERS = ("a", NAN, 3, 2.5)  # of objects
 

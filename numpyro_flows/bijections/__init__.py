@@ -22,6 +22,7 @@ from numpyro_flows.bijections.deep_sigmoid import DeepSigmoid as DeepSigmoid
 from numpyro_flows.bijections.elementwise import Elementwise as Elementwise
 from numpyro_flows.bijections.embedded import EmbeddedCondition as EmbeddedCondition
 from numpyro_flows.bijections.given import Given as Given
+from numpyro_flows.bijections.guidance import Guided as Guided
 from numpyro_flows.bijections.initialization import initialize_from_data as initialize_from_data
 from numpyro_flows.bijections.linear import DCT as DCT
 from numpyro_flows.bijections.linear import Cayley as Cayley

@@ -161,7 +161,7 @@ def fit_mixed(
     return mixed
 
 
-def require_likelihood(objective: str | FlowMatching, dequantize: Any, embedding: Any) -> None:
+def require_likelihood(objective: str | FlowMatching, dequantize: Any, embedding: Any, **shares: float) -> None:
     """Raise a ValueError for what data with angles or whole numbers are not trained by."""
     if embedding is not None:
         raise ValueError(
@@ -173,6 +173,9 @@ def require_likelihood(objective: str | FlowMatching, dequantize: Any, embedding
             "objective expected 'maximum_likelihood' for data with angles or whole numbers, got "
             f"{objective if isinstance(objective, str) else described(objective)!r}: leave it out"
         )
+    for name, share in shares.items():
+        if share:
+            raise ValueError(f"{name} expected 0 for data with angles or whole numbers, got {share}: leave it out")
     if dequantize:
         raise ValueError(
             "dequantize expected False where a support is discrete or circular, got True: discrete columns have exact "

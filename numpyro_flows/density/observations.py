@@ -38,6 +38,7 @@ class Observations(NamedTuple):
     x: as real vectors, and `log_det`, `log |det dx/dvalue|` for each; of integers, the middles of their cells.
     labels: names of the columns of `x`.
     cells: of an event, the values that are integers to spread over `[k, k + 1)`.
+    noise: standard deviation of the Gaussian noise to add to all values.
     """
 
     values: Float[np.ndarray, "num *event"]
@@ -46,21 +47,31 @@ class Observations(NamedTuple):
     log_det: Float[np.ndarray, " num"]
     labels: list[str]
     cells: Bool[np.ndarray, "*event"]
+    noise: float = 0.0
+
+    @property
+    def are_noisy(self) -> bool:
+        return self.noise > 0 or bool(self.cells.any())
 
     def rows(
-        self, index: Int[np.ndarray, " some"], noise: Float[np.ndarray, "some *event"] | None = None
+        self, index: Int[np.ndarray, " some"], rng: np.random.Generator
     ) -> tuple[Float[np.ndarray, "some dim"], Float[np.ndarray, " some"]]:
-        """Some rows as real vectors, and their `log_det`; with noise that is added to the integers, if any."""
-        if noise is None:
+        """Some rows as real vectors, and their `log_det`; with noise by `rng`, if there is to be any."""
+        if not self.are_noisy:
             return self.x[index], self.log_det[index]
-        return _unconstrained(self.constrain, self.values[index] + np.where(self.cells, noise, 0.0))
+        values = self.values[index]
+        if self.cells.any():
+            values = values + np.where(self.cells, rng.uniform(size=values.shape), 0.0)
+        if self.noise > 0:
+            values = values + self.noise * rng.normal(size=values.shape)
+        return _unconstrained(self.constrain, values)
 
     def only(self, kept: Bool[np.ndarray, " num"]) -> "Observations":
         """Of some rows."""
         return self._replace(values=self.values[kept], x=self.x[kept], log_det=self.log_det[kept])
 
 
-def observe(data: Any, support: Support = None, *, dequantize: Dequantize = False) -> Observations:
+def observe(data: Any, support: Support = None, *, dequantize: Dequantize = False, noise: float = 0.0) -> Observations:
     """Data, checked: arguments and errors are those of `fit_density`."""
     shapes: dict[str, tuple[int, ...]] | None = None
     if (sites := sites_of(data)) is not None:
@@ -83,34 +94,37 @@ def observe(data: Any, support: Support = None, *, dequantize: Dequantize = Fals
     require_finite_rows("data", values)
     cells = _checked_cells(dequantize, values.shape[1:], shapes)
     given = _float_type([data] if sites is None else list(sites.values()))
-    require_digits("data", values, labels, given=given, cell=cells.reshape(-1))
-    _check_whole_numbers(values, cells, labels)
+    require_digits("data", values, labels, given=given, cell=np.maximum(cells.reshape(-1), noise))
+    _check_whole_numbers(values, cells, labels, warns=noise == 0)
     # of integers the middle of a cell, whose ends may lie on the boundary
     checked = values + 0.5 * cells if cells.any() else values
     in_support = np.asarray(inside(jnp.asarray(checked)))
     require_all(in_support.reshape(len(values), -1).all(1), f"expected data within {inside}, got values outside it")
+    noisy = cells | (noise > 0)
     constrain = _constrain(inside, values.shape[1:])
     x, log_det = _unconstrained(constrain, checked)
     require_all(np.isfinite(x).all(1), f"expected data within {inside}, got values on its boundary")
+    if noise > 0 and log_det.any():
+        raise ValueError(f"noise expected 0 for data within {inside}, which noise would leave, got {noise}")
     if len(x) <= max(x.shape[1], _LEAST_ROWS - 1):
         least = f"more rows than coordinates, and at least {_LEAST_ROWS}"
         raise ValueError(f"data expected {least}, got {len(x)} rows of {x.shape[1]}")
     own = labels if x.shape[1] == len(labels) else [f"coordinate {i}" for i in range(x.shape[1])]
     if constrain is not None:
-        require_digits("data", x, own, cell=np.inf if cells.any() else 0.0, unconstrained=True)
-    if not cells.all():
+        require_digits("data", x, own, cell=np.inf if noisy.any() else 0.0, unconstrained=True)
+    if not noisy.all():
         varies = np.ptp(x, axis=0) > 0
-        if x.shape[1] == cells.size:
-            varies |= cells.reshape(-1)
+        if x.shape[1] == noisy.size:
+            varies |= noisy.reshape(-1)
         if not varies.all():  # the values tell which; of a matrix some may be constant by its support
             constant = np.ptp(values.reshape(len(values), -1), axis=0) == 0
             names = ", ".join(dict.fromkeys(np.asarray(labels)[constant][:_SHOWN]))
             raise ValueError(f"expected coordinates that vary, got constant ones: {names}")
         warn_of_repetition(values.reshape(len(values), -1))
-    if not cells.any():
+    if not noisy.any():
         require_digits_together(values, labels)
         warn_of_dependence(x)
-    return Observations(values, constrain, x, log_det, own, cells)
+    return Observations(values, constrain, x, log_det, own, cells, noise)
 
 
 def _float_type(arrays: Sequence[Any]) -> np.dtype | None:
@@ -146,9 +160,9 @@ def _checked_cells(
 
 
 def _check_whole_numbers(
-    values: Float[np.ndarray, "num *event"], cells: Bool[np.ndarray, "*event"], labels: Sequence[str]
+    values: Float[np.ndarray, "num *event"], cells: Bool[np.ndarray, "*event"], labels: Sequence[str], *, warns: bool
 ) -> None:
-    """A ValueError where values to dequantize are not whole, a warning where others are, many times the same."""
+    """A ValueError where values to dequantize are not whole, a warning, if any, where others are and repeat."""
     columns, flat = values.reshape(len(values), -1), cells.reshape(-1)
     whole = np.array([bool((column == np.round(column)).all()) for column in columns.T])
     if not whole[flat].all():
@@ -159,7 +173,7 @@ def _check_whole_numbers(
         column = columns[:, index]
         if not (whole.all() and np.median(np.abs(column)) < _ALL_WHOLE):  # large numbers are whole by chance
             suspect[index] = len(np.unique(column)) < (1 - REPEATED) * len(column)
-    if suspect.any():
+    if warns and suspect.any():
         advice = "dequantize=True" if whole.all() else "dequantize, True for these and False for others,"
         warnings.warn(
             f"the data have whole numbers in {_names(labels, suspect)}, on which a density can grow without bound: "

@@ -11,7 +11,9 @@ from numpyro_flows.density.observations import Dequantize, Observations, Support
 from numpyro_flows.modeling.distributions import FlowDistribution
 
 
-def observe_for(flow: FlowDistribution, data: Any, support: Support, dequantize: Dequantize) -> Observations:
+def observe_for(
+    flow: FlowDistribution, data: Any, support: Support, dequantize: Dequantize, noise: float
+) -> Observations:
     """Data on which training goes on; a ValueError but for the flow's sites, shape and support."""
     if flow.fit is not None and flow.fit.kept == "mixture":
         warnings.warn(
@@ -30,7 +32,7 @@ def observe_for(flow: FlowDistribution, data: Any, support: Support, dequantize:
     if sites is not None and flow.sites is not None:
         data = {name: sites[name] for name in flow.sites.shapes}  # in the flow's order
     own: Any = flow.sites.supports if flow.sites is not None else flow.support
-    observed = observe(data, own if support is None else support, dequantize=dequantize)
+    observed = observe(data, own if support is None else support, dequantize=dequantize, noise=noise)
     shapes = flow.event_shape if flow.sites is None else flow.sites.shapes
     got = observed.values.shape[1:] if sites is None else {name: np.shape(value)[1:] for name, value in data.items()}
     if got != shapes:

@@ -13,8 +13,8 @@ from typing import Any
 _CLASSES = {
     "numpyro_flows.bijections": (
         "ActNorm Affine TriangularAffine Autoregressive Bernstein BlockAutoregressive CircularSpline Chain Frozen "
-        "Identity Invert Reshape Scan StandardizedCondition ConditionLayout EmbeddedCondition Coupling DeepSigmoid "
-        "Elementwise DCT Cayley Householder "
+        "Identity Invert Reshape Scan StandardizedCondition ConditionLayout EmbeddedCondition Given Coupling DeepSigmoid "
+        "Elementwise DCT Cayley Guided Householder "
         "LULinear QRLinear MatrixExponential MixtureCDF Multiscale Permutation Planar Radial Residual "
         "RationalQuadraticSpline Sylvester SinhArcsinh TailTransform AffineUnivariate ShiftUnivariate YeoJohnson"
     ),
@@ -112,6 +112,7 @@ _HOMES = {
     "numpyro_flows.bijections.EventNoise": ("numpyro_flows.bijections.noise", "EventNoise"),
     "numpyro_flows.bijections.MonotoneNetwork": ("numpyro_flows.bijections.block_autoregressive", "_MonotoneNetwork"),
     "numpyro_flows.bijections.Partial": ("numpyro_flows.bijections.partial", "Partial"),
+    "numpyro_flows.bijections.LogAffine": ("numpyro_flows.bijections.guidance", "_LogAffine"),
     "numpyro_flows.bijections.Ridge": ("numpyro_flows.bijections.sylvester", "_Ridge"),
     "numpyro_flows.continuous.ODESolver": ("numpyro_flows.continuous.solving", "ODESolver"),
     "numpyro_flows.gaussianization.EmpiricalMarginal": ("numpyro_flows.gaussianization.empirical", "EmpiricalMarginal"),

@@ -2,10 +2,18 @@
 
 from collections.abc import Sequence
 
-from jaxtyping import ArrayLike, PRNGKeyArray
+import numpy as np
+from jaxtyping import ArrayLike, Int, PRNGKeyArray
 
-from numpyro_flows.arguments import require_counts, require_key
-from numpyro_flows.bijections import AbstractBijection, AffineUnivariate, Autoregressive, BlockAutoregressive
+from numpyro_flows.arguments import described, require_counts, require_key
+from numpyro_flows.bijections import (
+    AbstractBijection,
+    AffineUnivariate,
+    Autoregressive,
+    BlockAutoregressive,
+    Chain,
+    Permutation,
+)
 from numpyro_flows.flows.stack import Fast, Order, directed, permuted
 from numpyro_flows.networks import CausalTransformer
 
@@ -54,6 +62,8 @@ def tarflow(
     cond_dim: int | None = None,
     num_layers: int = 4,
     block_size: int | None = None,
+    image_shape: Sequence[int] | None = None,
+    patch_size: int = 2,
     width: int = 32,
     num_heads: int = 4,
     num_blocks: int = 2,
@@ -62,17 +72,24 @@ def tarflow(
 ) -> AbstractBijection:
     """Transformer autoregressive flow: blocks of coordinates, each scaled and shifted in the light of those before it.
 
+    With `image_shape` the coordinates are the pixels of an image, row by row, and a block is a square patch. Patches
+    come in raster order, and reversed in every other layer.
+
     Arguments are those of `autoregressive`, and these:
 
     Args:
         block_size: coordinates in a block; by default so many that there are at most 16 blocks.
+        image_shape: `(height, width)` or `(channels, height, width)` of an image with `dim` numbers.
+        patch_size: side of a patch, in pixels, where there is an `image_shape`.
         width: of the transformers.
         num_heads: of their attention.
         num_blocks: their depth.
         max_log_scale: bound on the log-scale of one layer.
 
     Raises:
-        ValueError: as `autoregressive`, and where the heads do not divide the width or `block_size` is not 1 to `dim`.
+        ValueError: as `autoregressive`, and where the heads do not divide the width or `block_size` is not 1 to `dim`;
+            where an image does not have `dim` numbers, patches do not divide it, or it is given with a `block_size`
+            or another `order`.
 
     Source: Zhai et al. 2024, arXiv 2412.06329.
 
@@ -81,11 +98,22 @@ def tarflow(
         >>> from numpyro_flows import flows
         >>> flows.tarflow(jax.random.key(0), 6, block_size=2).shape
         (6,)
+        >>> flows.tarflow(jax.random.key(0), 64, image_shape=(8, 8)).shape
+        (64,)
     """
     require_key(key, "key")
     univariate = AffineUnivariate(max_log_scale)
-    require_counts(dim=dim)
+    require_counts(dim=dim, patch_size=patch_size)
     size = -(-dim // 16) if block_size is None else block_size
+    pixels = None
+    if image_shape is not None:
+        pixels, size = _patches(image_shape, patch_size, dim)
+        if block_size is not None:
+            raise ValueError(
+                f"block_size expected None with an image_shape, whose blocks are patches, got {block_size}"
+            )
+        if order != "alternating":
+            raise ValueError(f"order expected 'alternating' with an image_shape, got {order!r}")
     require_counts(1, dim, block_size=size)
 
     def layer(key: PRNGKeyArray, _: ArrayLike | None) -> AbstractBijection:
@@ -101,4 +129,25 @@ def tarflow(
         )
         return Autoregressive(conditioner, univariate, dim, cond_dim=cond_dim, depth=-(-dim // size))
 
-    return directed(fast, lambda: permuted(key, dim, num_layers, layer, order=order))
+    flow = directed(fast, lambda: permuted(key, dim, num_layers, layer, order=order))
+    if pixels is None:
+        return flow
+    return Chain([Permutation(pixels), flow, Permutation(np.argsort(pixels))])
+
+
+def _patches(image_shape: Sequence[int], patch_size: int, dim: int) -> tuple[Int[np.ndarray, " dim"], int]:
+    """Numbers of the pixels of an image, patch by patch in raster order, and how many a patch has."""
+    expected = "image_shape expected (height, width) or (channels, height, width)"
+    if isinstance(image_shape, str) or not isinstance(image_shape, Sequence):
+        raise TypeError(f"{expected}, got {described(image_shape)}")
+    if len(image_shape) not in (2, 3):
+        raise ValueError(f"{expected}, got {tuple(image_shape)}")
+    for length in image_shape:
+        require_counts(image_shape=length)
+    channels, height, width = (1, *image_shape)[-3:]
+    if channels * height * width != dim:
+        raise ValueError(f"{expected} with dim={dim} numbers in all, got {tuple(image_shape)}")
+    if height % patch_size or width % patch_size:
+        raise ValueError(f"patch_size expected a divisor of the sides of {tuple(image_shape)}, got {patch_size}")
+    pixels = np.arange(dim).reshape(channels, height // patch_size, patch_size, width // patch_size, patch_size)
+    return pixels.transpose(1, 3, 0, 2, 4).ravel(), channels * patch_size**2

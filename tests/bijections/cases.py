@@ -124,6 +124,9 @@ FLOWS: dict[str, Callable[[], AbstractBijection]] = {
     "tarflow of blocks 5d conditional": lambda: flows.tarflow(
         _KEY, 5, fast="sampling", cond_dim=COND_DIM, num_layers=2, block_size=2, width=8, num_heads=2
     ),
+    "tarflow of images 16d": lambda: flows.tarflow(
+        _KEY, 16, image_shape=(4, 4), num_layers=3, width=8, num_heads=2, num_blocks=1
+    ),
     # its condition is one number, the time, which a gate bounds
     "matrix_exponential 2d": lambda: flows.matrix_exponential(_KEY, 2, num_layers=2, time=0.5),
     "matrix_exponential in time 5d conditional": lambda: flows.matrix_exponential(_KEY, 5, cond_dim=1, gate="tanh"),
@@ -189,6 +192,7 @@ WITH_SCORE = [name for name in QUICK_DOUBLE if not name.startswith(_WITHOUT_SCOR
 ELSEWHERE = {
     "CircularSpline": "test_circular.py",
     "Frozen": "test_arguments.py",
+    "Guided": "test_images.py",
     "StandardizedCondition": "test_structure.py",
     "ConditionLayout": "test_embedded.py",
     "EmbeddedCondition": "test_embedded.py",
