@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 import numpyro.primitives as primitives
 from jaxtyping import Array, ArrayLike, Float
@@ -31,6 +33,12 @@ class VectorGuide(AutoContinuous):
     def run_model(self, *args: Any, **kwargs: Any) -> None:
         """Run the model once, as a first call of the guide would."""
         self._setup_prototype(*args, **kwargs)
+
+    def supports(self) -> dict[str, tuple[Any, np.ndarray]]:
+        """The support of every latent site, and the numbers of its coordinates in the vector."""
+        numbers = self._unpack_latent(jnp.arange(self.latent_dim))
+        sites = self.prototype_trace or {}
+        return {name: (sites[name]["fn"].support, np.ravel(index)) for name, index in numbers.items()}
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         super()._setup_prototype(*args, **kwargs)
