@@ -26,7 +26,7 @@ def log_share_of_copy(
 def one_copy(
     draws: Float[np.ndarray, "*draws dim"], periodic: Bool[np.ndarray, " dim"]
 ) -> tuple[Float[np.ndarray, "*draws dim"], Float[np.ndarray, " dim"]]:
-    """Draws with every angle within half a turn of its circular mean, and a centre: these means, the others' medians."""
+    """Draws with every angle within half a turn of its circular mean, and a centre: these means, of others medians."""
     axes = tuple(range(draws.ndim - 1))
     centre = np.median(draws, axis=axes)
     centre[periodic] = np.angle(np.exp(1j * draws[..., periodic]).mean(axes))

@@ -1,6 +1,7 @@
 """The one file that names NumPyro's private API, saved files' names apart; tested by `tests/test_private_api.py`."""
 
 import copy
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -41,7 +42,9 @@ class VectorGuide(AutoContinuous):
         return {name: (sites[name]["fn"].support, np.ravel(index)) for name, index in numbers.items()}
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
-        super()._setup_prototype(*args, **kwargs)
+        with warnings.catch_warnings():  # NumPyro's own guides have a seam there
+            warnings.filterwarnings("ignore", "Continuous inference poorly handles circular")
+            super()._setup_prototype(*args, **kwargs)
         self.after_setup(self._init_latent)
 
     def _get_posterior(self) -> dist.Distribution:

@@ -35,8 +35,8 @@ class AutoFlow(VectorGuide):
     diagonal above, so the guide starts as `N(init_loc_fn's values, init_scale^2)` and the flow works on what remains.
 
     Angles (`constraints.circular`, as of `VonMises`) have no seam: for them `x` is any real number, and the site its
-    angle in `[-pi, pi)`. A draw counts by its share of the copies `x + 2 pi k`, a half at a half turn from `loc`, so the
-    ELBO is a bound as of other sites, and can be exact for any density on the circle.
+    angle in `[-pi, pi)`. A draw counts by its share of the copies `x + 2 pi k`, a half at a half turn from `loc`: so
+    the ELBO is a bound as of other sites, and can be exact for any density on the circle.
 
     Args:
         model: a NumPyro model with at least one continuous latent site; discrete ones marginalised or blocked.

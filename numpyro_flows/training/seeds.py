@@ -47,4 +47,3 @@ def seed_key(seed: Seed | SeedRows | Array) -> PRNGKeyArray:
 def threefry_key(seed: Seed | Array) -> PRNGKeyArray:
     """A key of JAX's default generator, whose splits are independent under `vmap` too."""
     return jax.random.wrap_key_data(jnp.asarray(seed)[:2], impl="threefry2x32")
-
