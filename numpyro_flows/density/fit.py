@@ -1,30 +1,23 @@
 """Density estimation: data in, a flow that was trained on them by maximum likelihood out."""
 
 import os
-import time
-import warnings
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import numpy as np
 import numpyro.distributions as dist
 from jax.sharding import Mesh
-from jaxtyping import ArrayLike, Float, Int, PRNGKeyArray
-from scipy.special import stdtrit
+from jaxtyping import ArrayLike, PRNGKeyArray
 
 from numpyro_flows import flows
 from numpyro_flows.arguments import described, require_counts, require_key, require_numbers
-from numpyro_flows.bijections import Identity
-from numpyro_flows.bijections.noise import estimates
 from numpyro_flows.continuous import FlowMatching
 from numpyro_flows.density.angles import require_real
 from numpyro_flows.density.base import checked_base
-from numpyro_flows.density.baselines import Baselines, blank_base, in_double
-from numpyro_flows.density.conditions import checked_conditions, through
+from numpyro_flows.density.conditions import checked_conditions
 from numpyro_flows.density.defaults import LIKELIHOOD_ROUND, LIKELIHOOD_STEPS, Options, split, usual_batch
-from numpyro_flows.density.fitting import Settings, Trained, train
-from numpyro_flows.density.losses import Rows, checked_matching, log_prob_rows
+from numpyro_flows.density.estimation import estimate
+from numpyro_flows.density.fitting import Settings
+from numpyro_flows.density.losses import checked_matching
 from numpyro_flows.density.mixed import fit_mixed, require_likelihood
 from numpyro_flows.density.observations import (
     Dequantize,
@@ -32,13 +25,10 @@ from numpyro_flows.density.observations import (
     checked_weights,
     observe,
     table_of_sites,
-    weights_of,
 )
 from numpyro_flows.density.outliers import near_rows
-from numpyro_flows.density.preparation import Preparation
-from numpyro_flows.density.recipes import maker
-from numpyro_flows.density.result import DensityFit, Score
 from numpyro_flows.density.resuming import base_of, observe_for, require_condition_of
+from numpyro_flows.density.table import Table
 from numpyro_flows.flows import Recipe
 from numpyro_flows.modeling.columns import is_mixed
 from numpyro_flows.modeling.distributions import FlowDistribution
@@ -51,8 +41,6 @@ from numpyro_flows.training.watch import Callback, Watch
 _MATCHING_STEPS = 20_000
 _MATCHING_ROUND = 1_000  # least number of steps between two looks at the validation rows
 _MATCHING_BATCH = 256  # small ones are no help there: times and draws of the base are noise enough
-_CONFIDENCE, _LEAST_GAIN = 0.95, 0.01  # that a flow is better than the mixture, in nats, from which it is kept
-_CLOSE = 0.02  # nats by which training's solver may differ from the flow's own at the end
 
 
 def fit_density(
@@ -226,129 +214,22 @@ def fit_density(
     num, dim = observations.x.shape
     if isinstance(flow, FlowDistribution):
         require_condition_of(flow, None if conditions is None else conditions.values)
-    chooses_base = base is None
-    base = base_of(flow) if isinstance(flow, FlowDistribution) else checked_base(base, dim)
+    checked = base_of(flow) if isinstance(flow, FlowDistribution) else checked_base(base, dim)
     seeds = Seeds.of(rng_key)
-    train_index, held_index, test_index = split(seeds.rng("split"), num, validation, test)
-
-    def draw(index: Int[np.ndarray, " some"], use: str, *numbers: int) -> tuple[Rows, Float[np.ndarray, " some"]]:
-        """Rows, unconstrained, and `log |det|` of that."""
-        x, log_det = observations.rows(index, seeds.rng(use, *numbers))
-        weights = weights_of(all_weights, index, use)
-        return Rows(x, None if conditions is None else conditions.values[index], weights), log_det
-
-    def draw_to_train(number: int) -> Rows:
-        """The prepared rows of a round."""
-        if not (observations.are_noisy or condition_dropout):
-            return prepared
-        rows = draw(train_index, "noise", number)[0]
-        if rows.condition is not None:
-            dropped = seeds.rng("condition dropout", number).random((len(rows.x), 1)) < condition_dropout
-            rows = rows._replace(condition=np.where(dropped, 0.0, rows.condition))
-        return preparation.rows(rows)[0]
-
-    began = time.perf_counter()
-    first, log_det = draw(train_index, "to train on")
-    is_new = not isinstance(flow, FlowDistribution)
-    layout = None if conditions is None else conditions.layout
-    preparation = Preparation.of(first, seeds, layout) if is_new else Preparation.identity(first)
-    prepared, of_preparation = preparation.rows(first)
-    baselines = None
-    if is_new and conditions is None:
-        baselines = Baselines.of(first, prepared, seeds, mixture=chooses_base)
-    on_mixture = baselines is not None and baselines.stacks and matching is None
-    first_volume = np.mean(first.weights * (log_det + of_preparation))
-    del first, log_det, of_preparation  # as large as the data
-    make = (
-        (lambda key: flow.bijection)
-        if isinstance(flow, FlowDistribution)
-        else maker(through(flow, conditions), prepared)
-    )
-    held, held_log_det = draw(held_index, "to stop by")
-    held_prepared, of_preparation = preparation.rows(held)
-    held_volume = held_log_det + of_preparation
+    rows = split(seeds.rng("split"), num, validation, test)
     if batch_size is None:
-        batch_size = usual_batch(len(train_index)) if matching is None else _MATCHING_BATCH
-    if patience is None and matching is not None:
-        patience = num_steps
+        batch_size = usual_batch(len(rows[0])) if matching is None else _MATCHING_BATCH
     settings = Settings(
         matching=matching,
-        base=blank_base(dim) if on_mixture else base,
-        trains_base=base is not None,
+        base=checked,
+        trains_base=checked is not None,
         least_round=LIKELIHOOD_ROUND if matching is None else _MATCHING_ROUND,
         prefers_last=matching is not None,
         num_steps=num_steps,
         batch_size=batch_size,
         learning_rate=learning_rate,
-        patience=patience,
+        patience=num_steps if patience is None and matching is not None else patience,
         num_restarts=num_restarts,
     )
-    ready = time.perf_counter()
-    trained = train(
-        make,
-        draw_to_train,
-        held_prepared,
-        settings,
-        seeds,
-        watch,
-        devices,
-        late_base=(lambda: baselines.base) if baselines is not None and on_mixture else None,
-    )
-    _warn_of(trained)
-    flow_score = Score.of(np.asarray(trained.log_prob, np.float64) + held_volume, held.weights)
-    scores = {} if baselines is None else baselines.scores(held, held_log_det, preparation)
-    mixture = baselines.mixture if baselines is not None and on_mixture else None
-    kept, bijection = "flow", trained.bijection
-    base = trained.base if mixture is None else mixture.distribution  # without what it was filled with
-    by_mixture = None if mixture is None else mixture.log_prob(in_double(held_prepared).x)
-    if baselines is not None and by_mixture is not None and not _better(trained.log_prob, by_mixture, held.weights):
-        everything = draw(np.concatenate([train_index, held_index]), "to train on at last")[0]
-        refitted = baselines.refitted(everything, preparation, seeds)
-        kept, bijection, base = "mixture", Identity(trained.bijection.shape), refitted.distribution
-    whole = bijection if isinstance(flow, FlowDistribution) else preparation.fold(bijection)
-    density = FlowDistribution(whole, base, constrain=observations.constrain)
-    tested = None
-    if len(test_index):
-        rows, test_log_det = draw(test_index, "to test on")
-        rows, of_preparation = preparation.rows(rows)
-        log_prob = jax.jit(lambda rows: log_prob_rows(bijection, rows, base))(rows)
-        tested = Score.of(np.asarray(log_prob, np.float64) + test_log_det + of_preparation, rows.weights)
-    density.fit = DensityFit(
-        losses=trained.losses - first_volume,
-        validation=trained.validation - np.mean(held.weights * held_volume),
-        steps=trained.steps,
-        held_out=flow_score if kept == "flow" else scores["mixture"],
-        test=tested,
-        seconds={"preparation": ready - began, **trained.seconds},
-        num_skipped=trained.num_skipped,
-        why=trained.ending.why,
-        reason=str(trained.ending.reason),
-        solver=trained.solver,
-        baselines=scores,
-        kept=kept,
-    )
-    return density
-
-
-def _better(flow: ArrayLike, mixture: np.ndarray, weights: Float[np.ndarray, " num"]) -> bool:
-    """Whether rows have larger densities by the flow, beyond chance: it was stopped by these rows."""
-    gains = weights * (np.asarray(flow, np.float64) - mixture)
-    num = len(gains)
-    chance = stdtrit(num - 1, _CONFIDENCE) * gains.std(ddof=1) / np.sqrt(num) if num > 1 else np.inf
-    return bool(gains.mean() > max(chance, _LEAST_GAIN))
-
-
-def _warn_of(trained: Trained) -> None:
-    if trained.ending.failed:
-        warnings.warn(f"the fit is not finished: {trained.ending.why}", UserWarning, stacklevel=3)
-    if trained.solver is not None and abs(trained.solver.gap) > _CLOSE:
-        warnings.warn(
-            f"the solver of training, of {trained.solver.num_steps} steps, is too coarse: its score of the validation "
-            f"rows is off by {trained.solver.gap:.2g} nats; train with penalties or more steps",
-            UserWarning,
-            stacklevel=3,
-        )
-    if estimated := estimates(trained.bijection):
-        warnings.warn(
-            f"log densities of this flow are random estimates: {', '.join(estimated)}", UserWarning, stacklevel=3
-        )
+    table = Table(observations, conditions, all_weights, *rows, condition_dropout, seeds)
+    return estimate(table, flow, settings, watch, devices, chooses_base=base is None)

@@ -95,6 +95,8 @@ _HOMES = {
     "numpyro_flows.MixedDistribution.Categories": ("numpyro_flows.modeling.discrete", "Categories"),
     "numpyro_flows.MixedDistribution.Counts": ("numpyro_flows.modeling.discrete", "Counts"),
     "numpyro_flows.MixedFit": ("numpyro_flows.density.result", "MixedFit"),
+    "numpyro_flows.AnglesTransform": ("numpyro_flows.modeling.angles", "AnglesTransform"),
+    "numpyro_flows.Sites.on_line": ("numpyro_flows.modeling.angles", "on_line"),
     "numpyro_flows.FlowTransform": ("numpyro_flows.modeling.transforms", "FlowTransform"),
     "numpyro_flows.Sites": ("numpyro_flows.modeling.sites", "Sites"),
     "numpyro_flows.SitesTransform": ("numpyro_flows.modeling.sites", "SitesTransform"),

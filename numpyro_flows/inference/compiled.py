@@ -23,7 +23,6 @@ from numpyro_flows.continuous.training_form import (
 from numpyro_flows.inference.certificate import Draws
 from numpyro_flows.inference.losses import Objective
 from numpyro_flows.inference.minibatch import Minibatch
-from numpyro_flows.inference.one_period import within_period
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.target import Fitted
 from numpyro_flows.modeling.guides import AutoFlow, affine
@@ -144,7 +143,6 @@ def drawing(
     devices: Devices = ONE_DEVICE,
 ) -> Callable[[PyTree, Seed], Block]:
     """The function that draws `num` events from the bijection of given arrays, or from what `change` makes of it."""
-    periodic = target.coordinates.periodic
 
     @full_precision()
     def draw(arrays: PyTree, seed: Seed) -> Block:
@@ -152,9 +150,6 @@ def drawing(
         bijection = change(eqx.combine(arrays, static))
         x, log_det = jax.vmap(bijection.transform_and_log_det)(base)
         log_density = jax.vmap(target.log_density)(x)
-        if periodic.any():
-            centre = bijection.transform_and_log_det(jnp.zeros(target.dim))[0]
-            log_density = jnp.where(within_period(x, centre, periodic), log_density, -jnp.inf)
         return x, log_density, log_density - standard_normal_log_prob(base) + log_det
 
     return draw

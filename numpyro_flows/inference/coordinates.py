@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Shaped
 from numpyro.distributions.transforms import CorrCholeskyTransform, IdentityTransform, IndependentTransform, biject_to
 
 from numpyro_flows.inference.model_checks import has_sampler
+from numpyro_flows.modeling.angles import WrapTransform
 
 
 class Coordinates(NamedTuple):
@@ -16,7 +17,8 @@ class Coordinates(NamedTuple):
     names: of their sites, with an index where a site has several.
     reach: how far from zero the constraint's arithmetic goes, as `exp(x)` of single precision to 78; infinite for sites
         that are not constrained.
-    periodic: whether they are angles that `CircularReparam` unwrapped: values that differ by `2 pi` are the same.
+    periodic: whether they are angles on the line, those of `CircularReparam` too: values that differ by `2 pi` are the
+        same.
     flat: whether their site has no prior to draw from, as a flat one.
     """
 
@@ -38,7 +40,7 @@ class Coordinates(NamedTuple):
         names = [f"{name}{list(index)}" if shape else name for index in np.ndindex(shape)]
         inner = transform.base_transform if isinstance(transform, IndependentTransform) else transform
         flat = not has_sampler(site["fn"])
-        periodic = name.endswith("unwrapped") and flat
+        periodic = isinstance(inner, WrapTransform) or (name.endswith("unwrapped") and flat)
         return cls(np.array(names), *(np.full(len(names), value) for value in (_reach(inner), periodic, flat)))
 
     @property
@@ -49,7 +51,7 @@ class Coordinates(NamedTuple):
 def _reach(transform: Any) -> float:
     """Where a constraint's arithmetic ends: `exp(x)` is zero, or `1 - tanh(x)^2` a rounding error."""
     numbers = jnp.finfo(jnp.result_type(float))
-    if isinstance(transform, IdentityTransform):
+    if isinstance(transform, IdentityTransform | WrapTransform):
         return np.inf
     if isinstance(transform, CorrCholeskyTransform):
         return -0.45 * float(np.log(numbers.eps))

@@ -13,7 +13,7 @@ from numpyro_flows.inference.judge_draws import Agreement, judge_draws
 from numpyro_flows.inference.mixture import Bell, Mixture, adapted, fitted, weighted_draws
 from numpyro_flows.inference.modes import Mode
 from numpyro_flows.inference.newton import Density
-from numpyro_flows.inference.one_period import OnePeriod
+from numpyro_flows.inference.one_period import one_period
 from numpyro_flows.inference.proposals import along_necks, by_weights, is_one_of_modes, of_particles, trained_flow
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.stages import Context, Fit
@@ -51,9 +51,8 @@ class Fallback:
             return fit
         if self.of_modes and not is_one_of_modes(fit, context.settings):
             return fit
-        periodic = context.target.coordinates.periodic
-        if periodic.any():
-            context = context._replace(density=OnePeriod(context.density, fit.loc, periodic))
+        density = one_period(context.density, fit.loc, context.target.coordinates.periodic)
+        context = context._replace(density=density)
         gaussian = GaussianFit(fit.loc, fit.scale, -np.inf, no_climbs(fit.loc))
         rng = context.seeds.rng("fallback")
         if fit.certificate.certified:

@@ -19,6 +19,7 @@ from numpyro_flows.inference.judge import judge
 from numpyro_flows.inference.losses import Objective, PathKL
 from numpyro_flows.inference.minibatch import Minibatch
 from numpyro_flows.inference.newton import Density
+from numpyro_flows.inference.one_period import one_period
 from numpyro_flows.inference.rounds import Best, Judged, UntilCertified, finished
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.stages import Context, Fit
@@ -72,7 +73,7 @@ class FlowTraining:
         with context.clock.stage("tracing"):
             functions = compile_flow(
                 context.pool,
-                context.target,
+                context.target.of_one_period(fit.loc),
                 context.guide,
                 fit.scale,
                 self.objective,
@@ -88,7 +89,7 @@ class FlowTraining:
             fit.survey._replace(shares=(), modes=(), product=None),
             context.seeds,
             context.clock,
-            context.density,
+            one_period(context.density, fit.loc, context.target.coordinates.periodic),
             gaussian,
             context.density.values_alone,
         )

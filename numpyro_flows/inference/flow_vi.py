@@ -38,6 +38,7 @@ from numpyro_flows.inference.several import SeveralFits, run_several
 from numpyro_flows.inference.stages import Context, Fit, Stage
 from numpyro_flows.inference.start import GaussianStart
 from numpyro_flows.inference.target import Target
+from numpyro_flows.modeling.angles import with_angles_on_line
 from numpyro_flows.modeling.guides import AutoFlow
 from numpyro_flows.training.clock import Clock
 from numpyro_flows.training.devices import Devices, automatically_sharded, mesh_of, on_one_device
@@ -184,7 +185,7 @@ class FlowVI:
         args, kwargs = automatically_sharded((args, kwargs))
         watch = Devices(mesh_of((args, kwargs))).watched(self.devices.watched(self.watch))
         with clock.stage("tracing"):
-            target = Target(self.model, seeds.key("model"), args, kwargs)
+            target = Target(with_angles_on_line(self.model), seeds.key("model"), args, kwargs)
             guide = self._guide(target.fitted.dim)
         with _compilers() as pool, one_thread():
             with clock.stage("tracing"):

@@ -13,7 +13,7 @@ from numpyro_flows.inference.gaussian import moment_matched
 from numpyro_flows.inference.judge import with_survey
 from numpyro_flows.inference.newton import Density, values
 from numpyro_flows.inference.settings import FlowVISettings
-from numpyro_flows.inference.survey import Survey, missed_beyond, of_one_period, search
+from numpyro_flows.inference.survey import Survey, missed_beyond, search
 
 # Vehtari, Gelman, Simpson, Carpenter, Bürkner 2021, arXiv 1903.08008
 MAX_RHAT = 1.01
@@ -129,8 +129,7 @@ def judge_draws(
         why = f"the model's density is zero or NaN at {broken.mean():.1%} of the draws: they are of another model"
         return certificate._replace(certified=False, why=why, checks=checks_of(survey, of_chains))
     gaussian = moment_matched(draws, settings)
-    fitted = of_one_period(log_prob, gaussian, survey.coordinates)
-    log_ratio = log_density[~broken] - np.asarray(fitted(held_out[~broken]), np.float64)
+    log_ratio = log_density[~broken] - np.asarray(log_prob(held_out[~broken]), np.float64)
     if not np.isfinite(log_evidence):
         log_evidence = float(np.log(log_ratio.size) - logsumexp(-log_ratio))
     if survey.probes:

@@ -6,7 +6,7 @@ import numpy as np
 
 from numpyro_flows.inference.gaussian import GaussianFit, no_climbs
 from numpyro_flows.inference.mixture import Bell, Mixture, adapted, stepped, tempered, weighted_draws
-from numpyro_flows.inference.one_period import OnePeriod
+from numpyro_flows.inference.one_period import one_period
 from numpyro_flows.inference.proposals import along_necks, by_weights, is_one_of_modes, of_particles
 from numpyro_flows.inference.rounds import finished
 from numpyro_flows.inference.stages import Context, Fit
@@ -50,9 +50,8 @@ class MixtureTraining:
         left = fit.chains is not None or fit.stopped or np.isnan(certificate.elbo) or (good and comfortable)
         if left or is_one_of_modes(fit, settings):
             return fit
-        periodic = context.target.coordinates.periodic
-        if periodic.any():
-            context = context._replace(density=OnePeriod(context.density, fit.loc, periodic))
+        density = one_period(context.density, fit.loc, context.target.coordinates.periodic)
+        context = context._replace(density=density)
         rng = context.seeds.rng("mixture")
         gaussian = GaussianFit(fit.loc, fit.scale, -np.inf, no_climbs(fit.loc))
         with context.clock.stage("mixture"):

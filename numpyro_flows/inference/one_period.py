@@ -8,18 +8,30 @@ from jaxtyping import Bool, Float
 
 from numpyro_flows.inference.gaussian import GaussianFit
 from numpyro_flows.inference.newton import Density, values
+from numpyro_flows.modeling.angles import log_share
 
 _WIDEST = np.pi / np.sqrt(3.0)  # the standard deviation of a uniform angle
 
 
-def within_period(
+def log_share_of_copy(
     x: Float[Any, "*draws dim"], centre: Float[Any, " dim"], periodic: Bool[np.ndarray, " dim"]
-) -> Bool[Any, "*draws"]:
-    """Whether every angle is within half a turn of a centre.
+) -> Float[Any, "*draws"]:
+    """The log of what counts at `x` of all copies: the sum of `log_share` over the angles.
 
-    Draws that are not have weight zero: else the evidence would count as many copies as a fit covers.
+    A density times that is one copy of the posterior: without it the evidence would count as many as a fit covers.
     """
-    return (abs(x - centre)[..., periodic] <= np.pi).all(-1)
+    return log_share(x[..., periodic], centre[periodic])[0].sum(-1)
+
+
+def one_copy(
+    draws: Float[np.ndarray, "*draws dim"], periodic: Bool[np.ndarray, " dim"]
+) -> tuple[Float[np.ndarray, "*draws dim"], Float[np.ndarray, " dim"]]:
+    """Draws with every angle within half a turn of its circular mean, and a centre: these means, of others medians."""
+    axes = tuple(range(draws.ndim - 1))
+    centre = np.median(draws, axis=axes)
+    centre[periodic] = np.angle(np.exp(1j * draws[..., periodic]).mean(axes))
+    turns = np.where(periodic, np.round((draws - centre) / (2.0 * np.pi)), 0.0)
+    return (draws - 2.0 * np.pi * turns).astype(draws.dtype), centre
 
 
 def narrowed(gaussian: GaussianFit, periodic: Bool[np.ndarray, " dim"]) -> GaussianFit:
@@ -47,7 +59,7 @@ def narrowed(gaussian: GaussianFit, periodic: Bool[np.ndarray, " dim"]) -> Gauss
 
 @dataclass(frozen=True)
 class OnePeriod:
-    """A density that is zero but within half a turn of a centre."""
+    """One copy, around a centre, of a density that repeats itself."""
 
     density: Density
     centre: Float[np.ndarray, " dim"]
@@ -55,10 +67,17 @@ class OnePeriod:
 
     def __call__(self, x: Float[np.ndarray, "points dim"]) -> tuple[np.ndarray, np.ndarray]:
         log_density, gradient = self.density(x)
-        return self._cut(x, log_density), gradient
+        value, slope = log_share(x[:, self.periodic], self.centre[self.periodic])
+        gradient = np.array(gradient)
+        gradient[:, self.periodic] += slope
+        return (log_density + value.sum(-1)).astype(log_density.dtype), gradient
 
     def values(self, x: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, " points"]:
-        return self._cut(x, values(self.density, x))
+        log_density = values(self.density, x)
+        share = log_share_of_copy(x, self.centre, self.periodic)
+        return (log_density + share).astype(log_density.dtype)
 
-    def _cut(self, x: np.ndarray, log_density: np.ndarray) -> np.ndarray:
-        return np.where(within_period(x, self.centre, self.periodic), log_density, -np.inf)
+
+def one_period(density: Density, centre: Float[np.ndarray, " dim"], periodic: Bool[np.ndarray, " dim"]) -> Density:
+    """The density itself where no coordinate is an angle."""
+    return OnePeriod(density, centre, periodic) if periodic.any() else density

@@ -13,6 +13,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
 from numpyro_flows.arguments import as_array, described, require_counts, require_key
 from numpyro_flows.bijections import AbstractBijection
+from numpyro_flows.bijections.circular import wrap
 from numpyro_flows.files.tree import save_tree
 from numpyro_flows.inference.blocks import in_blocks
 from numpyro_flows.inference.certificate import Certificate
@@ -20,13 +21,14 @@ from numpyro_flows.inference.compiled import Block
 from numpyro_flows.inference.density_cost import Cost
 from numpyro_flows.inference.draws import Chains
 from numpyro_flows.inference.mixture import Mixture
+from numpyro_flows.inference.one_period import log_share_of_copy
 from numpyro_flows.inference.posterior_draws import PosteriorDraws
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.stored import StoredFit, StoredSites, target_of, without_model
 from numpyro_flows.inference.target import Target
 from numpyro_flows.inference.verdict import verdict
 from numpyro_flows.modeling.distributions import FlowDistribution
-from numpyro_flows.modeling.guides import AutoFlow
+from numpyro_flows.modeling.guides import AutoFlow, centre_of
 from numpyro_flows.modeling.scoring import standard_normal_log_prob
 from numpyro_flows.modeling.sites import Sites
 from numpyro_flows.training.ahead import Later
@@ -99,6 +101,7 @@ class FlowPosterior:
         self.losses, self.log_weights, self.num_skipped, self.reason = losses, log_weights, num_skipped, reason
         self.seconds, self.gradient_evaluations = seconds, gradient_evaluations
         self.value_evaluations = value_evaluations
+        target = target.of_one_period(centre_of(bijection))
         self._guide, self._target, self._settings = guide, target, settings
         self._draws = PosteriorDraws(target, bijection, draw, mixture, chains, certificate, settings)
         self._constrain_block = Later(jax.vmap(target.constrain))
@@ -155,6 +158,9 @@ class FlowPosterior:
 
     def log_prob(self, sites: Mapping[str, ArrayLike]) -> Float[Array, "*batch"]:
         """The flow's log density of latent sites' values, each of shape `(*batch, *site)`; others are ignored.
+
+        The flow has angles on the line, where each counts as its copies together, one of them with a share. The density
+        of an angle is that of one copy over its share, which is the flow's where it fits the posterior.
 
         Raises:
             ValueError: where a latent site is missing or has the wrong shape.
@@ -312,9 +318,13 @@ class FlowPosterior:
     @cached_property
     def _log_prob(self) -> Callable:
         def log_prob(sites: dict[str, Array]) -> Array:
-            x = self._target.unconstrain(sites)
+            x, log_share = self._target.unconstrain(sites), 0.0
+            if (periodic := self._target.coordinates.periodic).any():
+                centre = centre_of(self.bijection)
+                x = jnp.where(periodic, centre + wrap(x - centre), x)
+                log_share = log_share_of_copy(x, centre, periodic)
             base, log_det = self.bijection.inverse_and_log_det(x)
-            return standard_normal_log_prob(base) + log_det - self._target.log_det(x)
+            return standard_normal_log_prob(base) + log_det - self._target.log_det(x) - log_share
 
         return jax.jit(jax.vmap(log_prob))
 

@@ -86,6 +86,6 @@ def by_weights(
     return fit._replace(
         certificate=certificate,
         log_weights=draws.log_weight,
-        mixture=None if context.target.coordinates.periodic.any() else mixture,  # which has draws of other periods
+        mixture=mixture,
         chains=Chains.split(draws.x[index], draws.log_density[index], settings.chains),
     )

@@ -24,6 +24,8 @@ from numpyro_flows.inference.result import Result
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.sliced import Sliced
 from numpyro_flows.inference.target import Target
+from numpyro_flows.modeling.angles import is_on_line, with_angles_on_line
+from numpyro_flows.modeling.guides import centre_of
 from numpyro_flows.modeling.sites import Sites, SitesTransform
 
 _LEAST_WEIGHTS = 1_000
@@ -202,7 +204,8 @@ class StoredSites:
         self.site_shapes = sites.shapes
         self.shapes = self._transform.unconstrained_shapes()
         self.dim = sum(int(np.prod(shape)) for shape in self.shapes.values())
-        self.coordinates = Coordinates.plain(self.dim)
+        angles = [np.full(int(np.prod(self.shapes[k])), is_on_line(v)) for k, v in sites.supports.items()]
+        self.coordinates = Coordinates.plain(self.dim)._replace(periodic=np.concatenate(angles))
         self.rows = None
 
     def unchanged_fingerprint(self) -> Fingerprint:
@@ -212,6 +215,10 @@ class StoredSites:
     def log_density(self, x: Float[Array, " dim"]) -> Scalar:
         """Unknown: NaN, by which weights are unknown too, and resampling takes each draw alike."""
         return jnp.full((), jnp.nan, x.dtype)
+
+    def of_one_period(self, centre: Float[Array, " dim"]) -> "StoredSites":
+        """Itself: its density is unknown."""
+        return self
 
     def constrain(self, x: Float[Array, " dim"]) -> dict[str, Array]:
         """The latent sites' values at `x`."""
@@ -254,10 +261,10 @@ def target_of(fit: StoredFit, model: Callable, args: tuple, kwargs: dict[str, An
                 f"others of {list(fit.shapes)}: give the model too, FlowPosterior.load(path, model, *args)"
             )
         return StoredSites(fit.sites, fit.free_entries)
-    target = Target(model, jax.random.key(0), args, kwargs)
+    target = Target(with_angles_on_line(model), jax.random.key(0), args, kwargs)
     if fit.shapes != target.shapes:
         raise ValueError(f"expected the model that was fitted, with sites {fit.shapes}, got one with {target.shapes}")
-    return target
+    return target.of_one_period(centre_of(fit.bijection))
 
 
 def _in_files(mixture: Mixture | None) -> tuple[tuple[_Stored, ...] | None, np.ndarray | None]:

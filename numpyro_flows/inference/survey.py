@@ -13,7 +13,7 @@ from numpyro_flows.inference.gaussian import GaussianFit, draw_gaussian, fit_gau
 from numpyro_flows.inference.heavy_tails import Tails, tails
 from numpyro_flows.inference.modes import Mode, draws_around, draws_of, modes_at
 from numpyro_flows.inference.newton import Density
-from numpyro_flows.inference.one_period import OnePeriod, narrowed
+from numpyro_flows.inference.one_period import narrowed, one_period
 from numpyro_flows.inference.product import Product
 from numpyro_flows.inference.profile import End, ends
 from numpyro_flows.inference.settings import FlowVISettings
@@ -88,8 +88,7 @@ def weighed(
     settings: FlowVISettings,
 ) -> Weighed:
     """Fresh draws of a Gaussian."""
-    if coordinates.periodic.any():
-        density = OnePeriod(density, gaussian.loc, coordinates.periodic)
+    density = one_period(density, gaussian.loc, coordinates.periodic)
     return weigh(draw_gaussian(density, gaussian, rng, settings), settings)
 
 
@@ -112,11 +111,12 @@ def survey_around(
             draws = weighed(density, gaussian, coordinates, rng, settings)
             if not gaussian.usable:
                 return gaussian, draws, Survey(left_out=_DEGENERATE)
-            survey = _searched(density, rng, gaussian, prior, coordinates, draws, settings)
+            of_copy = one_period(density, gaussian.loc, coordinates.periodic)
+            survey = _searched(of_copy, rng, gaussian, prior, coordinates, draws, settings)
             if survey.improper or lacking(survey, draws, settings) <= settings.heavier or not survey.modes:
                 return gaussian, draws, survey
             starts = np.stack([mode.loc for mode in survey.modes]).astype(gaussian.loc.dtype)
-            other = fit_gaussian(density, rng, starts, settings)
+            other = fit_gaussian(of_copy, rng, starts, settings)
             if other.elbo <= gaussian.elbo + settings.refine_gain:
                 return gaussian, draws, survey
             gaussian = other
@@ -180,7 +180,6 @@ def search(
     """
     if not np.isfinite(log_evidence):
         return survey
-    log_prob = of_one_period(log_prob, gaussian, survey.coordinates)
     points, shares = suspects(survey.probes, log_prob, log_evidence, rng, settings)
     survey = survey._replace(shares=shares, modes=(), product=None)
     if not len(points):
@@ -219,18 +218,6 @@ def _log_volume(gaussian: GaussianFit, settings: FlowVISettings) -> float:
     dim, scale = gaussian.loc.size, gaussian.scale
     log_det = np.log(scale if scale.ndim == 1 else np.diag(scale)).sum()
     return float(log_det + dim * np.log(max(settings.ladder) * np.sqrt(2 * np.pi * np.e)) + np.log(1e3))
-
-
-def of_one_period(log_prob: LogProb, gaussian: GaussianFit, coordinates: Coordinates | None) -> LogProb:
-    """The same where angles that differ by `2 pi` are the same: a fit has one copy of the posterior."""
-    if coordinates is None or not coordinates.periodic.any():
-        return log_prob
-
-    def folded(x: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, " points"]:
-        turns = np.round((x - gaussian.loc) / (2.0 * np.pi))
-        return log_prob(np.where(coordinates.periodic, x - 2.0 * np.pi * turns, x))
-
-    return folded
 
 
 @np.errstate(invalid="ignore")  # where no weight is finite

@@ -29,6 +29,7 @@ from numpyro_flows.inference.model_checks import (
     nonfinite_entries,
     require_priors,
 )
+from numpyro_flows.inference.one_period import log_share_of_copy
 from numpyro_flows.inference.rows import RowNumbers, Rows, WithRows, depending_on_rows, require_seen_plates
 from numpyro_flows.modeling.model_run import model_run
 
@@ -57,6 +58,7 @@ class Target:
         self.args = args
         self.kwargs = kwargs or {}
         self.rows: Rows | None = None
+        self._centre: Float[Array, " dim"] | None = None
         self._rng_key, self._whole_model = rng_key, model
         self.model: Callable = WithRows(model)
         self._model = seed(self.model, rng_key)
@@ -125,6 +127,12 @@ class Target:
         other.args, other.kwargs, other._fingerprint, other._densities = args, kwargs, None, {}
         return other
 
+    def of_one_period(self, centre: Float[ArrayLike, " dim"]) -> "Target":
+        """The target with one copy of each angle on the line, around a centre; itself where it has no angles."""
+        target = copy.copy(self)
+        target._centre = jnp.asarray(centre) if self.coordinates.periodic.any() else None
+        return target
+
     @property
     def fitted(self) -> "Fitted":
         """The target without its free coordinates."""
@@ -141,12 +149,12 @@ class Target:
             if kind not in self._densities:
                 like = jax.ShapeDtypeStruct((self.dim,), x.dtype)
                 self._densities[kind] = _with_gradient(self._log_density, self._value_and_gradient, like)
-        return self._densities[kind](x)
+        return self._densities[kind](x) + self._log_share(x)
 
     @model_run()
     def log_density_with(self, x: Float[Array, " dim"], rows: RowNumbers) -> Scalar:
         """The same with these rows of the subsampled plate counted as all of them."""
-        return self._log_density_of(seed(WithRows(self._whole_model, rows), self._rng_key), x)
+        return self._log_density_with(x, rows) + self._log_share(x)
 
     @model_run()
     def constrain(self, x: Float[Array, " dim"]) -> dict[str, Array]:
@@ -247,12 +255,18 @@ class Target:
     def _log_density(self, x: Float[Array, " dim"]) -> Scalar:
         if self.rows is None:
             return self._log_density_of(self._model, x)
-        return self.rows.mean(lambda rows: self.log_density_with(x, rows))
+        return self.rows.mean(lambda rows: self._log_density_with(x, rows))
 
     def _value_and_gradient(self, x: Float[Array, " dim"]) -> tuple[Scalar, Float[Array, " dim"]]:
         if self.rows is None:
             return jax.value_and_grad(self._log_density)(x)
-        return self.rows.mean(lambda rows: jax.value_and_grad(self.log_density_with)(x, rows))
+        return self.rows.mean(lambda rows: jax.value_and_grad(self._log_density_with)(x, rows))
+
+    def _log_density_with(self, x: Float[Array, " dim"], rows: RowNumbers) -> Scalar:
+        return self._log_density_of(seed(WithRows(self._whole_model, rows), self._rng_key), x)
+
+    def _log_share(self, x: Float[Array, " dim"]) -> Scalar | float:
+        return 0.0 if self._centre is None else log_share_of_copy(x, self._centre, self.coordinates.periodic)
 
     def _run_with(self, x: Float[Array, " dim"], rows: RowNumbers) -> tuple[Scalar, dict[str, Array]]:
         model = seed(WithRows(self._whole_model, rows), self._rng_key)
@@ -285,6 +299,9 @@ class Reduced:
         self.coordinates = Coordinates(*(leaf[self.index] for leaf in target.coordinates))
         self.dim, self.rows = self.index.size, target.rows
         self._constant = 0.5 * target.free.sum() * np.log(2 * np.pi)  # takes off the normals' density at zero
+
+    def of_one_period(self, centre: Float[ArrayLike, " dim"]) -> "Reduced":
+        return Reduced(self._target.of_one_period(self._whole(jnp.asarray(centre))))
 
     def log_density(self, x: Float[Array, " dim"]) -> Scalar:
         return self._target.log_density(self._whole(x)) + self._constant

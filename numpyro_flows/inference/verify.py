@@ -28,7 +28,8 @@ from numpyro_flows.inference.host_density import HostDensity, HostPrior
 from numpyro_flows.inference.judge import judge
 from numpyro_flows.inference.judge_draws import judge_draws
 from numpyro_flows.inference.mixture import weighted_draws
-from numpyro_flows.inference.one_period import within_period
+from numpyro_flows.inference.newton import Density
+from numpyro_flows.inference.one_period import log_share_of_copy, one_copy, one_period
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.survey import Survey, Weighed, look_around, search
 from numpyro_flows.inference.target import Target
@@ -140,9 +141,9 @@ class _Verification:
         blocks = [Draws(*map(np.asarray, q.draw(seed))) for seed in self._seeds.many(num_blocks, "verdict")]
         draws = Draws(*map(np.concatenate, zip(*blocks)))
         periodic = target.coordinates.periodic
-        if periodic.any():
-            inside = within_period(draws.x, np.median(draws.x, axis=0), periodic)
-            draws = draws._replace(log_weight=np.where(inside, draws.log_weight, -np.inf))
+        centre = np.median(draws.x, axis=0)
+        share = log_share_of_copy(draws.x, centre, periodic)
+        draws = draws._replace(log_density=draws.log_density + share, log_weight=draws.log_weight + share)
         weighed = Weighed(draws.log_density, draws.log_weight, draws.x.min(0), draws.x.max(0))
         certificate = judge(weighed, Survey(), settings)
         if np.isnan(certificate.elbo) or not self._searches:
@@ -152,36 +153,39 @@ class _Verification:
         rng = self._seeds.rng("search")
         mixture = None if q.has_log_prob else grouped(x[::2], gaussian, rng, settings)
         log_prob = q.log_prob if mixture is None else mixture.log_prob
-        survey = search(
-            self._density, gaussian, self._around(gaussian), log_prob, certificate.log_evidence, rng, settings
-        )
+        density = one_period(self._density, centre, periodic)
+        around = self._around(density, gaussian)
+        survey = search(density, gaussian, around, log_prob, certificate.log_evidence, rng, settings)
         if mixture is not None:
             survey = _without(survey, Draws(*(leaf[1::2] for leaf in draws)), mixture.log_prob, settings)
         return judge(weighed, survey, settings)
 
     def of_chains(self, chains: Float[np.ndarray, "chains draws dim"]) -> Certificate:
         settings, rng = self._settings, self._seeds.rng("mixture")
+        periodic = self._target.fitted.coordinates.periodic
+        chains, centre = one_copy(chains, periodic)
+        density = one_period(self._density, centre, periodic)
         draws = chains.reshape(-1, chains.shape[2])
         gaussian = moment_matched(draws, settings)
         mixture = grouped(chains[:, ::2].reshape(-1, draws.shape[1]), gaussian, rng, settings)
-        weighted = weighted_draws(mixture, self._density, rng, settings.certificate_draws)
+        weighted = weighted_draws(mixture, density, rng, settings.certificate_draws)
         weights = certify(weighted.log_weight, settings=settings)
         known = weights.khat < settings.max_khat or weights.ess >= settings.sufficient_ess
         return judge_draws(
-            self._density,
+            density,
             chains,
             mixture.log_prob,
             weights.log_evidence if known else float("nan"),
-            self._around(gaussian) if self._searches else Survey(coordinates=self._target.fitted.coordinates),
+            self._around(density, gaussian) if self._searches else Survey(coordinates=self._target.fitted.coordinates),
             self._seeds.rng("search"),
             settings,
             weights.log_evidence_se if known else float("nan"),
         )
 
-    def _around(self, gaussian: GaussianFit) -> Survey:
+    def _around(self, density: Density, gaussian: GaussianFit) -> Survey:
         prior = self._prior(self._seeds, self._settings.prior_draws)
         rng, coordinates = self._seeds.rng("survey"), self._target.fitted.coordinates
-        return look_around(self._density, rng, gaussian, prior, coordinates, self._settings)
+        return look_around(density, rng, gaussian, prior, coordinates, self._settings)
 
 
 def _unconstrained(draws: MCMC | Mapping[str, ArrayLike], target: Target) -> Float[np.ndarray, "chains draws dim"]:

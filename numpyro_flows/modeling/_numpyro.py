@@ -1,11 +1,14 @@
 """The one file that names NumPyro's private API, saved files' names apart; tested by `tests/test_private_api.py`."""
 
 import copy
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 import numpyro.primitives as primitives
 from jaxtyping import Array, ArrayLike, Float
@@ -32,8 +35,16 @@ class VectorGuide(AutoContinuous):
         """Run the model once, as a first call of the guide would."""
         self._setup_prototype(*args, **kwargs)
 
+    def supports(self) -> dict[str, tuple[Any, np.ndarray]]:
+        """The support of every latent site, and the numbers of its coordinates in the vector."""
+        numbers = self._unpack_latent(jnp.arange(self.latent_dim))
+        sites = self.prototype_trace or {}
+        return {name: (sites[name]["fn"].support, np.ravel(index)) for name, index in numbers.items()}
+
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
-        super()._setup_prototype(*args, **kwargs)
+        with warnings.catch_warnings():  # NumPyro's own guides have a seam there
+            warnings.filterwarnings("ignore", "Continuous inference poorly handles circular")
+            super()._setup_prototype(*args, **kwargs)
         self.after_setup(self._init_latent)
 
     def _get_posterior(self) -> dist.Distribution:

@@ -14,6 +14,8 @@ from numpyro.util import check_model_guide_match
 
 from numpyro_flows.arguments import require_counts
 from numpyro_flows.modeling._numpyro import current_posterior, latent_name
+from numpyro_flows.modeling.angles import AnglesTransform
+from numpyro_flows.modeling.distributions import FlowDistribution
 
 
 class PathELBO(ELBO):
@@ -60,7 +62,8 @@ class PathELBO(ELBO):
             del guide_log_probs[latent]  # what remains is the Jacobian of the constraints
             held = jax.lax.stop_gradient(param_map)
             with substitute(data=held):
-                log_q = jnp.sum(current_posterior(guide).log_prob(guide_trace[latent]["value"]))
+                posterior = current_posterior(guide)
+            log_q = _log_prob(posterior, guide_trace[latent])
             return log_q + _total(guide_log_probs) - _total(model_log_probs)
 
         losses = self.vectorize_particles_fn(single_particle, jax.random.split(rng_key, self.num_particles))
@@ -69,3 +72,13 @@ class PathELBO(ELBO):
 
 def _total(log_probs: dict[str, Array]) -> Scalar:
     return sum((jnp.sum(value) for value in log_probs.values()), start=jnp.zeros(()))
+
+
+def _log_prob(held: Any, site: dict[str, Any]) -> Scalar:
+    """`log q` of a draw at parameters held fixed; the share of an angle's copies is no density, and is not."""
+    live = getattr(site["fn"], "constrain", None)
+    if not isinstance(live, AnglesTransform):
+        return jnp.sum(held.log_prob(site["value"]))
+    x = site["intermediates"][-1][0]
+    log_q = FlowDistribution(held.bijection, held.base_dist).log_prob(x)
+    return jnp.sum(log_q - live.log_abs_det_jacobian(x, site["value"]))

@@ -18,6 +18,8 @@ from numpyro_flows.arguments import described, require_callable, require_key, re
 from numpyro_flows.bijections import AbstractBijection, Affine, Chain, TriangularAffine
 from numpyro_flows.bijections.compose import trained_and_fixed
 from numpyro_flows.modeling._numpyro import VectorGuide
+from numpyro_flows.modeling.angles import AnglesTransform
+from numpyro_flows.modeling.columns import is_angle
 from numpyro_flows.modeling.distributions import FlowDistribution
 from numpyro_flows.modeling.model_run import model_run
 
@@ -31,6 +33,10 @@ class AutoFlow(VectorGuide):
     Works wherever NumPyro's own continuous guides do: `SVI`, `Predictive`, `NeuTraReparam`, one-dimensional models,
     plates and subsampled data. The outermost layer is a trainable affine map, lower-triangular up to 256 dimensions and
     diagonal above, so the guide starts as `N(init_loc_fn's values, init_scale^2)` and the flow works on what remains.
+
+    Angles (`constraints.circular`, as of `VonMises`) have no seam: for them `x` is any real number, and the site its
+    angle in `[-pi, pi)`. A draw counts by its share of the copies `x + 2 pi k`, a half at a half turn from `loc`: so
+    the ELBO is a bound as of other sites, and can be exact for any density on the circle.
 
     Args:
         model: a NumPyro model with at least one continuous latent site; discrete ones marginalised or blocked.
@@ -136,11 +142,13 @@ class AutoFlow(VectorGuide):
         return {name: jnp.quantile(value, jnp.asarray(quantiles), axis=0) for name, value in draws.items()}
 
     def after_setup(self, init: Array) -> None:
-        self._init = init
         # Concrete even where SVI.init is traced: integer arrays of a flow (masks, orders) outlive that trace.
         with eval_context():
             loc = jnp.zeros(self.latent_dim, jnp.result_type(float))
+            angles = [index for support, index in self.supports().values() if is_angle(support)]
+            self._angles = tuple(np.concatenate([*angles, np.zeros(0, int)]).tolist())
             self._untrained = self.make_bijection(jax.random.key(0), loc, self.initial_scale(self.latent_dim))
+        self._init = AnglesTransform(self._angles, loc).inverse(init) if self._angles else init
 
     def _init_params(self, rng_key: PRNGKeyArray) -> list[Array]:
         scale = self.initial_scale(self.latent_dim)
@@ -150,9 +158,18 @@ class AutoFlow(VectorGuide):
         params: Any = numpyro.param(self.param_name, self._init_params)
         untrained, static = trained_and_fixed(self._untrained)
         trained = jax.tree.unflatten(jax.tree.structure(untrained), params)
-        return FlowDistribution(eqx.combine(trained, static), self.get_base_dist())
+        bijection = eqx.combine(trained, static)
+        on_line = AnglesTransform(self._angles, centre_of(bijection)) if self._angles else None
+        return FlowDistribution(bijection, self.get_base_dist(), constrain=on_line)
 
 
 def affine(loc: Array | np.ndarray, scale: Array | np.ndarray) -> AbstractBijection:
     """`loc + scale x` for a lower-triangular matrix `scale` or a vector."""
     return TriangularAffine(loc, scale) if scale.ndim == 2 else Affine(loc, scale)
+
+
+def centre_of(bijection: AbstractBijection) -> Array:
+    """Where the last map of a bijection has zero: the `loc` of an `AutoFlow`."""
+    while isinstance(bijection, Chain):
+        bijection = bijection.bijections[-1]
+    return bijection.transform_and_log_det(jnp.zeros(bijection.shape))[0]

@@ -42,3 +42,8 @@ class Seeds(NamedTuple):
 def seed_key(seed: Seed | SeedRows | Array) -> PRNGKeyArray:
     """A key, or keys, of XLA's own generator, which compiles and runs in a fraction of Threefry's time."""
     return jax.random.wrap_key_data(jnp.asarray(seed), impl="rbg")
+
+
+def threefry_key(seed: Seed | Array) -> PRNGKeyArray:
+    """A key of JAX's default generator, whose splits are independent under `vmap` too."""
+    return jax.random.wrap_key_data(jnp.asarray(seed)[:2], impl="threefry2x32")
