@@ -136,7 +136,7 @@ def test_conditions_are_standardised_by_feature():
     }
     layout, weights = ConditionLayout.of(condition, 1), RNG.uniform(0.5, 2.0, 40)
     flat = np.concatenate([np.asarray(value, float).reshape(40, -1) for value in layout.values(condition)], axis=1)
-    loc, scale = (layout.unpack(part) for part in condition_scales(flat, weights, layout))
+    loc, scale = (layout.unpack(jnp.asarray(part)) for part in condition_scales(flat, weights, layout))
     for name, array, where, axes in [
         ("vector", condition["vector"], weights[:, None], 0),
         ("image", condition["image"], weights[:, None, None, None], (0, 2, 3)),
