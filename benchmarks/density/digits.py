@@ -5,8 +5,8 @@
 The 1,797 digits of scikit-learn have integers from 0 to 16. 360 of them are the test rows, the same for all methods of
 a seed; `fit_density` has the others, and spreads the integers by uniform noise. `bits` is the mean negative log
 likelihood of the test rows in bits, over 64 pixels, with uniform noise drawn three times: an upper bound of the bits of
-the integers; `se` is its standard error over rows. `tarflow` has its default
-options, but one transformer block a layer, for speed: no method was tuned.
+the integers; `se` is its standard error over rows. `tarflow` has its default options, but one transformer block a
+layer, for speed: no method was tuned.
 
 The picture has draws of these fits, and of a TarFlow that is trained with Gaussian noise and the class as condition:
 raw, denoised, and guided by the class.
@@ -68,7 +68,7 @@ def main() -> None:
 
 def split(seed: int) -> tuple[Images, Int[np.ndarray, " num"], Images]:
     """Training images, their classes, and test images."""
-    values, classes = load_digits(return_X_y=True)
+    values, classes = map(np.asarray, load_digits(return_X_y=True))
     order = np.random.default_rng(seed).permutation(len(values))
     images, test, train = values.reshape(-1, 8, 8), order[:NUM_TEST], order[NUM_TEST:]
     return images[train], classes[train], images[test]
