@@ -31,7 +31,7 @@ class FlowDistribution(WithMarginals, dist.TransformedDistribution, InFiles):
 
     To sample from, to score, and to put in `numpyro.sample` as a prior or a likelihood: gradients flow through values,
     parameters and the condition. `log_prob` is one inverse pass; a density that follows a draw of
-    `sample_with_intermediates` needs none. `marginal(columns)` and `condition_on(values)` give the distributions of some
+    `sample_with_intermediates` needs none. `marginal(columns)` and `condition_on(values)` give the distribution of some
     columns or sites, by themselves and given others.
 
     Outside its support, at its boundary and at values that are not finite the density is 0. The object is a pytree

@@ -91,7 +91,7 @@ def _of_base(base: Any) -> GaussianBlocks | None:
         while isinstance(inner, dist.ExpandedDistribution):
             inner = inner.base_dist
         if isinstance(inner, dist.Normal):
-            loc, scale = (jnp.broadcast_to(a, shape) for a in (inner.loc, inner.scale))
+            loc, scale = (jnp.broadcast_to(jnp.asarray(a), shape) for a in (inner.loc, inner.scale))
             return GaussianBlocks(None, loc, scale[..., None] * jnp.eye(loc.shape[-1], dtype=scale.dtype))
     return None
 
