@@ -26,7 +26,7 @@ def truth(y):
     """Mean and standard deviation of `mu`, and the log evidence."""
     precision = 1 / 4 + len(y) / 2.25
     mean = (1 / 4 + y.sum() / 2.25) / precision
-    covariance = 4.0 + 2.25 * np.eye(len(y))
+    covariance: Any = 4.0 + 2.25 * np.eye(len(y))
     evidence = stats.multivariate_normal.logpdf(y, np.full(len(y), 1.0), covariance)
     return mean, precision**-0.5, evidence
 

@@ -152,9 +152,9 @@ def fit_density(
             values floating-point numbers do not tell apart, as Unix times in single precision; for a base of
             other events; for a distribution on other sites, shapes or another support than the data; for a checkpoint
             of another fit or for several processes; for a mesh of several axes; for a recipe of angles without
-            `constraints.circular`; for another objective, `dequantize`, `noise`, `condition_dropout` or `embedding` with
-            angles or whole numbers; for `noise` on a support that it would leave; for a dropout of no condition; for
-            conditions of other keys or shapes than the flow's or the embedding's, and an embedding that returns no
+            `constraints.circular`; for another objective, `dequantize`, `noise`, `condition_dropout` or `embedding`
+            with angles or whole numbers; for `noise` on a support that it would leave; for a dropout of no condition;
+            for conditions of other keys or shapes than the flow's or the embedding's, and an embedding that returns no
             vector.
 
     Source: Papamakarios, Nalisnick, Rezende, Mohamed, Lakshminarayanan 2021, arXiv 1912.02762, section 2.3.1.

@@ -13,9 +13,8 @@ from typing import Any
 _CLASSES = {
     "numpyro_flows.bijections": (
         "ActNorm Affine TriangularAffine Autoregressive Bernstein BlockAutoregressive CircularSpline Chain Frozen "
-        "Identity Invert Reshape Scan StandardizedCondition ConditionLayout EmbeddedCondition Given Coupling DeepSigmoid "
-        "Elementwise DCT Cayley Guided Householder "
-        "LULinear QRLinear MatrixExponential MixtureCDF Multiscale Permutation Planar Radial Residual "
+        "Identity Invert Reshape Scan StandardizedCondition ConditionLayout EmbeddedCondition Given Coupling "
+        "DeepSigmoid Elementwise DCT Cayley Guided Householder LULinear QRLinear MatrixExponential MixtureCDF Multiscale Permutation Planar Radial Residual "
         "RationalQuadraticSpline Sylvester SinhArcsinh TailTransform AffineUnivariate ShiftUnivariate YeoJohnson"
     ),
     "numpyro_flows.continuous": (
