@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Array, Bool, Float, Scalar
 
+from numpyro_flows.bijections.circular import wrap
 from numpyro_flows.inference.gaussian import GaussianFit
 from numpyro_flows.inference.newton import Density, values
 from numpyro_flows.modeling.angles import log_share
@@ -21,6 +23,14 @@ def log_share_of_copy(
     A density times that is one copy of the posterior: without it the evidence would count as many as a fit covers.
     """
     return log_share(x[..., periodic], centre[periodic])[0].sum(-1)
+
+
+def nearest_copy(
+    x: Float[Array, " dim"], centre: Float[Array, " dim"], periodic: Bool[np.ndarray, " dim"]
+) -> tuple[Float[Array, " dim"], Scalar]:
+    """The copy within half a turn of a centre, and the log of what counts there."""
+    x = jnp.where(periodic, centre + wrap(x - centre), x)
+    return x, log_share_of_copy(x, centre, periodic)
 
 
 def one_copy(

@@ -13,7 +13,6 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
 from numpyro_flows.arguments import as_array, described, require_counts, require_key
 from numpyro_flows.bijections import AbstractBijection
-from numpyro_flows.bijections.circular import wrap
 from numpyro_flows.files.tree import save_tree
 from numpyro_flows.inference.blocks import in_blocks
 from numpyro_flows.inference.certificate import Certificate
@@ -21,7 +20,7 @@ from numpyro_flows.inference.compiled import Block
 from numpyro_flows.inference.density_cost import Cost
 from numpyro_flows.inference.draws import Chains
 from numpyro_flows.inference.mixture import Mixture
-from numpyro_flows.inference.one_period import log_share_of_copy
+from numpyro_flows.inference.one_period import nearest_copy
 from numpyro_flows.inference.posterior_draws import PosteriorDraws
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.stored import StoredFit, StoredSites, target_of, without_model
@@ -318,11 +317,8 @@ class FlowPosterior:
     @cached_property
     def _log_prob(self) -> Callable:
         def log_prob(sites: dict[str, Array]) -> Array:
-            x, log_share = self._target.unconstrain(sites), 0.0
-            if (periodic := self._target.coordinates.periodic).any():
-                centre = centre_of(self.bijection)
-                x = jnp.where(periodic, centre + wrap(x - centre), x)
-                log_share = log_share_of_copy(x, centre, periodic)
+            x, periodic = self._target.unconstrain(sites), self._target.coordinates.periodic
+            x, log_share = nearest_copy(x, centre_of(self.bijection), periodic)
             base, log_det = self.bijection.inverse_and_log_det(x)
             return standard_normal_log_prob(base) + log_det - self._target.log_det(x) - log_share
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpyro.distributions as dist
 import numpyro.primitives as primitives
 from jaxtyping import Array, ArrayLike, Float
+from numpyro.distributions import constraints
 from numpyro.distributions.batch_util import promote_batch_shape
 from numpyro.distributions.transforms import Transform
 from numpyro.infer.autoguide import AutoContinuous
@@ -67,6 +68,10 @@ class TwoWayTransform(Transform):
 
     def _inverse(self, y: Array) -> Array:  # pyright: ignore
         return self.inverse(y)
+
+
+class OnLine(type(constraints.circular)):
+    """`constraints.circular`, whose real coordinate is any of the angle's copies on the line, in place of a logit."""
 
 
 def current_posterior(guide: AutoContinuous) -> Any:

@@ -15,7 +15,7 @@ from numpyro.primitives import Messenger
 
 from numpyro_flows.bijections.circular import wrap
 from numpyro_flows.files.rules import InFiles
-from numpyro_flows.modeling._numpyro import TwoWayTransform, mask_of
+from numpyro_flows.modeling._numpyro import OnLine, TwoWayTransform, mask_of
 from numpyro_flows.modeling.columns import is_angle, scalar_support
 
 # The share falls from 0.9 to 0.1 within 0.45. One of 1.3, within 1.2, left a bump in the tails that Gaussians missed.
@@ -43,19 +43,15 @@ def log_share(x: Float[Any, "*shape"], centre: Float[Any, "*shape"]) -> tuple[An
     return value, ((each * copies).sum(-1) / total - offset) / _WIDTH**2
 
 
-class _OnLine(type(constraints.circular)):
-    """`constraints.circular`, whose real coordinate is any of the angle's copies on the line, in place of a logit."""
-
-
-on_line = _OnLine()
+on_line = OnLine()
 
 
 def is_on_line(support: constraints.Constraint) -> bool:
     """Whether it is that of such angles, by itself or of independent numbers."""
-    return isinstance(scalar_support(support), _OnLine)
+    return isinstance(scalar_support(support), OnLine)
 
 
-class WrapTransform(ParameterFreeTransform):
+class WrapTransform(TwoWayTransform, ParameterFreeTransform):
     """`wrap(x)` in `[-pi, pi)`, many to one: the inverse is the copy there, and the log-determinant 0."""
 
     domain = constraints.real
@@ -64,14 +60,14 @@ class WrapTransform(ParameterFreeTransform):
     def __call__(self, x: Array) -> Array:  # pyright: ignore
         return wrap(x)
 
-    def _inverse(self, y: Array) -> Array:  # pyright: ignore
+    def inverse(self, y: Array) -> Array:
         return y
 
     def log_abs_det_jacobian(self, x: Array, y: Array, intermediates: None = None) -> Array:  # pyright: ignore
         return jnp.zeros_like(x)
 
 
-biject_to.register(_OnLine, lambda constraint: WrapTransform())
+biject_to.register(OnLine, lambda constraint: WrapTransform())
 
 
 class AnglesTransform(TwoWayTransform, InFiles):
