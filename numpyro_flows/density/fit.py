@@ -231,5 +231,6 @@ def fit_density(
         patience=num_steps if patience is None and matching is not None else patience,
         num_restarts=num_restarts,
     )
-    table = Table(observations, conditions, all_weights, *rows, condition_dropout, seeds)
+    train, held, tested = rows
+    table = Table(observations, conditions, all_weights, train, held, tested, condition_dropout, seeds)
     return estimate(table, flow, settings, watch, devices, chooses_base=base is None)

@@ -38,7 +38,7 @@ class VectorGuide(AutoContinuous):
 
     def supports(self) -> dict[str, tuple[Any, np.ndarray]]:
         """The support of every latent site, and the numbers of its coordinates in the vector."""
-        numbers = self._unpack_latent(jnp.arange(self.latent_dim))
+        numbers: Any = self._unpack_latent(jnp.arange(self.latent_dim))
         sites = self.prototype_trace or {}
         return {name: (sites[name]["fn"].support, np.ravel(index)) for name, index in numbers.items()}
 
@@ -70,7 +70,7 @@ class TwoWayTransform(Transform):
         return self.inverse(y)
 
 
-class OnLine(type(constraints.circular)):
+class OnLine(type(constraints.circular)):  # pyright: ignore
     """`constraints.circular`, whose real coordinate is any of the angle's copies on the line, in place of a logit."""
 
 

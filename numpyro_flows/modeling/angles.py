@@ -54,8 +54,13 @@ def is_on_line(support: constraints.Constraint) -> bool:
 class WrapTransform(TwoWayTransform, ParameterFreeTransform):
     """`wrap(x)` in `[-pi, pi)`, many to one: the inverse is the copy there, and the log-determinant 0."""
 
-    domain = constraints.real
-    codomain = on_line
+    @property
+    def domain(self) -> constraints.Constraint:
+        return constraints.real
+
+    @property
+    def codomain(self) -> constraints.Constraint:
+        return on_line
 
     def __call__(self, x: Array) -> Array:  # pyright: ignore
         return wrap(x)
@@ -83,11 +88,17 @@ class AnglesTransform(TwoWayTransform, InFiles):
     """
 
     FILE_KINDS: ClassVar = {"angles": tuple[int, ...], "centre": Array}
-    domain = constraints.real_vector
-    codomain = constraints.real_vector
 
     def __init__(self, angles: tuple[int, ...], centre: Float[ArrayLike, " dim"]):
         self.angles, self.centre = tuple(angles), jnp.asarray(centre)
+
+    @property
+    def domain(self) -> constraints.Constraint:
+        return constraints.real_vector
+
+    @property
+    def codomain(self) -> constraints.Constraint:
+        return constraints.real_vector
 
     def __call__(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:  # pyright: ignore
         index = np.array(self.angles)
@@ -110,8 +121,9 @@ class AnglesTransform(TwoWayTransform, InFiles):
         return (self.centre,), (("centre",), {"angles": self.angles})
 
     def eq(self, other: object, static: bool = False) -> ArrayLike:
-        same = isinstance(other, AnglesTransform) and self.angles == other.angles
-        return same and (static or bool(jnp.array_equal(self.centre, other.centre)))
+        if not isinstance(other, AnglesTransform) or self.angles != other.angles:
+            return False
+        return static or bool(jnp.array_equal(self.centre, other.centre))
 
 
 def with_angles_on_line(model: Callable) -> Callable:
@@ -148,5 +160,5 @@ class _AngleOnLine(dist.Distribution):
     def sample(self, key: PRNGKeyArray, sample_shape: tuple[int, ...] = ()) -> Array:  # pyright: ignore
         return self.fn.sample(key, sample_shape)
 
-    def log_prob(self, value: ArrayLike) -> Array:
+    def log_prob(self, value: ArrayLike, intermediates: list[Any] | None = None) -> Array:
         return jnp.asarray(self.fn.log_prob(value))
