@@ -14,8 +14,9 @@ _CLASSES = {
     "numpyro_flows.bijections": (
         "ActNorm Affine TriangularAffine Autoregressive Bernstein BlockAutoregressive CircularSpline Chain Frozen "
         "Identity Invert Reshape Scan StandardizedCondition ConditionLayout EmbeddedCondition Given Coupling "
-        "DeepSigmoid Elementwise DCT Cayley Guided Householder LULinear QRLinear MatrixExponential MixtureCDF Multiscale Permutation Planar Radial Residual "
-        "RationalQuadraticSpline Sylvester SinhArcsinh TailTransform AffineUnivariate ShiftUnivariate YeoJohnson"
+        "DeepSigmoid Elementwise DCT Cayley Guided Householder LULinear QRLinear MatrixExponential MixtureCDF "
+        "Multiscale Permutation Planar Radial Residual RationalQuadraticSpline Sylvester SinhArcsinh TailTransform "
+        "AffineUnivariate ShiftUnivariate YeoJohnson"
     ),
     "numpyro_flows.continuous": (
         "Exact Hutchinson HutchPlusPlus LinearField MLPField ContinuousFlow ConditionalOT FlowMatching RectifiedFlow "
