@@ -5,7 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
+import xarray as xr
 from numpyro.distributions import constraints
 
 from numpyro_flows import FlowDistribution, flows
@@ -58,6 +60,34 @@ DATA = np.random.default_rng(0).normal(size=(50, 2))
 def test_errors(data, options, message):
     with pytest.raises(ValueError, match=message):
         fit(jax.random.key(0), data, **options)
+
+
+@pytest.mark.parametrize("kind", ["arrays", "frames", "dataset"])
+def test_batches_and_datasets_are_the_same_rows(kind):
+    sites = {"a": DATA[:, 0], "b": DATA[:, 1]}
+    frame = pd.DataFrame(sites)
+    whole: Any = DATA if kind == "arrays" else sites
+    given: Any = {
+        "arrays": (DATA[i : i + 20] for i in (0, 20, 40)),
+        "frames": iter([frame.iloc[:20], frame.iloc[20:, ::-1]]),
+        "dataset": xr.Dataset({name: ("row", values) for name, values in sites.items()}),
+    }[kind]
+    one, other = (fit(jax.random.key(0), data, num_steps=1) for data in (whole, given))
+    assert one.fit.held_out == other.fit.held_out
+    np.testing.assert_array_equal(one.log_prob(whole), other.log_prob(whole))
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        ([], "an iterator without any"),
+        ([{"a": DATA[:, 0]}, {"b": DATA[:, 0]}], r"batches of the sites \['a'\], got one of \['b'\]"),
+        ([{"a": DATA[:, 0]}, DATA], r"batches of the sites \['a'\], got one of an array of type float64"),
+    ],
+)
+def test_errors_of_batches(batches, message):
+    with pytest.raises(ValueError, match=message):
+        fit(jax.random.key(0), iter(batches))
 
 
 def fitted(support=None, data: Any = DATA, **options):

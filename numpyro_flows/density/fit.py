@@ -87,8 +87,9 @@ def fit_density(
     Args:
         rng_key: random key, of either style.
         data: an array `(num, *event)`; a dict of sites, each `(num, *site)`, as NumPyro's `get_samples()` gives it; a
-            pandas DataFrame, whose columns are sites; or an ArviZ DataTree, of which the posterior's draws are taken.
-            Of sites the result is a distribution of sites.
+            pandas DataFrame or an xarray Dataset, whose columns or variables are sites; an iterator of such batches of
+            rows, which are joined in memory; or an ArviZ DataTree, of which the posterior's draws are taken. Of sites
+            the result is a distribution of sites.
         flow: a recipe `(key, dim, cond_dim=...) -> bijection`; or a distribution fitted before, whose training goes on,
             on its own support.
         base: a NumPyro distribution of the flow's base events, or of one number for all coordinates alike, such as

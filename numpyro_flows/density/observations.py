@@ -3,7 +3,7 @@
 import math
 import sys
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -220,11 +220,32 @@ def sites_of(data: Any) -> Mapping[str, ArrayLike] | None:
 
 
 def table_of_sites(data: Any) -> Any:
-    """The sites of a DataFrame; anything else as it is; a TypeError that names the columns that are no numbers."""
+    """The sites of a DataFrame or a Dataset, of an iterator all its batches; anything else as it is.
+
+    Raises:
+        TypeError: where columns are no numbers; it names them.
+        ValueError: for an iterator without batches, or batches of different columns.
+    """
+    if isinstance(data, Iterator):
+        return _joined([table_of_sites(batch) for batch in data])
     sites = table_as_sites(data)
-    if sites is not data:
+    if sites is not data and hasattr(data, "columns"):
         as_numbers(data, "data")
     return sites
+
+
+def _joined(batches: list[Any]) -> Any:
+    """The rows of all batches, one after the other."""
+    if not batches:
+        raise ValueError("data expected batches of rows, got an iterator without any")
+    if not isinstance(batches[0], Mapping):
+        return np.concatenate([as_numbers(batch, "a batch of data") for batch in batches])
+    names = list(batches[0])
+    for batch in batches:
+        if not isinstance(batch, Mapping) or set(batch) != set(names):
+            got = list(batch) if isinstance(batch, Mapping) else described(batch)
+            raise ValueError(f"data expected batches of the sites {names}, got one of {got}")
+    return {name: np.concatenate([as_numbers(batch[name], f"site {name!r}") for batch in batches]) for name in names}
 
 
 def stack(sites: Mapping[str, ArrayLike]) -> tuple[dict[str, tuple[int, ...]], Float[np.ndarray, "num size"]]:

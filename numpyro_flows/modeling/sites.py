@@ -171,12 +171,16 @@ biject_to.register(Sites, SitesTransform)
 
 
 def table_as_sites(value: Any) -> Any:
-    """A dict of the columns of a pandas DataFrame, by their names as strings; anything else as it is.
+    """A dict of the columns of a pandas DataFrame, or of the variables of an xarray Dataset; anything else as it is.
+
+    Names are strings. Rows of a Dataset are along the first dimension of its variables.
 
     Raises:
         ValueError: where two columns have the same name.
     """
-    pandas = sys.modules.get("pandas")  # whoever has a DataFrame has imported it
+    pandas, xarray = sys.modules.get("pandas"), sys.modules.get("xarray")  # whoever has such an object imported it
+    if xarray is not None and isinstance(value, xarray.Dataset):
+        return {str(name): variable.values for name, variable in value.data_vars.items()}
     if pandas is None or not isinstance(value, pandas.DataFrame):
         return value
     names = [str(name) for name in value.columns]
