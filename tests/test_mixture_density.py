@@ -52,6 +52,19 @@ def test_expectation_maximization_finds_the_components():
     np.testing.assert_allclose(mixture.distribution.log_prob(x[:9]), expected, rtol=1e-5)
 
 
+def test_what_is_trained_on_is_the_mixture():
+    """Its density by matrix products is that of NumPyro's distribution, and components without a share change nothing."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(500, 3)) @ np.array([[1.0, 0.0, 0.0], [2.0, 0.3, 0.0], [-1.0, 0.2, 2.0]]).T
+    mixture = GaussianMixture.of(x, np.ones(500), clusters(x, 4, rng))
+    exact = mixture.log_prob(x[:50])
+    np.testing.assert_allclose(mixture.distribution.log_prob(x[:50]), exact, rtol=1e-4, atol=1e-4)
+    for filled in (mixture, mixture.filled(9)):
+        np.testing.assert_allclose(jax.jit(filled.to_train_on.log_prob)(x[:50]), exact, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(filled.log_prob(x[:50]), exact)
+    assert len(mixture.filled(9).shares) == 9
+
+
 def test_weights_count_as_copies_do():
     x = np.random.default_rng(0).normal(size=(200, 3))
     counts = np.random.default_rng(1).integers(1, 4, size=200)

@@ -51,7 +51,7 @@ class Baselines:
     def base(self) -> dist.Distribution:
         """The mixture, of as many components as a stack can have."""
         assert self.mixture is not None
-        return self.mixture.filled(MOST_COMPONENTS).distribution
+        return self.mixture.filled(MOST_COMPONENTS).to_train_on
 
     def scores(self, rows: Rows, log_det: Float[np.ndarray, " num"], preparation: Preparation) -> dict[str, Score]:
         """On rows that nothing was fitted to; `log_det` is that of how they were made unconstrained."""
@@ -75,7 +75,7 @@ class Baselines:
 
 def blank_base(dim: int) -> dist.Distribution:
     """A stand-in for `Baselines.base`, with its shapes."""
-    return GaussianMixture.blank(MOST_COMPONENTS, dim).distribution
+    return GaussianMixture.blank(MOST_COMPONENTS, dim).to_train_on
 
 
 def in_double(rows: Rows) -> Rows:
