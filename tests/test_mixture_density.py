@@ -53,7 +53,7 @@ def test_expectation_maximization_finds_the_components():
 
 
 def test_what_is_trained_on_is_the_mixture():
-    """Its density by matrix products is that of NumPyro's distribution, and components without a share change nothing."""
+    """Its density by matrix products is NumPyro's, and components without a share change nothing."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(500, 3)) @ np.array([[1.0, 0.0, 0.0], [2.0, 0.3, 0.0], [-1.0, 0.2, 2.0]]).T
     mixture = GaussianMixture.of(x, np.ones(500), clusters(x, 4, rng))

@@ -111,21 +111,23 @@ class GaussianMixture(NamedTuple):
         roots = np.linalg.cholesky(self.covariance)
         z = (x - self.loc[:, None]) @ np.linalg.inv(roots).transpose(0, 2, 1)
         log_det = np.log(np.diagonal(roots, axis1=1, axis2=2)).sum(1)
-        constant = np.log(self.shares) - log_det - 0.5 * x.shape[1] * np.log(2 * np.pi)
+        constant = self._log_shares - log_det - 0.5 * x.shape[1] * np.log(2 * np.pi)
         return constant[:, None] - 0.5 * np.einsum("knd,knd->kn", z, z)
+
+    @property
+    def _log_shares(self) -> Float[np.ndarray, " k"]:
+        return np.log(np.maximum(self.shares, np.finfo(np.float32).tiny))  # also of components without one
 
     @property
     def distribution(self) -> dist.Distribution:
         """As NumPyro has it, at JAX's precision."""
-        logits = np.log(np.maximum(self.shares, np.finfo(np.float32).tiny))
-        return _distribution(logits, self.loc, np.linalg.cholesky(self.covariance))
+        return _distribution(self._log_shares, self.loc, np.linalg.cholesky(self.covariance))
 
     @property
     def to_train_on(self) -> "MixtureByRoots":
         """The same density, at JAX's precision."""
         roots = np.linalg.inv(np.linalg.cholesky(self.covariance))
-        log_shares = np.log(np.maximum(self.shares, np.finfo(np.float32).tiny))
-        log_shares = log_shares + np.log(np.diagonal(roots, axis1=1, axis2=2)).sum(1)
+        log_shares = self._log_shares + np.log(np.diagonal(roots, axis1=1, axis2=2)).sum(1)
         dtype = jnp.result_type(float)
         return MixtureByRoots(*(jnp.asarray(array, dtype) for array in (log_shares, self.loc, roots)))
 
