@@ -14,7 +14,6 @@ from numpyro.handlers import seed, substitute, trace
 from numpyro.infer.initialization import init_to_sample, init_to_uniform
 from numpyro.infer.util import constrain_fn, potential_energy, unconstrain_fn
 
-from numpyro_flows._jax import traced
 from numpyro_flows.inference.coordinates import Coordinates
 from numpyro_flows.inference.fingerprint import Fingerprint, fingerprint
 from numpyro_flows.inference.impossible import Impossible
@@ -31,6 +30,7 @@ from numpyro_flows.inference.model_checks import (
 )
 from numpyro_flows.inference.one_period import log_share_of_copy
 from numpyro_flows.inference.rows import RowNumbers, Rows, WithRows, depending_on_rows, require_seen_plates
+from numpyro_flows.inference.traced_density import with_gradient_of
 from numpyro_flows.modeling.model_run import model_run
 
 
@@ -148,7 +148,7 @@ class Target:
         with model_run():
             if kind not in self._densities:
                 like = jax.ShapeDtypeStruct((self.dim,), x.dtype)
-                self._densities[kind] = _with_gradient(self._log_density, self._value_and_gradient, like)
+                self._densities[kind] = with_gradient_of(self._log_density, self._value_and_gradient, like)
         return self._densities[kind](x) + self._log_share(x)
 
     @model_run()
@@ -321,27 +321,6 @@ class Reduced:
 
 Fitted = Target | Reduced
 """What the stages of a fit know of a target: its `dim`, `log_density` and `start`."""
-
-
-def _with_gradient(
-    function: Callable[[Array], Scalar],
-    with_gradient: Callable[[Array], tuple[Scalar, Array]],
-    x: jax.ShapeDtypeStruct,
-) -> Callable[[Array], Scalar]:
-    """`function` of arrays like `x`, with its gradient, traced here and now: to use it later runs no model."""
-    value = traced(function, x)
-    value_and_gradient = traced(with_gradient, x)
-
-    @jax.custom_jvp
-    def density(x: Array) -> Scalar:
-        return value(x)[0]
-
-    @density.defjvp
-    def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Scalar, Scalar]:
-        height, gradient = value_and_gradient(*primals)
-        return height, jnp.sum(gradient * tangents[0])
-
-    return density
 
 
 def _unconstrained(latents: dict[str, dict[str, Any]]) -> dict[str, Array]:
