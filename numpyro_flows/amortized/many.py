@@ -34,6 +34,17 @@ class ManyPosteriors:
         log_weights: their importance weights `log p(latents, data) - log q(latents | data)`, `(data sets, draws)`.
         table: a row of the verdict for each data set: `certified`, `khat`, `ess`, `log_evidence`, `log_evidence_se`,
             `why`.
+
+    Example:
+        >>> import jax, numpyro, numpyro.distributions as dist  # doctest: +SLOW
+        >>> from numpyro_flows import AmortizedFlow
+        >>> def model(y=None):
+        ...     numpyro.sample("y", dist.Normal(numpyro.sample("mu", dist.Normal(0, 1)), 1), obs=y)
+        >>> amortized = AmortizedFlow(model, observed=["y"], num_simulations=2_000, progress_bar=False)
+        >>> amortized = amortized.fit(jax.random.key(0))
+        >>> many = amortized.posteriors(jax.random.key(1), {"y": jax.numpy.array([-1.0, 0.0, 1.0])})
+        >>> many.sample(jax.random.key(2), 10)["mu"].shape
+        (3, 10)
     """
 
     draws: dict[str, Float[np.ndarray, "sets draws *site"]]

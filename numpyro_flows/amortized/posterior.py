@@ -27,6 +27,16 @@ class AmortizedPosterior:
     Attributes:
         flow: the conditional `FlowDistribution` of the latent sites, whose `fit` tells how it was trained.
         model: the model whose first argument is a dict of the observed sites, as `FlowPosterior.load` needs it.
+
+    Example:
+        >>> import jax, numpyro, numpyro.distributions as dist  # doctest: +SLOW
+        >>> from numpyro_flows import AmortizedFlow
+        >>> def model(y=None):
+        ...     numpyro.sample("y", dist.Normal(numpyro.sample("mu", dist.Normal(0, 1)), 1), obs=y)
+        >>> amortized = AmortizedFlow(model, observed=["y"], num_simulations=2_000, progress_bar=False)
+        >>> amortized = amortized.fit(jax.random.key(0))
+        >>> amortized.posterior({"y": 1.0}).sample(jax.random.key(1), 100)["mu"].shape
+        (100,)
     """
 
     def __init__(
