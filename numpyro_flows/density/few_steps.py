@@ -189,8 +189,8 @@ def few_steps(
     )
     if not fast.fit.log_prob_error < _CLOSE:
         warnings.warn(
-            f"log densities of the {num_steps} steps differ from those of the flow by {fast.fit.log_prob_error:.2g} nats on average; "
-            "take more num_training_steps or num_steps",
+            f"log densities of the {num_steps} steps differ from those of the flow by {fast.fit.log_prob_error:.2g} "
+            "nats on average; take more num_training_steps or num_steps",
             UserWarning,
             stacklevel=2,
         )
