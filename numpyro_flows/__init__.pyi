@@ -11,6 +11,8 @@ from .amortized.many import ManyPosteriors as ManyPosteriors
 from .amortized.posterior import AmortizedPosterior as AmortizedPosterior
 from .density.anomaly import AnomalyScores as AnomalyScores
 from .density.anomaly import anomaly_scores as anomaly_scores
+from .density.few_steps import FewStepsFit as FewStepsFit
+from .density.few_steps import few_steps as few_steps
 from .density.fit import fit_density as fit_density
 from .density.result import DensityFit as DensityFit
 from .density.result import MixedFit as MixedFit

@@ -4,6 +4,7 @@ from numpyro_flows.continuous.divergence import AbstractDivergence as AbstractDi
 from numpyro_flows.continuous.divergence import Exact as Exact
 from numpyro_flows.continuous.divergence import Hutchinson as Hutchinson
 from numpyro_flows.continuous.divergence import HutchPlusPlus as HutchPlusPlus
+from numpyro_flows.continuous.few_steps import FewSteps as FewSteps
 from numpyro_flows.continuous.fields import AbstractField as AbstractField
 from numpyro_flows.continuous.fields import AbstractFieldWithDivergence as AbstractFieldWithDivergence
 from numpyro_flows.continuous.fields import LinearField as LinearField

@@ -27,7 +27,7 @@ from numpyro_flows.density.observations import (
     table_of_sites,
 )
 from numpyro_flows.density.outliers import near_rows
-from numpyro_flows.density.resuming import base_of, observe_for, require_condition_of
+from numpyro_flows.density.resuming import base_of, observe_for, require_condition_of, require_not_distilled
 from numpyro_flows.density.table import Table
 from numpyro_flows.flows import Recipe
 from numpyro_flows.modeling.columns import is_mixed
@@ -203,6 +203,7 @@ def fit_density(
         if base is not None:
             raise ValueError("base expected None where flow is a distribution, which has its own: leave it out")
         require_real(flow.bijection)
+        require_not_distilled(flow.bijection)
         observations = observe_for(flow, data, support, dequantize, noise)
     else:
         observations = observe(data, support, dequantize=dequantize, noise=noise)

@@ -63,6 +63,11 @@ class DensityFit(NamedTuple):
     baselines: dict[str, Score]
     kept: str
 
+    @property
+    def brief(self) -> str:
+        """As a distribution's text shows it."""
+        return f"kept={self.kept!r}, held_out={self.held_out}"
+
     def print_summary(self) -> None:
         """Print the held-out scores of the flow and of the baselines, with what was kept, and why training ended.
 

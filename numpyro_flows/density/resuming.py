@@ -3,9 +3,12 @@
 import warnings
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
+from numpyro_flows.bijections import AbstractBijection
+from numpyro_flows.continuous import FewSteps
 from numpyro_flows.density.base import Base, is_standard_normal
 from numpyro_flows.density.observations import Dequantize, Observations, Support, observe, sites_of
 from numpyro_flows.modeling.distributions import FlowDistribution
@@ -49,6 +52,16 @@ def require_condition_of(flow: FlowDistribution, conditions: Float[np.ndarray, "
         raise ValueError("condition expected None, as the flow has no condition, got one: give a recipe as flow")
     if shape is not None and got != tuple(shape):
         raise ValueError(f"condition expected rows of shape {tuple(shape)}, as the flow has, got {got}")
+
+
+def require_not_distilled(bijection: AbstractBijection) -> None:
+    """Raise a ValueError where likelihood would change the steps back alone: those forth would no longer fit them."""
+    nodes = jax.tree.leaves(bijection, is_leaf=lambda node: isinstance(node, FewSteps))
+    if any(isinstance(node, FewSteps) for node in nodes):
+        raise ValueError(
+            "flow expected one that maximum likelihood can train, got one distilled by few_steps: train the flow that "
+            "it was distilled from, and distil that again"
+        )
 
 
 def base_of(flow: FlowDistribution) -> Base:

@@ -20,7 +20,7 @@ _CLASSES = {
     ),
     "numpyro_flows.continuous": (
         "Exact Hutchinson HutchPlusPlus LinearField MLPField ContinuousFlow ConditionalOT FlowMatching RectifiedFlow "
-        "VariancePreserving OTFlowField PotentialField Energies Training"
+        "FewSteps VariancePreserving OTFlowField PotentialField Energies Training"
     ),
     "numpyro_flows.networks": "MLP Parameters MaskedMLP OnCircle CausalTransformer",
     "numpyro_flows.embeddings": "SetEmbedding SeriesEmbedding ImageEmbedding JointEmbedding",
@@ -107,6 +107,7 @@ _HOMES = {
     "numpyro_flows.FlowPosterior.Sliced": ("numpyro_flows.inference.sliced", "Sliced"),
     "numpyro_flows.FlowPosterior.Chains": ("numpyro_flows.inference.draws", "Chains"),
     "numpyro_flows.FlowPosterior.Fingerprint": ("numpyro_flows.inference.fingerprint", "Fingerprint"),
+    "numpyro_flows.FewStepsFit": ("numpyro_flows.density.few_steps", "FewStepsFit"),
     "numpyro_flows.DensityFit": ("numpyro_flows.density.result", "DensityFit"),
     "numpyro_flows.DensityFit.Score": ("numpyro_flows.density.result", "Score"),
     "numpyro_flows.DensityFit.SolverCheck": ("numpyro_flows.density.solver_check", "SolverCheck"),

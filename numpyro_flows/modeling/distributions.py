@@ -52,7 +52,7 @@ class FlowDistribution(WithMarginals, dist.TransformedDistribution, InFiles):
             `biject_to(constraints.positive)`, or `SitesTransform`.
 
     Attributes:
-        fit: how `fit_density` fitted it; None for all others.
+        fit: how `fit_density` fitted it, or `few_steps` distilled it; None for all others.
 
     Raises:
         TypeError: where `bijection` is none.
@@ -71,7 +71,7 @@ class FlowDistribution(WithMarginals, dist.TransformedDistribution, InFiles):
         "base_dist": dist.Distribution,
         "condition": Array | dict | None,
         "constrain": Transform | None,
-        "fit": Union[ForwardRef("numpyro_flows.DensityFit"), None],  # noqa: UP007
+        "fit": Union[ForwardRef("numpyro_flows.DensityFit"), ForwardRef("numpyro_flows.FewStepsFit"), None],  # noqa: UP007
         "is_vector": bool,
     }
 
@@ -96,7 +96,7 @@ class FlowDistribution(WithMarginals, dist.TransformedDistribution, InFiles):
             raise ValueError(f"expected a base distribution with event shape {event_shape}, got {base.event_shape}")
         self._flow, self._around = transform, Split((base, constrain))
         self._is_vector = False
-        self.fit: Any = None  # or a DensityFit, whose file is above this one
+        self.fit: Any = None  # or a DensityFit or FewStepsFit, whose files are above this one
         self._own_batch_shape = self._merged.batch_shape
         dist.Distribution.__init__(self, self._own_batch_shape, self._merged.event_shape, validate_args=validate_args)
 
@@ -109,7 +109,7 @@ class FlowDistribution(WithMarginals, dist.TransformedDistribution, InFiles):
         """What the density is of, on which base, and of a fitted one what was kept, with its held-out score."""
         batch = f"batch_shape={self.batch_shape}, " if self.batch_shape else ""
         events = f"event_shape={self.event_shape}" if self.sites is None else f"sites={list(self.sites.shapes)}"
-        fitted = "" if self.fit is None else f", kept={self.fit.kept!r}, held_out={self.fit.held_out}"
+        fitted = "" if self.fit is None else f", {self.fit.brief}"
         return f"FlowDistribution({batch}{events}, base={type(self.base_dist).__name__}{fitted})"
 
     @property
