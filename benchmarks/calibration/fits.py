@@ -13,7 +13,7 @@ from numpyro.infer.util import constrain_fn, log_density, unconstrain_fn
 
 from benchmarks.calibration.conjugate import Conjugate
 from benchmarks.calibration.models import Simulated
-from benchmarks.calibration.ranks import normalised_ranks
+from numpyro_flows.diagnostics.ranks import normalised_ranks
 from numpyro_flows import FlowPosterior, FlowVI
 
 DRAWS, THINNING = 200, 10  # importance resampling repeats draws: of 2,000 in random order one in ten is kept

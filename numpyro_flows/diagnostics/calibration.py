@@ -212,9 +212,10 @@ def simulation_based_calibration(
         require_model(model)
         if observed is None:
             raise ValueError("observed expected the names of the sites that are data, for example ['y'], got None")
-        simulated = Simulator(model, observed, args, kwargs)(seeds.key("data sets"), num_data_sets)
-        true, data = simulated
-        density = _log_density(model, simulated, args, kwargs)
+        simulator = Simulator(model, observed, args, kwargs)
+        latents, data = simulator(seeds.key("data sets"), num_data_sets)
+        true = {name: latents[name] for name in simulator.latents}  # in the model's order
+        density = _log_density(model, data, args, kwargs)
     num = len(next(iter(true.values())))
     draws = (_by_site(sites) for sites in draws_of(method, seeds.key("method"), data, args, kwargs, num_draws))
     bar = tqdm(draws, total=num, desc="data sets", disable=not progress_bar)
@@ -251,7 +252,7 @@ def _by_site(sites: Any) -> Any:
     return {_UNNAMED: sites}
 
 
-def _log_density(model: Callable, simulated: Simulations, args: tuple, kwargs: dict[str, Any]) -> LogDensity:
+def _log_density(model: Callable, all_data: dict[str, Any], args: tuple, kwargs: dict[str, Any]) -> LogDensity:
     """`log p(sites, data)` of draws of data set `number`."""
 
     @jax.jit
@@ -265,7 +266,7 @@ def _log_density(model: Callable, simulated: Simulations, args: tuple, kwargs: d
         num = len(next(iter(sites.values())))
         most = max(most, num)  # fewer draws are filled up, so that hardly any length is compiled anew
         filled = {name: jnp.asarray(np.resize(values, (most, *values.shape[1:]))) for name, values in sites.items()}
-        data = {name: jnp.asarray(values[number]) for name, values in simulated.data.items()}
+        data = {name: jnp.asarray(values[number]) for name, values in all_data.items()}
         with model_run():
             return np.asarray(of_draws(data, filled), np.float64)[:num]
 

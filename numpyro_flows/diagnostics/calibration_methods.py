@@ -41,7 +41,7 @@ def draws_of(
         some = jax.tree.map(lambda leaf, first=first: np.asarray(leaf)[first : first + _AT_ONCE], data)
         one_key = jax.random.fold_in(key, first)
         if isinstance(method, FlowVI):
-            yield from _by_flow_vi(_with_data(method), one_key, some, args, kwargs, num_draws)
+            yield from _by_flow_vi(method, one_key, some, args, kwargs, num_draws)
         elif isinstance(method, AmortizedPosterior):
             yield from _by_amortized(method, one_key, some, args, kwargs, num_draws)
         elif isinstance(method, FlowDistribution):
@@ -52,7 +52,7 @@ def draws_of(
 
 
 def prepared(method: Any, args: tuple, kwargs: dict[str, Any], num_draws: int) -> Method:
-    """The method, with Markov chains as a function of key and data that is compiled once.
+    """The method as `draws_of` takes it, made once, so that it is compiled once.
 
     Raises:
         TypeError: where it is of no kind that is known.
@@ -67,7 +67,9 @@ def prepared(method: Any, args: tuple, kwargs: dict[str, Any], num_draws: int) -
         )
     if isinstance(method, FlowVI) and method.watch.checkpoint is not None:
         raise ValueError("method expected a FlowVI without a checkpoint, as one file is for one fit")
-    return _chains(method, args, kwargs, num_draws) if isinstance(method, MCMC) else method
+    if isinstance(method, MCMC):
+        return _chains(method, args, kwargs, num_draws)
+    return _with_data(method) if isinstance(method, FlowVI) else method
 
 
 def _with_data(method: FlowVI) -> FlowVI:

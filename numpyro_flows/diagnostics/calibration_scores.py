@@ -138,8 +138,10 @@ def coverage(ranks: pd.DataFrame) -> pd.DataFrame:
     for name in ranks.columns.drop([JOINT, DENSITY], errors="ignore"):
         for level in LEVELS:
             inside = int((np.abs(2 * ranks[name] - 1) < level).sum())
-            interval = stats.binomtest(inside, len(ranks), level).proportion_ci()
-            rows[name, level] = {"coverage": inside / len(ranks), "lower": interval.low, "upper": interval.high}
+            outside = len(ranks) - inside
+            lower = stats.beta.ppf(0.025, inside, outside + 1) if inside else 0.0  # Clopper, Pearson 1934
+            upper = stats.beta.ppf(0.975, inside + 1, outside) if outside else 1.0
+            rows[name, level] = {"coverage": inside / len(ranks), "lower": lower, "upper": upper}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(index=["scalar", "level"])
 
 
