@@ -55,7 +55,8 @@ class Calibration:
         ...     numpyro.sample("y", dist.Normal(mu, 1), obs=y)
         >>> def exact(rng_key, data):
         ...     return {"mu": data["y"] / 2 + jax.random.normal(rng_key, (100,)) / 2**0.5}
-        >>> calibration = simulation_based_calibration(jax.random.key(0), model, exact, observed=["y"], num_data_sets=50)
+        >>> key = jax.random.key(0)
+        >>> calibration = simulation_based_calibration(key, model, exact, observed=["y"], num_data_sets=50)
         >>> calibration.calibrated
         True
         >>> calibration.ranks.shape
@@ -66,7 +67,7 @@ class Calibration:
     table: "pd.DataFrame"
     coverage: "pd.DataFrame"
     recovery: "pd.DataFrame"
-    left_out: "pd.Series[str]"
+    left_out: "pd.Series"
     num_draws: int
     error: float
 
@@ -77,7 +78,8 @@ class Calibration:
 
     def verdict(self) -> str:
         """In one or two lines: what is wrong, and how many data sets were left out."""
-        wrong = self.table[self.table["verdict"] != "calibrated"].sort_values("p_value")
+        table = self.table.sort_values(by="p_value", kind="stable")
+        wrong = table.loc[table["verdict"] != "calibrated"]
         num = f"{len(self.ranks)} data sets"
         if len(wrong):
             shown = [f"{name} {row['verdict']}" for name, row in wrong[:5].iterrows()]
@@ -92,11 +94,15 @@ class Calibration:
 
     def print_summary(self, max_rows: int = 40) -> None:
         """The verdict, and the table with the coverage; of more than `max_rows` rows those of the smallest p-values."""
-        table = self.table.join(self.coverage["coverage"].unstack().rename(columns="{:.0%}".format))
+        shares: Any = self.coverage["coverage"].unstack()
+        table = self.table.join(shares.set_axis([f"{level:.0%}" for level in shares], axis=1))
         if len(table) > max_rows:
             table = table.sort_values("p_value")[:max_rows]
         print(self.verdict(), end="\n\n")
-        print(table.to_string(float_format="{:.3g}".format, na_rep=""))
+        text: Any = table.map(
+            lambda value: "" if value != value else value if isinstance(value, str) else f"{value:.3g}"
+        )
+        print(text.to_string())
         print(f"\np-values are adjusted for {len(self.table)} checks: a right method fails with probability", end=" ")
         print(f"{self.error:g} at most. The last columns are the coverage of central intervals.")
 
@@ -118,7 +124,9 @@ class Calibration:
         from numpyro_flows.diagnostics.calibration_plots import plot_ecdf_differences
 
         names = self._names(names, list(self.ranks), by_p_value=True)
-        return plot_ecdf_differences(self.ranks[names], self.table["verdict"], self.error / len(self.table))
+        ranks = {name: self.ranks[name].to_numpy() for name in names}
+        verdicts = dict(self.table["verdict"].items())
+        return plot_ecdf_differences(ranks, verdicts, self.error / len(self.table))
 
     def plot_recovery(self, names: Sequence[str] | None = None) -> "Figure":
         """Posterior means and central 95% intervals over true values.

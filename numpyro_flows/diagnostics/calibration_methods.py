@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from arviz_stats.base import array_stats
+from arviz_stats.base.array import array_stats
 from jaxtyping import PRNGKeyArray
 from numpyro.infer import HMC, MCMC
 
@@ -21,7 +21,8 @@ from numpyro_flows.modeling.simulation import with_data
 
 Data = Any  # a tree of arrays with a leading axis of data sets
 Draws = Any  # of one data set: a dict of sites, or an array; or a text that says why there are none
-Method = FlowVI | MCMC | AmortizedPosterior | FlowDistribution | Callable[[PRNGKeyArray, Any], Any]
+type Draw = Callable[[PRNGKeyArray, Any], Any]
+type Method = FlowVI | MCMC | AmortizedPosterior | FlowDistribution | Draw
 
 _POOL = 10  # weighted draws for each that importance resampling keeps, so that it hardly repeats any
 _LEAST_POOL = 1_000
@@ -30,7 +31,7 @@ _LEAST_OF_CHAINS = 10  # draws that are kept of chains that hardly move
 
 
 def draws_of(
-    method: Method, key: PRNGKeyArray, data: Data, args: tuple, kwargs: dict[str, Any], num_draws: int
+    method: Any, key: PRNGKeyArray, data: Data, args: tuple, kwargs: dict[str, Any], num_draws: int
 ) -> Iterator[Draws]:
     """Nearly independent posterior draws of each data set, each site `(draws, *site)`.
 
@@ -51,7 +52,7 @@ def draws_of(
             yield from (method(k, one) for k, one in zip(jax.random.split(one_key, _length(some)), _each(some)))
 
 
-def prepared(method: Any, args: tuple, kwargs: dict[str, Any], num_draws: int) -> Method:
+def prepared(method: Any, args: tuple, kwargs: dict[str, Any], num_draws: int) -> Any:
     """The method as `draws_of` takes it, made once, so that it is compiled once.
 
     Raises:
@@ -115,7 +116,11 @@ def _chains(method: MCMC, args: tuple, kwargs: dict[str, Any], num_draws: int) -
     total = method.num_chains * (method.num_samples // method.thinning)
     if total < num_draws:
         raise ValueError(f"method expected an MCMC with at least num_draws={num_draws} draws, got {total}")
-    settings = {"num_warmup": method.num_warmup, "num_samples": method.num_samples, "thinning": method.thinning}
+    settings: dict[str, Any] = {
+        "num_warmup": method.num_warmup,
+        "num_samples": method.num_samples,
+        "thinning": method.thinning,
+    }
 
     @jax.jit
     def run(key: PRNGKeyArray, data: Any) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """Pictures of calibration: differences of ECDFs in their bands, and posterior means over true values."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from matplotlib.axes import Axes
 
 from numpyro_flows.diagnostics.ranks import band
@@ -16,9 +17,11 @@ _GOOD, _BAD = "#0072B2", "#D55E00"  # of Okabe and Ito: told apart with any colo
 _STYLE: dict[str, Any] = {"fontsize": 9}
 
 
-def plot_ecdf_differences(ranks: pd.DataFrame, verdicts: "pd.Series[str]", error: float) -> Picture:
-    """A panel for each column of ranks, with the band that it leaves by chance with probability `error`."""
-    limits = band(len(ranks), 1 - error)
+def plot_ecdf_differences(
+    ranks: Mapping[str, Float[np.ndarray, " num"]], verdicts: Mapping[Any, str], error: float
+) -> Picture:
+    """A panel for each of the named ranks, with the band that it leaves by chance with probability `error`."""
+    limits = band(len(next(iter(ranks.values()))), 1 - error)
     points = np.concatenate([[0.0], limits.points, [1.0]])
     figure, panels = _panels(list(ranks), sharey=True)
     for name, panel in zip(ranks, panels):
@@ -26,7 +29,7 @@ def plot_ecdf_differences(ranks: pd.DataFrame, verdicts: "pd.Series[str]", error
         lower, upper = (np.concatenate([[0.0], edge - limits.points, [0.0]]) for edge in (limits.lower, limits.upper))
         panel.fill_between(points, lower, upper, color="0.88", linewidth=0)
         panel.axhline(0.0, color="0.6", linewidth=0.8)
-        difference = np.concatenate([[0.0], limits.ecdf(ranks[name].to_numpy()) - limits.points, [0.0]])
+        difference = np.concatenate([[0.0], limits.ecdf(ranks[name]) - limits.points, [0.0]])
         panel.plot(points, difference, color=_BAD if wrong else _GOOD, linewidth=1.2)
         panel.set_title(f"{name}\n{verdicts[name]}", **_STYLE, color=_BAD if wrong else "black")
         panel.set_xticks([0, 0.5, 1])

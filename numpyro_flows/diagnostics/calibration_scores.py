@@ -28,7 +28,7 @@ class Scores(NamedTuple):
 
     ranks: pd.DataFrame
     recovery: pd.DataFrame
-    left_out: "pd.Series[str]"
+    left_out: pd.Series
     num_draws: int
 
 

@@ -29,9 +29,7 @@ def normalised_ranks(
     return (below + rng.uniform(size=true.shape) * (equal + 1)) / (len(draws) + 1)
 
 
-def joint_rank(
-    true: Float[np.ndarray, " dim"], draws: Float[np.ndarray, "num dim"], rng: np.random.Generator
-) -> float:
+def joint_rank(true: Float[np.ndarray, " dim"], draws: Float[np.ndarray, "num dim"], rng: np.random.Generator) -> float:
     """The normalised rank of the true point's distance from the centre, among the distances of the draws.
 
     The points are the draws and the true one. Their mean is the centre, and their covariance the metric, so that all of
