@@ -16,8 +16,10 @@ from .density.few_steps import few_steps as few_steps
 from .density.fit import fit_density as fit_density
 from .density.result import DensityFit as DensityFit
 from .density.result import MixedFit as MixedFit
+from .diagnostics import Calibration as Calibration
 from .diagnostics import NutsComparison as NutsComparison
 from .diagnostics import compare_with_nuts as compare_with_nuts
+from .diagnostics import simulation_based_calibration as simulation_based_calibration
 from .inference.flow_mh import FlowMH as FlowMH
 from .inference.flow_nuts import FlowNUTS as FlowNUTS
 from .inference.flow_training import FlowTraining as FlowTraining

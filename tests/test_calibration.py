@@ -9,8 +9,8 @@ import scipy.integrate
 import scipy.stats
 
 from benchmarks.calibration import conjugate, fits, models
-from benchmarks.calibration.ranks import band, normalised_ranks
 from benchmarks.calibration.report import FALSE_ALARM, summarised_evidence, summarised_ranks
+from numpyro_flows.diagnostics.ranks import band, normalised_ranks
 
 FIT = {"certified": "True", "by": "weights", "ess": "0.97", "seconds": "4.0"}
 

@@ -38,7 +38,7 @@ ROOMS: dict[str, set[str]] = {
     # what looks at results
     "plots": {"arguments"},
     "flow_plots": _WORDS,
-    "diagnostics": _WORDS | {"plots", "inference"},
+    "diagnostics": _WORDS | {"plots", "inference", "amortized"},
 }
 WITH_NUMPYRO = {
     "files",

@@ -13,8 +13,8 @@ from numpyro.infer.util import constrain_fn, log_density, unconstrain_fn
 
 from benchmarks.calibration.conjugate import Conjugate
 from benchmarks.calibration.models import Simulated
-from benchmarks.calibration.ranks import normalised_ranks
 from numpyro_flows import FlowPosterior, FlowVI
+from numpyro_flows.diagnostics.ranks import normalised_ranks
 
 DRAWS, THINNING = 200, 10  # importance resampling repeats draws: of 2,000 in random order one in ten is kept
 SHRINKAGE = 0.8

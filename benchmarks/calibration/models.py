@@ -30,6 +30,17 @@ def eight_schools(sigma: Float[Array | np.ndarray, " schools"], y: Float[Array, 
         numpyro.sample("y", dist.Normal(theta, sigma), obs=y)
 
 
+def eight_schools_noncentred(
+    sigma: Float[Array | np.ndarray, " schools"], y: Float[Array, " schools"] | None = None
+) -> None:
+    """The same without a neck."""
+    mu = numpyro.sample("mu", dist.Normal(0, 5))
+    tau = numpyro.sample("tau", dist.HalfNormal(5))
+    with numpyro.plate("school", len(sigma)):
+        z = numpyro.sample("z", dist.Normal(0, 1))
+        numpyro.sample("y", dist.Normal(mu + jnp.asarray(tau) * jnp.asarray(z), sigma), obs=y)
+
+
 def logistic(x: Float[Array | np.ndarray, "rows columns"], y: Float[Array, " rows"] | None = None) -> None:
     intercept = numpyro.sample("intercept", dist.Normal(0, 1.5))
     slope = numpyro.sample("slope", dist.Normal(0, 1.5).expand([x.shape[1]]).to_event(1))

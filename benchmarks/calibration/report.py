@@ -8,7 +8,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.calibration.ranks import Band, band
+from numpyro_flows.diagnostics.ranks import Band, band
 
 # all but grey, which is that of lines without a name
 _COLOURS = ["blue", "orange", "green", "red", "purple", "brown", "pink", "olive", "cyan"]
