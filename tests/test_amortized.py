@@ -82,6 +82,15 @@ def test_what_the_flow_has_not_seen_is_fitted_anew(amortized):
     assert posterior.log_evidence == pytest.approx(evidence, abs=4 * posterior.log_evidence_se + 1e-2)
 
 
+def test_the_arguments_must_be_those_of_the_data(amortized):
+    """One observation would broadcast over the plate, and count twelve times."""
+    for data in (np.ones(2), np.ones(3)):
+        with pytest.raises(ValueError, match=rf"expected the shape \(12,\), .* these arguments, got \({len(data)},\)"):
+            amortized.posterior({"y": data})
+        with pytest.raises(ValueError, match="as the model draws it"):
+            amortized.posteriors(jax.random.key(0), {"y": data[None]})
+
+
 def test_a_saved_posterior(amortized, tmp_path):
     y = np.array([1.0, 2.5, 0.3])
     posterior = amortized.posterior({"y": y}, 3)
@@ -102,6 +111,8 @@ def test_errors_of_data(amortized):
             amortized.posterior(data, 3)
     with pytest.raises(ValueError, match="one number of data sets"):
         amortized.posteriors(jax.random.key(0), {"y": np.ones((0, 3))}, 3)
+    with pytest.raises(ValueError, match="parts of different lengths"):
+        amortized.posteriors(jax.random.key(0), {"y": [[1.0, 2.0], [1.0]]}, 3)
     with pytest.raises(ValueError, match="num_draws expected at least 1000"):
         amortized.posteriors(jax.random.key(0), {"y": np.ones((2, 3))}, 3, num_draws=10)
 
@@ -109,6 +120,11 @@ def test_errors_of_data(amortized):
 def with_factor(y=None):
     numpyro.factor("f", -(jnp.asarray(numpyro.sample("mu", dist.Normal())) ** 2))
     numpyro.sample("y", dist.Normal(), obs=y)
+
+
+def improper(y=None):
+    mu = numpyro.sample("mu", dist.ImproperUniform(dist.constraints.real, (), ()))
+    numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
 
 
 def with_angle(y=None):
@@ -121,6 +137,7 @@ def with_angle(y=None):
         ({"observed": ["z"]}, (), r"some of the model's sites \['mu', 'y'\], got \['z'\]"),
         ({"observed": ["y"]}, (3, np.ones(3)), r"got values or factors for \['y'\]"),
         ({"observed": ["y"], "model": with_factor}, (), r"got values or factors for \['f'\]"),
+        ({"observed": ["y"], "model": improper}, (), "can all be drawn from, got one with an improper prior"),
         ({"observed": ["y"], "model": with_angle}, (), r"real numbers or intervals without a mask, got \['phi'\]"),
         ({"observed": ["y"], "sizes": (1, 5)}, (), "as many observations at most as the model draws"),
         ({"observed": ["y"], "sizes": 5}, (), "the least and the most observations"),
@@ -153,6 +170,22 @@ def test_draws_of_a_model_are_its_own():
     assert np.cov(mu, y[:, 0])[0, 1] == pytest.approx(4.0, abs=4 * (4 * 6.25 + 16) ** 0.5 / 20_000**0.5)
     again = Simulator(model, ["y"], (3,))(jax.random.PRNGKey(7), 10)
     assert len(np.unique(again.data["y"])) == 30
+
+
+@pytest.mark.slow
+def test_supports_are_those_of_the_arguments():
+    """A uniform prior whose end is an argument, another one than in training; and an argument named `data`."""
+
+    def scaled(upper, data=None):
+        r = numpyro.sample("r", dist.Uniform(0.0, upper))
+        numpyro.sample("y", dist.Normal(jnp.asarray(r) / upper, 0.1), obs=data)
+
+    made = AmortizedFlow(scaled, observed=["y"], num_simulations=2_000, progress_bar=False)
+    amortized = made.fit(jax.random.key(0), 1.0, data=None)
+    many = amortized.posteriors(jax.random.key(1), {"y": np.array([0.5, 0.4])}, 10.0)
+    assert many.certified.all()
+    mean = many.sample(jax.random.key(2), 1_000)["r"].mean(1)
+    np.testing.assert_allclose(mean, [5.0, 4.0], atol=4 * 1.0 / 1_000**0.5)
 
 
 @pytest.mark.slow

@@ -50,6 +50,11 @@ DATA = np.random.default_rng(0).normal(size=(50, 2))
         (DATA, {"weights": np.ones(3)}, r"expected the shape \(50,\), got \(3,\)"),
         (DATA, {"condition": DATA[:, 0]}, "condition expected the shape"),
         (DATA, {"condition": DATA * np.nan}, "condition expected finite values"),
+        (
+            DATA,
+            {"condition": np.arange(50.0)[:, None] % 2, "condition_dropout": 0.1},
+            "give classes as one-hot vectors",
+        ),
         (DATA, {"objective": "magic"}, "objective expected"),
         (DATA, {"num_steps": 0}, "num_steps expected at least 1, got 0"),
         (DATA, {"validation": 0.0}, r"validation expected a number in \(0, 1\), got 0.0"),
@@ -82,6 +87,8 @@ def test_batches_and_datasets_are_the_same_rows(kind):
     [
         ([], "an iterator without any"),
         ([{"a": DATA[:, 0]}, {"b": DATA[:, 0]}], r"batches of the sites \['a'\], got one of \['b'\]"),
+        (list(DATA), r"batches \(num, columns\) or dicts of sites, got one of an array .* shape \(2,\)"),
+        ([(DATA, DATA)], r"batches \(num, columns\) or dicts of sites, got one of a tuple"),
         ([{"a": DATA[:, 0]}, DATA], r"batches of the sites \['a'\], got one of an array of type float64"),
     ],
 )

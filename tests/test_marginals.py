@@ -266,6 +266,9 @@ def test_columns_and_values_are_checked(flow, sites_flow):
         sites_flow.condition_on({"x": np.zeros(3)})
     with pytest.raises(ValueError, match="broadcast"):
         mixture_flow().condition_on({0: np.zeros(2), 1: np.zeros(3)})
+    bounded = FlowDistribution(Identity((2,)), dist.LogNormal(jnp.zeros(2), 1.0).to_event(1))
+    with pytest.raises(ValueError, match="expected a base on all real numbers, got one on"):
+        bounded.marginal([1])
     with pytest.raises(ValueError, match="num_particles expected at least 2, got 1"):
         flow.marginal([0], num_particles=1)
     with pytest.raises(ValueError, match="every column by itself"):

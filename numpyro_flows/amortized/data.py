@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from numpyro_flows.arguments import as_array, require_counts
+from numpyro_flows.arguments import as_array, as_numbers, described, require_counts
 from numpyro_flows.embeddings import SetEmbedding
 
 
@@ -67,7 +67,7 @@ class DataSets(NamedTuple):
             ValueError: where sites are missing, unknown or of other shapes, or observations too few or too many.
         """
         if not hasattr(data, "keys") or set(data) != set(self.shapes):
-            got = list(data) if hasattr(data, "keys") else type(data).__name__
+            got = list(data) if hasattr(data, "keys") else described(data)
             raise ValueError(f"data expected a dict of the observed sites {list(self.shapes)}, got {got}")
         arrays = {name: as_array(data[name], f"data {name!r}") for name in self.shapes}
         if self.sizes is None:
@@ -90,6 +90,22 @@ class DataSets(NamedTuple):
         }
         features = self._features(jax.tree.map(lambda array: array[None], filled), most)[0]
         return {"values": features, "mask": jnp.arange(most) < num[0]}
+
+    def many(self, data: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Many data sets along a first axis, as arrays.
+
+        Raises:
+            ValueError: as `condition`, and where there is no such axis of one length.
+        """
+        if not hasattr(data, "keys"):
+            raise ValueError(f"data expected a dict of the observed sites {list(self.shapes)}, got {described(data)}")
+        arrays = {name: as_numbers(values, f"data {name!r}") for name, values in data.items()}
+        nums = {values.shape[:1] for values in arrays.values()}
+        if len(nums) != 1 or nums & {(), (0,)}:
+            shapes = {name: values.shape for name, values in arrays.items()}
+            raise ValueError(f"data expected sites with one number of data sets, got the shapes {shapes}")
+        self.condition({name: values[0] for name, values in arrays.items()})
+        return arrays
 
     def _shaped(self, array: Any, axis: int) -> Any:
         return array.reshape(*array.shape[:axis], -1) if self.flat else array

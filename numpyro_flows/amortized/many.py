@@ -1,6 +1,6 @@
 """Posteriors of many data sets at once."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +71,7 @@ def many_posteriors(
     flow: FlowDistribution,
     data_sets: DataSets,
     rng_key: PRNGKeyArray,
-    data: Mapping[str, Any],
+    data: dict[str, np.ndarray],
     args: tuple,
     kwargs: dict[str, Any],
     num_draws: int,
@@ -79,14 +79,8 @@ def many_posteriors(
     """Draws, weights and verdicts of each data set, all by one compiled function."""
     import pandas as pd
 
-    data = {name: np.asarray(values) for name, values in data.items()}
-    nums = {values.shape[:1] for values in data.values()}
-    if len(nums) != 1 or not next(iter(nums)) or next(iter(nums)) == (0,):
-        raise ValueError(
-            f"data expected sites with one number of data sets, got { ({n: v.shape for n, v in data.items()}) }"
-        )
     first = {name: values[0] for name, values in data.items()}
-    data_sets.condition(first)  # its errors
+    num = len(next(iter(data.values())))
     target = Target(model, rng_key, (first, *args), kwargs)
 
     def one(inputs: tuple[dict[str, Array], Array]) -> tuple[dict[str, Array], Array]:
@@ -95,12 +89,14 @@ def many_posteriors(
         base = jax.random.normal(key, (num_draws, target.dim))
         x, log_det = jax.vmap(given.transform_and_log_det)(base)
         with model_run():
-            log_density = jax.vmap(target.with_arguments((data, *args), kwargs).log_density)(x)
-        assert flow.sites is not None
-        assert flow.constrain is not None
-        return flow.sites.unpack(flow.constrain(x)), log_density - standard_normal_log_prob(base) + log_det
+            own = target.with_arguments((data, *args), kwargs)
+            log_density = jax.vmap(own.log_density)(x)
+            sites = jax.vmap(own.constrain)(x)  # by the model's supports under these arguments
+        return {name: sites[name] for name in target.site_shapes}, log_density - standard_normal_log_prob(
+            base
+        ) + log_det
 
-    keys = jax.random.split(rng_key, next(iter(nums))[0])
+    keys = jax.random.split(rng_key, num)
     at_once = max(_AT_ONCE // num_draws, 1)
     draws, log_weights = Later(lambda inputs: jax.lax.map(one, inputs, batch_size=at_once))((data, keys))
     log_weights = np.asarray(log_weights, np.float64)
@@ -112,6 +108,6 @@ def many_posteriors(
 
 def vector_of(flow: FlowDistribution, condition: Any) -> Array:
     """A condition as the flow's bijection has it: one vector."""
-    vector = FlowTransform(flow.bijection, condition).parts.tree[1]
+    vector = FlowTransform(flow.bijection, condition).packed_condition
     assert vector is not None
     return vector

@@ -18,7 +18,7 @@ from numpyro_flows.inference.flow_vi import FlowVI
 from numpyro_flows.inference.mixture_training import MixtureTraining
 from numpyro_flows.inference.posterior import FlowPosterior
 from numpyro_flows.modeling.distributions import FlowDistribution
-from numpyro_flows.modeling.simulation import with_data
+from numpyro_flows.modeling.simulation import Simulator, with_data
 
 
 class AmortizedPosterior:
@@ -42,7 +42,7 @@ class AmortizedPosterior:
     def __init__(
         self, model: Callable, flow: FlowDistribution, data_sets: DataSets, args: tuple, kwargs: dict[str, Any]
     ):
-        self.model, self.flow = with_data(model), flow
+        self.model, self.flow, self._whole_model = with_data(model), flow, model
         self._data_sets, self._args, self._kwargs = data_sets, args, kwargs
 
     def __repr__(self) -> str:
@@ -70,23 +70,25 @@ class AmortizedPosterior:
             refit: whether `FlowVI` fits what is not certified.
 
         Raises:
-            ValueError: where the data lack a site, or have another shape.
+            ValueError: where the data lack a site, or have another shape than the model draws when it is called with
+                these arguments.
         """
         key = jax.random.key(0) if rng_key is None else rng_key
         require_key(key)
         given = Given(self.flow.bijection, self._vector(data))
         data = {name: jnp.asarray(data[name]) for name in self._data_sets.shapes}
-        arguments = (data, *(args or self._args)), kwargs or self._kwargs
+        args, kwargs = args or self._args, kwargs or self._kwargs
+        self._require_drawn(data, args, kwargs)
         with warnings.catch_warnings():
             if refit:
                 warnings.filterwarnings("ignore", "the fit is not certified", UserWarning)
             fit = FlowVI(self.model, stages=[Judged(given)], verify=verify, fallback=None, progress_bar=False)
-            posterior = fit.run(key, *arguments[0], **arguments[1])
+            posterior = fit.run(key, data, *args, **kwargs)
         if posterior.certified or not refit:
             return posterior
         stages = [StartFrom(given), MixtureTraining(), FlowTraining()]
         again = FlowVI(self.model, stages=stages, verify=verify, progress_bar=False)
-        return again.run(key, *arguments[0], **arguments[1])
+        return again.run(key, data, *args, **kwargs)
 
     def posteriors(
         self, rng_key: PRNGKeyArray, data: Mapping[str, Any], *args: Any, num_draws: int = 1_000, **kwargs: Any
@@ -108,8 +110,27 @@ class AmortizedPosterior:
         """
         require_key(rng_key)
         require_counts(1_000, num_draws=num_draws)
-        arguments = args or self._args, kwargs or self._kwargs
-        return many_posteriors(self.model, self.flow, self._data_sets, rng_key, data, *arguments, num_draws)
+        args, kwargs = args or self._args, kwargs or self._kwargs
+        arrays = self._data_sets.many(data)
+        self._require_drawn({name: values[0] for name, values in arrays.items()}, args, kwargs)
+        return many_posteriors(self.model, self.flow, self._data_sets, rng_key, arrays, args, kwargs, num_draws)
+
+    def _require_drawn(self, data: dict[str, Any], args: tuple, kwargs: dict[str, Any]) -> None:
+        """Data and latent sites have the shapes that the model draws: others may broadcast, and count many times."""
+        drawn = Simulator(self._whole_model, list(self._data_sets.shapes), args, kwargs).shapes
+        for name, values in data.items():
+            if values.shape != drawn[name]:
+                raise ValueError(
+                    f"data {name!r} expected the shape {drawn[name]}, as the model draws it when it is called with "
+                    f"these arguments, got {values.shape}"
+                )
+        assert self.flow.sites is not None
+        latents = {name: drawn.get(name) for name in self.flow.sites.shapes}
+        if latents != self.flow.sites.shapes:
+            raise ValueError(
+                f"expected latent sites of the shapes {self.flow.sites.shapes}, as in training, got {latents}: none "
+                "may depend on the number of observations"
+            )
 
     def _vector(self, data: Mapping[str, Any]) -> Array:
         return vector_of(self.flow, self._data_sets.condition(data))

@@ -204,8 +204,7 @@ def _conditions(flow: FlowDistribution, condition: Condition | None) -> Array | 
         if condition is not None:
             raise ValueError("condition expected None, as the flow has no condition, got one: leave it out")
         return None
-    # the flow's own condition is packed already; `FlowTransform` packs and checks any other
-    packed = flow.condition if condition is None else FlowTransform(flow.bijection, condition).condition
+    packed = FlowTransform(flow.bijection, flow.condition if condition is None else condition).packed_condition
     if packed is None:
         raise ValueError(
             "condition expected those that the flow was fitted with, got None: distillation trains on them"

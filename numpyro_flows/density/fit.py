@@ -213,6 +213,11 @@ def fit_density(
     if not near.all():
         observations, all_weights = observations.only(near), all_weights[near]
         conditions = None if conditions is None else conditions.only(near)
+    if condition_dropout and conditions is not None and not conditions.values.any(1).all():
+        raise ValueError(
+            "condition_dropout expected conditions that are not all 0 in a row, which stands for none, got such: give "
+            "classes as one-hot vectors"
+        )
     num, dim = observations.x.shape
     if isinstance(flow, FlowDistribution):
         require_condition_of(flow, None if conditions is None else conditions.values)

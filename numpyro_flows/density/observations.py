@@ -239,7 +239,11 @@ def _joined(batches: list[Any]) -> Any:
     if not batches:
         raise ValueError("data expected batches of rows, got an iterator without any")
     if not isinstance(batches[0], Mapping):
-        return np.concatenate([as_numbers(batch, "a batch of data") for batch in batches])
+        arrays = [as_numbers(batch, "a batch of data") for batch in batches]
+        odd = [described(batch) for batch, array in zip(batches, arrays) if array.ndim < 2 or isinstance(batch, tuple)]
+        if odd:
+            raise ValueError(f"data expected batches (num, columns) or dicts of sites, got one of {odd[0]}")
+        return np.concatenate(arrays)
     names = list(batches[0])
     for batch in batches:
         if not isinstance(batch, Mapping) or set(batch) != set(names):

@@ -52,7 +52,8 @@ class WithMarginals:
         Raises:
             TypeError: where `columns` is no list of integers, or of names of sites.
             ValueError: for an unknown or repeated column; where events are not vectors or sites; where the flow needs a
-                condition and has none; where a support ties columns together, as a simplex does.
+                condition and has none; where a support ties columns together, as a simplex does; for a bounded base
+                whose columns no layer mixes.
 
         Example:
             >>> import jax.numpy as jnp
@@ -187,6 +188,13 @@ class WithMarginals:
         require_key(rng_key)
         core, tail = peeled(self.bijection)
         base = self._single_base
+        support = base.support
+        while isinstance(support, constraints.independent):
+            support = support.base_constraint
+        if core is None and support not in (constraints.real, constraints.real_vector):
+            raise ValueError(
+                f"expected a base on all real numbers, got one on {support}: put the support into constrain"
+            )
         if core is None and isinstance(base, PartialDistribution):
             return tail, base
         exact = GaussianBlocks.of(core, base) or (IndependentColumns.of(base) if core is None else None)

@@ -34,7 +34,7 @@ class Simulator:
     Raises:
         TypeError: where `observed` is no list of names.
         ValueError: where the model has no such site, has data for one, or has other observed sites, factors among them:
-            draws of the prior would not be draws of what the model says.
+            draws of the prior would not be draws of what the model says; and where a prior cannot be drawn from.
 
     Example:
         >>> import jax, numpyro, numpyro.distributions as dist
@@ -54,8 +54,13 @@ class Simulator:
             raise TypeError(f"observed expected a list of names of sites, for example ['y'], got {described(observed)}")
         self.observed = tuple(observed)
         self._run = lambda key: trace(seed(model, key)).get_trace(*args, **(kwargs or {}))
-        with model_run():
-            sites = {n: s for n, s in _abstract_sites(self._run).items() if s["type"] == "sample"}
+        try:
+            with model_run():
+                sites = {n: s for n, s in _abstract_sites(self._run).items() if s["type"] == "sample"}
+        except NotImplementedError as error:
+            raise ValueError(
+                "expected a model whose sites can all be drawn from, got one with an improper prior"
+            ) from error
         missing = [name for name in self.observed if name not in sites]
         if missing or not self.observed:
             raise ValueError(f"observed expected some of the model's sites {list(sites)}, got {list(self.observed)}")
@@ -101,7 +106,7 @@ def _abstract_sites(run: Callable[[PRNGKeyArray], dict[str, Any]]) -> dict[str, 
 def with_data(model: Callable) -> Callable:
     """The model whose first argument are its data: a dict of the observed sites' values."""
 
-    def conditioned(data: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+    def conditioned(data: dict[str, Any], /, *args: Any, **kwargs: Any) -> Any:
         return numpyro.handlers.condition(model, data=data)(*args, **kwargs)
 
     return conditioned

@@ -82,6 +82,11 @@ class FlowTransform(TwoWayTransform, InFiles):
         return vector if layout is None or vector is None else layout.unpack(vector)
 
     @property
+    def packed_condition(self) -> Array | None:
+        """The condition as the bijection has it: one array, or one vector of all its arrays."""
+        return self.parts.tree[1]
+
+    @property
     def domain(self) -> constraints.Constraint:
         return _real_events(len(self.event_shape))
 
