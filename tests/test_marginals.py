@@ -78,6 +78,7 @@ def test_a_normal_distribution_has_closed_forms():
     np.testing.assert_allclose(marginal.base_dist.covariance_matrix, covariance[np.ix_([2, 0], [2, 0])], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_independent_columns_stay_what_they_are():
     base = dist.StudentT(3.0, jnp.arange(3.0), jnp.array([1.0, 2.0, 3.0])).to_event(1)
     tail = eqx.tree_at(lambda b: b.params, Elementwise(3, SinhArcsinh()), jnp.arange(6.0).reshape(3, 2) / 10)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from numpyro_flows.amortized.data import DataSets
-from numpyro_flows.bijections.given import Given
+from numpyro_flows.bijections import Given
 from numpyro_flows.inference.certificate import certify, resample
 from numpyro_flows.inference.target import Target
 from numpyro_flows.modeling.distributions import FlowDistribution

@@ -12,7 +12,7 @@ from numpyro_flows.amortized.data import DataSets
 from numpyro_flows.amortized.many import ManyPosteriors, many_posteriors, vector_of
 from numpyro_flows.amortized.stages import Judged, StartFrom
 from numpyro_flows.arguments import require_counts, require_key
-from numpyro_flows.bijections.given import Given
+from numpyro_flows.bijections import Chain, Given
 from numpyro_flows.inference.flow_training import FlowTraining
 from numpyro_flows.inference.flow_vi import FlowVI
 from numpyro_flows.inference.mixture_training import MixtureTraining
@@ -75,7 +75,7 @@ class AmortizedPosterior:
         """
         key = jax.random.key(0) if rng_key is None else rng_key
         require_key(key)
-        given = Given(self.flow.bijection, self._vector(data))
+        given = Chain([Given(self.flow.bijection, self._vector(data))])  # as a stored fit has it
         data = {name: jnp.asarray(data[name]) for name in self._data_sets.shapes}
         args, kwargs = args or self._args, kwargs or self._kwargs
         self._require_drawn(data, args, kwargs)
