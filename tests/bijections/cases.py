@@ -20,6 +20,7 @@ from numpyro_flows.bijections import (
     Chain,
     Coupling,
     Elementwise,
+    Given,
     Householder,
     Identity,
     Invert,
@@ -144,6 +145,7 @@ CASES: dict[str, Callable[[], AbstractBijection]] = {
     "twice inverted and reshaped": lambda: Invert(
         Invert(Reshape(Coupling(_KEY, 4, AffineUnivariate(), cond_dim=COND_DIM), (2, 2)))
     ),
+    "given": lambda: Given(Coupling(_KEY, 3, AffineUnivariate(), cond_dim=COND_DIM), np.ones(COND_DIM)),
     "scan": lambda: Scan(eqx.filter_vmap(_layer)(jax.random.split(_KEY, 4))),
     **LAYERS,
     **FLOWS,
@@ -194,7 +196,6 @@ ELSEWHERE = {
     "Frozen": "test_arguments.py",
     "Guided": "test_images.py",
     "StandardizedCondition": "test_structure.py",
-    "ConditionLayout": "test_embedded.py",
     "EmbeddedCondition": "test_embedded.py",
     "ffjord": "continuous/test_flow.py",
     "with_tails": "test_tails.py has the map, and it is a slow case",
