@@ -168,6 +168,7 @@ def sites_flow(flow):
     return FlowDistribution(flow.bijection, constrain=biject_to(sites))
 
 
+@pytest.mark.slow
 def test_sites(sites_flow, marginal, tmp_path):
     scale = sites_flow.marginal(["scale"])
     draws = scale.sample(jax.random.key(0), (7,))

@@ -163,6 +163,7 @@ def test_a_student_t_base_learns_its_degrees_of_freedom():
     assert flow.fit.held_out.nll == pytest.approx(exact, abs=4 * flow.fit.held_out.se)
 
 
+@pytest.mark.slow
 def test_a_base_made_of_others_is_trained_and_kept(tmp_path):
     mixing, loc = dist.Categorical(probs=jnp.array([0.3, 0.7])), jnp.array([[-1.0, 0.0], [1.0, 0.0]])
     base = dist.MixtureSameFamily(mixing, dist.MultivariateNormal(loc, precision_matrix=jnp.eye(2)))

@@ -15,13 +15,12 @@ import time
 import warnings
 from typing import Any
 
-import arviz_stats
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-import xarray as xr
+from arviz_stats.base import array_stats
 from numpyro.infer.hmc import hmc
 from numpyro.infer.util import initialize_model, potential_energy
 
@@ -111,8 +110,7 @@ def nuts(y: np.ndarray, key: Any) -> tuple[float, float]:
     draws = jax.device_get(compiled(jnp.asarray(y), jax.random.split(key, len(y))))
     seconds = time.perf_counter() - began
     flat = np.concatenate([leaf.reshape(len(y), DRAWS, -1) for leaf in draws.values()], axis=2)
-    chains = xr.DataArray(flat[:, None], dims=("set", "chain", "draw", "scalar"))
-    ess = np.asarray(arviz_stats.ess(xr.Dataset({"x": chains}))["x"])
+    ess = array_stats.ess(flat, chain_axis=None, draw_axis=1, method="bulk")
     return seconds, float(np.median(ess.min(-1)))
 
 

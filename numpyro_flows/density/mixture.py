@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -143,18 +143,21 @@ class MixtureByRoots(dist.Distribution):
         roots: inverses of the roots of their covariances.
     """
 
-    arg_constraints: ClassVar = {}
-    support = constraints.real_vector
     pytree_data_fields = ("log_shares", "loc", "roots")
 
     def __init__(self, log_shares: Float[Array, " k"], loc: Float[Array, "k dim"], roots: Float[Array, "k dim dim"]):
         self.log_shares, self.loc, self.roots = log_shares, loc, roots
         super().__init__((), loc.shape[-1:], validate_args=False)
 
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.real_vector
+
     def sample(self, key: PRNGKeyArray, sample_shape: tuple[int, ...] = ()) -> Array:  # pyright: ignore
         raise NotImplementedError("a density to train on, not to draw from")
 
-    def log_prob(self, value: Float[Array, "*batch dim"], intermediates: Any = None) -> Float[Array, "*batch"]:
+    def log_prob(self, value: Any, intermediates: Any = None) -> Float[Array, "*batch"]:
+        """Log density of vectors `(*batch, dim)`."""
         z = jnp.einsum("kij,...kj->...ki", self.roots, value[..., None, :] - self.loc)
         parts = self.log_shares - 0.5 * (z**2).sum(-1)
         return jax.nn.logsumexp(parts, axis=-1) - 0.5 * value.shape[-1] * math.log(2.0 * math.pi)

@@ -158,7 +158,7 @@ class _AngleOnLine(dist.Distribution):
         return constraints.independent(on_line, self.event_dim) if self.event_dim else on_line
 
     def sample(self, key: PRNGKeyArray, sample_shape: tuple[int, ...] = ()) -> Array:  # pyright: ignore
-        return self.fn.sample(key, sample_shape)
+        return jnp.asarray(self.fn.sample(key, sample_shape))
 
     def log_prob(self, value: ArrayLike, intermediates: list[Any] | None = None) -> Array:
         return jnp.asarray(self.fn.log_prob(value))
