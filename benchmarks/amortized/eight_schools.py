@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from arviz_stats.base import array_stats
+from arviz_stats.base.array import array_stats
 from numpyro.infer.hmc import hmc
 from numpyro.infer.util import initialize_model, potential_energy
 
@@ -110,7 +110,7 @@ def nuts(y: np.ndarray, key: Any) -> tuple[float, float]:
     draws = jax.device_get(compiled(jnp.asarray(y), jax.random.split(key, len(y))))
     seconds = time.perf_counter() - began
     flat = np.concatenate([leaf.reshape(len(y), DRAWS, -1) for leaf in draws.values()], axis=2)
-    ess = array_stats.ess(flat, chain_axis=None, draw_axis=1, method="bulk")
+    ess: Any = array_stats.ess(flat[None], chain_axis=0, draw_axis=2, method="bulk")
     return seconds, float(np.median(ess.min(-1)))
 
 
