@@ -47,7 +47,7 @@ class ManyPosteriors:
         (3, 10)
     """
 
-    draws: dict[str, Float[np.ndarray, "sets draws *site"]]
+    draws: dict[str, np.ndarray]
     log_weights: Float[np.ndarray, "sets draws"]
     table: "pd.DataFrame"
 
