@@ -240,6 +240,19 @@ def test_a_conditional_flow_of_pairs():
     np.testing.assert_allclose(found.table["contraction"].iloc[:DIM], 0.5, atol=0.2)
 
 
+def test_ctrl_c_in_a_fit_ends_the_check(monkeypatch):
+    """`run_many` returns what it has by then: the next data sets would be compared with others' true values."""
+
+    def interrupted(method, *args, **kwargs):
+        raise KeyboardInterrupt
+
+    first = iter([True])
+    run = FlowVI.run
+    monkeypatch.setattr(FlowVI, "run", lambda *a, **k: run(*a, **k) if next(first, False) else interrupted(*a, **k))
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(jax.random.key(0), normal, FlowVI(normal, progress_bar=False), observed=["y"], num_data_sets=20)
+
+
 @pytest.mark.slow
 @pytest.mark.optimized
 def test_flow_vi_is_calibrated():

@@ -9,7 +9,7 @@ import pytest
 from jax.scipy.linalg import expm
 
 from numpyro_flows import FlowDistribution, few_steps, fit_density, flows
-from numpyro_flows.bijections import Affine, Chain, StandardizedCondition
+from numpyro_flows.bijections import Affine, Chain, ConditionLayout, EmbeddedCondition, StandardizedCondition
 from numpyro_flows.bijections.noise import estimates
 from numpyro_flows.continuous import AbstractField, ContinuousFlow, FewSteps
 from tests.continuous.common import COARSE, CONDITION, KEY, X, linear_field, trained_field, with_random_parameters
@@ -95,6 +95,25 @@ def test_conditions_go_through():
     given, exact = fast.given(condition[:5]), flow.given(condition[:5])
     x = exact.sample(jax.random.key(1))
     np.testing.assert_allclose(given.log_prob(x), exact.log_prob(x), atol=0.2)
+
+
+@pytest.mark.slow
+def test_an_embedding_stays():
+    """Conditions are a dict, of which the embedding makes a vector."""
+
+    class First(eqx.Module):
+        def __call__(self, condition):
+            return condition["s"][:2]
+
+    values = {"s": np.random.default_rng(0).normal(size=(40, 3))}
+    layout = ConditionLayout.of(values, 1)
+    field = jax.tree.map(lambda leaf: 0.5 * leaf, trained_field(cond_dim=2))
+    flow = FlowDistribution(EmbeddedCondition(ContinuousFlow(field, **COARSE), First(), layout))
+    options = {"num_draws": 16, "num_training_steps": 1, "learning_rate": 1e-6, "progress_bar": False}
+    fast = few_steps(KEY, flow, condition=values, **options)
+    some = {"s": values["s"][:5]}
+    x = flow.given(some).sample(jax.random.key(1))
+    np.testing.assert_allclose(fast.given(some).log_prob(x), flow.given(some).log_prob(x), atol=0.2)
 
 
 def test_errors(linear):
