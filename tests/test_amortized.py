@@ -172,6 +172,20 @@ def test_draws_of_a_model_are_its_own():
     assert len(np.unique(again.data["y"])) == 30
 
 
+def far(y=None):
+    """A log density near -1e9, which single precision resolves to 64 nats."""
+    mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
+    numpyro.sample("y", dist.Normal(mu + 4.5e4, 1.0).expand([3]).to_event(1), obs=y)
+
+
+def test_many_verdicts_know_the_digits_of_a_density():
+    """As those of single posteriors do: data so far out that log densities have none left are not certified."""
+    made = AmortizedFlow(far, observed=["y"], num_simulations=200, num_steps=1, progress_bar=False)
+    many = made.fit(jax.random.key(0)).posteriors(jax.random.key(1), {"y": np.zeros((2, 3))})
+    assert not many.certified.any()
+    assert "enable float64" in many.table["why"][0]
+
+
 @pytest.mark.slow
 def test_supports_are_those_of_the_arguments():
     """A uniform prior whose end is an argument, another one than in training; and an argument named `data`."""

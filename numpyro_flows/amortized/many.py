@@ -10,7 +10,10 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from numpyro_flows.amortized.data import DataSets
 from numpyro_flows.bijections import Given
-from numpyro_flows.inference.certificate import certify, resample
+from numpyro_flows.inference.certificate import resample
+from numpyro_flows.inference.judge import judge
+from numpyro_flows.inference.settings import FlowVISettings
+from numpyro_flows.inference.survey import Survey, Weighed
 from numpyro_flows.inference.target import Target
 from numpyro_flows.modeling.distributions import FlowDistribution
 from numpyro_flows.modeling.model_run import model_run
@@ -22,6 +25,7 @@ from numpyro_flows.training.seeds import Seeds
 if TYPE_CHECKING:
     import pandas as pd
 
+_SETTINGS = FlowVISettings()
 _AT_ONCE = 50_000  # draws in memory at a time
 
 
@@ -83,7 +87,7 @@ def many_posteriors(
     num = len(next(iter(data.values())))
     target = Target(model, rng_key, (first, *args), kwargs)
 
-    def one(inputs: tuple[dict[str, Array], Array]) -> tuple[dict[str, Array], Array]:
+    def one(inputs: tuple[dict[str, Array], Array]) -> tuple[dict[str, Array], Array, Array]:
         data, key = inputs
         given = Given(flow.bijection, vector_of(flow, data_sets.condition(data)))
         base = jax.random.normal(key, (num_draws, target.dim))
@@ -92,18 +96,20 @@ def many_posteriors(
             own = target.with_arguments((data, *args), kwargs)
             log_density = jax.vmap(own.log_density)(x)
             sites = jax.vmap(own.constrain)(x)  # by the model's supports under these arguments
-        return {name: sites[name] for name in target.site_shapes}, log_density - standard_normal_log_prob(
-            base
-        ) + log_det
+        log_weights = log_density - standard_normal_log_prob(base) + log_det
+        return {name: sites[name] for name in target.site_shapes}, log_density, log_weights
 
     keys = jax.random.split(rng_key, num)
     at_once = max(_AT_ONCE // num_draws, 1)
-    draws, log_weights = Later(lambda inputs: jax.lax.map(one, inputs, batch_size=at_once))((data, keys))
-    log_weights = np.asarray(log_weights, np.float64)
-    certificates = [certify(row) for row in log_weights]
+    every = Later(lambda inputs: jax.lax.map(one, inputs, batch_size=at_once))
+    draws, log_density, log_weights = jax.device_get(every((data, keys)))
+    unknown = np.zeros(target.dim)  # the range of the draws, which only a search needs
+    certificates = [
+        judge(Weighed(*row, unknown, unknown), Survey(), _SETTINGS) for row in zip(log_density, log_weights)
+    ]
     columns = "certified", "khat", "ess", "log_evidence", "log_evidence_se", "why"
     table = pd.DataFrame([{name: getattr(c, name) for name in columns} for c in certificates])
-    return ManyPosteriors(jax.device_get(draws), log_weights, table)
+    return ManyPosteriors(draws, np.asarray(log_weights, np.float64), table)
 
 
 def vector_of(flow: FlowDistribution, condition: Any) -> Array:

@@ -67,7 +67,7 @@ class AmortizedPosterior:
             args: the model's arguments, and `kwargs`, where they differ from those of `fit`, as for other sizes.
             rng_key: for the verdict.
             verify: how hard to search for what the flow lacks, as in `FlowVI`.
-            refit: whether `FlowVI` fits what is not certified.
+            refit: whether `FlowVI` fits the data set when the flow's posterior is not certified.
 
         Raises:
             ValueError: where the data lack a site, or have another shape than the model draws when it is called with

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int
 from numpyro.distributions import constraints
 from scipy.cluster.vq import kmeans2
 
@@ -152,9 +152,6 @@ class MixtureByRoots(dist.Distribution):
     @property
     def support(self) -> constraints.Constraint:
         return constraints.real_vector
-
-    def sample(self, key: PRNGKeyArray, sample_shape: tuple[int, ...] = ()) -> Array:  # pyright: ignore
-        raise NotImplementedError("a density to train on, not to draw from")
 
     def log_prob(self, value: Any, intermediates: Any = None) -> Float[Array, "*batch"]:
         """Log density of vectors `(*batch, dim)`."""

@@ -90,7 +90,7 @@ def _by_flow_vi(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".* fits are not certified", UserWarning)
         fits = method.run_many(key, data, *args, in_axes=[0, *(None for _ in args)], **kwargs)
-    if len(fits.posteriors) < _length(data):  # the fits were interrupted, and `scores` goes by their number
+    if len(fits.posteriors) < _length(data):  # interrupted: a later fit would meet the true values of another data set
         raise KeyboardInterrupt
     for number, (posterior, certified, why) in enumerate(zip(fits.posteriors, fits.certified, fits.table["why"])):
         if posterior is None or not certified:
