@@ -61,6 +61,7 @@ def test_markov_chains_where_the_mixture_is_refused(by_chains, capsys):
         assert word in shown
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_chains_and_keeps_them(monkeypatch):
     """Where they do not agree after their first sweeps."""
     sweeps, calls = Sampler.sweeps, []

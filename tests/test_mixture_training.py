@@ -158,6 +158,7 @@ def test_crafted_mixtures(posterior, tmp_path):
     assert not loaded
 
 
+@pytest.mark.slow
 def test_as_many_draws_as_asked_of_an_expensive_density():
     """Its flow is drawn from in smaller blocks."""
     rows = jnp.linspace(0.0, 1.0, 5_000)
@@ -183,6 +184,7 @@ def test_moments_are_right():
     assert posterior.log_evidence == pytest.approx(0.0, abs=5 * posterior.log_evidence_se + 1e-4)
 
 
+@pytest.mark.slow
 def test_without_a_search_it_still_runs():
     posterior = FlowVI(skewed, verify="weights", progress_bar=False).run(jax.random.key(0))
     assert posterior.certified
