@@ -12,7 +12,6 @@ warm-up of 500, on some of the data sets. Rates are effective draws a second, wi
 
 import argparse
 import time
-import warnings
 from typing import Any
 
 import jax
@@ -24,8 +23,9 @@ from arviz_stats.base.array import array_stats
 from numpyro.infer.hmc import hmc
 from numpyro.infer.util import initialize_model, potential_energy
 
+from benchmarks.amortized.refits import certified_with_refit
 from benchmarks.results import save
-from numpyro_flows import AmortizedFlow, AmortizedPosterior
+from numpyro_flows import AmortizedFlow
 from numpyro_flows.modeling.simulation import Simulator
 
 SIGMA = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
@@ -60,15 +60,12 @@ def row(seed: int, num_nuts: int) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     rate = NUM_DRAWS * many.table["ess"].sum() / seconds
     nuts_seconds, ess = nuts(y[:num_nuts], key)
-    refused = np.flatnonzero(~many.certified)
-    tried = [refitted(amortized, y[i]) for i in refused[:MOST_REFITS]]
-    rescued = np.mean(tried) * len(refused) if tried else 0.0
     nuts_rate = num_nuts * ess / nuts_seconds
     of_nuts = NUM_DATA_SETS * nuts_seconds / num_nuts
     result = {
         "seed": seed,
         "certified": many.certified.mean(),
-        "certified_with_refit": (many.certified.sum() + rescued) / NUM_DATA_SETS,
+        "certified_with_refit": certified_with_refit(amortized, many, y, most=MOST_REFITS),
         "median_ess": many.table["ess"].median(),
         "training_seconds": training,
         "seconds": seconds,
@@ -81,12 +78,6 @@ def row(seed: int, num_nuts: int) -> dict[str, Any]:
     result = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in result.items()}
     print(result, flush=True)
     return result
-
-
-def refitted(amortized: AmortizedPosterior, y: np.ndarray) -> bool:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return amortized.posterior({"y": y}).certified
 
 
 def nuts(y: np.ndarray, key: Any) -> tuple[float, float]:

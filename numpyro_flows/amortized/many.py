@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _SETTINGS = FlowVISettings()
-_AT_ONCE = 50_000  # draws in memory at a time
+_AT_ONCE = 10_000  # draws at a time: more do not fit into a processor's cache
 
 
 @dataclass(frozen=True, eq=False)

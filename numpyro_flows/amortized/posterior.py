@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +20,16 @@ from numpyro_flows.inference.posterior import FlowPosterior
 from numpyro_flows.modeling.distributions import FlowDistribution
 from numpyro_flows.modeling.simulation import Simulator, with_data
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 class AmortizedPosterior:
     """`q(latents | data)` of a model; made by `AmortizedFlow.fit`.
 
     Attributes:
         flow: the conditional `FlowDistribution` of the latent sites, whose `fit` tells how it was trained.
+        verdicts: on 200 data sets that the model drew after training, as `ManyPosteriors.table` has them.
         model: the model whose first argument is a dict of the observed sites, as `FlowPosterior.load` needs it.
 
     Example:
@@ -40,14 +44,22 @@ class AmortizedPosterior:
     """
 
     def __init__(
-        self, model: Callable, flow: FlowDistribution, data_sets: DataSets, args: tuple, kwargs: dict[str, Any]
+        self,
+        model: Callable,
+        flow: FlowDistribution,
+        data_sets: DataSets,
+        args: tuple,
+        kwargs: dict[str, Any],
+        verdicts: "pd.DataFrame",
     ):
-        self.model, self.flow, self._whole_model = with_data(model), flow, model
+        self.model, self.flow, self._whole_model, self.verdicts = with_data(model), flow, model, verdicts
         self._data_sets, self._args, self._kwargs = data_sets, args, kwargs
 
     def __repr__(self) -> str:
         assert self.flow.sites is not None
-        return f"AmortizedPosterior({list(self.flow.sites.shapes)} given {list(self._data_sets.shapes)})"
+        sites, data, certified = list(self.flow.sites.shapes), list(self._data_sets.shapes), self.verdicts["certified"]
+        share = f"{certified.sum()} of {len(certified)} fresh data sets certified"
+        return f"AmortizedPosterior({sites} given {data}, {share})"
 
     def posterior(
         self,

@@ -1,12 +1,15 @@
 """The contract that every bijection keeps."""
 
+import dataclasses
 from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from equinox import AbstractVar
-from jaxtyping import Array, ArrayLike, Float, Scalar
+from jaxtyping import AbstractArray, Array, ArrayLike, Float, Scalar
 
 from numpyro_flows._jax import alike
 from numpyro_flows.arguments import as_array, require_cond_dim, require_counts
@@ -120,3 +123,17 @@ def merge_cond_shapes(bijections: "tuple[AbstractBijection, ...]") -> tuple[int,
     if len(shapes) > 1:
         raise ValueError(f"expected bijections with one shape of condition, got {sorted(shapes)}")
     return shapes.pop() if shapes else None
+
+
+def missing_arrays(node: Any) -> Iterator[str]:
+    """Names of arrays that are None in a bijection of which only the parameters are given, such as permutations."""
+    if isinstance(node, eqx.Module):
+        for field in dataclasses.fields(node):
+            value, kind = getattr(node, field.name), field.type
+            if value is None and isinstance(kind, type) and issubclass(kind, AbstractArray):
+                yield f"{type(node).__name__}.{field.name}"
+            else:
+                yield from missing_arrays(value)
+    elif isinstance(node, list | tuple):
+        for one in node:
+            yield from missing_arrays(one)

@@ -192,7 +192,7 @@ def certify(
         return Certificate.unknown(why, n)
     _, khat = smooth(log_weights)
     ess = relative_ess(log_weights)
-    log_evidence = logsumexp(log_weights) - np.log(n)
+    log_total = logsumexp(log_weights)
     good = (khat < settings.max_khat and ess >= settings.min_ess) or ess >= settings.sufficient_ess
     certified = bool(good and resolution < _COARSEST)
     return Certificate(
@@ -200,10 +200,10 @@ def certify(
         why="" if certified else _reason(khat, ess, resolution, settings),
         khat=khat,
         ess=ess,
-        max_weight=float(np.exp(log_weights.max() - logsumexp(log_weights))),
+        max_weight=float(np.exp(log_weights.max() - log_total)),
         elbo=float(log_weights.mean()),
         elbo_se=float(log_weights.std() / np.sqrt(n)) if np.isfinite(log_weights).all() else float("nan"),
-        log_evidence=float(log_evidence),
+        log_evidence=float(log_total - np.log(n)),
         log_evidence_se=float(np.sqrt((1 / ess - 1) / n)),
         num_draws=n,
     )

@@ -6,7 +6,6 @@ fit of an everyday posterior, and a certificate needs no more than these few lin
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import logsumexp
 
 _PRIOR_SHAPE, _PRIOR_WEIGHT = 0.5, 10  # shrinks k-hat of a short tail
 
@@ -32,7 +31,7 @@ def smooth(log_weights: Float[np.ndarray, " draws"]) -> tuple[Float[np.ndarray, 
         with np.errstate(over="ignore"):  # weights that are hopeless: what is infinite is cut at the largest
             quantiles = scale * np.expm1(-shape * np.log(exceeded)) / shape if shape else -scale * np.log(exceeded)
         log_weights[tail] = np.minimum(np.log(cutoff + quantiles), 0.0)
-    return log_weights - logsumexp(log_weights), float(shape)
+    return log_weights - np.log(np.exp(log_weights).sum()), float(shape)
 
 
 def tail_shape(values: Float[np.ndarray, " draws"], least_share: float = 0.0) -> float:
@@ -74,7 +73,8 @@ def _fit_generalized_pareto(x: Float[np.ndarray, " n"]) -> tuple[float, float]:
     theta = 1 / x[-1] + (1 - np.sqrt(num_grid / (np.arange(num_grid) + 0.5))) / (3 * quartile)
     shapes = np.log1p(-np.outer(theta, x)).mean(axis=1)
     profile = n * (np.log(-theta / shapes) - shapes - 1)
-    mean_theta = np.exp(profile - logsumexp(profile)) @ theta
+    weights = np.exp(profile - profile.max())
+    mean_theta = weights @ theta / weights.sum()
     shape = np.log1p(-mean_theta * x).mean()
     scale = -shape / mean_theta
     return (n * shape + _PRIOR_WEIGHT * _PRIOR_SHAPE) / (n + _PRIOR_WEIGHT), scale

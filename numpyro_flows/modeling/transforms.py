@@ -15,6 +15,7 @@ from numpyro.distributions import constraints
 
 from numpyro_flows.arguments import as_array
 from numpyro_flows.bijections import AbstractBijection
+from numpyro_flows.bijections.base import missing_arrays
 from numpyro_flows.bijections.embedded import layout_of
 from numpyro_flows.files.rules import InFiles
 from numpyro_flows.modeling._numpyro import TwoWayTransform
@@ -50,7 +51,8 @@ class FlowTransform(TwoWayTransform, InFiles):
 
     Raises:
         TypeError: where `bijection` lacks the methods of a bijection.
-        ValueError: where a condition is of the wrong shape, or in use missing.
+        ValueError: where a condition is of the wrong shape, or in use missing; and for a bijection of which only the
+            parameters are left, as `eqx_module` registers them.
 
     Example:
         >>> import jax
@@ -67,6 +69,11 @@ class FlowTransform(TwoWayTransform, InFiles):
         missing = [name for name in _PROTOCOL if not hasattr(bijection, name)]
         if missing:
             raise TypeError(f"FlowTransform expected a bijection, got {type(bijection).__name__} without {missing}")
+        if absent := list(missing_arrays(bijection)):
+            raise ValueError(
+                f"FlowTransform expected a bijection with all its arrays, got one with None for {', '.join(absent)}: "
+                "join parameters with the rest by `equinox.combine(params, bijection)`"
+            )
         self.parts = Split((bijection, _checked_condition(bijection, condition)))
         self.event_shape = tuple(bijection.shape)
         self._cond_shape = None if bijection.cond_shape is None else tuple(bijection.cond_shape)
