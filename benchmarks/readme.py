@@ -122,7 +122,8 @@ def table() -> list[tuple[str, str, str]]:
             "NUTS, compiled once",
         ),
         (
-            f"{len(refused)} fits that must be refused (two modes, NaN, few steps), {of(refused, 'fits').max():.0f} seeds each",
+            f"{len(refused)} fits that must be refused (two modes, NaN, few steps), "
+            f"{of(refused, 'fits').max():.0f} seeds each",
             f"{wrong or 'none'} certified; the reason names the cause in {of(refused, 'cause_named').sum():.0f} of "
             f"{of(refused, 'fits').sum():.0f}",
             "",
