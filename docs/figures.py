@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from benchmarks.readme import of, pick
+from benchmarks.readme import beside_nuts, ends, of, pick, without_compilation
 from benchmarks.results import read
 from numpyro_flows.inference.judge_draws import MAX_RHAT, MIN_ESS
 from numpyro_flows.inference.settings import FlowVISettings
@@ -67,6 +67,16 @@ def certificates() -> dict[str, str]:
     }
 
 
+def nuts() -> dict[str, str]:
+    """Where NUTS takes less time, both sides without compilation."""
+    ratios, hard = beside_nuts(without_compilation), read("speed_hard")
+    return {
+        "faster": f"{(ratios > 1).sum()} of {len(ratios)}",
+        "num_hard": str(len(hard)),
+        "hard_ratios": ends(of(hard, "seconds_over_nuts"), 1),
+    }
+
+
 def precision(size: float) -> str:
     return f"{np.spacing(np.float32(size)):.1g}"
 
@@ -93,6 +103,7 @@ def figures() -> dict[str, str | dict[str, str]]:
         "summary": {"num_draws": f"{NUM_DRAWS:,}", "max_khat_of_squares": f"{MAX_KHAT_OF_SQUARES}"},
         "chains": {"max_rhat": f"{MAX_RHAT}", "min_ess": f"{MIN_ESS:.0f}"},
         "certificates": certificates(),
+        "nuts": nuts(),
         "precision_of_ten_thousand": precision(1e4),
         "precision_of_a_million": precision(1e6),
         "flows": flows(),
