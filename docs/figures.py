@@ -60,6 +60,8 @@ def certificates() -> dict[str, str]:
     return {
         "num_posteriors": str(len({row["posterior"] for row in fits})),
         "by_gaussian": f"{gaussian.sum()} of {len(fits)}",
+        "by_mixture": str(sum(row["by"].startswith("mixture") for row in fits)),
+        "by_flow": str((of(fits, "seconds_flow") > 0).sum()),
         "gaussian_seconds": f"{np.median(of(fits, 'seconds')[gaussian]):.1f}",
         "khat_varies": f"{np.sqrt(np.mean((khat - fresh_khat) ** 2)):.2f}",
         "not_again": f"{(~again).sum()} of {len(again_judged)}",
@@ -68,10 +70,14 @@ def certificates() -> dict[str, str]:
 
 
 def nuts() -> dict[str, str]:
-    """Where NUTS takes less time, both sides without compilation."""
+    """Where NUTS is faster."""
     ratios, hard = beside_nuts(without_compilation), read("speed_hard")
+    compiling = beside_nuts(lambda row: float(row["seconds"]))
+    nutpie = pick("rivals_summary", method="nutpie_low_rank")[0]
     return {
         "faster": f"{(ratios > 1).sum()} of {len(ratios)}",
+        "faster_compiling": f"{(compiling > 1).sum()} of {len(compiling)}",
+        "nutpie": f"{len(nutpie['wins'].split())} of {nutpie['runs']}",
         "num_hard": str(len(hard)),
         "hard_ratios": ends(of(hard, "seconds_over_nuts"), 1),
     }
