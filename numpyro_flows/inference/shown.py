@@ -24,7 +24,8 @@ class Shown:
         """Marginal densities, with means and credible intervals; keywords go to `arviz_plots.plot_dist`."""
         import arviz_plots
 
-        return arviz_plots.plot_dist(self.to_datatree(), **kwargs)
+        defaults = {"figure_kwargs": {"layout": "constrained"}}  # else titles of two lines are cut
+        return arviz_plots.plot_dist(self.to_datatree(), **(defaults | kwargs))
 
     def plot_forest(self, **kwargs: Any) -> "PlotCollection":
         """Means and credible intervals of all scalars; keywords go to `arviz_plots.plot_forest`."""
