@@ -39,7 +39,8 @@ class Posterior:
     def parts(self, y: Float[np.ndarray, "num seen"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Log shares `(num, k)`, means `(num, k, missing)` and covariances `(k, missing, missing)`."""
         log_shares, means, covariances = [], [], []
-        for share, mean, covariance in zip(self.mixture.weights_, self.mixture.means_, self.mixture.covariances_):
+        fitted = self.mixture.weights_, self.mixture.means_, self.mixture.covariances_
+        for share, mean, covariance in zip(*map(np.asarray, fitted)):
             of_y = covariance[np.ix_(self.seen, self.seen)] + self.noise**2 * np.eye(len(self.seen))
             across = covariance[np.ix_(self.missing, self.seen)]
             gain = np.linalg.solve(of_y, across.T).T
@@ -55,7 +56,7 @@ class Posterior:
     ) -> Float[np.ndarray, " num"]:
         log_shares, means, covariances = self.parts(y)
         each = [multivariate_normal(cov=c).logpdf(x - means[:, k]) for k, c in enumerate(covariances)]
-        return logsumexp(log_shares + np.stack(each, 1), axis=1)
+        return np.asarray(logsumexp(log_shares + np.stack(each, 1), axis=1))
 
     def sample(
         self, y: Float[np.ndarray, "num seen"], num_samples: int, rng: np.random.Generator

@@ -6,11 +6,12 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float
 
-from numpyro_flows.arguments import as_array, described, require_counts
+from numpyro_flows.arguments import as_array, as_numbers, described, require_counts
 from numpyro_flows.precision import full_precision
 
 _FAR = 1_000.0  # a second scale at which a function must be linear
@@ -32,9 +33,9 @@ class LinearMeasurement:
     `numpyro.sample("y", LinearMeasurement(operator, noise)(x), obs=y)`. All axes of one measurement are its event.
 
     Args:
-        operator: `A`, as one of these: a matrix `(measured, size)`, which multiplies one event of `x` as a flat vector;
-            a linear operator of lineax, of one array; or a function of one event of `x` that is linear, such as
-            `lambda x: x[observed]` or a convolution. `operator` is mapped over all further axes of `x`.
+        operator: `A`, as one of these: a matrix `(measured, size)`, which multiplies one event of `x` as a flat
+            vector; a linear operator of lineax, of one array; or a linear function of one event of `x`, such as
+            `lambda x: x[observed]` or a convolution. It is mapped over all further axes of `x`.
         noise: standard deviation of the noise, in units of `y`: a number, or an array that broadcasts with `y`, for
             example one of each measured number. It may be a site of the model.
         event_dim: number of axes of one event of `x`: 1 for vectors and series, 2 for images. A lineax operator knows
@@ -42,8 +43,8 @@ class LinearMeasurement:
 
     Raises:
         TypeError: where `operator` is no matrix, operator or function, or `noise` is no number.
-        ValueError: for a matrix that has not two axes; for `noise` that is not positive. When called: for `x` of the
-            wrong shape, a function that is not linear, and `noise` of a shape that does not fit.
+        ValueError: for a matrix that has not two axes; for `noise` that is not positive or not finite. When called:
+            for `x` of the wrong shape, a function that is not linear, and `noise` of a shape that does not fit.
 
     A function is checked at random points. The check is left out where the function uses other latent sites, such as
     the width of a blur.
@@ -65,19 +66,22 @@ class LinearMeasurement:
 
     def __init__(self, operator: Any, noise: ArrayLike, *, event_dim: int = 1):
         require_counts(0, event_dim=event_dim)
+        if not isinstance(noise, Tracer):
+            values = as_numbers(noise, "noise")
+            if not np.all((values > 0) & np.isfinite(values)):
+                raise ValueError(f"noise expected positive and finite standard deviations, got {noise}")
         self.noise = as_array(noise, "noise")
-        if not isinstance(self.noise, Tracer) and not bool(jnp.all(self.noise > 0)):
-            raise ValueError(f"noise expected positive standard deviations, got {self.noise}")
-        self.event_shape: tuple[int, ...] | None = None
-        self._is_function = False
+        self._event_shape: tuple[int, ...] | None = None
+        self._apply: Callable[[Array], Any]
+        self._is_function = callable(operator) and not isinstance(operator, LinearOperator)
         if isinstance(operator, LinearOperator):
             structure = operator.in_structure()
             if not isinstance(structure, jax.ShapeDtypeStruct):
                 raise ValueError(f"operator expected a linear operator of one array, got one of {structure}")
-            self.event_shape, self._apply = structure.shape, operator.mv
+            self._event_shape, self._apply = structure.shape, operator.mv
             event_dim = len(structure.shape)
         elif callable(operator):
-            self._apply, self._is_function = operator, True
+            self._apply = operator
         else:
             matrix = as_array(operator, "operator")
             if matrix.ndim != 2:
@@ -93,8 +97,8 @@ class LinearMeasurement:
         if x.ndim < self.event_dim:
             raise ValueError(f"x expected at least {self.event_dim} axes, got shape {x.shape}")
         batch, event = x.shape[: x.ndim - self.event_dim], x.shape[x.ndim - self.event_dim :]
-        if self.event_shape is not None and event != self.event_shape:
-            raise ValueError(f"x expected a shape that ends in {self.event_shape}, got {x.shape}")
+        if self._event_shape is not None and event != self._event_shape:
+            raise ValueError(f"x expected a shape that ends in {self._event_shape}, got {x.shape}")
         if self._is_function:
             _require_linear(self._apply, event)
         measured = jax.vmap(self._apply)(x.reshape(math.prod(batch), *event))
@@ -122,7 +126,7 @@ def _fits(noise: tuple[int, ...], mean: tuple[int, ...]) -> bool:
         return False
 
 
-def _require_linear(function: Callable[[Array], Array], event: tuple[int, ...]) -> None:
+def _require_linear(function: Callable[[Array], Any], event: tuple[int, ...]) -> None:
     """Raise a ValueError where `f(x + s z)` is not `f(x) + s f(z)`; a TypeError where `f` returns no array."""
     with jax.ensure_compile_time_eval():  # a number, within jit too
         x, z = jax.random.normal(jax.random.key(0), (2, *event))
