@@ -1,6 +1,6 @@
 """Half of a digit is missing: posteriors of its pixels under a flow prior, beside a Gaussian mixture prior.
 
-    uv run --group benchmarks python -m benchmarks.inverse.digits [--seeds 3] [--chains 4] [--picture]
+    uv run --group benchmarks python -m benchmarks.inverse.digits [--seeds 0 1] [--chains 4] [--picture]
 
 The images are the 8 x 8 digits of scikit-learn, integers from 0 to 16, spread by uniform noise. One half of each, right
 or lower, is missing; the other is measured with noise of standard deviation 1. Each seed has its own 1,437 training
@@ -35,7 +35,7 @@ from jaxtyping import Float, Int
 from benchmarks.density.digits import split
 from benchmarks.inverse import mixture
 from benchmarks.inverse.problems import HALVES, NOISE, by_nuts
-from benchmarks.results import clean_up, write
+from benchmarks.results import clean_up, read, write
 from numpyro_flows import FlowDistribution, fit_density
 
 NUM_TEST, NUM_DRAWS, NUM_SIMULATIONS = 200, 1_000, 20_000
@@ -78,7 +78,7 @@ class Found(NamedTuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="others keep their earlier results")
     parser.add_argument("--chains", type=int, default=4, help="test images for NUTS")
     parser.add_argument("--picture", action="store_true", help="draw the picture only")
     arguments = parser.parse_args()
@@ -87,9 +87,10 @@ def main() -> None:
 
         draw_picture(prior_of(0))
         return
-    rows: list[Row] = []
-    for seed in range(arguments.seeds):
-        rows += of_seed(seed, arguments.chains if seed == 0 else 0)
+    for seed in arguments.seeds:
+        others = [row for row in read("inverse_digits") if int(row["seed"]) != seed]
+        own = of_seed(seed, arguments.chains if seed == 0 else 0)
+        rows = sorted([*others, *own], key=lambda row: int(row["seed"]))
         print(f"written to {write('inverse_digits', rows)}", flush=True)
         clean_up()
 
