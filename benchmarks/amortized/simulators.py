@@ -1,13 +1,13 @@
 """Simulators without densities: `fit_density` on 10,000 simulations, beside the NPE of `sbi` on the same ones.
 
-    uv run --group benchmarks python -m benchmarks.amortized.simulators --peer PYTHON [--estimators maf nsf]
+    uv run --group benchmarks python -m benchmarks.amortized.simulators --peer PYTHON [--resume]
 
-PYTHON is one that has `sbi`, scikit-learn and `sbibm-jax`, whose files have 10 observations of each task and draws of
-the exact posteriors; none of these needs to be installed here. Every method gets the same simulations, all its
-defaults, and one process. `c2st` is the accuracy of a classifier that tells 10,000 draws from 10,000 reference draws,
-0.5 at best. `training_seconds` have compilation in them; `drawing_seconds` are those of all 10 x 10,000 draws.
-`log_density` is the mean of 20,000 fresh simulations, of ours alone. Rows whose observation is "median" or "worst" are
-over the 10 observations. Writes docs/benchmarks/simulators.csv after every method.
+PYTHON is one that has `sbi` and `sbibm-jax` (`uv pip install --no-deps` for the latter, whose files alone are read): 10
+observations of each task, and draws of the exact posteriors. Every method gets the same simulations and all its
+defaults; `sbi` runs in one thread, ours in those that JAX takes. `c2st` is the accuracy of a classifier that tells
+10,000 draws from 10,000 reference draws, 0.5 at best. `training_seconds` have compilation in them; `drawing_seconds`
+are those of all 10 x 10,000 draws. `log_density` is the mean of 20,000 fresh simulations, of ours alone. Rows whose
+observation is "median" or "worst" are over the 10 observations. Writes docs/benchmarks/simulators.csv after every task.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import numpy as np
 from numpyro.distributions import constraints
 
 from benchmarks.amortized.tasks import TASKS, Rows, Task, c2st, observation
-from benchmarks.results import clean_up, write
+from benchmarks.results import clean_up, read, write
 from numpyro_flows import fit_density
 
 NUM_SIMULATIONS, NUM_OBSERVATIONS, NUM_DRAWS, NUM_FRESH = 10_000, 10, 10_000, 20_000
@@ -35,11 +35,15 @@ def main() -> None:
     parser.add_argument("--estimators", nargs="*", default=["maf", "nsf"], help="density estimators of sbi")
     parser.add_argument("--tasks", nargs="*", default=list(TASKS))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resume", action="store_true", help="keep what is in the file, and run the rest")
     options = parser.parse_args()
-    package, rows = package_of(options.peer), []
+    package, rows = package_of(options.peer), list(read("simulators")) if options.resume else []
+    done = {(row["task"], row["method"]) for row in rows}
     numbers = range(1, NUM_OBSERVATIONS + 1)
     for method in ["ours", *options.estimators]:
         for name in options.tasks:
+            if (name, method) in done:
+                continue
             task = TASKS[name]
             theta, data = task.draw(np.random.default_rng(options.seed), NUM_SIMULATIONS)
             observed, references = zip(*(observation(package, name, number) for number in numbers))
@@ -53,7 +57,7 @@ def main() -> None:
                 row = {"task": name, "method": method, "seed": options.seed, "observation": number}
                 rows.append(row | {"c2st": f"{score:.4f}", "target": task.target} | figures)
             print({**rows[-2], "worst": f"{scores.max():.4f}"}, flush=True)
-            write("simulators", rows)
+            write("simulators", rows)  # whole after every task, for --resume
 
 
 def ours(seed: int, task: Task, theta: Rows, data: Rows, observed: Rows) -> tuple[np.ndarray, dict[str, Any]]:
