@@ -69,7 +69,7 @@ def table() -> list[tuple[str, str, str]]:
     refused, hard = read("refusals"), read("speed_hard")
     wrong = int(of(refused, "certified").sum())
     many, gradients = read("speed_many")[0], pick("rivals_summary", method="flow")[0]
-    speed, density, tables = read("flows_speed"), read("density_seconds"), read("density_tables")
+    speed, tables = read("flows_speed"), read("density_tables")
     moons = [row for row in read("density_toys") if row["data"] == "moons"]
 
     def nll(name: str) -> str:
@@ -133,12 +133,6 @@ def table() -> list[tuple[str, str, str]]:
             f"geometric mean {float(mean_ratio(of(speed, 'ratio'))):.1f} times the best peer's, worst "
             f"{of(speed, 'ratio').min():.2f} (affine autoregressive, against NumPyro)",
             "FlowJAX, NumPyro's guides",
-        ),
-        (
-            "maximum likelihood of a flow alone, normal base, equal epochs, twelve cases",
-            f"geometric mean {mean_ratio(of(density, 'ratio'))} times FlowJAX's time, worst "
-            f"{of(density, 'ratio').max():.2f}",
-            "FlowJAX `fit_to_data`",
         ),
         (
             "24 small tables, two splits, defaults: held-out log likelihood",

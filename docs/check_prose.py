@@ -2,7 +2,7 @@
 
     uv run --no-sync python docs/check_prose.py [PATH ...]
 
-Prints `path:line: what` for each finding and ends with status 1 if there is one. It leaves out code, tables and headings.
+Prints `path:line: what` for each finding, and ends with status 1 if there is one. It skips code, tables and headings.
 """
 
 import argparse
