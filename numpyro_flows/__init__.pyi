@@ -9,6 +9,7 @@ from . import gaussianization as gaussianization
 from .amortized.flow import AmortizedFlow as AmortizedFlow
 from .amortized.many import ManyPosteriors as ManyPosteriors
 from .amortized.posterior import AmortizedPosterior as AmortizedPosterior
+from .amortized.sequential import fit_sequentially as fit_sequentially
 from .density.anomaly import AnomalyScores as AnomalyScores
 from .density.anomaly import anomaly_scores as anomaly_scores
 from .density.few_steps import FewStepsFit as FewStepsFit

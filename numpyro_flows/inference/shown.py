@@ -24,7 +24,7 @@ class Shown:
         """Marginal densities, with means and credible intervals; keywords go to `arviz_plots.plot_dist`."""
         import arviz_plots
 
-        defaults = {"figure_kwargs": {"layout": "constrained"}}  # else titles of two lines are cut
+        defaults: dict[str, Any] = {"figure_kwargs": {"layout": "constrained"}}  # else titles of two lines are cut
         return arviz_plots.plot_dist(self.to_datatree(), **(defaults | kwargs))
 
     def plot_forest(self, **kwargs: Any) -> "PlotCollection":
