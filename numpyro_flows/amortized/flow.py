@@ -122,17 +122,17 @@ class AmortizedFlow:
         latents = {name: np.asarray(draws.latents[name], float) for name in target.site_shapes}
         conditions = data_sets.drawn(draws.data, seeds.rng("sizes"))
         fresh = simulator(seeds.key("fresh"), _FRESH).data
-        best = None
+        best, most = None, -1.0
         for recipe in self._recipes:
             flow = self._fit(
                 seeds.key("flow"), latents, flow=recipe, condition=conditions, support=supports, embedding=encoder
             )
             key, conditioned = seeds.key("verdicts"), with_data(self.model)
-            many, _ = many_posteriors(conditioned, flow, data_sets, key, fresh, args, kwargs, _DRAWS)
-            verdicts = many.table
-            if best is None or verdicts["certified"].mean() > best.verdicts["certified"].mean():
-                best = AmortizedPosterior(self.model, flow, data_sets, args, kwargs, verdicts)
-            if best.verdicts["certified"].mean() >= _ENOUGH:
+            verdicts = many_posteriors(conditioned, flow, data_sets, key, fresh, args, kwargs, _DRAWS)[0].table
+            share = float(verdicts["certified"].to_numpy().mean())
+            if share > most:
+                best, most = AmortizedPosterior(self.model, flow, data_sets, args, kwargs, verdicts), share
+            if share >= _ENOUGH:
                 break
         assert best is not None
         return best

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
@@ -121,7 +122,7 @@ def _drawn(
 
     @jax.jit
     def block(key: Array) -> tuple[Array, Array]:
-        theta = prior.sample(key, (_DRAWS,))
+        theta = jnp.asarray(prior.sample(key, (_DRAWS,)))
         return theta, posterior.log_prob(theta) >= least
 
     found, number = [], 0
