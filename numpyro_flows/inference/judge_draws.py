@@ -20,7 +20,7 @@ MAX_RHAT = 1.01
 MIN_ESS = 400.0
 _MOST_OUTSIDE = 0.1  # share of the draws outside of the fitted density: of a mode with less no search knows
 
-_EXPECTED = f"certified are r-hat < {MAX_RHAT} with bulk and tail ESS > {MIN_ESS:.0f}"
+_EXPECTED = f"a certificate needs r-hat < {MAX_RHAT} with bulk and tail ESS > {MIN_ESS:.0f}"
 
 
 class Agreement(NamedTuple):

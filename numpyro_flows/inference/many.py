@@ -26,10 +26,10 @@ class ManyFits:
     """Fits of one model to many data sets; made by `FlowVI.run_many`.
 
     Attributes:
-        posteriors: the fits in the order of the data sets; None where one failed.
-        table: a row of the verdict for each data set: `certified`, `by`, `khat`, `ess`, `rhat`, `log_evidence`,
-            `log_evidence_se`, `seconds`, and `why`, the reason or the error where it is not certified.
-        certified: which fits are, `(data sets,)`.
+        posteriors: the fits in the order of the data sets; None for a fit that failed.
+        table: a row for each data set: `certified`, `by`, `khat`, `ess`, `rhat`, `log_evidence`, `log_evidence_se`,
+            `seconds`, and `why`: the reason if the fit is not certified, or the error if it failed.
+        certified: whether each fit is certified, `(data sets,)`.
 
     Example:
         >>> import jax, numpyro, numpyro.distributions as dist  # doctest: +SLOW
@@ -93,7 +93,9 @@ def run_many(
     if not fits.certified.all() or missing:
         refused = np.flatnonzero(~fits.certified)
         which = ", ".join(map(str, refused[:10])) + (", ..." if refused.size > 10 else "")
-        text = f"{refused.size} of {len(rows)} fits are not certified ({which}){missing}: `table` says why"
+        text = (
+            f"{refused.size} of {len(rows)} fits are not certified ({which}){missing}: see the column `why` of `table`"
+        )
         warnings.warn(text, UserWarning, stacklevel=3)
     return fits
 
