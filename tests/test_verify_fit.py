@@ -77,8 +77,8 @@ def test_what_is_neither_a_guide_nor_draws():
     ("draws", "message"),
     [
         ({"tau": np.ones((4, 100))}, "missing"),
-        ({"mu": np.ones((2, 3, 4, 5))}, "expected draws \\(chains, draws, \\*site\\)"),
-        ({"mu": np.ones((4, 2))}, "at least 4 of each chain"),
+        ({"mu": np.ones((2, 3, 4, 5))}, "expected draws of shape \\(chains, draws, \\*site\\)"),
+        ({"mu": np.ones((4, 2))}, "at least 4 for each chain"),
         ({"mu": np.full((4, 100), np.nan)}, "inside the sites' supports"),
     ],
 )
