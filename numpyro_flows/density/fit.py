@@ -132,8 +132,8 @@ def fit_density(
             of steps to the best score, and at least 250. Flow matching takes all steps by default: a step is cheap, and
             the score improves much at the end, where the learning rate falls. It keeps the last parameters unless
             earlier ones scored better by more than a standard error.
-        validation: share of the rows for early stopping, at most 10,000 rows. By default a tenth, or 30 rows if that is
-            more and at most a quarter of the rows.
+        validation: share of the rows for early stopping, at most 10,000 rows. By default a tenth, but for small data
+            30 rows or a quarter of them, whichever is less.
         test: share of the rows that are set aside for `fit.test`.
         num_restarts: number of trainings from different starts, run side by side; the one with the best validation
             score is kept.

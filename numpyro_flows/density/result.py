@@ -70,7 +70,7 @@ class DensityFit(NamedTuple):
         return f"kept={self.kept!r}, held_out={self.held_out}"
 
     def print_summary(self) -> None:
-        """Print the held-out scores of the flow and of the baselines, with what was kept, and why training ended.
+        """Print the held-out scores of the flow and the baselines, which density was kept, and why training ended.
 
         Example:
             >>> import numpy as np
