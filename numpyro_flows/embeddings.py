@@ -182,8 +182,8 @@ class JointEmbedding(eqx.Module):
         parts: embeddings by key, of some entries.
 
     Raises:
-        TypeError: where `parts` is no dict of functions.
-        ValueError: (when called) for a condition that is no dict, or lacks an entry of `parts`.
+        TypeError: if `parts` is not a dict of functions.
+        ValueError: (when called) for a condition that is not a dict, or lacks an entry of `parts`.
 
     Example:
         >>> import jax, jax.numpy as jnp

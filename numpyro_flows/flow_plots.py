@@ -57,7 +57,7 @@ def plot_trajectories(
         num_times: points of each way.
 
     Raises:
-        ValueError: where there is not one continuous flow, at the top or in chains, or not one condition.
+        ValueError: if there is not one continuous flow, at the top or in chains, or not one condition.
 
     Example:
         >>> import jax  # doctest: +SLOW
@@ -106,7 +106,7 @@ def plot_density_path(
         num_cells: of the grid, along each coordinate.
 
     Raises:
-        ValueError: as `plot_trajectories`; or where the flow has not two coordinates, or a share is not in [0, 1].
+        ValueError: as `plot_trajectories`; or if the flow has not two coordinates, or a share is not in [0, 1].
 
     Example:
         >>> import jax  # doctest: +SLOW

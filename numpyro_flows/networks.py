@@ -168,7 +168,7 @@ class CausalTransformer(eqx.Module):
         cond_dim: number of further inputs, behind the coordinates, which every output may depend on.
 
     Raises:
-        ValueError: where `width` is not a multiple of `num_heads`.
+        ValueError: if `width` is not a multiple of `num_heads`.
     """
 
     embed: Float[Array, "_ width"]

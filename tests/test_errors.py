@@ -263,7 +263,7 @@ CARELESS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "a condition of a flow that has none": (
         lambda: fit_density(KEY, DATA, flow=FLOW, condition=DATA[:, :1]),
         ValueError,
-        "condition expected None, as the flow has no condition",
+        "condition expected None because the flow has no condition",
     ),
     "a condition of another length": (
         lambda: fit_density(KEY, DATA, flow=CONDITIONAL, condition=DATA),

@@ -13,7 +13,7 @@ class ActNorm(Affine):
         dim: number of coordinates.
 
     Raises:
-        ValueError: where `dim` is below 1.
+        ValueError: if `dim` is below 1.
 
     Source: Glow, Kingma, Dhariwal 2018, arXiv 1807.03039.
 

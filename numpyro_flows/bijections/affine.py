@@ -58,7 +58,7 @@ class TriangularAffine(AbstractShaped):
         tril: lower-triangular matrix of shape `(dim, dim)` with a positive diagonal; what is above it is ignored.
 
     Raises:
-        ValueError: where `tril` is not square of the size of `loc`.
+        ValueError: if `tril` is not square of the size of `loc`.
 
     Example:
         >>> import jax.numpy as jnp

@@ -126,7 +126,7 @@ def masked_autoregressive(
             default.
 
     Raises:
-        ValueError: where `dim` or `passes` is out of its range, or `adjacency` of another shape.
+        ValueError: if `dim` or `passes` is out of its range, or `adjacency` of another shape.
 
     Source: MADE, Germain, Gregor, Murray, Larochelle 2015, arXiv 1502.03509.
 

@@ -48,7 +48,7 @@ class AbstractBijection(eqx.Module):
         """`y = f(x)` and `log |det dy/dx|`: from the base to the target, the direction of sampling.
 
         Raises:
-            ValueError: where the shape of `x` or `condition` is not the bijection's, or a needed condition is missing.
+            ValueError: if the shape of `x` or `condition` is not the bijection's, or a needed condition is missing.
         """
         with full_precision():
             return self._transform(*checked(self, x, condition))
@@ -57,7 +57,7 @@ class AbstractBijection(eqx.Module):
         """`x = f^-1(y)` and `log |det dx/dy|`: from the target to the base, the direction of scoring.
 
         Raises:
-            ValueError: where the shape of `y` or `condition` is not the bijection's, or a needed condition is missing.
+            ValueError: if the shape of `y` or `condition` is not the bijection's, or a needed condition is missing.
         """
         with full_precision():
             return self._inverse(*checked(self, y, condition))

@@ -28,8 +28,8 @@ class Bernstein(AbstractNumericalUnivariate):
         bound: half of the interval's length.
 
     Raises:
-        ValueError: where `degree` is not 1 to 50, or `bound` not positive.
-        RuntimeError: (of `eqx.error_if`) where an inverse, which is numerical, did not converge.
+        ValueError: if `degree` is not 1 to 50, or `bound` not positive.
+        RuntimeError: (from `eqx.error_if`) if an inverse, which is numerical, did not converge.
 
     Source: Ramasinghe, Fernando, Khan, Barnes 2022, arXiv 2102.03509.
 

@@ -36,8 +36,8 @@ class BlockAutoregressive(AbstractAutoregressive):
         hidden: units that each coordinate has in the hidden layers.
 
     Raises:
-        ValueError: where `dim` is below 1 or there is no hidden layer.
-        RuntimeError: (of `eqx.error_if`) where an inverse, which is numerical, did not converge.
+        ValueError: if `dim` is below 1 or there is no hidden layer.
+        RuntimeError: (from `eqx.error_if`) if an inverse, which is numerical, did not converge.
 
     Source: De Cao, Titov, Aziz 2019, arXiv 1904.04676.
 

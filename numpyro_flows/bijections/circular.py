@@ -26,7 +26,7 @@ class CircularSpline(AbstractUnivariate):
         num_bins: number of pieces.
 
     Raises:
-        ValueError: where `num_bins` is not 1 to 999.
+        ValueError: if `num_bins` is not 1 to 999.
 
     Source: circular splines, Rezende, Papamakarios, Racaniere, Albergo, Kanwar, Shanahan, Cranmer 2020,
     arXiv 2002.02428.

@@ -165,7 +165,7 @@ class Reshape(AbstractAround):
         shape: of the events.
 
     Raises:
-        ValueError: where the two shapes have different numbers of numbers.
+        ValueError: if the two shapes have different numbers of numbers.
 
     Example:
         >>> import jax.numpy as jnp

@@ -88,7 +88,7 @@ class ConditionLayout(NamedTuple):
 
         Raises:
             TypeError: for arrays that are not numbers.
-            ValueError: where keys or shapes are not those of the layout, or batch shapes do not fit together.
+            ValueError: if keys or shapes are not those of the layout, or batch shapes do not fit together.
         """
         arrays = [as_array(value, leaf.label) for leaf, value in zip(self.leaves, self.values(condition))]
         batches = []

@@ -29,7 +29,7 @@ class Coupling(AbstractShaped):
         adjacency: `adjacency[i, j]`: whether coordinate `i` may depend on `j`; all by default.
 
     Raises:
-        ValueError: where `dim` is below 1, or `adjacency` is not `(dim, dim)`.
+        ValueError: if `dim` is below 1, or `adjacency` is not `(dim, dim)`.
 
     Source: NICE, Dinh, Krueger, Bengio 2015, arXiv 1410.8516.
 

@@ -23,8 +23,8 @@ class DeepSigmoid(AbstractNumericalUnivariate):
         max_log_slope: bound on `|log a_k|`.
 
     Raises:
-        ValueError: where `num_units` is below 1 or `max_log_slope` not positive.
-        RuntimeError: (of `eqx.error_if`) where an inverse, which is numerical, did not converge.
+        ValueError: if `num_units` is below 1 or `max_log_slope` not positive.
+        RuntimeError: (from `eqx.error_if`) if an inverse, which is numerical, did not converge.
 
     Source: neural autoregressive flows, Huang, Krueger, Lacoste, Courville 2018, arXiv 1804.00779.
 

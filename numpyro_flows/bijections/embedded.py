@@ -32,7 +32,7 @@ class EmbeddedCondition(AbstractAround):
         layout: names and shapes of one condition.
 
     Raises:
-        ValueError: where `embedding` does not take such conditions, or does not return vectors that fit.
+        ValueError: if `embedding` does not take such conditions, or does not return vectors that fit.
 
     Example:
         >>> import jax

@@ -18,7 +18,7 @@ class Given(AbstractAround):
         condition: of the shape `bijection.cond_shape`.
 
     Raises:
-        ValueError: where the condition has another shape, or `bijection` has none.
+        ValueError: if the condition has another shape, or `bijection` has none.
 
     Example:
         >>> import jax

@@ -41,8 +41,8 @@ class Guided(AbstractAutoregressive):
         draws: whether the layer maps towards the target; False where it stands in an `Invert`.
 
     Raises:
-        TypeError: where `layer` is no such layer.
-        ValueError: where the layer has no condition, or `null` not its shape.
+        TypeError: if `layer` is not such a layer.
+        ValueError: if the layer has no condition, or `null` not its shape.
 
     Source: Zhai et al. 2024, arXiv 2412.06329; Ho, Salimans 2022, arXiv 2207.12598.
 
@@ -93,8 +93,8 @@ def guide(bijection: AbstractBijection, weight: ArrayLike, null: ArrayLike) -> A
     """`bijection` with all its conditional layers `Guided`.
 
     Raises:
-        ValueError: where there is no condition, or `null` has another shape.
-        TypeError: where what has a condition is not made of affine autoregressive layers.
+        ValueError: if there is no condition, or `null` has another shape.
+        TypeError: if what has a condition is not made of affine autoregressive layers.
     """
     if bijection.cond_shape is None:
         raise ValueError("guided expected a flow with a condition, got one without")

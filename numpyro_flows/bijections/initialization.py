@@ -29,7 +29,7 @@ def initialize_from_data[T: AbstractBijection](bijection: T, y: ArrayLike, condi
         The bijection of the same structure and types.
 
     Raises:
-        ValueError: where `y` or `condition` has another shape, `num` is below 2, or a needed condition is missing.
+        ValueError: if `y` or `condition` has another shape, `num` is below 2, or a needed condition is missing.
 
     Source: Glow, Kingma, Dhariwal 2018, arXiv 1807.03039.
 

@@ -29,7 +29,7 @@ class LULinear(AbstractShaped):
         dim: number of coordinates.
 
     Raises:
-        ValueError: where `dim` is below 1.
+        ValueError: if `dim` is below 1.
 
     Source: Glow, Kingma, Dhariwal 2018, arXiv 1807.03039.
 
@@ -89,7 +89,7 @@ class Householder(AbstractOrthogonal):
             which is what it takes to reach every rotation.
 
     Raises:
-        ValueError: where `dim` is below 1, or `num_reflections` is odd or below 2.
+        ValueError: if `dim` is below 1, or `num_reflections` is odd or below 2.
 
     Source: Tomczak, Welling 2016, arXiv 1611.09630; the product: Joffrain, Low, Quintana-Orti, van de Geijn, Van Zee
         2006, ACM TOMS 32(2).
@@ -123,7 +123,7 @@ class Householder(AbstractOrthogonal):
         """The product that is a given rotation, to be trained from there.
 
         Raises:
-            ValueError: where `matrix` is no rotation: orthogonal and of determinant 1.
+            ValueError: if `matrix` is not a rotation: orthogonal and of determinant 1.
         """
         rest = _checked_rotation(cls, matrix)
         eye = np.eye(len(rest))
@@ -172,7 +172,7 @@ class Cayley(AbstractOrthogonal):
         """The map that is a given rotation, to be trained from there.
 
         Raises:
-            ValueError: where `matrix` is no rotation: orthogonal and of determinant 1, or has an eigenvalue of -1.
+            ValueError: if `matrix` is not a rotation: orthogonal and of determinant 1, or has an eigenvalue of -1.
         """
         rotation = _checked_rotation(cls, matrix)
         eye = np.eye(len(rotation))
@@ -194,7 +194,7 @@ class QRLinear(AbstractShaped):
         dim: number of coordinates.
 
     Raises:
-        ValueError: where `dim` is below 1.
+        ValueError: if `dim` is below 1.
 
     Source: Hoogeboom, van den Berg, Welling 2019, arXiv 1901.11137.
 
@@ -233,7 +233,7 @@ class DCT(AbstractShaped):
         dim: number of coordinates.
 
     Raises:
-        ValueError: where `dim` is below 1.
+        ValueError: if `dim` is below 1.
 
     Source: Ahmed, Natarajan, Rao 1974, IEEE Trans. Computers C-23(1).
 

@@ -32,7 +32,7 @@ class MatrixExponential(AbstractShaped):
         gate: "linear" for `g(t) = t`, or "tanh" with a trained `rate`, which is bounded.
 
     Raises:
-        ValueError: where `dim` is below 1, `cond_dim` neither None nor 1, `time` not finite, or `gate` unknown.
+        ValueError: if `dim` is below 1, `cond_dim` neither None nor 1, `time` not finite, or `gate` unknown.
 
     Source: Hoogeboom, Garcia Satorras, Tomczak, Welling 2020, arXiv 2006.01910; Xiao, Liu 2020, arXiv 2007.09651; in
         time: Bilos, Sommer, Rangapuram, Januschowski, Gunnemann 2021 ("Neural flows"), arXiv 2110.13040.

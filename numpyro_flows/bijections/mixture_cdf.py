@@ -40,8 +40,8 @@ class MixtureCDF(AbstractUnivariate):
         kind: of a component, "normal" or "logistic".
 
     Raises:
-        ValueError: where `num_components` is below 1, or `kind` unknown.
-        RuntimeError: (of `eqx.error_if`) where an inverse did not converge.
+        ValueError: if `num_components` is below 1, or `kind` unknown.
+        RuntimeError: (from `eqx.error_if`) if an inverse did not converge.
 
     Source: Flow++, Ho, Chen, Srinivas, Duan, Abbeel 2019, arXiv 1902.00275; Gaussianization flows, Meng, Song, Song,
         Ermon 2020, arXiv 2003.01941.
@@ -120,7 +120,7 @@ class MixtureCDF(AbstractUnivariate):
             scales: of the components, between the bounds that the class names.
 
         Raises:
-            ValueError: where a shape does not end in `num_components`, a weight is not positive, or a scale is out of
+            ValueError: if a shape does not end in `num_components`, a weight is not positive, or a scale is out of
                 bounds.
         """
         weights, locs, scales = (np.asarray(a, dtype=float) for a in (weights, locs, scales))

@@ -31,8 +31,8 @@ class Planar(AbstractShaped):
         hidden: widths of the hidden layers of the network of the condition.
 
     Raises:
-        ValueError: where `dim` is below 1.
-        RuntimeError: (of `eqx.error_if`, also within jit) where an inverse did not converge.
+        ValueError: if `dim` is below 1.
+        RuntimeError: (from `eqx.error_if`, also within jit) if an inverse did not converge.
 
     Source: Rezende, Mohamed 2015, arXiv 1505.05770.
 

@@ -46,8 +46,8 @@ class Residual(AbstractShaped, AbstractEstimator):
         exact_dim: largest number of coordinates with an exact log-determinant.
 
     Raises:
-        ValueError: where `dim` is below 1, or `max_lipschitz` not between 0 and 1.
-        RuntimeError: (of `eqx.error_if`, also within jit) where an inverse did not converge.
+        ValueError: if `dim` is below 1, or `max_lipschitz` not between 0 and 1.
+        RuntimeError: (from `eqx.error_if`, also within jit) if an inverse did not converge.
 
     Source: Behrmann, Grathwohl, Chen, Duvenaud, Jacobsen 2019, arXiv 1811.00995; the estimate: Chen, Behrmann,
     Duvenaud, Jacobsen 2019, arXiv 1906.02735.

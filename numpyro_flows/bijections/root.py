@@ -24,7 +24,7 @@ def invert_increasing(function: Increasing, y: Values, name: str) -> tuple[Value
     As `root_of_increasing`, and checked.
 
     Raises:
-        RuntimeError: (of `eqx.error_if`, also within jit) where no bracket held the root, or the steps did not suffice.
+        RuntimeError: (from `eqx.error_if`, also within jit) if no bracket held the root, or the steps did not suffice.
     """
     x, found = _root(function, y)
     failed = ((found == 0) | jnp.isinf(x)) & jnp.isfinite(y)

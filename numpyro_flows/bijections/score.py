@@ -19,7 +19,7 @@ def transform_with_score(
     comes from its inverse: `s(y) = grad_y [x(y) . s(x) + log |det dx/dy|]` with `s(x)` held fixed.
 
     Raises:
-        ValueError: where the shape of `x` or `condition` is not the bijection's, or a needed condition is missing.
+        ValueError: if the shape of `x` or `condition` is not the bijection's, or a needed condition is missing.
 
     Source: Vaitl, Winkler, Richter, Kessel 2024, arXiv 2403.15881.
 

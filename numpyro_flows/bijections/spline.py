@@ -34,7 +34,7 @@ class RationalQuadraticSpline(AbstractUnivariate):
         bound: half of the interval's length.
 
     Raises:
-        ValueError: where `num_bins` is not 1 to 999, or `bound` not positive.
+        ValueError: if `num_bins` is not 1 to 999, or `bound` not positive.
 
     Source: neural spline flows, Durkan, Bekasov, Murray, Papamakarios 2019, arXiv 1906.04032.
 

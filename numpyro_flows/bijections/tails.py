@@ -27,7 +27,7 @@ class SinhArcsinh(AbstractUnivariate):
     `max_log_power` through a tanh.
 
     Raises:
-        ValueError: where `max_log_power` is not positive.
+        ValueError: if `max_log_power` is not positive.
 
     Source: Jones and Pewsey 2009, Biometrika 96(4), whose map has one power for both sides.
 
@@ -94,7 +94,7 @@ class TailTransform(AbstractUnivariate):
         max_index: largest `lam`; moments of order `1 / max_index` and more may then be infinite.
 
     Raises:
-        ValueError: where `max_index` is not above 0.1.
+        ValueError: if `max_index` is not above 0.1.
 
     Source: tail transform flows, Hickling, Prangle 2025, arXiv 2406.16971.
 

@@ -56,7 +56,7 @@ class AbstractNumericalUnivariate(AbstractUnivariate):
     """A monotone map onto the reals whose inverse has no closed form: bracketed roots with implicit gradients.
 
     Raises:
-        RuntimeError: (of `eqx.error_if`, also within jit) where an inverse did not converge.
+        RuntimeError: (from `eqx.error_if`, also within jit) if an inverse did not converge.
     """
 
     def inverse_and_log_derivative(self, y: Values, params: Params) -> tuple[Values, Values]:
@@ -98,7 +98,7 @@ class AffineUnivariate(AbstractUnivariate):
     layer around the flow. Log-scales without a bound are the commonest cause of NaN in trained RealNVPs.
 
     Raises:
-        ValueError: where `max_log_scale` is not positive.
+        ValueError: if `max_log_scale` is not positive.
 
     Source: RealNVP, Dinh, Sohl-Dickstein, Bengio 2017, arXiv 1605.08803.
 

@@ -27,7 +27,7 @@ class YeoJohnson(AbstractShaped):
         high: where it ends, above zero.
 
     Raises:
-        ValueError: where not `low < 0 < high`.
+        ValueError: if not `low < 0 < high`.
 
     Source: Yeo, Johnson 2000, Biometrika 87(4).
 

@@ -100,7 +100,7 @@ class Hutchinson(AbstractDivergence):
         distribution: "rademacher", of the smallest variance, or "gaussian".
 
     Raises:
-        ValueError: where `num_probes` is below 1 or `distribution` unknown.
+        ValueError: if `num_probes` is below 1 or `distribution` unknown.
 
     Source: Hutchinson 1990, Commun. Stat. Simul. Comput. 19(2); for flows: arXiv 1810.01367.
 
@@ -150,7 +150,7 @@ class HutchPlusPlus(AbstractDivergence):
         num_probes: products of the Jacobian in all, a multiple of 3; a third of it is at most the field's `dim`.
 
     Raises:
-        ValueError: where `num_probes` is not a positive multiple of 3 or, in use, too large for the field.
+        ValueError: if `num_probes` is not a positive multiple of 3 or, in use, too large for the field.
 
     Source: Meyer, Musco, Musco, Woodruff 2021, arXiv 2010.09649.
 

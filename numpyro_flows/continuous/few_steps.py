@@ -31,7 +31,7 @@ class FewSteps(AbstractShaped, AbstractEstimator):
         num_steps: number of steps in each direction.
 
     Raises:
-        ValueError: where `num_steps` is below 1.
+        ValueError: if `num_steps` is below 1.
 
     Source: average velocities: MeanFlow, Geng, Deng, Bai, Kolter, He 2025, arXiv 2505.13447; distilled with
         log-determinants: F2D2, Ai, He, Gu, Salakhutdinov, Kolter, Boffi, Simchowitz 2025, arXiv 2512.02636, which

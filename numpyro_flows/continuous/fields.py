@@ -83,7 +83,7 @@ class MLPField(AbstractField):
         num_frequencies: of the first.
 
     Raises:
-        ValueError: where `dim` is below 1 or `time` unknown.
+        ValueError: if `dim` is below 1 or `time` unknown.
 
     Source: FFJORD, Grathwohl, Chen, Bettencourt, Sutskever, Duvenaud 2019, arXiv 1810.01367; FiLM: Perez, Strub, de
         Vries, Dumoulin, Courville 2018, arXiv 1709.07871.
@@ -140,7 +140,7 @@ class LinearField(AbstractFieldWithDivergence):
         dim: number of coordinates.
 
     Raises:
-        ValueError: where `dim` is below 1.
+        ValueError: if `dim` is below 1.
 
     Example:
         >>> import equinox as eqx, jax.numpy as jnp

@@ -65,8 +65,8 @@ class ContinuousFlow(AbstractShaped, AbstractEstimator):
         training: how it is solved in training.
 
     Raises:
-        ValueError: where the interval is empty or not finite, or `num_steps` does not go with the controller.
-        RuntimeError: (of `eqx.error_if`, also within jit) where the solver fails; it names solver, tolerance and steps.
+        ValueError: if the interval is empty or not finite, or `num_steps` does not go with the controller.
+        RuntimeError: (from `eqx.error_if`, also within jit) if the solver fails; it names solver, tolerance and steps.
 
     Source: Chen, Rubanova, Bettencourt, Duvenaud 2018, arXiv 1806.07366; FFJORD, Grathwohl, Chen, Bettencourt,
         Sutskever, Duvenaud 2019, arXiv 1810.01367.

@@ -50,7 +50,7 @@ class ConditionalOT(AbstractPath):
             from learning few points by heart.
 
     Raises:
-        ValueError: where `sigma_min` is not in [0, 1).
+        ValueError: if `sigma_min` is not in [0, 1).
 
     Source: Lipman, Chen, Ben-Hamu, Nickel, Le 2023, arXiv 2210.02747.
 
@@ -100,7 +100,7 @@ class VariancePreserving(AbstractPath):
         beta_min, beta_max: rates of the noise at the data and at the base, with `B(1)` large enough to forget the data.
 
     Raises:
-        ValueError: where not `0 < beta_min <= beta_max`.
+        ValueError: if not `0 < beta_min <= beta_max`.
 
     Source: Song, Sohl-Dickstein, Kingma, Kumar, Ermon, Poole 2021, arXiv 2011.13456.
 
@@ -141,7 +141,7 @@ class FlowMatching(eqx.Module):
             so that little is gained.
 
     Raises:
-        ValueError: where `coupling` is unknown.
+        ValueError: if `coupling` is unknown.
 
     Source: Lipman et al. 2023, arXiv 2210.02747; couplings: Tong et al. 2024, arXiv 2302.00482; Pooladian et al. 2023,
         arXiv 2304.14772; with conditions: Kerrigan, Migliorini, Smyth 2024, arXiv 2404.04240; Chemseddine, Hagemann,

@@ -25,7 +25,7 @@ class PotentialField(AbstractField):
         time, num_frequencies: as for `MLPField`.
 
     Raises:
-        ValueError: where `dim` is below 1 or `time` unknown.
+        ValueError: if `dim` is below 1 or `time` unknown.
 
     Source: Zhang, E, Wang 2018 ("Monge-Ampere flow"), arXiv 1809.10188.
 
@@ -79,7 +79,7 @@ class OTFlowField(AbstractFieldWithDivergence):
         rank: of `A`; by default up to 10.
 
     Raises:
-        ValueError: where `dim` is below 1.
+        ValueError: if `dim` is below 1.
 
     Source: OT-Flow, Onken, Wu Fung, Li, Ruthotto 2021, arXiv 2006.00104.
 

@@ -30,7 +30,7 @@ class ODESolver(eqx.Module):
         raises: whether a failure is an error. Else its results are NaN, so that a training step can be skipped.
 
     Raises:
-        ValueError: where `num_steps` is given without `ConstantStepSize`, or missing with it, or exceeds `max_steps`.
+        ValueError: if `num_steps` is given without `ConstantStepSize`, or missing with it, or exceeds `max_steps`.
     """
 
     solver: diffrax.AbstractSolver
@@ -125,7 +125,7 @@ def adaptive(tolerance: float) -> diffrax.PIDController:
     precision no less than 1e-6, where rounding begins. Where steps become too short, the solver fails.
 
     Raises:
-        ValueError: where `tolerance` is not positive.
+        ValueError: if `tolerance` is not positive.
 
     Example:
         >>> import jax

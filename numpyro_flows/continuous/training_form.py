@@ -121,7 +121,7 @@ def num_evaluations(bijection: AbstractBijection, y: ArrayLike, condition: Array
     """How often fields are evaluated for the density of one event `y`, in all continuous flows of `bijection`.
 
     Raises:
-        ValueError: where the shape of `y` or `condition` is not the bijection's, or a solver is no Runge-Kutta method.
+        ValueError: if the shape of `y` or `condition` is not the bijection's, or a solver is not a Runge-Kutta method.
 
     Example:
         >>> import diffrax, jax  # doctest: +SLOW

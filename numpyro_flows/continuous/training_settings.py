@@ -49,7 +49,7 @@ class Training(eqx.Module):
             first two.
 
     Raises:
-        ValueError: where `num_steps` is below 1 or above 256.
+        ValueError: if `num_steps` is below 1 or above 256.
 
     Example:
         >>> import jax

@@ -1,4 +1,4 @@
-"""What the trainings of densities share: options, their defaults, and the split of the rows."""
+"""Options, defaults and the split of the rows, for all trainings of densities."""
 
 from typing import NamedTuple
 
@@ -8,13 +8,13 @@ from jaxtyping import Int
 
 from numpyro_flows.training.watch import Callback
 
-_FEW_VALIDATION, _MOST_VALIDATION = 30, 10_000  # rows: fewer decide by chance, more tell no better when to stop
+_FEW_VALIDATION, _MOST_VALIDATION = 30, 10_000  # rows: fewer are too noisy, more do not stop training any better
 LIKELIHOOD_STEPS = 5_000
-LIKELIHOOD_ROUND = 50  # least number of steps between two looks at the validation rows
+LIKELIHOOD_ROUND = 50  # minimum number of steps between two evaluations of the validation rows
 
 
 class Options(NamedTuple):
-    """The arguments of `fit_density` that every part of a density is trained by."""
+    """The arguments of `fit_density` that every part of a density is trained with."""
 
     num_steps: int
     batch_size: int | None

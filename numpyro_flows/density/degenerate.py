@@ -1,4 +1,4 @@
-"""Rows on which a density can grow without bound: repeated ones, and columns that are functions of each other."""
+"""Rows on which a density can grow without bound: repeated rows, and columns that are functions of each other."""
 
 import warnings
 
@@ -10,7 +10,7 @@ _LEAST_EIGENVALUE, _MOST_COLUMNS = 1e-10, 256  # of correlations, and columns of
 
 
 def warn_of_repetition(columns: Float[np.ndarray, "num size"]) -> None:
-    """Where more than a tenth of the rows are copies of others."""
+    """Warn if more than a tenth of the rows are copies of others."""
     # rows that are alike have the same projection, others almost surely not
     spread = np.ptp(columns, axis=0)
     projected = columns @ (np.random.default_rng(0).normal(size=len(spread)) / np.where(spread > 0, spread, 1.0))
@@ -25,7 +25,7 @@ def warn_of_repetition(columns: Float[np.ndarray, "num size"]) -> None:
 
 
 def warn_of_dependence(x: Float[np.ndarray, "num dim"]) -> None:
-    """Where a column is a linear function of others: what it adds to the density is rounding, and a ridge."""
+    """Warn if a column is a linear function of others: it adds only rounding and a ridge to the density."""
     num, dim = x.shape
     varies = np.ptp(x, axis=0) > 0
     if not (1 < varies.sum() <= _MOST_COLUMNS and num > 2 * dim):

@@ -1,4 +1,4 @@
-"""What a flow is trained on, and what it is trained for."""
+"""Rows and losses of density training."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,10 +18,10 @@ _BLOCK = 1000  # rows scored at once by each device
 
 
 class Rows(NamedTuple):
-    """What a flow is trained on or scored by, in NumPy or on the device.
+    """Rows for training or scoring, in NumPy or on the device.
 
     x: vectors `(num, dim)`.
-    condition: of each, `(num, cond_dim)`, or None.
+    condition: condition of each row, `(num, cond_dim)`, or None.
     weights: `(num,)`, of mean 1.
     """
 
@@ -37,7 +37,7 @@ Objective = Callable[[AbstractBijection, Base, PRNGKeyArray, Rows, Devices], Sca
 def log_prob_rows(
     bijection: AbstractBijection, rows: Rows, base: Base = None, devices: Devices = ONE_DEVICE
 ) -> Float[Array, " num"]:
-    """`log p_base(f^-1(x)) + log |det df^-1/dx|` of every row, in blocks, so that memory does not grow with them.
+    """`log p_base(f^-1(x)) + log |det df^-1/dx|` of every row, in blocks, so that memory does not grow with the rows.
 
     Devices share the rows of a block.
     """
@@ -74,7 +74,7 @@ def maximum_likelihood(
 
 
 def flow_matching(matching: FlowMatching) -> Objective:
-    """The loss of `matching`, which has a ValueError for a bijection that is no `ContinuousFlow`, or another base."""
+    """The loss of `matching`; a ValueError for another bijection than a `ContinuousFlow`, or another base."""
 
     def objective(bijection: AbstractBijection, base: Base, key: PRNGKeyArray, rows: Rows, devices: Devices) -> Scalar:
         if base is not None:
@@ -103,7 +103,7 @@ class _EmbeddedField(eqx.Module):
 
 
 def checked_matching(objective: str | FlowMatching) -> FlowMatching | None:
-    """None for maximum likelihood."""
+    """The `FlowMatching` of an objective; None for maximum likelihood."""
     if isinstance(objective, FlowMatching):
         return objective
     if objective not in ("maximum_likelihood", "flow_matching"):

@@ -104,9 +104,9 @@ def fit_mixed(
     checkpoint: str | os.PathLike | None,
     options: Options,
 ) -> MixedDistribution:
-    """`fit_density` where a support is discrete or `constraints.circular`; it is itself given, for the real columns.
+    """`fit_density` for supports that are discrete or `constraints.circular`; it is passed in, to fit the real columns.
 
-    Every part is trained on the same rows. A checkpoint is a file for each part, whose name ends in that of the part.
+    All parts are trained on the same rows. A checkpoint has a file for each part, whose name ends in that of the part.
     """
     if isinstance(flow, FlowDistribution | MixedDistribution):
         raise ValueError(
@@ -162,7 +162,7 @@ def fit_mixed(
 
 
 def require_likelihood(objective: str | FlowMatching, dequantize: Any, embedding: Any, **shares: float) -> None:
-    """Raise a ValueError for what data with angles or whole numbers are not trained by."""
+    """Raise a ValueError for options that do not work with angles or whole numbers."""
     if embedding is not None:
         raise ValueError(
             "embedding expected None for data with angles or whole numbers, got "
@@ -220,7 +220,7 @@ def _fit_angles(
 
 
 def _turns(data: MixedData) -> Float[np.ndarray, "num twice"]:
-    """What real columns see of the angles: cosines, then sines."""
+    """The angles as real columns see them: cosines, then sines."""
     angles = data.values[:, list(data.columns.angles)]
     return np.hstack([np.cos(angles), np.sin(angles)])
 
@@ -228,7 +228,7 @@ def _turns(data: MixedData) -> Float[np.ndarray, "num twice"]:
 def _whole_score(
     mixed: MixedDistribution, values: Any, conditions: Any, training: _Training, index: Int[np.ndarray, " some"]
 ) -> Score | None:
-    """Of whole rows, by the density that users get."""
+    """Score of whole rows, by the density that users get."""
     if not len(index):
         return None
     rows = training.rows(values, conditions, index)

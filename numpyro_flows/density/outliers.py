@@ -1,4 +1,4 @@
-"""Rows so far from all others that whitening by them would squash the rest: found, named and left out."""
+"""Rows so far from all others that whitening by them would squash the rest: they are found, named and left out."""
 
 import warnings
 from typing import NamedTuple
@@ -19,7 +19,7 @@ _SHOWN = 5  # rows that the message names
 
 
 class Far(NamedTuple):
-    """Which rows are far; of each of them the column where it is farthest, and how many robust standard deviations."""
+    """Which rows are far, with the column where each is farthest, and its distance in robust standard deviations."""
 
     rows: Bool[np.ndarray, " num"]
     column: np.ndarray
@@ -29,9 +29,9 @@ class Far(NamedTuple):
 def far_rows(x: Float[np.ndarray, "num dim"], weights: Float[np.ndarray, " num"]) -> Far:
     """Rows that are 1,000 robust standard deviations away in a column, beyond a gap that its tail does not explain.
 
-    Both ends are one tail, of the distances `z` from the median. Beside the `k` farthest values, for each `k` up to one
-    in 50, Hill's estimate of the next values is the tail's index `a`; a gap from `z` to `c z` in such a tail has
-    the probability `c^-a`. Rows with more than a fiftieth of the weight are no outliers.
+    Both ends count as one tail, of the distances `z` from the median. For each `k` up to one in 50 rows, Hill's
+    estimate from the values below the `k` farthest gives the tail's index `a`. A gap from `z` to `c z` in such a tail
+    has the probability `c^-a`. Rows with more than a fiftieth of the weight are not outliers.
 
     Source: Hill 1975, Annals of Statistics 3(5).
     """
@@ -78,7 +78,7 @@ def near_rows(
     condition: Float[np.ndarray, "num cond_dim"] | None,
     weights: Float[np.ndarray, " num"],
 ) -> Bool[np.ndarray, " num"]:
-    """The rows that a fit is of, without those that are far; it warns of these."""
+    """The rows that are fitted, without those that are far away; a warning names the latter."""
     far = far_rows(observations.x, weights)
     what = [f"column {label}" if label.isdigit() else label for label in observations.labels]
     if condition is not None:

@@ -33,7 +33,7 @@ class Powers(NamedTuple):
     def of(
         cls, x: Float[np.ndarray, "num dim"], weights: Float[np.ndarray, " num"], rng: np.random.Generator
     ) -> "Powers | None":
-        """By the likelihood of a normal distribution; None where no column gains by more than chance."""
+        """Powers with the largest likelihood of a normal distribution; None if no column gains by more than chance."""
         num = len(x)
         alike = bool((weights == weights[0]).all())
         some = x[rng.choice(num, min(num, _SOME_ROWS), replace=not alike, p=weights / weights.sum())]
@@ -77,10 +77,10 @@ class Powers(NamedTuple):
 
 
 def _gain(z: Float[np.ndarray, " num"], power: float) -> float:
-    """Of the likelihood of a normal distribution by the transform, in nats a row.
+    """Gain in the likelihood of a normal distribution by the transform, in nats a row.
 
-    None where the transform draws a tail in so far that the normal distribution reaches far beyond the data, as with
-    many zeros beside a few large values: far out a small step is a large one for the data.
+    None if the transform pulls a tail in so far that the normal distribution reaches far beyond the data, for example
+    with many zeros beside a few large values. Far out a small step is then a large one for the data.
     """
     y, log_slope = power_transform(z, power, z.min(), z.max(), np)
     sd = y.std()

@@ -1,4 +1,4 @@
-"""Mixtures of Gaussians of many sizes, stacked: weighted by how well each predicts rows that it has not seen."""
+"""Stacked mixtures of Gaussians of many sizes, weighted by their predictions of held-out rows."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -27,10 +27,10 @@ _STEPS = 300  # of expectation maximisation for the shares
 
 
 class Member(NamedTuple):
-    """A mixture by what it is fitted with: its number of components, and the rows that its prior is worth.
+    """A mixture, described by its number of components and the number of rows that its prior is worth.
 
-    uncorrelated: whether rows are so few that the prior is nearer to variances than to a covariance.
-    wider: where not None, one Gaussian with standard deviations so many times as large.
+    uncorrelated: whether there are so few rows that the prior is nearer to variances than to a covariance.
+    wider: if not None, one Gaussian with standard deviations so many times as large.
     """
 
     num_components: int
@@ -40,7 +40,7 @@ class Member(NamedTuple):
 
 
 class Stack(NamedTuple):
-    """Mixtures with their shares, and the mean log density that rows had which were held out."""
+    """Mixtures with their shares, and the mean log density of held-out rows."""
 
     members: tuple[Member, ...]
     shares: Float[np.ndarray, " members"]
@@ -92,7 +92,7 @@ class Stack(NamedTuple):
 
     @staticmethod
     def possible(x: Float[np.ndarray, "num dim"], weights: Float[np.ndarray, " num"]) -> bool:
-        """Whether the coordinates are not too many, nor the rows with weight too few."""
+        """Whether there are neither too many coordinates nor too few rows with weight."""
         return x.shape[1] <= _MAX_DIM and int(np.count_nonzero(weights)) >= _LEAST_ROWS
 
     def fit(
@@ -105,7 +105,7 @@ class Stack(NamedTuple):
 
 
 def _some(weights: Float[np.ndarray, " num"], dim: int, rng: np.random.Generator) -> Int[np.ndarray, " some"]:
-    """Rows with weight, in random order: of many so many that mixtures are fitted to them in a second or so."""
+    """Rows with weight, in random order; for large data as many as mixtures can be fitted to in about a second."""
     most = np.clip(_WORK / dim**2, *_MOST_ROWS)
     return rng.permutation(np.flatnonzero(weights))[: int(most)]
 
@@ -116,7 +116,7 @@ def _fitted(
     weights: Float[np.ndarray, " num"],
     rng: np.random.Generator,
 ) -> list[GaussianMixture]:
-    """The mixture of each member, from clusters of its own: a stack gains where its members differ."""
+    """The mixture of each member, from its own clusters: a stack gains if its members differ."""
     mixtures = [
         GaussianMixture.of(x, weights, clusters(x, m.num_components, rng), m.num_prior, uncorrelated=m.uncorrelated)
         for m in members

@@ -37,7 +37,7 @@ def _mode_of_regular(target: str) -> int | None:
     """Permissions of the file that is to be replaced; None where there is none.
 
     Raises:
-        OSError: where `open(target, "wb")` would, or where the target is no file that can be replaced (a device, say).
+        OSError: if `open(target, "wb")` would, or if the target is no file that can be replaced (a device, say).
     """
     try:
         found = os.stat(target)

@@ -55,7 +55,7 @@ def autoregressive(
         adjacency: `adjacency[i, j]`: whether coordinate `i` may depend on `j` in one layer; all by default.
 
     Raises:
-        ValueError: where a size is out of its range, `fast` or `order` unknown, or `adjacency` not `(dim, dim)`.
+        ValueError: if a size is out of its range, `fast` or `order` unknown, or `adjacency` not `(dim, dim)`.
 
     Example:
         >>> import jax
@@ -169,8 +169,8 @@ def naf(
         num_units: sigmoids of a coordinate.
 
     Raises:
-        ValueError: as `autoregressive`, and where `num_units` is below 1.
-        RuntimeError: (of `eqx.error_if`) where the slow direction did not converge.
+        ValueError: as `autoregressive`, and if `num_units` is below 1.
+        RuntimeError: (from `eqx.error_if`) if the slow direction did not converge.
 
     Source: Huang, Krueger, Lacoste, Courville 2018, arXiv 1804.00779.
 
@@ -204,7 +204,7 @@ def bernstein(
 
     Raises:
         ValueError: as `autoregressive`, and for an impossible polynomial.
-        RuntimeError: (of `eqx.error_if`) where the slow direction did not converge.
+        RuntimeError: (from `eqx.error_if`) if the slow direction did not converge.
 
     Source: Ramasinghe, Fernando, Khan, Barnes 2022, arXiv 2102.03509.
 

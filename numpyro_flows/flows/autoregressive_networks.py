@@ -36,8 +36,8 @@ def bnaf(
         hidden: units that each coordinate has in the hidden layers of the network.
 
     Raises:
-        ValueError: as `autoregressive`, and where there is no hidden layer.
-        RuntimeError: (of `eqx.error_if`) where the slow direction did not converge.
+        ValueError: as `autoregressive`, and if there is no hidden layer.
+        RuntimeError: (from `eqx.error_if`) if the slow direction did not converge.
 
     Source: De Cao, Titov, Aziz 2019, arXiv 1904.04676.
 
@@ -87,8 +87,8 @@ def tarflow(
         max_log_scale: bound on the log-scale of one layer.
 
     Raises:
-        ValueError: as `autoregressive`, and where the heads do not divide the width or `block_size` is not 1 to `dim`;
-            where an image does not have `dim` numbers, patches do not divide it, or it is given with a `block_size`
+        ValueError: as `autoregressive`, and if the heads do not divide the width or `block_size` is not 1 to `dim`;
+            if an image does not have `dim` numbers, patches do not divide it, or it is given with a `block_size`
             or another `order`.
 
     Source: Zhai et al. 2024, arXiv 2412.06329.

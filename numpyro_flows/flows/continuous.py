@@ -55,8 +55,8 @@ def ffjord(
             with Hutchinson's estimator of one probe.
 
     Raises:
-        ValueError: where `dim` is below 1 or the interval empty.
-        RuntimeError: (of `eqx.error_if`) where the solver fails.
+        ValueError: if `dim` is below 1 or the interval empty.
+        RuntimeError: (from `eqx.error_if`) if the solver fails.
 
     Source: Grathwohl, Chen, Bettencourt, Sutskever, Duvenaud 2019, arXiv 1810.01367.
 
@@ -105,7 +105,7 @@ def matrix_exponential(
         gate: `g(t)`: "linear", `t`, or "tanh", `tanh(rate t)` with a trained rate.
 
     Raises:
-        ValueError: where `dim` or `num_layers` is below 1, `cond_dim` neither None nor 1, `time` not finite, or `gate`
+        ValueError: if `dim` or `num_layers` is below 1, `cond_dim` neither None nor 1, `time` not finite, or `gate`
             unknown.
 
     Source: Xiao, Liu 2020, arXiv 2007.09651; Bilos, Sommer, Rangapuram, Januschowski, Gunnemann 2021 ("Neural flows"),

@@ -50,7 +50,7 @@ def coupling(
         adjacency: `adjacency[i, j]`: whether coordinate `i` may depend on `j` in one layer; all by default.
 
     Raises:
-        ValueError: where `dim` or `num_layers` is below 1, `order` unknown, or `adjacency` not `(dim, dim)`.
+        ValueError: if `dim` or `num_layers` is below 1, `order` unknown, or `adjacency` not `(dim, dim)`.
 
     Example:
         >>> import jax
@@ -94,7 +94,7 @@ def realnvp(
         max_log_scale: bound on the log-scale of one layer.
 
     Raises:
-        ValueError: as `coupling`, and where `max_log_scale` is not positive.
+        ValueError: as `coupling`, and if `max_log_scale` is not positive.
 
     Source: Dinh, Sohl-Dickstein, Bengio 2017, arXiv 1605.08803.
 
@@ -210,7 +210,7 @@ def multiscale(
         num_levels: number of levels.
 
     Raises:
-        ValueError: where `num_levels` is below 1 or `dim` not a multiple of `2 ** (num_levels - 1)`.
+        ValueError: if `num_levels` is below 1 or `dim` not a multiple of `2 ** (num_levels - 1)`.
 
     Source: Dinh, Sohl-Dickstein, Bengio 2017, arXiv 1605.08803.
 

@@ -50,7 +50,7 @@ def gaussianization(
             layers' number and kind.
 
     Raises:
-        ValueError: where a size is below 1, `kind` unknown, or `init` of another dimension or of "empirical" marginals.
+        ValueError: if a size is below 1, `kind` unknown, or `init` of another dimension or of "empirical" marginals.
 
     Source: Meng, Song, Song, Ermon 2020, arXiv 2003.01941.
 
@@ -102,7 +102,7 @@ def coupling_gaussianization(
             `dim`, fully autoregressive. So many sweeps the sampling direction takes at most.
 
     Raises:
-        ValueError: as `gaussianization`, and where `passes` is below 1.
+        ValueError: as `gaussianization`, and if `passes` is below 1.
 
     Source: Meng, Song, Song, Ermon 2020, arXiv 2003.01941; Ho et al. 2019, arXiv 1902.00275.
 

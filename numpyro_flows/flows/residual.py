@@ -22,8 +22,8 @@ def planar(
         hidden: widths of the hidden layers of the networks of the condition.
 
     Raises:
-        ValueError: where `dim` or `num_layers` is below 1.
-        RuntimeError: (of `eqx.error_if`) where an inverse did not converge.
+        ValueError: if `dim` or `num_layers` is below 1.
+        RuntimeError: (from `eqx.error_if`) if an inverse did not converge.
 
     Source: Rezende, Mohamed 2015, arXiv 1505.05770.
 
@@ -96,8 +96,8 @@ def residual(
         exact_dim: most coordinates for which the log-determinant is exact.
 
     Raises:
-        ValueError: as `planar`, and where `max_lipschitz` is not in (0, 1).
-        RuntimeError: (of `eqx.error_if`) where an inverse did not converge.
+        ValueError: as `planar`, and if `max_lipschitz` is not in (0, 1).
+        RuntimeError: (from `eqx.error_if`) if an inverse did not converge.
 
     Source: Chen, Behrmann, Duvenaud, Jacobsen 2019, arXiv 1906.02735.
 

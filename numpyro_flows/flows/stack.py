@@ -56,8 +56,8 @@ def permuted(
     (centred eight schools: certified after 1,200 to 2,800 steps, with random orders after 2,800 to 5,200).
 
     Raises:
-        TypeError: where `key` is no random key, or a size no integer.
-        ValueError: where `dim` or `num_layers` is below 1, `order` is none of these, or `adjacency` not `(dim, dim)`.
+        TypeError: if `key` is no random key, or a size no integer.
+        ValueError: if `dim` or `num_layers` is below 1, `order` is none of these, or `adjacency` not `(dim, dim)`.
     """
     require_key_and_sizes(key, dim, num_layers)
     natural, num_others = np.arange(dim), (num_layers - 1) // 2

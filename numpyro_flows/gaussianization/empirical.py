@@ -22,7 +22,7 @@ class EmpiricalMarginal(AbstractShaped):
         slopes: positive derivatives at the knots, of the same shape.
 
     Raises:
-        ValueError: where the shapes differ or have no two knots, or knots do not rise.
+        ValueError: if the shapes differ or have no two knots, or knots do not rise.
 
     Source: Gregory, Delbourgo 1982, IMA Journal of Numerical Analysis 2(2).
 

@@ -49,7 +49,7 @@ def entropy(rng_key: PRNGKeyArray, data: ArrayLike) -> Estimate:
         data: of shape `(num, dim)`, independent draws.
 
     Raises:
-        ValueError: where half of the data are not what `fit_rbig` takes.
+        ValueError: if half of the data are not what `fit_rbig` takes.
 
     Source: Laparra, Camps-Valls, Malo 2011, IEEE TNN 22(4); Ao, Li 2022, AAAI 36.
 
@@ -109,7 +109,7 @@ def mutual_information(rng_key: PRNGKeyArray, x: ArrayLike, y: ArrayLike) -> Est
     Shapes are `(num, dim_x)` and `(num, dim_y)`.
 
     Raises:
-        ValueError: as `entropy`, and where the numbers of rows differ.
+        ValueError: as `entropy`, and if the numbers of rows differ.
 
     Example:
         >>> import jax, numpy as np  # doctest: +SLOW
@@ -137,7 +137,7 @@ def kl_divergence(rng_key: PRNGKeyArray, x: ArrayLike, y: ArrayLike) -> Estimate
     open.
 
     Raises:
-        ValueError: as `entropy`, and where the dimensions differ.
+        ValueError: as `entropy`, and if the dimensions differ.
 
     Example:
         >>> import jax, numpy as np  # doctest: +SLOW

@@ -128,8 +128,8 @@ def inspect_layers(flow: Any, data: ArrayLike, condition: ArrayLike | None = Non
         condition: one for all, or one for each event; by default the flow's own.
 
     Raises:
-        TypeError: where `flow` has no bijection, or data are no numbers.
-        ValueError: where data have another shape, are fewer than 16 or not finite, or the condition is missing or of
+        TypeError: if `flow` has no bijection, or data are not numbers.
+        ValueError: if data have another shape, are fewer than 16 or not finite, or the condition is missing or of
             another shape.
 
     Example:

@@ -80,8 +80,8 @@ def fit_rbig(
         max_layers: number of layers at most.
 
     Raises:
-        ValueError: where data have another shape, fewer than `dim + 8` rows, rows that are not finite or columns that
-            are constant; where an option is unknown, or `max_layers` below 1.
+        ValueError: if data have another shape, fewer than `dim + 8` rows, rows that are not finite or columns that
+            are constant; if an option is unknown, or `max_layers` below 1.
 
     Source: Laparra, Camps-Valls, Malo 2011, IEEE Transactions on Neural Networks 22(4), arXiv 1602.00229.
 

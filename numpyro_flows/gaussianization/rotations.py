@@ -99,7 +99,7 @@ def find_rotation(kind: Kind, data: Samples, rng: np.random.Generator) -> Matrix
     Order and signs are nothing to the marginal maps behind it.
 
     Raises:
-        ValueError: where `kind` is unknown.
+        ValueError: if `kind` is unknown.
     """
     finders = {
         "best": lambda: most_informative(data, rng),

@@ -55,8 +55,8 @@ def posterior_of(guide: AutoGuide, params: dict[str, Any], target: Target) -> di
     """The distribution that a guide with trained parameters has on the target's vectors.
 
     Raises:
-        TypeError: where the guide is not a continuous one.
-        ValueError: where it has no density, or is of a model with other latent sites.
+        TypeError: if the guide is not a continuous one.
+        ValueError: if it has no density, or is of a model with other latent sites.
     """
     if isinstance(guide, AutoDelta):
         raise ValueError("guide expected a density, got an AutoDelta, which is a point: fit AutoLaplaceApproximation")

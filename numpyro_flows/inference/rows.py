@@ -37,7 +37,7 @@ class Rows(NamedTuple):
         """The subsampled plate in a trace of `WithRows(model)`; None where there is none.
 
         Raises:
-            ValueError: where there are several, or one has latent sites inside.
+            ValueError: if there are several, or one has latent sites inside.
         """
         plates = {name: site["args"] for name, site in sites.items() if site["type"] == "plate"}
         subsampled = {name: args for name, args in plates.items() if is_subsampled(*args)}
@@ -135,7 +135,7 @@ def depending_on_rows(
     `run(x, rows)` gives the log density with these rows in place of all, and the deterministic sites.
 
     Raises:
-        ValueError: where the log density is not a sum over rows, as where a statistic of a block is in it.
+        ValueError: if the log density is not a sum over rows, for example because it uses a statistic of a block.
     """
     half = max(rows.block // 2, 1)
     rng = np.random.default_rng(0)

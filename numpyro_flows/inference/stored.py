@@ -249,7 +249,7 @@ def target_of(fit: StoredFit, model: Callable, args: tuple, kwargs: dict[str, An
     """The model as a density, or what stands for it.
 
     Raises:
-        ValueError: where the model has other latent sites. Without one: where arguments are given all the same, or the
+        ValueError: if the model has other latent sites. Without a model: if arguments are given, or the sites'
             sites' supports are unknown.
     """
     if model is without_model:

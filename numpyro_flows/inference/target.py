@@ -38,20 +38,21 @@ class Target:
     """The unnormalized posterior `p(x, data)` of a model on `x` in `R^dim`, its latent sites unconstrained and raveled.
 
     The sites follow each other in the order of the trace, as in NumPyro's continuous autoguides. The model is traced
-    abstractly, which costs no compilation. Entries of latent sites that a mask takes out of the density, as `obs_mask`
-    does, have a standard normal one. `rng_key` is for what the model itself draws.
+    abstractly, without compilation. A mask, such as `obs_mask`, may remove entries of latent sites from the density;
+    these entries get a standard normal density. `rng_key` is for the draws that the model itself makes.
 
     Attributes:
-        shapes: the latent sites' unconstrained shapes, and `site_shapes` as the model has them.
-        model: the model, with the standard normal of such entries, and some rows of a subsampled plate.
-        free: which coordinates belong to such entries.
-        free_entries: their number by site.
-        rows: the subsampled plate, whose rows are read in blocks, one after the other; None where there is none.
+        shapes: unconstrained shapes of the latent sites.
+        site_shapes: shapes of the latent sites in the model.
+        model: the model, with standard normal densities for masked entries, and some rows of a subsampled plate.
+        free: which coordinates belong to masked entries.
+        free_entries: number of masked entries by site.
+        rows: the subsampled plate, whose rows are read in blocks, one after the other; None if there is none.
 
     Raises:
-        ValueError: where the model has no latent site, a discrete one, a `numpyro.param` site without prior or given
-            value, several subsampled plates, latent sites in one, a log density that is not a sum over its rows, a
-            site larger than its plates, or observed values that are not finite.
+        ValueError: if the model has no latent site, a discrete one, or a `numpyro.param` site without a prior or given
+            value. Also if it has several subsampled plates, a latent site in one, or a log density that is not a sum
+            over its rows. Also if a site is larger than its plates, or observed values are not finite.
     """
 
     def __init__(self, model: Callable, rng_key: PRNGKeyArray, args: tuple = (), kwargs: dict[str, Any] | None = None):

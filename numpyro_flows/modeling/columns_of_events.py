@@ -39,8 +39,8 @@ class EventColumns(NamedTuple):
         """Columns as non-negative integers, or names of sites.
 
         Raises:
-            TypeError: where it is no list or tuple, or one of its elements is no integer or no string.
-            ValueError: where there is none, one twice, or one that does not exist.
+            TypeError: if it is not a list or tuple, or an element is not an integer or a string.
+            ValueError: if it is empty, or has a column twice or one that does not exist.
         """
         if not isinstance(columns, Sequence | np.ndarray) or isinstance(columns, str):
             example = [0, 2] if self.sites is None else list(self.sites.shapes)[:1]
@@ -83,7 +83,7 @@ class EventColumns(NamedTuple):
         """The real numbers of values by column, whose batch shapes broadcast.
 
         Raises:
-            ValueError: where shapes do not fit, or a value is outside its support.
+            ValueError: if shapes do not fit, or a value is outside its support.
         """
         shapes = [() if self.sites is None else self.sites.shapes[column] for column in columns]
         arrays = [as_array(value, f"column {column!r}") for column, value in zip(columns, values.values())]

@@ -25,7 +25,7 @@ class Sites(constraints.Constraint, InFiles):
         supports: NumPyro constraint of every site, by name; real numbers where there is none.
 
     Raises:
-        ValueError: where a support is named that no shape belongs to, or is discrete.
+        ValueError: if a support is named that no shape belongs to, or is discrete.
     """
 
     FILE_KINDS: ClassVar = {"shapes": dict[str, tuple[int, ...]], "supports": dict[str, constraints.Constraint]}
@@ -57,7 +57,7 @@ class Sites(constraints.Constraint, InFiles):
         """The vector of the sites' values, each of shape `(*batch, *site)`; others are ignored.
 
         Raises:
-            ValueError: where a site is missing, or of another shape.
+            ValueError: if a site is missing, or of another shape.
         """
         missing = [name for name in self.shapes if name not in values]
         if missing:
@@ -176,7 +176,7 @@ def table_as_sites(value: Any) -> Any:
     Names are strings. Rows of a Dataset are along the first dimension of its variables.
 
     Raises:
-        ValueError: where two columns have the same name.
+        ValueError: if two columns have the same name.
     """
     pandas, xarray = sys.modules.get("pandas"), sys.modules.get("xarray")  # whoever has such an object imported it
     if xarray is not None and isinstance(value, xarray.Dataset):

@@ -50,8 +50,8 @@ class Checkpoint:
         """The state in the file; where there is no file, `state`, which is then in one.
 
         Raises:
-            OSError: where the file cannot be written.
-            ValueError: where it is of another fit, or damaged.
+            OSError: if the file cannot be written.
+            ValueError: if it is of another fit, or damaged.
         """
         if self.path is None:
             return state

@@ -22,8 +22,8 @@ class Devices(NamedTuple):
         """The devices of a user's mesh.
 
         Raises:
-            TypeError: where `mesh` is neither a mesh nor None.
-            ValueError: where it has several axes.
+            TypeError: if `mesh` is neither a mesh nor None.
+            ValueError: if it has several axes.
         """
         if mesh is None:
             return cls()
@@ -45,7 +45,7 @@ class Devices(NamedTuple):
         """The watch of a fit on these devices: with several processes only the first shows the progress bar.
 
         Raises:
-            ValueError: where several processes would write one checkpoint.
+            ValueError: if several processes would write one checkpoint.
         """
         if not self.several_processes:
             return watch

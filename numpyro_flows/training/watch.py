@@ -38,8 +38,8 @@ class Watch(NamedTuple):
         """Itself.
 
         Raises:
-            TypeError: where an argument is of another kind.
-            ValueError: where the checkpoint cannot be a file.
+            TypeError: if an argument is of another type.
+            ValueError: if the checkpoint cannot be a file.
         """
         if self.callback is not None:
             require_callable("callback=print", callback=self.callback)
