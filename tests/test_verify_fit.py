@@ -129,7 +129,7 @@ def test_every_guide_with_a_density(kind):
 def test_a_guide_without_density_and_one_of_another_model():
     guide = autoguide.AutoDAIS(conjugate)
     params = trained(guide, 10, DATA)
-    with pytest.raises(ValueError, match="AutoDAIS has none"):
+    with pytest.raises(ValueError, match="got AutoDAIS, which has none"):
         verify_fit(conjugate, guide, KEY, DATA, params=params)
     guide = autoguide.AutoDiagonalNormal(correlated)
     with pytest.raises(ValueError, match="guide expected to be of this model"):

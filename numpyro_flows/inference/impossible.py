@@ -1,4 +1,4 @@
-"""Where a model's arithmetic has broken down: probabilities above one, log-gamma functions without digits."""
+"""Checks for a breakdown of a model's arithmetic: probabilities above one, log-gamma functions without digits."""
 
 from typing import Any
 
@@ -19,11 +19,11 @@ _LOST = 1.0  # nats
 
 
 class Impossible(Messenger):
-    """A handler around a model that looks where its log density is not what it should be.
+    """A handler around a model that checks whether its log density is impossible.
 
-    Differences of log-gamma functions lose all digits at large arguments. So a negative binomial distribution of a
-    concentration of 1e20 gives probabilities of e^100,000, and a beta one densities of any size. A search would take
-    such a region for most of the posterior.
+    Differences of log-gamma functions lose all digits at large arguments. So a negative binomial distribution with a
+    concentration of 1e20 gives probabilities of e^100,000, and a beta distribution gives densities of any size. A
+    search would take such a region for most of the posterior.
 
     Attributes:
         found: for some sites, whether an observed discrete value has a probability above one, or a parameter is so

@@ -64,7 +64,7 @@ def run_many(
     kwargs: dict[str, Any],
     progress_bar: bool,
 ) -> ManyFits:
-    """The fit `run(key, *args, **kwargs)` of each data set."""
+    """Fit each data set by `run(key, *args, **kwargs)`."""
     import pandas as pd
 
     require_key(rng_key)

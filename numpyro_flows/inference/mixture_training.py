@@ -22,9 +22,9 @@ _COMFORTABLE = 0.5  # a Gaussian with a smaller k-hat needs no mixture
 class MixtureTraining:
     """The stage that fits a mixture around the Gaussian of the earlier stages. If certified, it is the posterior.
 
-    Its components are the Gaussian, Student-t distributions at good draws of the Gaussian, a distribution with
-    independent coordinates, and Laplace's approximation along some coordinates: those that are scales of others, or
-    that the Gaussian cuts off. The mixture's own weighted draws move the components towards the posterior.
+    The components are the Gaussian, Student-t distributions at good draws of it, and a distribution with independent
+    coordinates. Laplace's approximation adds components along coordinates that are scales of others, or that the
+    Gaussian cuts off. The mixture's own weighted draws move the components towards the posterior.
 
     In up to about 20 dimensions this takes a tenth of the time of a flow, which has to be compiled. In more dimensions,
     mixtures are rarely close to a posterior that is not Gaussian. The stage leaves a fit as it is if the fit is good

@@ -1,4 +1,4 @@
-"""Mixtures in the place of a fit: their components, and the verdict on their draws."""
+"""Mixtures that replace a fit: their components, and the verdict on their draws."""
 
 import equinox as eqx
 import numpy as np
@@ -23,7 +23,7 @@ _MOST_NUMBERS = 50_000_000  # in memory at a time: fewer draws where they are lo
 
 
 def is_one_of_modes(fit: Fit, settings: FlowVISettings) -> bool:
-    """Whether a search found optima outside of a fit, which is good for one mode, or very many."""
+    """Whether a search found optima outside a fit that is good for one mode, or very many of them."""
     modes = fit.survey.modes
     if fit.survey.product is not None or len(modes) >= settings.most_modes:
         return True
@@ -33,7 +33,7 @@ def is_one_of_modes(fit: Fit, settings: FlowVISettings) -> bool:
 
 
 def trained_flow(fit: Fit, settings: FlowVISettings) -> FlowComponent | None:
-    """The trained flow, where there is one with an exact density."""
+    """The trained flow, if there is one with an exact density."""
     if fit.draw is None or fit.log_prob is None or estimates(fit.bijection):
         return None
     return FlowComponent(eqx.filter(fit.bijection, eqx.is_array), fit.draw, fit.log_prob, settings.block)
@@ -52,7 +52,7 @@ def along_necks(
     rng: np.random.Generator,
     settings: FlowVISettings,
 ) -> list[Sliced]:
-    """Distributions along the coordinates whose marginals go on where the mixture has no draws."""
+    """Distributions along the coordinates whose marginals extend beyond the mixture's draws."""
     draws = weighted_draws(mixture, density, rng, settings.mixture_draws)
     lowest, highest, log_evidence = draws.x.min(0), draws.x.max(0), log_mean(draws.log_weight)
     found = []
@@ -73,7 +73,7 @@ def by_weights(
     rng: np.random.Generator,
     num: int,
 ) -> Fit:
-    """The fit with draws that importance resampling keeps of `num` of the mixture's, and their verdict."""
+    """The fit with draws that importance resampling keeps out of `num` draws of the mixture, and their verdict."""
     density, settings = context.density, context.settings
     num = max(1_000, min(num, _MOST_NUMBERS // fit.loc.size))
     draws = weighted_draws(mixture, density, rng, num)

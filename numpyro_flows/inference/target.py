@@ -1,4 +1,4 @@
-"""A NumPyro model with its data as a density on unconstrained vectors."""
+"""A NumPyro model and its data as a density on unconstrained vectors."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -114,7 +114,7 @@ class Target:
             raise ValueError(f"the model expected a latent site that no mask takes out, got only {list(self.shapes)}")
 
     def unchanged_fingerprint(self) -> Fingerprint:
-        """Of the model's arguments; a ValueError where these have changed since the target was made."""
+        """The fingerprint of the model's arguments; a ValueError if they have changed since the target was made."""
         now = fingerprint(self.args, self.kwargs)
         if self._fingerprint is not None and self._fingerprint != now:
             raise ValueError(
@@ -129,7 +129,7 @@ class Target:
         return other
 
     def of_one_period(self, centre: Float[ArrayLike, " dim"]) -> "Target":
-        """The target with one copy of each angle on the line, around a centre; itself where it has no angles."""
+        """The target with one copy of each angle on the line, around a centre; the target itself without angles."""
         target = copy.copy(self)
         target._centre = jnp.asarray(centre) if self.coordinates.periodic.any() else None
         return target
@@ -142,8 +142,8 @@ class Target:
     def log_density(self, x: Float[Array, " dim"]) -> Scalar:
         """`log p(x, data)`, with the Jacobian of the constraints.
 
-        NaN where a runtime check of the model fires, a probability of discrete data is above one, or `log p` is so
-        large that it is resolved to no less than one nat.
+        It is NaN if a runtime check of the model fires or a probability of discrete data is above one. It is also NaN
+        if `log p` is so large that its rounding error reaches one nat.
         """
         kind = (x.dtype, jnp.result_type(float))
         with model_run():
@@ -154,18 +154,18 @@ class Target:
 
     @model_run()
     def log_density_with(self, x: Float[Array, " dim"], rows: RowNumbers) -> Scalar:
-        """The same with these rows of the subsampled plate counted as all of them."""
+        """The log density with these rows of the subsampled plate in place of all."""
         return self._log_density_with(x, rows) + self._log_share(x)
 
     @model_run()
     def constrain(self, x: Float[Array, " dim"]) -> dict[str, Array]:
-        """The latent sites' values at `x`, and those of the deterministic sites; not of any in a subsampled plate."""
+        """The values of the latent and deterministic sites at `x`, without those in a subsampled plate."""
         sites = constrain_fn(self._model, self.args, self.kwargs, self.unravel(x), return_deterministic=True)
         return {name: value for name, value in sites.items() if self.rows is None or name not in self.rows.inside}
 
     @model_run()
     def unconstrain(self, sites: Mapping[str, ArrayLike]) -> Float[Array, " dim"]:
-        """The vector `x` of latent sites' values; a ValueError where one is missing."""
+        """The vector `x` of latent sites' values; a ValueError if one is missing."""
         missing = sorted(self.shapes.keys() - sites.keys())
         if missing:
             raise ValueError(f"expected a value for every latent site, missing {missing}")
@@ -184,7 +184,7 @@ class Target:
 
     @model_run()
     def prior_draw(self, rng_key: PRNGKeyArray) -> tuple[Float[Array, " dim"], Scalar]:
-        """A draw `x` of the prior and its log density; that of an improper site is uniform in `(-2, 2)`."""
+        """A draw `x` of the prior and its log density; improper sites are uniform in `(-2, 2)`."""
         sites = self._trace(seed(self.model, rng_key), init_to_sample)
         log_probs = []
         for name in self.shapes:
@@ -211,16 +211,16 @@ class Target:
         return jnp.sum(jnp.stack(log_dets))
 
     def supports(self) -> dict[str, constraints.Constraint]:
-        """The support of every latent site; a ValueError where one depends on the values of other sites."""
+        """The support of every latent site; a ValueError if one depends on the values of other sites."""
         low, high = (self.sites(jnp.full(self.dim, value)) for value in (-1.0, 1.0))
-        # by `eq`: to `==` of NumPyro two constraints with equal arrays are different ones
+        # by `eq`: for NumPyro's `==`, two constraints with equal arrays differ
         moving = [name for name in self.shapes if not np.all(low[name]["fn"].support.eq(high[name]["fn"].support))]
         if moving:
             raise ValueError(f"expected supports that do not depend on other sites, got such of {moving}")
         return {name: low[name]["fn"].support for name in self.shapes}
 
     def require_finite(self, starts: Float[Array, "starts dim"]) -> None:
-        """Raise a ValueError where no start has a finite log density; it names the sites and the data that are not."""
+        """Raise a ValueError if no start has a finite log density, and name the sites and data that are not finite."""
         if np.isfinite(jax.vmap(self.log_density)(starts)).any():
             return
 
@@ -292,14 +292,14 @@ class Target:
 
 
 class Reduced:
-    """The density of a target with free coordinates on the others, on which it depends: what is fitted."""
+    """The density of a target on all but its free coordinates, on which it does not depend: this is fitted."""
 
     def __init__(self, target: Target):
         self._target = target
         self.index = np.flatnonzero(~target.free)
         self.coordinates = Coordinates(*(leaf[self.index] for leaf in target.coordinates))
         self.dim, self.rows = self.index.size, target.rows
-        self._constant = 0.5 * target.free.sum() * np.log(2 * np.pi)  # takes off the normals' density at zero
+        self._constant = 0.5 * target.free.sum() * np.log(2 * np.pi)  # subtracts the normals' density at zero
 
     def of_one_period(self, centre: Float[ArrayLike, " dim"]) -> "Reduced":
         return Reduced(self._target.of_one_period(self._whole(jnp.asarray(centre))))
