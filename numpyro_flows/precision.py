@@ -8,7 +8,7 @@ import jax
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """The context in which matrix products are traced at full precision, which their gradients keep; also a decorator.
+    """The context in which matrix products, and their gradients, are traced at full precision; also a decorator.
 
     Example:
         >>> import jax.numpy as jnp

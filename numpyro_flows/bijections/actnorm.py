@@ -7,7 +7,7 @@ from numpyro_flows.bijections.affine import Affine
 
 
 class ActNorm(Affine):
-    """`y = loc + exp(log_scale) x`, elementwise, the identity until `initialize_from_data` standardises with it.
+    """`y = loc + exp(log_scale) x`, elementwise: the identity, until `initialize_from_data` makes it standardise.
 
     Args:
         dim: number of coordinates.

@@ -1,4 +1,4 @@
-"""The tail of the standard normal distribution in logarithms, and its inverse: exact however far out."""
+"""The tail of the standard normal distribution in logarithms, and its inverse, exact in the far tails."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The Yeo-Johnson power transform of every coordinate, by which skewed data become nearly normal."""
+"""The Yeo-Johnson power transform of every coordinate, which makes skewed data nearly normal."""
 
 from typing import Any, override
 

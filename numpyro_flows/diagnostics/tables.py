@@ -1,4 +1,4 @@
-"""The two tables of a comparison with NUTS; `NutsComparison` says what their columns are."""
+"""The two tables of a comparison with NUTS; `NutsComparison` documents their columns."""
 
 from typing import TYPE_CHECKING, Any
 

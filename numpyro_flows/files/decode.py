@@ -1,6 +1,6 @@
-"""Structures to trees: objects of the table's classes, and of those that the caller trusts, field by field.
+"""From structures to trees: objects of the table's classes, and of classes that the caller trusts, field by field.
 
-Nothing that a file says is run, imported or looked up as an attribute.
+Nothing in a file is run, imported or looked up as an attribute.
 """
 
 from collections import OrderedDict
@@ -18,14 +18,14 @@ from numpyro_flows.files.rules import rule_of
 
 
 class Reader:
-    """Decodes a structure; an array that was taken is gone, so that none is taken twice."""
+    """Decodes a structure. An array that was used is removed, so that none is used twice."""
 
     def __init__(self, arrays: dict[str, np.ndarray], trusted: dict[str, type]):
         self.arrays = arrays
         self.trusted = trusted
 
     def decode(self, node: Any, kind: Any, path: str = "", depth: int = 0) -> Any:
-        """The value of a structure; a `BrokenFile` where it is not of `kind`, or is wrong in itself."""
+        """The value of a structure; a `BrokenFile` if it is not of `kind`, or is invalid."""
         if depth > MAX_DEPTH:
             raise _wrong(path[:200], f"expected at most {MAX_DEPTH} levels of nesting, got more")
         value = self._value(node, path, depth)

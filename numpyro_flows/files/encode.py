@@ -1,4 +1,4 @@
-"""Trees to structures: JSON that names classes of the table, beside the arrays."""
+"""From trees to structures: JSON that names classes of the table, beside the arrays."""
 
 from collections import OrderedDict
 from typing import Any
@@ -33,7 +33,7 @@ class Writer:
         self.arrays: dict[str, np.ndarray] = {}
 
     def encode(self, node: Any, path: str = "", depth: int = 0) -> Any:
-        """The structure of a node, as JSON has it; a TypeError where it is, or holds, what cannot be in a file."""
+        """The structure of a node in JSON; a TypeError if it is, or contains, something that a file cannot store."""
         if depth > MAX_DEPTH:
             raise TypeError(f"cannot save what is nested deeper than {MAX_DEPTH} levels: {path[:200]}")
         if isinstance(node, float) and not np.isfinite(node):

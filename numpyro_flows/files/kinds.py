@@ -1,7 +1,7 @@
-"""Whether a value is of the kind that a field declares.
+"""Checks whether a value is of the kind that a field declares.
 
-Kinds are type hints: those of Equinox modules and named tuples are the ones that their classes already declare. Of an
-array its element type counts and not its shape, since stacked layers have one axis more than a layer by itself.
+Kinds are type hints: those of Equinox modules and named tuples are the ones that their classes already declare. For an
+    array the element type is checked but not the shape, because stacked layers have one more axis than a single layer.
 """
 
 import types
@@ -51,7 +51,7 @@ def fits(value: Any, kind: Any) -> bool:
 
 
 def is_array(value: Any) -> bool:
-    """Whether it is an array of JAX or NumPy: a field may have either."""
+    """Whether it is an array of JAX or NumPy; a field may have either."""
     return isinstance(value, jax.Array | np.ndarray)
 
 

@@ -122,7 +122,7 @@ def compile_flow(
 
 
 def compile_starts(pool: Executor, target: Fitted, init_loc_fn: Callable) -> Ahead:
-    """Seed -> one start by a NumPyro strategy; by the default one (uniform starts, drawn by NumPy) a draw of the prior."""
+    """Seed -> one start by a NumPyro strategy; by the default one (uniform starts, drawn by NumPy) a prior draw."""
     strategy = init_to_sample if init_loc_fn is init_to_uniform else init_loc_fn
 
     def start(seed: Seed) -> Array:

@@ -1,4 +1,4 @@
-"""Some columns or sites of an event: which they are, where they are in the real vector, and their own support."""
+"""Some columns or sites of an event: their indices, their places in the real vector, and their own support."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -19,9 +19,9 @@ from numpyro_flows.modeling.supports import inside
 class EventColumns(NamedTuple):
     """The columns of events with one axis, or the sites of a joint event.
 
-    size: number of columns, of sites the length of the raveled vector.
-    sites: None where an event is an array.
-    constrain: from real vectors to events; None where they are the same.
+    size: number of columns; for sites the length of the raveled vector.
+    sites: the sites; None if an event is an array.
+    constrain: transform from real vectors to events; None if they are the same.
     """
 
     size: int
@@ -59,12 +59,12 @@ class EventColumns(NamedTuple):
         return found
 
     def others(self, columns: Sequence[Any]) -> list[Any]:
-        """All but these, in their order."""
+        """All columns except these, in their order."""
         every = range(self.size) if self.sites is None else self.sites.shapes
         return [column for column in every if column not in columns]
 
     def places(self, columns: Sequence[Any]) -> tuple[int, ...]:
-        """Coordinates of the real vector."""
+        """Coordinates of these columns in the real vector."""
         if self.sites is None:
             return tuple(columns)
         if not isinstance(self.constrain, SitesTransform):
@@ -74,7 +74,7 @@ class EventColumns(NamedTuple):
         return tuple(place for name in columns for place in range(first[name], first[name] + sizes[name]))
 
     def constrain_of(self, columns: Sequence[Any]) -> Transform | None:
-        """From the real numbers of these columns to their values."""
+        """The transform from the real numbers of these columns to their values."""
         if self.sites is not None:
             return SitesTransform(self._sites_of(columns))
         return None if self.constrain is None else _restricted(self.constrain, tuple(columns), self.size)
@@ -110,7 +110,7 @@ class EventColumns(NamedTuple):
 
 
 def _restricted(constrain: Transform, columns: tuple[int, ...], size: int) -> Transform:
-    """What a transform that maps every column by itself does to some.
+    """The part of an elementwise transform that acts on some columns.
 
     Raises:
         ValueError: for another transform.

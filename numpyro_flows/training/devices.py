@@ -42,7 +42,7 @@ class Devices(NamedTuple):
         return self.mesh is not None and len({device.process_index for device in self.mesh.devices.flat}) > 1
 
     def watched(self, watch: Watch) -> Watch:
-        """The watch of a fit on these devices: with several processes only the first shows the progress bar.
+        """The watch of a fit on these devices; with several processes only the first shows the progress bar.
 
         Raises:
             ValueError: if several processes would write one checkpoint.
@@ -57,9 +57,10 @@ class Devices(NamedTuple):
         return watch._replace(progress_bar=watch.progress_bar and jax.process_index() == 0)
 
     def sharded(self, tree: PyTree) -> PyTree:
-        """The same arrays with their leading axes split; to be called inside a compiled function.
+        """The same arrays with their leading axes split; call it inside a compiled function.
 
-        A length that is no multiple of `num` is padded to one and cut again. XLA then pads what is computed from it.
+        A length that is not a multiple of `num` is padded to one and cut again. XLA then also pads the arrays computed
+        from it.
         """
         return tree if self.mesh is None else jax.tree.map(self._sharded, tree)
 
@@ -128,5 +129,5 @@ def is_placed(leaf: Any) -> bool:
 
 
 def on_one_device(tree: PyTree) -> PyTree:
-    """Arrays that all devices have, on the default device; every process then has its own copy."""
+    """Arrays that all devices have, on the default device, so that every process has its own copy."""
     return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)) if is_placed(leaf) else leaf, tree)
