@@ -33,14 +33,14 @@ def ends(values: np.ndarray, digits: int) -> str:
 
 
 def over_nuts(column: str) -> np.ndarray:
-    """FlowVI's over those of NUTS's one run on the posterior, one for each fit of any seed."""
+    """FlowVI's value over that of NUTS's one run on the posterior, for each fit with any seed."""
     nuts = {row["posterior"]: row for row in pick("posteriordb", method="nuts", seed="0")}
     flow = pick("posteriordb", method="flow")
     return of(flow, column) / of([nuts[row["posterior"]] for row in flow], column)
 
 
 def table() -> list[tuple[str, str, str]]:
-    """What, what was measured, and beside what."""
+    """Rows of the README's table: what was measured, the result, and the comparison."""
     flow = pick("posteriordb", method="flow")
     posteriors = len({row["posterior"] for row in flow})
     certified = sum(row["certified"] == "True" for row in flow)
@@ -142,7 +142,7 @@ def table() -> list[tuple[str, str, str]]:
 
 
 def with_table(text: str) -> str:
-    """The README's text with its table anew."""
+    """The README's text with a new table."""
     lines = ["| what | measured | beside |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in table())]
     block = "\n".join(["<!-- measured -->", *lines, "<!-- end -->"])
     new, count = re.subn(r"<!-- measured -->\n.*?<!-- end -->", lambda _: block, text, flags=re.DOTALL)

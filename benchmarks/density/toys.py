@@ -1,10 +1,10 @@
-"""Two moons and a spiral: held-out negative log likelihoods beside the exact densities' entropies.
+"""Two moons and a spiral: held-out negative log likelihoods compared with the exact densities' entropies.
 
     uv run --group benchmarks python -m benchmarks.density.toys [--seeds 3]
 
-Data are standardised by the training rows' mean and deviation; scores are of 20,000 fresh rows (of the spiral the last
-third of 6,000). The entropies are those of the exact densities after the same standardisation (arcs convolved with the
-noise, by quadrature): the least that a held-out score can be, but for its own noise.
+Data are standardised by the training rows' mean and standard deviation. Scores use 20,000 fresh rows; for the spiral
+they use the last third of 6,000. The entropies are those of the exact densities after the same standardisation (arcs
+convolved with the noise, by quadrature). They are the lowest possible held-out scores, up to the noise of the scores.
 """
 
 import argparse

@@ -2,8 +2,9 @@
 
     uv run --group benchmarks python -m benchmarks.flows.compile_seconds [--repeats 3]
 
-Each recipe in its fast direction: the path gradient of the reverse KL where drawing is fast, the forward KL where only
-the density is. FlowJAX's coupling flows, with its path gradient, are for orientation: its step is not a loop of steps.
+Each recipe is used in its fast direction: with the path gradient of the reverse KL if drawing is fast, and with the
+    forward KL if only the density is. FlowJAX's coupling flows, with its path gradient, are listed for orientation: its
+    step is not a loop of steps.
 """
 
 import argparse

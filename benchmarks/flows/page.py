@@ -29,7 +29,7 @@ def table(rows: list[dict[str, str]], columns: dict[str, str]) -> str:
 
 
 def with_tables(text: str) -> str:
-    """The page's text with its tables anew."""
+    """The page's text with new tables."""
 
     def block(match: re.Match[str]) -> str:
         return f"<!-- table {match[1]} -->\n{table(read(match[1]), COLUMNS)}\n<!-- end -->"

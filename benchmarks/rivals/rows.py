@@ -1,6 +1,7 @@
-"""What a method's draws and work come to as a row of the table.
+"""The row of the table for a method's draws and work.
 
-Every evaluation of the density counts as one gradient, also those of the value alone: that of a weight, of an ELBO.
+Every evaluation of the density counts as one gradient, including evaluations of the value alone, for a weight or an
+ELBO.
 """
 
 import time

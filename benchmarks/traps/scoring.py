@@ -58,5 +58,5 @@ def _beyond_error(x: Float[np.ndarray, "num *site"], num: float, exact: Float[np
 
 
 def _largest(errors: list[np.ndarray]) -> float | None:
-    """A NaN is the largest."""
+    """The largest value; a NaN counts as the largest."""
     return float(max(np.max(np.where(np.isnan(x), np.inf, x)) for x in errors)) if errors else None

@@ -171,7 +171,7 @@ biject_to.register(Sites, SitesTransform)
 
 
 def table_as_sites(value: Any) -> Any:
-    """A dict of a pandas DataFrame's columns, or of an xarray Dataset's variables; other data unchanged.
+    """A dict of a pandas DataFrame's columns, or of an xarray Dataset's variables; other data stay as they are.
 
     Names are strings. Rows of a Dataset are along the first dimension of its variables.
 
