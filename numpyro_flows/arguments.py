@@ -220,7 +220,7 @@ def as_array_advice(value: Any, name: str) -> str:
     if isinstance(value, list | tuple):
         return f"pass jnp.asarray({name})"
     if isinstance(value, np.ma.MaskedArray):
-        return f"pass {name}.filled(0.0), and tell its missing entries by numpyro.sample(..., obs_mask=~{name}.mask)"
+        return f"pass {name}.filled(0.0), and mark its missing entries by numpyro.sample(..., obs_mask=~{name}.mask)"
     if isinstance(value, Mapping):
         return "pass one of its arrays"
     dtype: Any = getattr(value, "dtype", None)

@@ -240,7 +240,7 @@ def test_errors():
         x = numpyro.sample("x", dist.Normal(0, 1))
         numpyro.factor("broken", jnp.log(-1.0 - x**2))
 
-    with pytest.raises(ValueError, match=r"at 16 starts: not finite are the sites \['broken'\]"):
+    with pytest.raises(ValueError, match=r"at 16 starts: the log density is not finite at the sites \['broken'\]"):
         FlowVI(nowhere, progress_bar=False).run(jax.random.key(0))
 
 

@@ -17,8 +17,8 @@ def warn_of_repetition(columns: Float[np.ndarray, "num size"]) -> None:
     repeated = 1 - len(np.unique(projected)) / len(columns)
     if repeated > REPEATED:
         warnings.warn(
-            f"{repeated:.0%} of the rows are there more than once, on which a density can grow without bound; "
-            "validation rows may be among those trained on",
+            f"{repeated:.0%} of the rows occur more than once, and a density can grow without bound there; "
+            "validation rows may be among the training rows",
             UserWarning,
             stacklevel=4,
         )
@@ -34,8 +34,8 @@ def warn_of_dependence(x: Float[np.ndarray, "num dim"]) -> None:
     if eigenvalues[0] < _LEAST_EIGENVALUE:
         dependent = int((eigenvalues < _LEAST_EIGENVALUE).sum())
         warnings.warn(
-            f"{dependent} of {dim} columns are linear functions of others, along which a density can grow without "
-            "bound: leave these columns out",
+            f"{dependent} of {dim} columns are linear functions of others, and a density can grow without "
+            "bound along them: leave these columns out",
             UserWarning,
             stacklevel=4,
         )

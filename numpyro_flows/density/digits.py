@@ -69,7 +69,7 @@ def require_digits(
     elif precision.eps > own.eps:
         advice += f", from the source: the array passed is of type {precision.dtype}"
     raise ValueError(
-        f"{name} expected columns whose values {precision.dtype} numbers tell apart, got values too close to each "
+        f"{name} expected columns whose values {precision.dtype} numbers can tell apart, got values too close to each "
         f"other for their size in {_listed(labels, coarse)}. For example, {_named(labels[worst])}{after} has values "
         f"near {at:.6g}, where {precision.dtype} numbers are {_spacing(at, precision):.3g} apart, and an "
         f"interquartile range of {spread:.2g}: {advice}"
@@ -100,8 +100,8 @@ def require_digits_together(values: Float[np.ndarray, "num *event"], labels: Seq
     if precision.bits < 64:
         advice += ', or call jax.config.update("jax_enable_x64", True) at the start'
     raise ValueError(
-        f"data expected columns whose differences {precision.dtype} numbers tell, got some that are nearly functions "
-        f"of each other and have too few digits for what they differ by: {_listed(labels, lost)}: {advice}"
+        f"data expected columns whose differences {precision.dtype} numbers resolve, got some that are functions "
+        f"of each other up to rounding: {_listed(labels, lost)}: {advice}"
     )
 
 

@@ -85,7 +85,7 @@ def flow_matching(matching: FlowMatching) -> Objective:
         if not isinstance(bijection, ContinuousFlow):
             raise ValueError(
                 "flow_matching expected a recipe of a ContinuousFlow, such as flows.ffjord, got one of a "
-                f"{type(bijection).__name__}; a fitted flow goes on by maximum_likelihood"
+                f"{type(bijection).__name__}; continue the training of other flows by maximum_likelihood"
             )
         return matching(bijection, key, *devices.sharded(rows))
 

@@ -110,8 +110,8 @@ def fit_mixed(
     """
     if isinstance(flow, FlowDistribution | MixedDistribution):
         raise ValueError(
-            f"flow expected a recipe for data with angles or whole numbers, got {described(flow)}, and the training of "
-            "such a distribution cannot go on: leave flow out"
+            f"flow expected a recipe for data with angles or whole numbers, got {described(flow)}, and training of "
+            "such a distribution cannot continue: leave flow out"
         )
     of_kinds = take_apart(data, support)
     if base is not None and of_kinds.linear is None:

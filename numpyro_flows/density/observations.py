@@ -168,7 +168,7 @@ def _check_whole_numbers(
     whole = np.array([bool((column == np.round(column)).all()) for column in columns.T])
     if not whole[flat].all():
         names = _names(labels, flat & ~whole)
-        raise ValueError(f"dequantize expected whole numbers, got others in {names}: leave it out there")
+        raise ValueError(f"dequantize expected whole numbers, got other numbers in {names}: leave dequantize out there")
     suspect = whole & ~flat & (np.ptp(columns, axis=0) > 0)
     for index in np.flatnonzero(suspect):
         column = columns[:, index]
@@ -325,7 +325,7 @@ def weights_of(
     some = weights[index]
     if len(some) and not some.any():
         raise ValueError(
-            f"weights expected some above 0 among the rows {use}, got none: give another key, or more rows"
+            f"weights expected some above 0 among the rows {use}, got none: pass another key, or more rows"
         )
     return some / some.mean() if len(some) else some
 

@@ -20,8 +20,8 @@ def observe_for(
     """Data for further training; a ValueError unless they have the flow's sites, shape and support."""
     if flow.fit is not None and flow.fit.kept == "mixture":
         warnings.warn(
-            "the mixture that training starts from was fitted to all rows of its data: on these, scores of validation "
-            "rows are too good",
+            "the mixture that training starts from was fitted to all rows of its data, so scores of validation "
+            "rows of the same data are optimistic",
             UserWarning,
             stacklevel=3,
         )

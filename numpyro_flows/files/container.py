@@ -49,7 +49,7 @@ def pack(kind: str, structure: Any, arrays: dict[str, np.ndarray]) -> bytes:
 def unpack(data: bytes) -> tuple[str, Any, dict[str, np.ndarray]]:
     """Kind, structure and arrays (views of `data`) of a file; a `BrokenFile` if `pack` does not write such bytes."""
     if data[:4] == b"PK\x03\x04":
-        raise BrokenFile("this is an .npz or other zip archive; numpyro_flows no longer reads its .npz files of old")
+        raise BrokenFile("this is an .npz or other zip archive; numpyro_flows no longer reads its old .npz files")
     if len(data) < 8:
         raise BrokenFile(f"expected at least 8 bytes, got {len(data)}")
     length = int.from_bytes(data[:8], "little")
@@ -133,7 +133,7 @@ def _are_sizes(values: Any) -> bool:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a key is there twice")
+        raise ValueError("a key occurs twice")
     return found
 
 

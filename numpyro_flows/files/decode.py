@@ -67,7 +67,7 @@ class Reader:
         if not all(isinstance(item, list) and len(item) == 2 and type(item[0]) in (str, int) for item in items):
             raise _wrong(path, "expected pairs of a key and a value")
         if len({item[0] for item in items}) < len(items):
-            raise _wrong(path, "a key is there twice")
+            raise _wrong(path, "a key occurs twice")
         return [(key, self.decode(value, Any, f"{path}[{key!r}]", depth + 1)) for key, value in items]
 
     def _object(self, name: str, path: str) -> Any:
@@ -84,8 +84,8 @@ class Reader:
         except KeyError:
             raise _wrong(
                 path,
-                f"the file has {name!r}, which is not in the table of what files may name. If it is a class of yours "
-                f"or of FlowJAX, and you trust the file, load it by `trusted=({name.rpartition('.')[2]},)`",
+                f"the file has {name!r}, which is not in the table of names for files. If it is your class "
+                f"or FlowJAX's, and you trust the file, load it with `trusted=({name.rpartition('.')[2]},)`",
             ) from None
         except ImportError as error:
             raise _wrong(path, f"the installed packages do not have {name!r} ({error})") from error

@@ -32,7 +32,7 @@ class AbstractFlowKernel(MCMCKernel):
         posterior._require_model()
         if posterior.chains is not None:
             warnings.warn(
-                "the posterior's verdict is on its `chains`, and its flow may lack modes that they have, which this "
+                "the posterior's verdict is about its `chains`: its flow may lack modes that they have, and that this "
                 "kernel may never reach",
                 UserWarning,
                 stacklevel=3,

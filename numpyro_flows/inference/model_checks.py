@@ -108,7 +108,7 @@ def naming_arguments(model: Callable, args: tuple, kwargs: dict[str, Any]) -> It
         if isinstance(error, ValueError) and "broadcast" in str(error):
             shapes = ", ".join(f"{name} {np.shape(leaf)}" for name, leaf in leaves if hasattr(leaf, "shape"))
             raise ValueError(
-                f"the model expected arguments whose shapes fit together and its plates, got {shapes}; {failed}"
+                f"the model expected arguments whose shapes fit each other and its plates, got {shapes}; {failed}"
             ) from error
         raise
 

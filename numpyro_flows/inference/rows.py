@@ -53,8 +53,8 @@ class Rows(NamedTuple):
         latent = [name for name, site in inside.items() if site["type"] == "sample" and not site["is_observed"]]
         if latent:
             raise ValueError(
-                f"expected latent sites outside of the subsampled plate {plate!r}, got {latent}: a block of rows does "
-                "not know the others' values; marginalise them, or leave subsample_size out"
+                f"expected latent sites outside of the subsampled plate {plate!r}, got {latent}: a block of rows "
+                "lacks the values of the other rows. Marginalise these sites, or leave subsample_size out"
             )
         return cls(plate, size, block, frozenset(inside))
 

@@ -94,7 +94,7 @@ class Fit(NamedTuple):
         """`N(0, I)`, without any fit or search."""
         dtype = np.dtype(jnp.result_type(float))
         loc, scale = np.zeros(dim, dtype), np.ones(dim, dtype)
-        why = "nothing was fitted: let the first stage be one that starts, such as GaussianStart()"
+        why = "nothing was fitted: the first stage must fit something, such as GaussianStart()"
         certificate = Certificate.unknown(why)
         survey = Survey(left_out="no stage searched for what the fit lacks")
         return cls(loc, scale, _gaussian(loc, scale), certificate, np.full(1, np.nan), survey)

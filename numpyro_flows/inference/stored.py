@@ -188,8 +188,8 @@ class StoredFit(NamedTuple):
             )
         if self.fingerprint.unknown:
             warnings.warn(
-                f"the arguments {', '.join(self.fingerprint.unknown)} are no numbers, so their content has no "
-                "fingerprint: only the log density tells whether they are those of the fit",
+                f"the arguments {', '.join(self.fingerprint.unknown)} are not numbers, so their content has no "
+                "fingerprint: only the log density shows whether they are those of the fit",
                 UserWarning,
                 stacklevel=3,
             )
@@ -258,7 +258,7 @@ def target_of(fit: StoredFit, model: Callable, args: tuple, kwargs: dict[str, An
             raise ValueError("model expected the model of these arguments, got None: give both or neither")
         if fit.sites is None:
             raise ValueError(
-                "expected latent sites whose supports do not depend on each other to load a fit without its model, got "
+                "expected latent sites with independent supports to load a fit without its model, got "
                 f"others of {list(fit.shapes)}: give the model too, FlowPosterior.load(path, model, *args)"
             )
         return StoredSites(fit.sites, fit.free_entries)

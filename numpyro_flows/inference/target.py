@@ -118,7 +118,7 @@ class Target:
         now = fingerprint(self.args, self.kwargs)
         if self._fingerprint is not None and self._fingerprint != now:
             raise ValueError(
-                "expected the data that were fitted, got others: an array or a file has changed since then; fit anew"
+                "expected the data that were fitted, got other data: an array or a file has changed. Fit again"
             )
         return now
 
@@ -216,7 +216,7 @@ class Target:
         # by `eq`: for NumPyro's `==`, two constraints with equal arrays differ
         moving = [name for name in self.shapes if not np.all(low[name]["fn"].support.eq(high[name]["fn"].support))]
         if moving:
-            raise ValueError(f"expected supports that do not depend on other sites, got such of {moving}")
+            raise ValueError(f"expected supports that do not depend on other sites, got supports that do for {moving}")
         return {name: low[name]["fn"].support for name in self.shapes}
 
     def require_finite(self, starts: Float[Array, "starts dim"]) -> None:
@@ -232,8 +232,8 @@ class Target:
         log_probs, observed = jax.jit(details)(starts[0])  # within jit NumPyro does not check what is not finite
         bad = [name for name, value in log_probs.items() if not np.isfinite(value).all()]
         infinite = [name for name in bad if np.isposinf(log_probs[name]).any()]
-        causes = [f"not finite are the sites {bad or list(self.shapes)}"]
-        causes += [f"{infinite} are +inf, which no density may be"] if infinite else []
+        causes = [f"the log density is not finite at the sites {bad or list(self.shapes)}"]
+        causes += [f"{infinite} are +inf, which is not a valid density"] if infinite else []
         causes += [f"observed values are NaN or infinite: {found}"] if (found := nonfinite_entries(observed)) else []
         arguments = nonfinite_entries(named_arguments(self.model, self.args, self.kwargs))
         causes += [f"entries of the model's arguments are NaN or infinite: {arguments}"] if arguments else []

@@ -32,7 +32,7 @@ class EventColumns(NamedTuple):
     def of(cls, event_shape: tuple[int, ...], sites: Sites | None, constrain: Transform | None) -> "EventColumns":
         """Raises: ValueError where an event has no or several axes."""
         if len(event_shape) != 1:
-            raise ValueError(f"expected events with one axis, whose columns these are, got event shape {event_shape}")
+            raise ValueError(f"expected events with one axis, to select columns, got event shape {event_shape}")
         return cls(event_shape[0], sites, constrain)
 
     def checked(self, columns: Any, name: str) -> list[Any]:
@@ -120,7 +120,7 @@ def _restricted(constrain: Transform, columns: tuple[int, ...], size: int) -> Tr
     while isinstance(constrain, transforms.IndependentTransform):
         constrain = constrain.base_transform
     if constrain.domain.event_dim or constrain.codomain.event_dim:
-        raise ValueError(f"expected a support of every column by itself, got {constrain.codomain}")
+        raise ValueError(f"expected a support with a constraint for each column, got {constrain.codomain}")
 
     def some(parameter: Any) -> Any:
         has_columns = np.ndim(parameter) and np.shape(parameter)[-1] == size > 1

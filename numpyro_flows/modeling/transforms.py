@@ -175,7 +175,7 @@ class FlowTransform(TwoWayTransform, InFiles):
             return jnp.broadcast_shapes(batch, self.condition_batch_shape)
         except ValueError as error:
             raise ValueError(
-                f"expected values whose batch shape fits to the condition's, {self.condition_batch_shape}, got "
+                f"expected values whose batch shape fits the condition's, {self.condition_batch_shape}, got "
                 f"{batch}: "
                 "each value needs one condition; for all pairs write values[:, None]"
             ) from error

@@ -109,7 +109,7 @@ def _called(watch: Watch, task: Task, state: State, num_chunks: int) -> Ending |
     try:
         answer = watch.callback(Progress(state.step, losses, task.figures(state)))
     except Exception as error:
-        warnings.warn(f"the callback raised {error!r}, and the fit ended there", UserWarning, stacklevel=2)
+        warnings.warn(f"the callback raised {error!r}, so the fit ended", UserWarning, stacklevel=2)
         return failed(error)
     stop = np.asarray(answer)  # of JAX's or NumPy's booleans too
     return Ending(Reason.CALLBACK, "stopped by the callback") if stop.dtype == bool and stop.all() else None
