@@ -213,7 +213,7 @@ class JointEmbedding(eqx.Module):
         return jnp.concatenate([jnp.ravel(vector).astype(dtype) for vector in vectors])
 
 
-_LAST_SIDE = 4  # of an image, at most, behind all convolutions
+_LAST_SIDE = 4  # largest side of an image after all convolutions
 
 
 def _perceptron(key: PRNGKeyArray, in_size: int, out_size: int, width: int) -> MLP:

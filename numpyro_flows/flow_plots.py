@@ -138,7 +138,7 @@ def plot_density_path(
         height = 0.5 * _WIDTH if len(times) > 1 else 0.8 * _WIDTH
         figure = Picture(figsize=(_WIDTH, height), layout="constrained")
         panels = figure.subplots(1, len(times), sharex=True, sharey=True, squeeze=False)[0]
-        # a root, for the base is flat where the data are sharp
+        # a root, because the base is flat compared with the data
         norm = PowerNorm(0.5, vmin=0.0, vmax=max(density.max() for density in densities))
         for panel, time, density in zip(panels, times, densities):
             panel.pcolormesh(*sides, density, cmap=_DENSITY_COLORS, norm=norm, shading="gouraud", rasterized=True)

@@ -115,7 +115,7 @@ class MaskedMLP(eqx.Module):
         given = jnp.eye(num_inputs, dtype=bool)  # what each unit of the layer below depends on
         masks = []
         for width in as_widths(hidden):
-            # how far along the outputs that see something, by whole numbers: (i + 1/2) / width of them
+            # the place among the outputs that see something, in whole numbers: (i + 1/2) / width of them
             chosen = num_blind + (2 * jnp.arange(width) + 1) * (num_outputs - num_blind) // (2 * width)
             patterns = adjacency[order[jnp.minimum(chosen, num_outputs - 1)]]
             masks.append(_within(given, patterns))

@@ -52,7 +52,7 @@ class Bernstein(AbstractNumericalUnivariate):
         self.__check_init__()
         self.num_params = self.degree + 1
 
-    def __check_init__(self):  # also of what a file has
+    def __check_init__(self):  # also checks objects loaded from a file
         require_counts(1, 50, degree=self.degree)
         require_numbers("(0, inf)", bound=self.bound)
 

@@ -15,9 +15,9 @@ from numpyro_flows.bijections.root import Values
 from numpyro_flows.bijections.univariate import AbstractNumericalUnivariate, AbstractUnivariate, Params
 from numpyro_flows.networks import draw_normals
 
-_LEAK = 0.1  # least slope of the activation
-_GATE = -2.0  # at the start the network has a share of sigmoid(-2) = 0.12
-_SPREAD = 0.1  # of the log of positive weights at the start
+_LEAK = 0.1  # smallest slope of the activation
+_GATE = -2.0  # initial gate: the network's share is sigmoid(-2) = 0.12
+_SPREAD = 0.1  # initial spread of the log of positive weights
 
 
 class BlockAutoregressive(AbstractAutoregressive):

@@ -49,7 +49,7 @@ class CircularSpline(AbstractUnivariate):
         self.__check_init__()
         self.num_params = 3 * self.num_bins + 1
 
-    def __check_init__(self):  # also of what a file has
+    def __check_init__(self):  # also checks objects loaded from a file
         require_counts(1, 999, num_bins=self.num_bins)
 
     def transform_and_log_derivative(self, x: Values, params: Params) -> tuple[Values, Values]:

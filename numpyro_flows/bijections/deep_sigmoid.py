@@ -45,7 +45,7 @@ class DeepSigmoid(AbstractNumericalUnivariate):
         self.__check_init__()
         self.num_params = 3 * self.num_units
 
-    def __check_init__(self):  # also of what a file has
+    def __check_init__(self):  # also checks objects loaded from a file
         require_counts(num_units=self.num_units)
         require_numbers("(0, inf)", max_log_slope=self.max_log_slope)
 

@@ -48,7 +48,7 @@ def initialize_from_data[T: AbstractBijection](bijection: T, y: ArrayLike, condi
     elif condition is None or jnp.shape(condition) != (len(y), *bijection.cond_shape):
         got = None if condition is None else jnp.shape(condition)
         raise ValueError(f"{name} expected conditions of shape {(len(y), *bijection.cond_shape)}, got {got}")
-    # one type all the way: the carry of a scan may not change its own
+    # one type throughout: the carry of a scan must not change its type
     batch, condition = jax.vmap(lambda y, condition: checked(bijection, y, condition))(y, condition)
     return eqx.filter_jit(_initialized)(bijection, batch, condition, to_base=True)[0]
 

@@ -135,7 +135,7 @@ class Householder(AbstractOrthogonal):
         for i in range(len(rest)):
             v = rest[:, i] - eye[i]
             size = np.linalg.norm(v)
-            if size > _SAME:  # else the direction would be one of rounding errors
+            if size > _SAME:  # otherwise the direction would consist of rounding errors
                 v = v / size
                 rest = rest - 2 * np.outer(v, v @ rest)
                 vectors[num_used] = v

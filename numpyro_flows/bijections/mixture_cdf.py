@@ -18,7 +18,7 @@ from numpyro_flows.bijections.univariate import AbstractUnivariate, Params
 Kind = Literal["normal", "logistic"]
 """The distribution of a component."""
 
-_SPREAD = 0.6  # of the locations that zero parameters give, in units of normal scores
+_SPREAD = 0.6  # spread of the locations for zero parameters, in normal scores
 _MAX_LOG_SCALE = 7.0
 _A = math.sqrt(2 / math.pi)
 
@@ -63,7 +63,7 @@ class MixtureCDF(AbstractUnivariate):
         self.__check_init__()
         self.num_params = 3 * self.num_components
 
-    def __check_init__(self):  # also of what a file has
+    def __check_init__(self):  # also checks objects loaded from a file
         require_counts(num_components=self.num_components)
         require_choice(get_args(Kind), kind=self.kind)
 

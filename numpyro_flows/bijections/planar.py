@@ -12,8 +12,8 @@ from numpyro_flows.bijections.base import AbstractShaped
 from numpyro_flows.bijections.root import invert_increasing
 from numpyro_flows.networks import Parameters
 
-_MIN_SLOPE = 1e-2  # least derivative, in the direction that a map bends
-_MIN_WIDTH = 1e-3  # least `alpha` of a radial map
+_MIN_SLOPE = 1e-2  # smallest derivative along the direction of the map
+_MIN_WIDTH = 1e-3  # smallest `alpha` of a radial map
 
 
 class Planar(AbstractShaped):
@@ -129,7 +129,7 @@ class Radial(AbstractShaped):
     def _inverse(self, y: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
         centre, alpha, push = self._around(condition)
         _, r = _direction(y - centre)
-        # s^2 + p s = r / alpha for s = |x - c| / alpha, by the form of the root that cancels nothing
+        # s^2 + p s = r / alpha for s = |x - c| / alpha, by the form of the root without cancellation
         ratio = r / alpha
         p = 1 + push - ratio
         root = jnp.sqrt(p**2 + 4 * ratio)

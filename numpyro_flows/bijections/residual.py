@@ -13,10 +13,10 @@ from numpyro_flows.bijections.base import AbstractShaped
 from numpyro_flows.bijections.noise import AbstractEstimator, EventNoise
 from numpyro_flows.networks import MLP
 
-_MAX_STEPS = 1000  # of a fixed point; 350 reach the rounding of double precision at the default contraction
+_MAX_STEPS = 1000  # for a fixed point; 350 are enough for double precision at the default contraction
 _MAX_SILU_SLOPE = 1.1
 _NUM_SQUARINGS = 5  # the bound on a spectral norm is too large by a factor of up to size^(1 / 2^6)
-_NUM_CERTAIN = 8  # terms of the series before the roulette
+_NUM_CERTAIN = 8  # terms that are always computed, before the random cut-off
 
 Layers = list[tuple[Float[Array, "_ _"], Float[Array, " _"]]]
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-_MAX_DOUBLINGS = 130  # of the bracket: past the largest number of single precision
-_MAX_STEPS = 200  # bisection alone needs 150 from there
+_MAX_DOUBLINGS = 130  # of the bracket, beyond the largest number of single precision
+_MAX_STEPS = 200  # bisection alone needs 150 in such a bracket
 _BY_ROUNDING = 4  # multiples of eps that count as equal
 
 Values = Float[Array, "*shape"]

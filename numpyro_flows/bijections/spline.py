@@ -14,7 +14,7 @@ Bins = Float[Array, "*shape bins"]
 Knots = Float[Array, "*shape knots"]
 
 MAX_LOG_SIZE = 4.0  # bound on the log of a bin's size relative to the geometric mean
-MIN_SLOPE = 1e-3  # least derivative at a knot
+MIN_SLOPE = 1e-3  # smallest derivative at a knot
 
 
 class RationalQuadraticSpline(AbstractUnivariate):
@@ -56,7 +56,7 @@ class RationalQuadraticSpline(AbstractUnivariate):
         self.__check_init__()
         self.num_params = 3 * self.num_bins - 1
 
-    def __check_init__(self):  # also of what a file has
+    def __check_init__(self):  # also checks objects loaded from a file
         require_counts(1, 999, num_bins=self.num_bins)
         require_numbers("(0, inf)", bound=self.bound)
 
@@ -126,7 +126,7 @@ def rational_quadratic(t: Array, s: Array, d0: Array, d1: Array) -> tuple[Array,
 
 def rational_quadratic_root(up: Array, s: Array, d0: Array, d1: Array) -> Array:
     """The `t` at which `y` is a share `up` of the bin's height up."""
-    # a t^2 + b t + c = 0, by the form of the root that cancels nothing; rounding may push the discriminant below 0
+    # a t^2 + b t + c = 0, by the root's form without cancellation; rounding may push the discriminant below 0
     bend = up * (d0 + d1 - 2 * s)
     a, b, c = s - d0 + bend, d0 - bend, -s * up
     root = jnp.sqrt(jnp.maximum(b**2 - 4 * a * c, jnp.finfo(up.dtype).tiny))

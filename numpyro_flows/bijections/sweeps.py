@@ -45,7 +45,7 @@ def _sweep(function: Callable[[Vector], Vector], x: Vector, depth: int) -> Vecto
     def step(state):
         x, _, num = state
         new = function(x)
-        # coordinates whose turn is yet to come may run away: zero times infinity would spoil those before them
+        # later coordinates may diverge before their turn: zero times infinity would spoil those before them
         new = jnp.where(jnp.isfinite(new), new, 0.0)
         return new, jnp.any(jnp.abs(new - x) > _BY_ROUNDING * eps * (0.01 + jnp.abs(new))), num + 1
 

@@ -13,8 +13,8 @@ from numpyro_flows.bijections.root import Values
 from numpyro_flows.bijections.univariate import AbstractUnivariate, Params
 
 _MIN_INDEX, _START_INDEX = 1e-3, 0.1  # of a tail
-_MAX_LOG = 40.0  # of a power tail: |y| up to e^40 / lam
-_NEAR = 0.7  # below it the logarithm of a tail of nearly a half would lose digits
+_MAX_LOG = 40.0  # largest log of a power tail: |y| up to e^40 / lam
+_NEAR = 0.7  # below this, the logarithm of a tail near one half would lose digits
 _NEWTON_STEPS = 5
 
 

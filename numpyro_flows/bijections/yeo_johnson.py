@@ -9,7 +9,7 @@ from jaxtyping import Array, ArrayLike, Float, Scalar
 
 from numpyro_flows.bijections.base import AbstractShaped
 
-_LEAST_POWER = 1e-3  # nearer to zero a power is a logarithm to single precision
+_LEAST_POWER = 1e-3  # a smaller power equals a logarithm in single precision
 
 
 class YeoJohnson(AbstractShaped):

@@ -79,7 +79,7 @@ class Exact(AbstractDivergence):
 
     def __call__(self, field: AbstractField, t: Scalar, x: Vector, condition: Array | None, probes: Probes) -> Velocity:
         value, columns = _products(field, t, x, condition, jnp.eye(x.size, dtype=x.dtype))
-        squared_norm = (columns**2).sum()  # computed only where a penalty asks for it
+        squared_norm = (columns**2).sum()  # computed only if a penalty uses it
         if isinstance(field, AbstractFieldWithDivergence):
             value, divergence = field.velocity_and_divergence(t, x, condition)
             return Velocity(value, divergence, squared_norm)

@@ -119,7 +119,7 @@ class MLPField(AbstractField):
         self.dim, self.cond_dim, self.hidden = dim, cond_dim, hidden
         self.num_frequencies = check_time(time, num_frequencies)
         self.network = MLP(key, dim + (2 * self.num_frequencies or 1), dim, hidden)
-        # a key of its own costs compile time; the last layer is zero, and the first sees other inputs
+        # another key would cost compile time; the last layer is zero, and the first sees other inputs
         self.modulator = None if cond_dim is None else MLP(key, cond_dim, 2 * sum(hidden), (max(hidden),))
 
     def __call__(self, t: Scalar, x: Vector, condition: Array | None = None) -> Vector:

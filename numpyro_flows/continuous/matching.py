@@ -127,7 +127,7 @@ class VariancePreserving(AbstractPath):
 
 
 _LAST_TIME = 0.999
-_CONDITION_COST = 100.0  # of a linear effect the base draws of a pair have the mean c / 100: KL of 5e-5 c^2
+_CONDITION_COST = 100.0  # with a linear effect, base draws of a pair have mean c / 100: a KL of 5e-5 c^2
 
 
 class FlowMatching(eqx.Module):
@@ -190,7 +190,7 @@ class FlowMatching(eqx.Module):
         x0 = jax.random.normal(base_key, x1.shape, x1.dtype)
         if self.coupling == "minibatch_ot":
             x0, x1, conditions, weights = self._paired(key, x0, x1, conditions, weights)
-        # one in each of as many intervals: less noise than by independent times
+        # one time in each of as many intervals: less noise than with independent times
         batch = len(x1)
         times = (jnp.arange(batch) + jax.random.uniform(time_key, (batch,), x1.dtype)).astype(x1.dtype) / batch
         x, velocity = jax.vmap(self.path)(times, x0, x1)
@@ -214,7 +214,7 @@ class FlowMatching(eqx.Module):
         rows = _resampled(jax.random.fold_in(key, 1), weights)
         x1, conditions = x1[rows], None if conditions is None else conditions[rows]
         x0 = _nearest(x0, x1, conditions)
-        # A path ends in `a x1 + b x0`. The pair's `x0` would not blur there but stretch: other noise takes its place.
+        # A path ends in `a x1 + b x0`. The pair's `x0` would stretch the data there, not blur them: use other noise.
         a, b = self.path.weights(jnp.ones((), x1.dtype))
         noise = jax.random.normal(jax.random.fold_in(key, 2), x1.shape, x1.dtype)
         return x0, x1 + b / a * (noise - x0), conditions, jnp.full_like(weights, weights.mean())
@@ -247,7 +247,7 @@ def _nearest(
     def assign(x0: np.ndarray, x1: np.ndarray) -> np.ndarray:
         x0, x1 = np.asarray(x0, np.float64), np.asarray(x1, np.float64)
         cost = 0.5 * (x0**2).sum(1) - x1 @ x0.T
-        cost -= cost.min(1, keepdims=True)  # these two change no assignment, and leave SciPy less to search
+        cost -= cost.min(1, keepdims=True)  # these two do not change the assignment, but shorten SciPy's search
         cost -= cost.min(0)
         return linear_sum_assignment(cost)[1].astype(np.int32)
 

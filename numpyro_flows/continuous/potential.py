@@ -113,7 +113,7 @@ class OTFlowField(AbstractFieldWithDivergence):
         self.first, self.first_bias = first / np.sqrt(num), jnp.zeros(width)
         self.second, self.second_bias = second / np.sqrt(width), jnp.zeros(width)
         self.weight = jnp.zeros(width)
-        self.quadratic = 0.01 * quadratic / np.sqrt(num)  # not zero, where it would have no gradient
+        self.quadratic = 0.01 * quadratic / np.sqrt(num)  # not zero, because then it would have no gradient
         self.linear = jnp.zeros(num)
 
     def velocity_and_divergence(self, t: Scalar, x: Vector, condition: Array | None = None) -> tuple[Vector, Scalar]:

@@ -12,8 +12,8 @@ from jaxtyping import Array, ArrayLike, Int, PyTree
 
 from numpyro_flows.arguments import require_instance
 
-_LEAST_SINGLE = 1e-6  # error of a step that single precision can still tell from rounding
-_SHORTEST_STEP = 1e-6  # of the adaptive controller, as a share of the unit of time: below it single precision has none
+_LEAST_SINGLE = 1e-6  # smallest error of a step that exceeds rounding in single precision
+_SHORTEST_STEP = 1e-6  # of the adaptive controller, as a share of the unit of time: the limit of single precision
 Rate = Callable[[Any, PyTree, PyTree], PyTree]
 """`d state / dt` of time, state and arguments."""
 

@@ -5,13 +5,13 @@ import warnings
 import numpy as np
 from jaxtyping import Float
 
-REPEATED = 0.1  # share of rows that are there already from which one is warned
-_LEAST_EIGENVALUE, _MOST_COLUMNS = 1e-10, 256  # of correlations, and columns of which they are looked at
+REPEATED = 0.1  # above this share of repeated rows there is a warning
+_LEAST_EIGENVALUE, _MOST_COLUMNS = 1e-10, 256  # for correlations, and the maximum number of columns to check
 
 
 def warn_of_repetition(columns: Float[np.ndarray, "num size"]) -> None:
     """Warn if more than a tenth of the rows are copies of others."""
-    # rows that are alike have the same projection, others almost surely not
+    # equal rows have equal projections, others almost surely not
     spread = np.ptp(columns, axis=0)
     projected = columns @ (np.random.default_rng(0).normal(size=len(spread)) / np.where(spread > 0, spread, 1.0))
     repeated = 1 - len(np.unique(projected)) / len(columns)

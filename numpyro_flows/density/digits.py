@@ -14,7 +14,7 @@ _WINDOW = 0.05  # share of rows whose range is the spread around a value: 1/8 st
 _COARSE = 0.25
 _SHARE = 0.05  # share of rows for which this must hold
 _HEAVY = 0.01  # above this share of rows at one value, the distance to neighbouring values gives the spread
-_MOST_TOGETHER, _RIDGE = 256, 1e-6  # columns that are looked at together, and what is added to their correlations
+_MOST_TOGETHER, _RIDGE = 256, 1e-6  # maximum number of columns to check together, and ridge for their correlations
 _MOST_LOST = 0.01  # nats
 _SHOWN = 5  # columns that a message names
 

@@ -31,11 +31,11 @@ from numpyro_flows.training.state import State
 from numpyro_flows.training.steps import TrainState, cosine_schedule, train_chunk
 from numpyro_flows.training.watch import Watch
 
-_NUM_HELD = 2_000  # trajectories that the student is compared by
+_NUM_HELD = 2_000  # held-out trajectories for the comparison
 _BLOCK = 1_000  # trajectories solved at once
 _BATCH, _ROUND = 256, 250
-_LOG_DET_WEIGHT = 0.01  # of a nat, beside a squared standard deviation of the base
-_CLOSE = 0.1  # nats by which log densities may differ on average
+_LOG_DET_WEIGHT = 0.01  # weight of a nat, relative to a squared standard deviation of the base
+_CLOSE = 0.1  # nats: above this average difference of log densities there is a warning
 
 
 class FewStepsFit(NamedTuple):

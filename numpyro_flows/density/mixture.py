@@ -14,7 +14,7 @@ from scipy.cluster.vq import kmeans2
 
 from numpyro_flows.training.logs import log_sum_exp
 
-_MOST_ITERATIONS, _LEAST_RISE = 40, 5e-3  # nats a row: more gain less than 0.1 nat on rows held out
+_MOST_ITERATIONS, _LEAST_RISE = 40, 5e-3  # nats a row: more steps gain less than 0.1 nat on held-out rows
 _RIDGE = 1e-6  # added to variances of whitened coordinates
 
 
@@ -160,7 +160,7 @@ class MixtureByRoots(dist.Distribution):
         return jax.nn.logsumexp(parts, axis=-1) - 0.5 * value.shape[-1] * math.log(2.0 * math.pi)
 
 
-@jax.jit  # operation by operation its constructors compile for a second
+@jax.jit  # without jit, its constructors compile for a second
 def _distribution(logits: Array, loc: Array, roots: Array) -> dist.Distribution:
     return dist.MixtureSameFamily(dist.Categorical(logits=logits), dist.MultivariateNormal(loc, scale_tril=roots))
 

@@ -26,8 +26,8 @@ Dequantize = bool | Sequence[bool] | np.ndarray | Mapping[str, bool]
 
 _SHOWN = 5  # columns that a message names
 _LEAST_ROWS = 3
-_LEAST_ESS = 0.01  # of weights, as a share of the rows, below which one is warned
-_ALL_WHOLE = 2.0**23  # from where all numbers of single precision are whole
+_LEAST_ESS = 0.01  # of weights, as a share of the rows: below this there is a warning
+_ALL_WHOLE = 2.0**23  # above this, all numbers of single precision are whole
 
 
 class Observations(NamedTuple):

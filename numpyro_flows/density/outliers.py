@@ -10,9 +10,9 @@ from scipy.special import ndtri
 from numpyro_flows.density.observations import Observations
 
 _FAR = 1_000.0  # robust standard deviations: nearer rows cost the others less than 0.05 nat (measured, one in 1,000)
-_MOST = 0.02  # share of rows in a column; more of them are a part of the distribution
-_MOST_IN_ALL = 0.05  # share of rows that is left out, of all columns together
-_LEAST_P = 1e-6  # of the gap before the far rows, by the tail of the others: so a Cauchy distribution has none
+_MOST = 0.02  # maximum share of rows in a column; more of them belong to the distribution
+_MOST_IN_ALL = 0.05  # maximum share of rows that is left out, over all columns
+_LEAST_P = 1e-6  # of the gap before the far rows, by the tail of the others; a Cauchy distribution has no far rows
 _TAIL, _LEAST_TAIL = 0.05, 10  # share of the rows that show how heavy the tail is, and the least number of them
 _CENTRAL = (0.25, 0.1, 0.05, 0.02)  # the first range between such quantiles that is not empty gives the scale
 _SHOWN = 5  # rows that the message names

@@ -12,7 +12,7 @@ from numpyro_flows.density.stacking import Stack
 from numpyro_flows.density.whitening import Whitening
 from numpyro_flows.training.seeds import Seeds
 
-_QUICK = (1, 4)  # components of the mixtures by which two preparations are compared
+_QUICK = (1, 4)  # components of the mixtures that compare two preparations
 
 
 class Preparation(NamedTuple):

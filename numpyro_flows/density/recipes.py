@@ -10,7 +10,7 @@ from numpyro_flows.density.angles import require_real
 from numpyro_flows.density.losses import Rows
 from numpyro_flows.flows import Recipe
 
-_INITIAL_ROWS = 1_000  # that set what is set by data
+_INITIAL_ROWS = 1_000  # for the initialization by data
 
 
 def maker(recipe: Recipe, rows: Rows) -> Callable[[PRNGKeyArray], AbstractBijection]:

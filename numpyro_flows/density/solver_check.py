@@ -12,7 +12,7 @@ from numpyro_flows.continuous.training_form import continuous_flows, num_evaluat
 from numpyro_flows.density.losses import Rows
 from numpyro_flows.files.rules import InFiles
 
-_COUNTED_ROWS = 100  # to tell how often a field is evaluated
+_COUNTED_ROWS = 100  # to count the evaluations of a field
 
 
 class SolverCheck(InFiles):

@@ -12,15 +12,15 @@ from numpyro_flows.training.logs import log_sum_exp
 from numpyro_flows.training.one_thread import one_thread
 
 _COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
-_FEW = 12  # components, above which there are two rows or more for each parameter
+_FEW = 12  # components; larger mixtures need two rows or more for each parameter
 _OF_ONE = (0.1, 1.0, 10.0, 1e6)  # times the coordinates: the prior of one Gaussian, from its covariance to variances
 _WIDER = (3.0, 10.0)  # times the standard deviations of all rows: for tails
 MOST_COMPONENTS = 128  # of a stack: training is compiled for as many before the mixtures are fitted
-_MAX_DIM = 100  # covariances of more coordinates cost more than they tell
+_MAX_DIM = 100  # covariances of more coordinates cost more than they gain
 _FOLDS = 5
 _LEAST_ROWS = 10
-_HELD_OUT = 500  # rows that decide the shares: of fewer every fold is held out once
-_FEW_ROWS = 2_000  # up to which strong priors are tried
+_HELD_OUT = 500  # rows that determine the shares; with fewer rows every fold is held out once
+_FEW_ROWS = 2_000  # up to this number strong priors are tried
 _MOST_ROWS, _WORK = (2_000, 5_000), 2e6  # rows to fit mixtures to, by their squared coordinates in all
 _LEAST_SHARE = 0.02  # of a mixture that is kept
 _STEPS = 300  # of expectation maximisation for the shares

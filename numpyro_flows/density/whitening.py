@@ -15,8 +15,8 @@ from numpyro_flows.gaussianization.entropies import spacing_entropies
 from numpyro_flows.modeling.guides import affine
 
 FULL_COVARIANCE = 4  # rows for each coordinate from which a covariance whitens better than standard deviations
-_MAX_FULL_DIM = 256  # above it whitening is by standard deviations
-_RIDGE = 1e-6  # added to the correlation matrix, so that coordinates that are copies do not make it singular
+_MAX_FULL_DIM = 256  # above this, whitening uses standard deviations
+_RIDGE = 1e-6  # added to the correlation matrix, so that copied coordinates do not make it singular
 _SOME_ROWS = 5_000  # to compare two ways of whitening
 
 

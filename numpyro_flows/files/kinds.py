@@ -23,7 +23,7 @@ from numpyro_flows.files.table import name_of
 Number = bool | int | float | jax.Array | np.ndarray
 """What NumPyro's distributions take for parameters."""
 
-_NO_FUNCTIONS = (type, dist.Distribution, Transform, Constraint)  # callable, but nobody's activation or norm
+_NO_FUNCTIONS = (type, dist.Distribution, Transform, Constraint)  # callable, but not used as an activation or norm
 
 
 def fits(value: Any, kind: Any) -> bool:
@@ -32,7 +32,7 @@ def fits(value: Any, kind: Any) -> bool:
         return True
     if kind is None:
         return value is None
-    if isinstance(kind, typing.ForwardRef):  # a class by its name in the table, where importing it would point up
+    if isinstance(kind, typing.ForwardRef):  # a class by its name in the table, to avoid an upward import
         return name_of(type(value)) == kind.__forward_arg__
     if isinstance(kind, type) and hasattr(kind, "dtypes") and hasattr(kind, "array_type"):  # of jaxtyping
         return is_array(value) and _has_dtype(value, kind.dtypes)

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from scipy.special import digamma, gammaln, polygamma
 
 _LOG_2PI = math.log(2 * math.pi)
-_NUM_NULL = 6  # samples that the bias is found by
-_MAX_NULL = 100_000  # numbers in one of them: of more points the bias is small
+_NUM_NULL = 6  # samples for the estimate of the bias
+_MAX_NULL = 100_000  # numbers in one of them: with more points the bias is small
 _LEAST = 1e-12  # smallest spacing or distance, in standard deviations: duplicates have no finite entropy
 
 Samples = Float[np.ndarray, "num dim"]

@@ -15,7 +15,7 @@ from numpyro_flows.gaussianization.marginals import fit_mixture
 from numpyro_flows.gaussianization.rbig import checked_samples, fit_rbig, rng_of
 
 _NUM_NEIGHBOURS = 5
-_NUM_NULL = 8  # Gaussian samples beside which a density is measured
+_NUM_NULL = 8  # Gaussian samples for comparison with a density
 
 Contributions = Float[np.ndarray, " num"]
 

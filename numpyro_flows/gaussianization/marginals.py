@@ -20,10 +20,10 @@ Marginal = Callable[[Samples], AbstractBijection]
 
 _MAX_POINTS = 5_000  # a mixture is fitted to at most so many points; more do not improve it
 _MAX_STEPS = 100
-_DONE = 1e-4  # gain of a step in log-likelihood for each point
+_DONE = 1e-4  # fitting ends if a step gains less log likelihood for each point
 _PRIOR_COUNT = 2.0  # points that the prior of a component's variance is worth
 _PRIOR_SCALE = 0.3  # its scale, in standard deviations of the data
-_NO_LOSS = 1e-3  # points that the last location is worth, where a component has lost all
+_NO_LOSS = 1e-3  # points that the last location is worth, for a component without points
 _BOUND = 6.0  # of a spline, in standard deviations
 _LEAST_GAP = 0.005  # of a spline's knots
 _NEAR_LIMIT = 0.95  # of its bounded sizes

@@ -11,7 +11,7 @@ from numpyro_flows.inference.newton import Density
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.tempering import Particles, Whitened, move
 
-_AT_ONCE = 16  # sweeps whose proposals are drawn together
+_AT_ONCE = 16  # sweeps for which proposals are drawn together
 
 
 class Sampler:

@@ -88,7 +88,7 @@ def outside(
 ) -> Bool[np.ndarray, " points"]:
     """Which points have `p / q > 10 Z`, ten times the value that a perfect fit has everywhere."""
     log_ratio = probe.log_density - np.asarray(log_prob(probe.x), np.float64)
-    return ~(log_ratio <= log_evidence + np.log(settings.outside))  # also where q is not finite
+    return ~(log_ratio <= log_evidence + np.log(settings.outside))  # also True if q is not finite
 
 
 def share_outside(probe: Probe, there: Bool[np.ndarray, " points"], log_evidence: float) -> Share:
@@ -163,7 +163,7 @@ def _on_axes(fit: GaussianFit, rng: np.random.Generator, settings: FlowVISetting
     most = max(settings.axis_points // (2 * len(distances)), 1)
     axes = np.arange(dim) if dim <= most else rng.choice(dim, most, replace=False)
     sds = fit.scale if fit.scale.ndim == 1 else np.linalg.norm(fit.scale, axis=1)
-    steps = np.repeat(distances, 2) * np.tile([1.0, -1.0], num)  # the near ones first: far out a solver is slow
+    steps = np.repeat(distances, 2) * np.tile([1.0, -1.0], num)  # near points first: a solver is slow in the tails
     moves = np.zeros((len(steps), len(axes), dim))
     moves[:, np.arange(len(axes)), axes] = steps[:, None] * sds[axes]
     # and the origin, where sparse priors have a spike

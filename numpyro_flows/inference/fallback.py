@@ -45,7 +45,7 @@ class Fallback:
 
     of_modes: bool = False
 
-    @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # what is not finite far out has density zero
+    @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # a density that is not finite counts as zero
     def __call__(self, context: Context, fit: Fit) -> Fit:
         if fit.chains is not None or fit.stopped:
             return fit

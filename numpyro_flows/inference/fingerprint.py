@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_ROWS = 4_096  # that are read at a time
+_ROWS = 4_096  # rows that are read at a time
 
 
 class Fingerprint(NamedTuple):

@@ -20,8 +20,8 @@ from numpyro_flows.inference.settings import FlowVISettings
 
 _DEEPEST = 100.0  # nats
 _BLOCK = 1_000  # draws for a verdict at a time; they are not kept
-_WIDTHS = (1.0, 0.1)  # of Gaussians at starts: of 45 dimensions with counts, the wider ones were lost
-_MORE = 4  # most times that a Gaussian that came from a start is refined again, as it may have been far away
+_WIDTHS = (1.0, 0.1)  # of Gaussians at starts: with counts in 45 dimensions the wider ones diverged
+_MORE = 4  # maximum number of repeated refinements for a Gaussian from a start, which may be far away
 
 
 class GaussianFit(NamedTuple):

@@ -15,7 +15,7 @@ from numpyro_flows.inference.tempering import Whitened
 
 _MOST_STEPS = 100
 _LEAST_GAIN = 1e-3  # nats for each point
-_LEAST_VARIANCE = 1e-9  # of a component, where that of all points is about 1
+_LEAST_VARIANCE = 1e-9  # of a component, relative to about 1 for all points
 
 
 def grouped(
@@ -45,7 +45,7 @@ def grouped(
 def _clusters(x: Float[np.ndarray, "points dim"], k: int, full: bool, rng: np.random.Generator) -> Mixture:
     """Gaussians at the centres of clusters, all with the average width of the clusters."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a cluster without points: it stays where it was
+        warnings.simplefilter("ignore")  # for a cluster without points, which stays where it was
         centres, nearest = kmeans2(x, k, minit="++", rng=rng)
     away = x - centres[nearest]
     factor = np.sqrt((away**2).mean(0) + _LEAST_VARIANCE)

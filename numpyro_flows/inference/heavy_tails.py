@@ -12,7 +12,7 @@ from numpyro_flows.inference.newton import Counted, Density, values
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.tempering import Whitened
 
-_MARGIN = 20.0  # nats that a heavy tail may lie below the bulk, as one of little mass does
+_MARGIN = 20.0  # nats: a heavy tail with little mass may lie so far below the bulk
 
 
 class Tails(NamedTuple):
@@ -59,7 +59,7 @@ def tails(
     falls = -np.diff(heights, axis=0) / np.log(far / near)
     # not finite: the density overflows out there
     slow = np.isfinite(falls) & (falls < settings.min_degrees_of_freedom + dim)
-    # a plateau lower than any such power law is where a constraint's arithmetic ends; in single precision soon
+    # a plateau below any such power law is the end of a constraint's arithmetic, which is near in single precision
     lost = (settings.min_degrees_of_freedom + dim) * np.log([[far], [far**2 / near]]) + _MARGIN
     underflow = -float(np.log(np.finfo(fit.loc.dtype).tiny))
     lost = np.where((rays != 0.0) @ coordinates.constrained, np.minimum(lost, 0.5 * underflow), lost)

@@ -10,7 +10,7 @@ from numpyro.primitives import Messenger
 
 from numpyro_flows.inference.model_checks import is_discrete
 
-_TOLERANCE = 0.01  # nats: above the rounding error of log-gamma functions of counts, far below what is worth a climb
+_TOLERANCE = 0.01  # nats: above the rounding error of log-gamma functions of counts, far below a relevant gain
 # distributions with log-gamma functions, of these parameters
 _WITH_GAMMA = (dist.Beta, dist.Dirichlet, dist.Gamma, dist.InverseGamma, dist.StudentT, dist.MultivariateStudentT)
 _WITH_GAMMA += (dist.BetaBinomial, dist.DirichletMultinomial, dist.GammaPoisson)

@@ -13,7 +13,7 @@ from numpyro_flows.inference.survey import Survey, Weighed, lacking
 def judge(draws: Weighed, survey: Survey, settings: FlowVISettings) -> Certificate:
     """The verdict on fresh draws of a fit."""
     finite = np.abs(draws.log_density[np.isfinite(draws.log_density)])
-    most = np.quantile(finite, 0.99) if finite.size else 0.0  # a few draws may be absurdly far out
+    most = np.quantile(finite, 0.99) if finite.size else 0.0  # a few draws may be extreme outliers
     resolution = float(np.spacing(most)) if most else 0.0
     certificate = certify(draws.log_weight, resolution, settings)
     certificate = certificate._replace(

@@ -126,6 +126,6 @@ def _data_sets(args: tuple, in_axes: InAxes) -> list[tuple]:
     def cut(arg: Any, axis: int | None, number: int) -> Any:
         return arg if axis is None else jax.tree.map(lambda leaf: jnp.asarray(np.take(leaf, number, axis)), arg)
 
-    # NumPy cuts at once, where JAX would compile it
+    # NumPy slices at once; JAX would compile this
     on_host = tuple(arg if axis is None else jax.tree.map(np.asarray, arg) for arg, axis in zip(args, axes))
     return [tuple(map(cut, on_host, axes, [i] * len(args))) for i in range(num)]

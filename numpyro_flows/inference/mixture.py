@@ -15,7 +15,7 @@ from numpyro_flows.inference.product import Product
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.training.logs import log_sum_exp
 
-_DRAWS_EACH = 100  # at least, of a component in a round: with 30, one of 120 modes was lost in every other round
+_DRAWS_EACH = 100  # minimum for a component in a round: with 30, one of 120 modes was lost in every other round
 _LEAST_ESS = 0.05  # of tempered weights
 
 
@@ -81,7 +81,7 @@ class Bell(NamedTuple):
             covariance = kept * self.factor @ self.factor.T + (1.0 - kept) * away.T @ away
             try:
                 factor = np.linalg.cholesky(covariance)
-            except np.linalg.LinAlgError:  # singular but for rounding
+            except np.linalg.LinAlgError:  # singular up to rounding
                 return self
         bells = [Bell(loc, factor, df) for df in settings.degrees_of_freedom]
         squares = bells[0].squares(x)
@@ -112,7 +112,7 @@ class Mixture(NamedTuple):
         with np.errstate(divide="ignore"):
             shares = np.log(self.shares)
         parts = np.stack([share + component.log_prob(x) for share, component in zip(shares, self.components)])
-        return np.where(np.isnan(parts), -np.inf, parts)  # where a flow's inverse breaks, far out
+        return np.where(np.isnan(parts), -np.inf, parts)  # a flow's inverse may break in the tails
 
     def joined(self, more: Sequence[Component], share: float) -> "Mixture":
         """The mixture with more components, which together have the share `share`."""

@@ -42,7 +42,7 @@ class MixtureTraining:
         True
     """
 
-    @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # what is not finite far out has density zero
+    @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # a density that is not finite counts as zero
     def __call__(self, context: Context, fit: Fit) -> Fit:
         settings, certificate = context.settings, fit.certificate
         good = finished(certificate, settings) and certificate.certified

@@ -12,7 +12,7 @@ from numpyro_flows.inference.mixture import Bell, Component, Mixture
 from numpyro_flows.inference.newton import Climb, Density, climb, values
 from numpyro_flows.inference.settings import FlowVISettings
 
-_MOST_OF_TAILS = 0.05  # share of points outside of the modes' ellipsoids, where 2% of a normal distribution's are
+_MOST_OF_TAILS = 0.05  # share of points outside the modes' ellipsoids; for a normal distribution it is 2%
 
 
 class Mode(NamedTuple):

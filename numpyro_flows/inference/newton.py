@@ -22,8 +22,8 @@ def values(density: Density, x: Float[np.ndarray, "points dim"]) -> Float[np.nda
     return density.values(x) if hasattr(density, "values") else density(x)[0]  # pyright: ignore[reportFunctionMemberAccess]
 
 
-_FEWEST_AXES = 5  # of fewer a curvature costs less than the steps that it would serve
-_NEAR = 0.1  # squared length of a last step, in standard deviations, over which the curvature hardly changes
+_FEWEST_AXES = 5  # with fewer axes, a curvature costs less than the steps that it would save
+_NEAR = 0.1  # squared length of a last step, in standard deviations: the curvature hardly changes over it
 
 
 class Counted:
@@ -55,7 +55,7 @@ class Climb(NamedTuple):
     converged: Bool[np.ndarray, " climbs"]
 
 
-@np.errstate(over="ignore", invalid="ignore")  # what is not finite far out is dealt with where it matters
+@np.errstate(over="ignore", invalid="ignore")  # code that needs finite values checks for them
 def climb(
     density: Density,
     starts: Float[np.ndarray, "climbs dim"],

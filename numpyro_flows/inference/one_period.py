@@ -57,7 +57,7 @@ def narrowed(gaussian: GaussianFit, periodic: Bool[np.ndarray, " dim"]) -> Gauss
     folded = np.where(periodic, gaussian.loc - 2.0 * np.pi * turns, gaussian.loc)
     gaussian = gaussian._replace(loc=folded.astype(gaussian.loc.dtype))
     scale = np.diag(gaussian.scale) if gaussian.scale.ndim == 1 else gaussian.scale
-    with np.errstate(over="ignore"):  # of one that is nearly infinitely wide
+    with np.errstate(over="ignore"):  # for a Gaussian that is nearly infinitely wide
         wide = periodic & (np.linalg.norm(scale, axis=1) > _WIDEST)
     if not wide.any():
         return gaussian

@@ -20,7 +20,7 @@ from numpyro_flows.inference.target import Target
 from numpyro_flows.training.ahead import Later
 from numpyro_flows.training.seeds import Seed, Seeds
 
-_LEAST_ESS = 0.25  # for which as many more draws are made as it takes
+_LEAST_ESS = 0.25  # the pool grows like 1 / ESS, down to this ESS
 
 
 class PosteriorDraws:
@@ -43,7 +43,7 @@ class PosteriorDraws:
         self._arrays, static = eqx.partition(bijection, eqx.is_array)
         self._block = block or Later(drawing(target, static, settings.block))  # pyright: ignore[reportArgumentType]
         self._values = Later(jax.vmap(target.log_density))
-        self.mixture = mixture if isinstance(target, Target) else None  # whose draws are nothing without weights
+        self.mixture = mixture if isinstance(target, Target) else None  # whose draws need weights
         self._chains = None if self.mixture else chains
         self._log_evidence = float(np.nan_to_num(certificate.log_evidence))
         self._pool = max(settings.pool, round(1.0 / float(np.clip(np.nan_to_num(certificate.ess), _LEAST_ESS, 1.0))))
@@ -64,7 +64,7 @@ class PosteriorDraws:
         if self._chains is None:
             return self.of_flow(seeds, num)
         x, log_density = self._chains.flat
-        index = np.resize(seeds.rng("chains").permutation(len(x)), num)  # again only where there are not enough
+        index = np.resize(seeds.rng("chains").permutation(len(x)), num)  # draws repeat only if there are not enough
         return Draws(x[index], log_density[index], np.full(num, self._log_evidence))
 
     def resampled(self, seeds: Seeds, num: int) -> Draws:

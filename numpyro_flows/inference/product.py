@@ -9,9 +9,9 @@ from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.training.logs import log_sum_exp
 
 _NORMALS = 6  # for each coordinate
-_STEPS = 2  # of expectation maximisation at a time: with 5 or 20 it ended in worse optima
+_STEPS = 2  # steps of expectation maximisation at a time: 5 or 20 led to worse optima
 _LEAST_SD = 1e-4  # of a normal, in standard deviations of its coordinate
-_LEAST = 1e-100  # of that where all points are alike: squares of smaller numbers are zero
+_LEAST = 1e-100  # of the sd of equal points: squares of smaller numbers are zero
 
 
 class Normals(NamedTuple):
@@ -68,7 +68,7 @@ class Product(NamedTuple):
     @classmethod
     def of(cls, x: Float[np.ndarray, "points dim"], settings: FlowVISettings) -> "Product":
         """Fitted to points of the same weight."""
-        x = x.astype(np.float64)  # squares of single precision overflow far out
+        x = x.astype(np.float64)  # squares in single precision overflow in the tails
         start = cls(tuple(Normals.of(column) for column in x.T))
         return start.towards(x, np.ones(len(x)), settings)
 

@@ -17,7 +17,7 @@ _FEW = (2.5, 6.0, 30.0, 120.0)  # standard deviations: a first profile
 _NEAR = 3.0
 _NOTHING = 12.0  # nats below the centre at which a marginal has no mass left
 _MOST, _MOST_WORK = 32, 320  # coordinates, and these times dimensions
-_LONGER = 20  # times as far, each half as far again, where a marginal does not fall: 4e5 standard deviations
+_LONGER = 20  # further points if a marginal does not fall, each 1.5 times as far: to 4e5 standard deviations
 
 
 class End(NamedTuple):

@@ -19,7 +19,7 @@ from numpyro_flows.inference.stages import Context, Fit
 from numpyro_flows.inference.survey import Survey, search, weigh
 
 _LEAST_KEPT = 1_000  # draws, so that each chain has some
-_MOST_NUMBERS = 50_000_000  # in memory at a time: fewer draws where they are long vectors
+_MOST_NUMBERS = 50_000_000  # in memory at a time: fewer draws if they are long vectors
 
 
 def is_one_of_modes(fit: Fit, settings: FlowVISettings) -> bool:
@@ -59,7 +59,7 @@ def along_necks(
     for downwards, upwards in zip(survey.ends, survey.ends[1:]):
         if downwards.coordinate == upwards.coordinate:
             shares = [share_beyond(end, lowest, highest, log_evidence) for end in (downwards, upwards)]
-            if downwards.scale or max(shares) > least:  # far in a neck of scales there are draws, but too few
+            if downwards.scale or max(shares) > least:  # deep in a neck of scales there are draws, but too few
                 found.append(Sliced.of(downwards, upwards))
     return found
 
@@ -80,7 +80,7 @@ def by_weights(
     if survey.probes:
         survey = search(density, gaussian, survey, mixture.log_prob, log_mean(draws.log_weight), rng, settings)
     certificate = judge(weigh([draws], settings), survey, settings)
-    # half as many as count: few of them twice
+    # half the effective number, so that few are repeated
     kept = int(np.clip(0.5 * np.nan_to_num(certificate.ess) * num, _LEAST_KEPT, settings.certificate_draws))
     index = resample(draws.log_weight, kept, rng)
     return fit._replace(

@@ -94,7 +94,7 @@ class UntilCertified:
             state = state._replace(best=Best(eqx.combine(state.train.params, state.fixed), score, trained=True))
         else:
             peak /= 2
-        # moments begin anew with each round
+        # the optimiser's moments restart in each round
         params, _ = trained_and_fixed(state.best.arrays)
         fixed = with_more_steps(state.fixed) if score.coarse else state.fixed
         longer = min(settings.round_growth * num_steps, settings.longest_round)

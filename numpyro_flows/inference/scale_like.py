@@ -8,7 +8,7 @@ from numpyro_flows.inference.newton import Density
 
 _AWAY = 2.0  # standard deviations from the centre, to both sides
 _DIRECTIONS = 4
-_ONE = 1.0  # of which on a coordinate is a scale of others: one of `posteriordb`, `tau` of a centred model, has more
+_ONE = 1.0  # above this, a coordinate is a scale of others; in `posteriordb`, `tau` of one centred model has more
 _ALL = 20.0  # of all others together: if they are many they determine their scale well, and it changes little
 
 
@@ -26,7 +26,7 @@ def scale_like(density: Density, fit: GaussianFit) -> Float[np.ndarray, " dim"]:
     """
     dim, half = fit.loc.size, np.finfo(fit.loc.dtype).eps ** (1 / 3)
     sds = np.linalg.norm(fit.scale, axis=1, keepdims=True)
-    along = fit.scale / sds  # where `x_i` goes, in standard coordinates: a row for each `i`
+    along = fit.scale / sds  # the direction of `x_i` in standard coordinates: a row for each `i`
     signs = np.random.default_rng(0).choice([-1.0, 1.0], (_DIRECTIONS, 1, dim))
     aside = signs - (signs * along).sum(-1, keepdims=True) * along  # `x_i` stays
     centres = _AWAY * np.stack([along, -along])

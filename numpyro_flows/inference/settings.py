@@ -25,7 +25,7 @@ _MOST_AT_ONCE = 2**20  # numbers in an array: above this, memory is slower than 
 _FEWEST_AT_ONCE = 8  # points that share one pass over the data: one at a time, 1e6 x 50 took four times as long
 _EXPENSIVE = 1e6  # numbers that a density computes, about a millisecond: above this the search is smaller
 _SMALLEST_SEARCH = 0.25
-_LEAST = {"certificate_draws": 1_000, "mode_draws": 1_000, "refine_draws": 2}  # else nothing can be estimated
+_LEAST = {"certificate_draws": 1_000, "mode_draws": 1_000, "refine_draws": 2}  # fewer would not give an estimate
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,6 @@ def _rhat(posteriors: tuple[FlowPosterior, ...], rng_key: PRNGKeyArray) -> "pd.S
     draws = [posterior.sample(key, _DRAWS) for posterior, key in zip(posteriors, keys, strict=True)]
     chains = {name: np.stack([np.asarray(fit[name], np.float64) for fit in draws]) for name in draws[0]}
     dataset = Layout.of(posteriors[0]).dataset(chains)
-    with np.errstate(divide="ignore", invalid="ignore"):  # ArviZ's, of scalars that never change
+    with np.errstate(divide="ignore", invalid="ignore"):  # from ArviZ, for scalars that never change
         table = pd.DataFrame(summary(dataset, kind="diagnostics", round_to="none"))
     return pd.Series(table["r_hat"], name="rhat")

@@ -30,8 +30,8 @@ from numpyro_flows.modeling.sites import Sites, SitesTransform
 
 _LEAST_WEIGHTS = 1_000
 _Stored = Bell | Product | Sliced
-_POINTS = 3  # at which log densities are compared
-_ULPS = 256  # by which a log density may differ between machines and versions, in units of its precision
+_POINTS = 3  # points at which log densities are compared
+_ULPS = 256  # units of precision by which a log density may differ between machines and versions
 
 
 class StoredFit(NamedTuple):
@@ -112,7 +112,7 @@ class StoredFit(NamedTuple):
         fit = load_tree(path, "FlowPosterior", cls, trusted=trusted)
         try:
             fit.require_coherent()
-        except Exception as error:  # JAX's own, where shapes do not fit
+        except Exception as error:  # from JAX, if shapes do not fit
             raise ValueError(f"expected a whole fit in {os.fspath(path)!r}: {error}") from error
         return fit
 
@@ -309,5 +309,5 @@ def _sites_of(target: Target | StoredSites) -> Sites | None:
 
 
 def _log_densities(target: Target | StoredSites, points: Float[Array, "points dim"]) -> Float[np.ndarray, " points"]:
-    with jax.default_matmul_precision("highest"):  # else a GPU has ten bits of a product
+    with jax.default_matmul_precision("highest"):  # otherwise a GPU has ten bits in a product
         return np.asarray(jax.vmap(target.log_density)(points))

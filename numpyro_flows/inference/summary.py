@@ -107,7 +107,7 @@ def summary(posterior: Result, options: dict[str, Any]) -> pd.DataFrame | xr.Dat
     by_chains = posterior.certificate.by == "mcmc"
     options = {"kind": "all" if by_chains else "stats", "fmt": "wide", "round_to": "auto"} | options
     in_full: dict[str, Any] = options | {"fmt": "xarray", "round_to": "none"}
-    with np.errstate(divide="ignore", invalid="ignore"):  # ArviZ's, of scalars that never change
+    with np.errstate(divide="ignore", invalid="ignore"):  # from ArviZ, for scalars that never change
         base: Any = arviz_summary(dataset, **in_full)
     own = _own_columns(draws, layout, posterior._settings)[list(base.data_vars)].sel(options.get("coords") or {})
     table = _joined(base, own, posterior._settings, _OF_CHAINS if by_chains else _OWN)

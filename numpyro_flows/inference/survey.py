@@ -165,7 +165,7 @@ def _searched(
     return search(density, gaussian, survey, log_prob, log_mean(draws.log_weight), rng, settings)
 
 
-@np.errstate(over="ignore", invalid="ignore")  # what is not finite far out has density zero
+@np.errstate(over="ignore", invalid="ignore")  # a density that is not finite counts as zero
 def search(
     density: Density,
     gaussian: GaussianFit,
@@ -223,7 +223,7 @@ def _log_volume(gaussian: GaussianFit, settings: FlowVISettings) -> float:
     return float(log_det + dim * np.log(max(settings.ladder) * np.sqrt(2 * np.pi * np.e)) + np.log(1e3))
 
 
-@np.errstate(invalid="ignore")  # where no weight is finite
+@np.errstate(invalid="ignore")  # if no weight is finite
 def lacking(survey: Survey, draws: Weighed, settings: FlowVISettings) -> float:
     """The share of the posterior that a fit certainly lacks.
 

@@ -229,7 +229,7 @@ class Target:
             observed = {n: s["value"] for n, s in sites.items() if s["is_observed"] and not is_masked(s["fn"])}
             return {name: site["fn"].log_prob(site["value"]) for name, site in sites.items()}, observed
 
-        log_probs, observed = jax.jit(details)(starts[0])  # within jit NumPyro does not check what is not finite
+        log_probs, observed = jax.jit(details)(starts[0])  # within jit NumPyro does not check for NaN and infinity
         bad = [name for name, value in log_probs.items() if not np.isfinite(value).all()]
         infinite = [name for name in bad if np.isposinf(log_probs[name]).any()]
         causes = [f"the log density is not finite at the sites {bad or list(self.shapes)}"]

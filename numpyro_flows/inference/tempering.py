@@ -53,7 +53,7 @@ class Whitened:
         return self._fit.loc + outward(self._fit.scale, u)
 
 
-@np.errstate(over="ignore", invalid="ignore")  # what is not finite far out has density zero
+@np.errstate(over="ignore", invalid="ignore")  # a density that is not finite counts as zero
 def temper(density: Whitened, dim: int, rng: np.random.Generator, settings: FlowVISettings) -> Particles:
     """Particles that roughly follow the posterior, by sequential Monte Carlo from `r = N(0, s^2 I)` around the fit.
 

@@ -122,12 +122,12 @@ def _forward(
         return {name: sites[name]["value"] for name in names}
 
     runs = jax.jit(lambda keys, given: jax.lax.map(run, (keys, given)), compiler_options=options)
-    for impl, size in (("rbg", 4), ("threefry2x32", 2)):  # JAX has Poisson draws for the second alone
+    for impl, size in (("rbg", 4), ("threefry2x32", 2)):  # JAX has Poisson draws only for the second kind
         keys = jax.random.wrap_key_data(jnp.asarray(words[:, :size]), impl=impl)
         try:
             with model_run():
                 return runs(keys, given or {})
-        except NotImplementedError:  # what NumPyro and JAX raise where there is no sampler
+        except NotImplementedError:  # raised by NumPyro and JAX without a sampler
             continue
     return None
 
@@ -159,7 +159,7 @@ class Layout(NamedTuple):
                 if rows is None or name not in rows.inside
             }
 
-        values = jax.jit(observed)()  # within jit: op by op, a model takes seconds
+        values = jax.jit(observed)()  # within jit: otherwise a model takes seconds
         _complete_numpyro()
         return cls(infer_dims(with_rows, args, kwargs), sizes, values)
 

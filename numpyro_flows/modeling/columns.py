@@ -11,7 +11,7 @@ from numpyro.distributions import constraints
 from numpyro_flows.arguments import as_array
 from numpyro_flows.modeling.sites import Sites, table_as_sites
 
-_MOST_LEVELS = 32  # of a bounded support, up to which its values are unordered categories
+_MOST_LEVELS = 32  # a bounded support with at most so many values has unordered categories
 
 
 class Columns(NamedTuple):

@@ -69,7 +69,7 @@ class Categories(AbstractDiscrete):
         self.network = Parameters(key, jnp.log(jnp.asarray(shares, float)), seen_dim, _HIDDEN)
         self.__check_init__()
 
-    def __check_init__(self) -> None:  # also of what a file has
+    def __check_init__(self) -> None:  # also checks objects loaded from a file
         if self.code_size != self.high - self.low + 1:
             raise ValueError(f"code_size expected {self.high - self.low + 1}, got {self.code_size}")
         require_counts(**{"the number of levels": self.code_size})
@@ -124,7 +124,7 @@ class Counts(AbstractDiscrete):
         self.network = Parameters(key, start, seen_dim, _HIDDEN)
         self.__check_init__()
 
-    def __check_init__(self) -> None:  # also of what a file has
+    def __check_init__(self) -> None:  # also checks objects loaded from a file
         if not (math.isfinite(self.loc) and math.isfinite(self.scale) and self.scale > 0):
             raise ValueError(f"loc and scale expected finite numbers, scale > 0, got {self.loc} and {self.scale}")
         if self.high is not None and self.high < self.low:

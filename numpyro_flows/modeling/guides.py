@@ -23,8 +23,8 @@ from numpyro_flows.modeling.columns import is_angle
 from numpyro_flows.modeling.distributions import FlowDistribution
 from numpyro_flows.modeling.model_run import model_run
 
-_MAX_FULL_DIM = 256  # above it the scale is diagonal
-_MARGINAL_DRAWS = 10_000  # behind `median` and `quantiles`
+_MAX_FULL_DIM = 256  # above this, the scale is diagonal
+_MARGINAL_DRAWS = 10_000  # for `median` and `quantiles`
 
 
 class AutoFlow(VectorGuide):

@@ -217,7 +217,7 @@ class MixedDistribution(dist.Distribution, InFiles):
 class MixedSupport(constraints.Constraint):
     """The events of a `MixedDistribution`, whose angles are in `[-pi, pi)`."""
 
-    is_discrete = True  # to NumPyro, which would else treat it as a continuous latent site
+    is_discrete = True  # for NumPyro, which would otherwise treat it as a continuous latent site
 
     def __init__(self, distribution: MixedDistribution):
         self._distribution = distribution

@@ -87,7 +87,7 @@ class Proposal(NamedTuple):
         of_pick, of_normal = jax.random.split(key)
         dim, least, most = self.loc.shape[-1], self.num_given + _DOF_OF_WIDE, self.num_given + _DOF
         normal = jax.random.normal(of_normal, (num, dim + most), self.loc.dtype)
-        squares = normal[:, dim:] ** 2  # a chi-squared number is a sum of squares; its own sampler compiles for long
+        squares = normal[:, dim:] ** 2  # a chi-squared number is a sum of squares; JAX's sampler takes long to compile
         chi_squared = jnp.repeat(squares.sum(-1, keepdims=True), len(self.dof), axis=-1)
         chi_squared = chi_squared.at[:, -1].set(squares[:, :least].sum(-1))
         return Noise(jax.random.uniform(of_pick, (num,), self.loc.dtype), normal[:, :dim], chi_squared)

@@ -147,7 +147,7 @@ class FlowTransform(TwoWayTransform, InFiles):
         if not isinstance(other, FlowTransform):
             return False
         equal = eqx.tree_equal(self.parts.tree, other.parts.tree)
-        # under tracing the values cannot decide: then only structure counts, as for NumPyro's own transforms
+        # under tracing the values are unknown: then only structure counts, as for NumPyro's own transforms
         return True if static and isinstance(equal, Tracer) else equal
 
     def __getstate__(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from numpyro_flows._jax import eval_jaxpr
 from numpyro_flows.precision import full_precision
 from numpyro_flows.training.devices import automatic, is_placed, mesh_of, put
 
-# A posterior of everyday size trains in seconds, of which XLA's costliest passes would take some and win nothing. At
+# A posterior of everyday size trains in seconds. XLA's costliest passes would take some of these without gain. At
 # level 1 LLVM aborts on some loops over broadcast loads ("Cannot select", jax 0.12).
 OPTIMIZATION_LEVEL = {"xla_backend_optimization_level": 2}
 NO_OPTIMIZATION = {"xla_backend_optimization_level": 0}  # for functions that run only a few times
@@ -67,7 +67,7 @@ class Ahead:
         if tree != self._in_tree:
             raise TypeError(f"expected arguments of the structure {self._in_tree}, got {tree}")
         leaves = [self._moved(leaf) for leaf in leaves]
-        # the program knows leaves only: structures have static fields that its text does not show
+        # the program has only leaves: structures have static fields that its text does not show
         return jax.tree.unflatten(self._out_tree, self._compiled.result()(self._constants, leaves))
 
     def wait(self) -> None:
@@ -163,7 +163,7 @@ class _Programs:
         return compiled
 
 
-_PROGRAMS = _Programs(most=24)  # of some five models: a process may map 65,530 areas of memory, each takes up to 60
+_PROGRAMS = _Programs(most=24)  # about five models: a process may map 65,530 memory areas, a program up to 60
 
 
 def forget_programs() -> None:
