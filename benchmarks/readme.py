@@ -1,4 +1,4 @@
-"""Put what was measured into the README's table, between its markers: no figure of it is typed by hand.
+"""Write measured figures into the README's table, between its markers: no figure is typed by hand.
 
 uv run --group benchmarks python -m benchmarks.readme
 """

@@ -27,7 +27,7 @@ Data = Float[np.ndarray, "num 2"]
 ENTROPY = {"moons": 1.615, "spiral": 1.361}
 REACHED = 1.70  # of the moons: the score to which steps are counted
 WARM_LAYERS = 5  # of a greedy fit to train on: its last ones fit noise (moons: 1.639 from 5 layers, 1.645 from all)
-# Gaussianization flows: their mixtures take larger steps than networks, and they are to make normal what they are given
+# Gaussianization flows: their mixtures take larger steps than networks, and map the data themselves to normal
 RATE = {"learning_rate": 1e-2, "base": dist.Normal(0.0, 1.0)}
 
 

@@ -20,7 +20,7 @@ Gradient = Literal["path", "total", "likelihood"]
 """Of the reverse KL without its score term, of the reverse KL by reparametrisation, of the forward KL on draws."""
 
 Run = Callable[[int], object]
-"""Takes so many chunks of training steps, and returns what can be waited for."""
+"""Takes a number of chunks of training steps, and returns a result to wait for."""
 
 BATCH, RATE = 128, 1e-3
 

@@ -101,7 +101,7 @@ def main() -> None:
     rows = []
     for name in options.flows:
         measure = ours if name in RECIPES else flowjax
-        measure(name, 2)  # what the first use of JAX costs belongs to neither
+        measure(name, 2)  # the cost of JAX's first use belongs to neither
         seconds = {n: [] for n in (FEW, MANY)}
         for _ in range(1 if options.quick else options.repeats):
             for n, values in seconds.items():

@@ -1,4 +1,4 @@
-"""Put the measured tables into docs/choosing-a-flow.md, between its markers: no number of it is typed by hand.
+"""Write the measured tables into docs/choosing-a-flow.md, between its markers: no figure is typed by hand.
 
 uv run --group benchmarks python -m benchmarks.flows.page
 """

@@ -210,7 +210,7 @@ def main() -> None:
     if options.worker:
         print(json.dumps(measured(options.worker)))
         return
-    # what is not measured again stays as it is
+    # rows that are not measured again stay as they are
     rows = {} if options.only == list(FAST) else {row["recipe"]: row for row in read("flows")}
     for name in options.only:
         start = time.perf_counter()

@@ -46,7 +46,7 @@ def main() -> None:
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_enable_compilation_cache", False)
     warnings.filterwarnings("ignore", message="the fit is not certified")
-    _fit(models.of_shape(0)[0], models.of_shape(0)[1], 0)  # what is set up on first use
+    _fit(models.of_shape(0)[0], models.of_shape(0)[1], 0)  # first-use set-up
     save(f"speed_{options.case}", large(options.huge) if options.case == "large" else CASES[options.case]())
 
 

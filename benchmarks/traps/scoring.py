@@ -16,7 +16,7 @@ ERRORS = 4.0  # Monte Carlo standard errors that are allowed beyond a bound
 
 
 class Score(NamedTuple):
-    """The largest errors over all scalars; None where nothing of the kind is compared."""
+    """The largest errors over all scalars; None if there is nothing to compare."""
 
     mean: float | None
     sd: float | None

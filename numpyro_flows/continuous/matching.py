@@ -15,7 +15,7 @@ from numpyro_flows.bijections.sweeps import Vector
 from numpyro_flows.continuous.flow import ContinuousFlow
 
 Coupling = Literal["independent", "minibatch_ot"]
-"""Which draw of the base goes to which data: any, or within a batch those of least total squared distance."""
+"""The pairing of base draws and data: arbitrary, or with the smallest total squared distance in a batch."""
 
 
 class AbstractPath(eqx.Module):

@@ -31,7 +31,7 @@ class Rows(NamedTuple):
 
 
 Objective = Callable[[AbstractBijection, Base, PRNGKeyArray, Rows, Devices], Scalar]
-"""A loss of a flow on some rows, with a key for what is random in it, and the devices that share the rows."""
+"""A loss of a flow on some rows, with a key for its randomness, and the devices that share the rows."""
 
 
 def log_prob_rows(

@@ -178,7 +178,7 @@ def require_likelihood(objective: str | FlowMatching, dequantize: Any, embedding
             raise ValueError(f"{name} expected 0 for data with angles or whole numbers, got {share}: leave it out")
     if dequantize:
         raise ValueError(
-            "dequantize expected False where a support is discrete or circular, got True: discrete columns have exact "
+            "dequantize expected False for angles or whole numbers, got True: discrete columns have exact "
             "probabilities. Leave it out"
         )
 
@@ -191,7 +191,7 @@ def checkpoint_of(checkpoint: str | os.PathLike | None, part: str) -> str | None
 def _fit_discrete(
     training: _Training, data: MixedData, conditions: Float[np.ndarray, "num cond_dim"]
 ) -> tuple[DiscreteFactor, Float[np.ndarray, "num code"], DensityFit]:
-    """The factor of the discrete columns, and what later factors see of them."""
+    """The factor of the discrete columns, and their codes for later factors."""
     values = data.values[:, list(data.columns.discrete)]
     loc, scale = mean_and_deviation(conditions[training.split.train], training.weights[training.split.train])
     index = training.split.train

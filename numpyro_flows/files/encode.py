@@ -17,7 +17,7 @@ MAX_DEPTH = 100
 
 KEY_IMPLEMENTATIONS = ("threefry2x32", "rbg", "unsafe_rbg")
 STORED_AS = {"bfloat16": np.uint16, "complex64": np.float32, "complex128": np.float64}
-"""Element types that safetensors or its readers lack, and what they are stored as, with one axis more."""
+"""Element types that safetensors or its readers lack, and their stored types, with one axis more."""
 
 ELEMENT_TYPES = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),

@@ -1,8 +1,8 @@
 """Points that no fit chose. If the posterior density there far exceeds the fit's, the fit lacks something.
 
-Importance weights cannot detect what lies where the fit has no draws. So other points are made: draws of the prior,
-draws of the fit's Gaussian at many scales, points along its axes, and tempered particles. They are made once for a
-model and serve every fit of it.
+Importance weights cannot detect mass where the fit has no draws. So other points are made: draws of the prior, draws of
+the fit's Gaussian at many scales, points along its axes, and tempered particles. They are made once for a model and
+serve every fit of it.
 """
 
 from collections.abc import Callable, Sequence

@@ -30,7 +30,7 @@ class SeveralFits:
         log_evidence: log evidence of each fit.
         log_evidence_se: standard error of each log evidence.
         evidence_gap: largest difference between two log evidences, over the standard error of that difference. Values
-            within about 3 are what chance alone produces.
+            within about 3 can be due to chance alone.
         certified: whether all fits are certified.
 
     Example:

@@ -184,7 +184,7 @@ class WithMarginals:
         return EventColumns.of(self.event_shape, self.sites, self.constrain)
 
     def _joint(self: Any, num_particles: int, rng_key: PRNGKeyArray | None) -> tuple[list[AbstractBijection], Any]:
-        """Elementwise maps, and what they are of: something with `marginal` and `conditional` of coordinates."""
+        """Elementwise maps, and the distribution before them, which has `marginal` and `conditional` of coordinates."""
         require_counts(2, num_particles=num_particles)
         rng_key = jax.random.key(0) if rng_key is None else rng_key
         require_key(rng_key)

@@ -167,7 +167,7 @@ _PROGRAMS = _Programs(most=24)  # about five models: a process may map 65,530 me
 
 
 def forget_programs() -> None:
-    """Drop all compiled programs, as `jax.clear_caches` does with JAX's own: the next fit compiles anew."""
+    """Drop all compiled programs, as `jax.clear_caches` does with JAX's own: the next fit compiles again."""
     _PROGRAMS.forget()
 
 

@@ -116,7 +116,7 @@ def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
 
 
 def mesh_of(tree: PyTree) -> Mesh | None:
-    """The mesh of the first array that a user has placed on one; None where there is no such array."""
+    """The mesh of the first array that a user has placed on one; None if there is no such array."""
     for leaf in jax.tree.leaves(tree) if jax.device_count() > 1 else ():
         if is_placed(leaf):
             return leaf.sharding.mesh

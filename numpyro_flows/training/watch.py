@@ -24,7 +24,7 @@ class Progress(NamedTuple):
 
 
 Callback = Callable[[Progress], Any]
-"""Called after each round; where it returns True, the fit ends and returns what is best by then."""
+"""Called after each round; if it returns True, the fit ends and returns the best result so far."""
 
 
 class Watch(NamedTuple):
