@@ -44,24 +44,21 @@ class FlowPosterior:
     """A fitted posterior with its importance weights and their verdict; made by `FlowVI.run`.
 
     Attributes:
-        certificate: the verdict and all its figures. The main ones are attributes of the posterior too: `certified`,
-            `why`, `khat`, `ess`, `elbo`, `log_evidence` and `log_evidence_se`.
-        guide: the trained `AutoFlow`, for NumPyro's `Predictive`, `NeuTraReparam` and so on. `params` are its
-            parameters.
+        certificate: the verdict with all figures. `certified`, `why`, `khat`, `ess`, `elbo`, `log_evidence` and
+            `log_evidence_se` are attributes of the posterior too.
+        guide: the trained `AutoFlow`, with its `params`, for NumPyro's `Predictive`, `NeuTraReparam` and so on.
         bijection: the trained map from `N(0, I)` to the unconstrained latent vector; affine if a Gaussian is enough.
         losses: negative ELBO estimates, one for each step of the flow stage, `(steps,)`.
-        seconds: wall time by stage: "tracing", "compilation", "gaussian" (verdict included), "flow", "certificate"
-            (the flow's verdicts), "mixture" and "mcmc".
+        seconds: wall time by stage: tracing, compilation, gaussian and flow, certificate (of the flow), mixture, mcmc.
         gradient_evaluations: number of gradients of the model's log density, by stage.
         value_evaluations: number of evaluations of the log density without gradient, by stage.
         num_skipped: number of steps skipped because their loss or gradient was not finite.
         reason: what ended the training, in one or two words, such as "good enough".
         log_weights: log importance weights of the certificate's draws, `(draws,)`.
-        chains: draws of the mixture or of the Markov chains, if the verdict is about these: unconstrained vectors `x`,
-            `(chains, draws, dim)`, with `log_density`. Then `guide`, `bijection` and `log_prob` describe the Gaussian
-            or flow that was fitted before.
-        model: the model, with its `args` and `kwargs`. `has_model` is False if the posterior was loaded without it;
-            then there are no weights.
+        chains: draws of the mixture or Markov chains, if the verdict is about these: unconstrained `x`,
+            `(chains, draws, dim)`, with `log_density`. Then `guide`, `bijection` and `log_prob` are those of the fit
+            before.
+        model: the model, with its `args` and `kwargs`. Without it (`has_model` is False), there are no weights.
 
     Example:
         >>> import jax, numpyro, numpyro.distributions as dist, numpyro_flows  # doctest: +SLOW
@@ -125,13 +122,11 @@ class FlowPosterior:
     ) -> dict[str, Array]:
         """Draws of all latent and deterministic sites, each of shape `(num_samples, *site)`.
 
-        Importance resampling picks `num_samples` draws from four times as many independent draws of the flow, or of the
-        mixture if the verdict is about a mixture. So they follow the posterior even if the fit is slightly off. The
-        pool is smaller if the density is expensive, and has just `num_samples` draws if the fit is good. If the verdict
-        is about Markov chains, the draws come from these.
-
-        With `resample=False` you get the flow's own draws. This is the default for a posterior loaded without its
-        model.
+        Importance resampling picks `num_samples` of four times as many independent draws of the flow, or of the mixture
+        if the verdict is about a mixture. So they follow the posterior even if the fit is slightly off. The pool is
+        smaller if the density is expensive, and has just `num_samples` draws if the fit is good. If the verdict is
+        about Markov chains, the draws come from these. With `resample=False` they are the flow's own, the default for a
+        posterior loaded without its model.
 
         Raises:
             ValueError: if `num_samples` is below 1, or `resample` is True and there is no model.
@@ -164,8 +159,8 @@ class FlowPosterior:
     def log_prob(self, sites: Mapping[str, ArrayLike]) -> Float[Array, "*batch"]:
         """The flow's log density at values of the latent sites, each `(*batch, *site)`; other sites are ignored.
 
-        The flow represents an angle by a real number, so the angle has many copies `x + 2 pi k`. Its density is that of
-        one copy, divided by the share of this copy. If the flow fits the posterior, this is the density of the angle.
+        The flow represents an angle by a real number with copies `x + 2 pi k`. The angle's density is that of one copy
+        over its share. It is the flow's density of the angle if the flow fits the posterior.
 
         Raises:
             ValueError: if a latent site is missing or has the wrong shape.
@@ -188,16 +183,16 @@ class FlowPosterior:
     ) -> FlowDistribution:
         """The posterior of some latent sites as a joint distribution, to use as the prior of the next model.
 
-        A density is fitted to resampled draws. The flow itself would keep its approximation error in the prior, and new
-        data would not remove it: at an ESS of 95% an update was off by 0.17 sd with the flow, and by 0.03 sd with the
-        resampled draws. Use it in a model as `sample_sites("prior", prior)`.
+        A density is fitted to resampled draws. The flow's own approximation error would stay in the prior, and new data
+        would not remove it: an update was off by 0.17 sd at an ESS of 95%, and by 0.03 sd with resampled draws. Use it
+        in a model as `sample_sites("prior", prior)`.
 
         Args:
             sites: names of latent sites; all by default.
             rng_key: random key for the draws and for the fit to them.
             num_samples: number of draws.
-            options: options of `fit_density`. The base is standard normal by default, because NUTS of the next model
-                works in its coordinates.
+            options: options of `fit_density`. The base is standard normal by default, which suits NUTS of the next
+                model.
 
         Raises:
             ValueError: if a name is not that of a latent site, or a site's support depends on other sites.
@@ -216,13 +211,12 @@ class FlowPosterior:
     ) -> "xr.DataTree":
         """The fit as an ArviZ DataTree of `num_chains` chains with `num_samples` draws each.
 
-        - `posterior`: resampled draws, split into independent chains so that ArviZ's r-hat, ESS and rank plots work. If
-          the verdict is about Markov chains, it has all of these. The certificate is in its attributes.
+        - `posterior`: resampled draws in independent chains, so that ArviZ's r-hat, ESS and rank plots work, or all
+          Markov chains if the verdict is about these. The certificate is in its attributes.
         - `sample_stats`: a draw's `log_weight` before resampling, and `lp`, its unconstrained `log p(x, data)`.
-        - `posterior_predictive`, `log_likelihood` and `observed_data`: values for the observed sites, if there are any.
+        - `posterior_predictive`, `log_likelihood` and `observed_data`: for the observed sites, if there are any.
           `numpyro.factor` sites and sites in a subsampled plate do not count as observed.
-        - `prior` and `prior_predictive`: one chain of `num_samples` draws of the model run forward, without data and
-          without its factors.
+        - `prior` and `prior_predictive`: `num_samples` draws of the model run forward, without data and factors.
 
         A predictive or prior group is left out if a site has no sampler, such as `ImproperUniform`. Dimensions after
         `chain` and `draw` have the names of the model's plates; `coords` are their labels. A `/` in a site's name
@@ -239,18 +233,15 @@ class FlowPosterior:
     def summary(self, **kwargs: Any) -> "pd.DataFrame":
         """ArviZ's table of the posterior, with NaN for means and standard deviations that do not exist.
 
-        It has a row for each scalar. ArviZ's columns use resampled draws. Further columns use 20,000 weighted draws `x`
-        from a fixed key, with weights `w` that sum to 1 and `m = sum w x`:
+        ArviZ's columns use resampled draws. Others use 20,000 draws `x` with weights `w`; `sum w = 1`, `m = sum w x`:
 
-        - `mcse_mean`: the standard error of the resampled draws' mean. It combines `sqrt(sum w^2 (x - m)^2)` and the
-          error of resampling.
+        - `mcse_mean`: standard error of the resampled draws' mean: `sqrt(sum w^2 (x - m)^2)`, and resampling's own;
         - `khat`: Pareto k-hat of `w |x - median|`. At `max_khat` (0.7) or above, mean and sd are NaN. The sd alone is
-          NaN if the k-hat of `w (x - median)^2` is 0.85 or more.
+          NaN if the k-hat of `w (x - median)^2` is 0.85 or more;
         - `median` and `iqr`, the interquartile range, which always exist.
 
-        If the draws come from Markov chains, the table has ArviZ's r-hat, ESS and errors. If the posterior was loaded
-        without its model, all weights are equal. Keywords go to `arviz_stats.summary`; `round_to="none"` gives all
-        digits.
+        For Markov chains the table has ArviZ's r-hat, ESS and errors. Without the model, all weights are equal.
+        Keywords go to `arviz_stats.summary`; `round_to="none"` gives all digits.
 
         Source: Vehtari, Simpson, Gelman, Yao, Gabry 2024, arXiv 1507.02646, for k-hat.
         """
@@ -272,9 +263,7 @@ class FlowPosterior:
         return f"FlowPosterior({self.verdict()})"
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the fit to one file. It contains neither the model nor the data, only a fingerprint of the data.
-
-        An interrupted call leaves the old file as it was.
+        """Write the fit to one file, atomically: neither the model nor its data, only a fingerprint of the data.
 
         Raises:
             TypeError: if the flow contains a function of your own.
@@ -292,9 +281,7 @@ class FlowPosterior:
         trusted: tuple[type, ...] = (),
         **kwargs: Any,
     ) -> "FlowPosterior":
-        """Load a posterior that `save` wrote. Its weights are checked again, by the default settings.
-
-        Loading never runs code from the file, so you may load a file from someone you do not know.
+        """Load a posterior that `save` wrote, without running code, and check its weights again, by default settings.
 
         Without the model you get draws of the latent sites, `log_prob`, `summary` and the certificate. Importance
         resampling, deterministic sites, predictions and `compare_with_nuts` need the model and its arguments.

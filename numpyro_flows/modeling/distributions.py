@@ -281,9 +281,7 @@ class FlowDistribution(WithMarginals, dist.TransformedDistribution, InFiles):
 
     @classmethod
     def load(cls, path: str | os.PathLike, *, trusted: tuple[type, ...] = ()) -> "FlowDistribution":
-        """Load a distribution that `save` wrote. Loading never runs code from the file.
-
-        So you may load a file from someone you do not know.
+        """Load a distribution that `save` wrote. No code runs, so you may load a file from someone you do not know.
 
         Args:
             path: the file.
