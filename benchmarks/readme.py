@@ -1,10 +1,10 @@
-"""Write measured figures into the README's table, between its markers: no figure is typed by hand.
+"""Write the benchmarks' figures into README, between its markers: no figure there is typed by hand.
 
 uv run --group benchmarks python -m benchmarks.readme
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -32,123 +32,137 @@ def ends(values: np.ndarray, digits: int) -> str:
     return f"{values.min():.{digits}f} to {values.max():.{digits}f}"
 
 
-def over_nuts(column: str) -> np.ndarray:
-    """FlowVI's value over that of NUTS's one run on the posterior, for each fit with any seed."""
-    nuts = {row["posterior"]: row for row in pick("posteriordb", method="nuts", seed="0")}
-    flow = pick("posteriordb", method="flow")
-    return of(flow, column) / of([nuts[row["posterior"]] for row in flow], column)
+def beside_nuts(seconds: Callable[[Row], float]) -> np.ndarray:
+    """Seconds of each fit by FlowVI, of any seed, over those of NUTS's one run on the same posterior."""
+    nuts = {row["posterior"]: seconds(row) for row in pick("posteriordb", method="nuts", seed="0")}
+    return np.array([seconds(row) / nuts[row["posterior"]] for row in pick("posteriordb", method="flow")])
+
+
+def without_compilation(row: Row) -> float:
+    return float(row["seconds"]) - float(row["compile_seconds"])
+
+
+def median_and_worst(ratios: np.ndarray) -> str:
+    slower = f"; slower in {(ratios > 1).sum()} of {len(ratios)} fits" if (ratios > 1).any() else ""
+    return f"median {np.median(ratios):.2f} times NUTS's, worst {ratios.max():.2f}{slower}"
+
+
+def verdict() -> list[str]:
+    """The verdict of README's example, from the benchmark's fit of the same model and data."""
+    row = pick("posteriordb", method="flow", posterior="eight_schools-eight_schools_centered", seed="0")[0]
+    return [
+        "CERTIFIED" if row["certified"] == "True" else f"NOT CERTIFIED: {row['why']}",
+        f"k-hat {float(row['khat']):.2f}, ESS {float(row['ess']):.1%} of the draws, "
+        f"log evidence {float(row['log_evidence']):.3f} +- {float(row['log_evidence_se']):.3f}",
+        f"{float(row['seconds']):.1f} s, {int(row['gradient_evaluations']):,} gradients of the density and "
+        f"{int(row['value_evaluations']):,} values",
+    ]
 
 
 def table() -> list[tuple[str, str, str]]:
-    """Rows of the README's table: what was measured, the result, and the comparison."""
+    """Rows: what was measured, the result, and what it is compared with."""
     flow = pick("posteriordb", method="flow")
     posteriors = len({row["posterior"] for row in flow})
     certified = sum(row["certified"] == "True" for row in flow)
     mixtures = sum(row["by"].startswith("mixture") for row in flow)
     flows = int((of(flow, "seconds_flow") > 0).sum())
-    seconds, to_draws = over_nuts("seconds"), over_nuts("seconds_to_10000")
-    refused = read("refusals")
+    refused, hard = read("refusals"), read("speed_hard")
     wrong = int(of(refused, "certified").sum())
-    speed, compiling = read("flows_speed"), read("flows_compile_seconds")
-    slow = pick("flows_slow_direction", dim="256", method="FlowJAX")
-    density, tables = read("density_seconds"), read("density_tables")
+    many, gradients = read("speed_many")[0], pick("rivals_summary", method="flow")[0]
+    speed, tables = read("flows_speed"), read("density_tables")
     moons = [row for row in read("density_toys") if row["data"] == "moons"]
 
     def nll(name: str) -> str:
         return ends(of([row for row in moons if name in row["flow"]], "held_out_nll"), 3)
 
-    step = pick("continuous_training_step", side="ours")[0]
-    digits = {row["side"]: f"{float(row['held_out_nll']):.1f}" for row in pick("continuous_tabular", data="digits")}
-    training = {row["method"]: row["median_seconds"] for row in read("training_speed")}
     return [
         (
             f"{posteriors} posteriors of posteriordb, defaults, {len(flow) // posteriors} seeds each",
-            f"{certified} of {len(flow)} certified: {len(flow) - mixtures - flows} by the Gaussian, {mixtures} by a "
-            f"mixture, {flows or 'none'} by a flow",
+            f"{certified} of {len(flow)} fits certified: {len(flow) - mixtures - flows} by a Gaussian, {mixtures} by "
+            f"a mixture, {flows or 'none'} by a flow",
             "",
         ),
         (
-            "means and sds against reference draws, importance-weighted",
-            f"within {of(flow, 'weighted_mean_error').max():.3f} sd, within {of(flow, 'weighted_sd_error').max():.1%}",
-            "the references' own error is about half",
+            "the same fits: largest errors, importance-weighted",
+            f"{of(flow, 'weighted_mean_error').max():.3f} sd in a mean, {of(flow, 'weighted_sd_error').max():.1%} in "
+            "a standard deviation",
+            "reference draws, whose own error is about half of that",
         ),
         (
-            "seconds, compilation included",
-            f"{mean_ratio(seconds)} of NUTS's in the geometric mean, {seconds.max():.2f} at most",
-            "NUTS, 4 x (1000 + 1000)",
+            "the same fits: run time, compilation included",
+            median_and_worst(beside_nuts(lambda row: float(row["seconds"]))),
+            "NUTS, 4 chains of 1,000 + 1,000 steps, one seed",
         ),
         (
-            "seconds to 10,000 effective draws",
-            f"{mean_ratio(to_draws)} of NUTS's in the geometric mean",
+            "the same fits: run time without compilation",
+            median_and_worst(beside_nuts(without_compilation)),
             "the same",
         ),
         (
-            f"posteriors that it cannot fit (two modes, NaN, few steps), {of(refused, 'fits').max():.0f} seeds each",
-            f"{wrong or 'none'} certified, the cause named in {of(refused, 'cause_named').sum():.0f} of "
+            "the same fits: time to 10,000 effective draws, compilation included",
+            median_and_worst(beside_nuts(lambda row: float(row["seconds_to_10000"]))),
+            "the same",
+        ),
+        (
+            f"gradients to 10,000 effective draws, on {gradients['over_nuts_runs']} posteriors where both are trusted",
+            f"geometric mean {float(gradients['over_nuts']):.2f} times NUTS's, but "
+            f"{float(gradients['over_nutpie_low_rank']):.2f} times nutpie's",
+            "NumPyro's NUTS; nutpie with a low-rank mass matrix",
+        ),
+        (
+            f"{len(hard)} harder posteriors, 51 dimensions and more in two, one seed, run time without compilation",
+            f"{sum(row['certified'] == 'True' for row in hard)} certified; "
+            f"{ends(of(hard, 'seconds_over_nuts'), 1)} times NUTS's run time",
+            "NUTS, the same settings",
+        ),
+        (
+            f"{many['data_sets']} small data sets of one model, compiled once",
+            f"{float(many['data_sets_per_second_over_nuts']):.2f} times as many data sets per second, "
+            f"{float(many['effective_draws_per_second_over_nuts']):.2f} times as many effective draws",
+            "NUTS, compiled once",
+        ),
+        (
+            f"{len(refused)} fits that must be refused (two modes, NaN, few steps), "
+            f"{of(refused, 'fits').max():.0f} seeds each",
+            f"{wrong or 'none'} certified; the reason names the cause in {of(refused, 'cause_named').sum():.0f} of "
             f"{of(refused, 'fits').sum():.0f}",
             "",
         ),
         (
-            "3,000 steps of 6 affine couplings",
-            f"{float(training['ratio']):.2f} of FlowJAX's seconds",
-            "FlowJAX, same architecture, compilation included",
-        ),
-        (
             "training steps per second, six architectures, 10 to 256 dimensions",
-            f"{float(mean_ratio(of(speed, 'ratio'))):.1f} times the best peer's in the geometric mean, "
-            f"{of(speed, 'ratio').min():.2f} at least (affine autoregressive, against NumPyro's)",
+            f"geometric mean {float(mean_ratio(of(speed, 'ratio'))):.1f} times the best peer's, worst "
+            f"{of(speed, 'ratio').min():.2f} (affine autoregressive, against NumPyro)",
             "FlowJAX, NumPyro's guides",
         ),
         (
-            "compilation of 32 layers",
-            f"at most {of(compiling, 'ratio').max():.2f} of that of 8",
-            "",
-        ),
-        (
-            "the slow direction of an autoregressive flow, 256 dimensions",
-            f"{ends(of(slow, 'seconds_over_ours'), 0)} times as fast",
-            "FlowJAX",
-        ),
-        (
-            "seconds to fit a flow alone, on a normal base, by maximum likelihood, the same epochs, twelve cases",
-            f"{mean_ratio(of(density, 'ratio'))} of FlowJAX's in the geometric mean, "
-            f"{of(density, 'ratio').max():.2f} at most",
-            "FlowJAX `fit_to_data`",
-        ),
-        (
-            "24 small tables, two splits, defaults: held-out log likelihood against the best of eight rivals",
-            f"better on {(of(tables, 'above_ours') > 0).sum()} of {len(tables)}; seconds "
-            f"{mean_ratio(of(tables, 'ours_seconds') / of(tables, 'flowjax_nsf_seconds'))} of FlowJAX's NSF",
+            "24 small tables, two splits, defaults: held-out log likelihood",
+            f"better than the best of eight rivals on {(of(tables, 'above_ours') > 0).sum()} of {len(tables)}; time "
+            f"{mean_ratio(of(tables, 'ours_seconds') / of(tables, 'flowjax_nsf_seconds'))} times FlowJAX NSF's",
             "scikit-learn (Gaussians, mixtures, kernels), FlowJAX NSF and MAF, zuko NSF",
         ),
         (
-            "two moons, 3,000 points: held-out negative log likelihood, three seeds (the exact density: "
-            f"{moons[0]['entropy']})",
+            "two moons, 3,000 points, three seeds: held-out negative log likelihood",
             f"the default {nll('the default')}, splines alone {nll('spline coupling')}, coupling Gaussianization "
             f"{nll('coupling Gaussianization')}, greedy RBIG {nll('greedy')}",
-            "",
-        ),
-        (
-            "a likelihood step of a continuous flow, the same score of fresh points",
-            f"{float(step['naive_over_this']):.1f} times as fast",
-            "an adaptive solver at 1e-5",
-        ),
-        (
-            "digits, a continuous flow by matching, then likelihood: held-out negative log likelihood",
-            digits["ours"],
-            f"zuko's CNF of the same field {digits['zuko']}",
+            f"the exact density: {moons[0]['entropy']}",
         ),
     ]
 
 
-def with_table(text: str) -> str:
-    """The README's text with a new table."""
-    lines = ["| what | measured | beside |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in table())]
-    block = "\n".join(["<!-- measured -->", *lines, "<!-- end -->"])
-    new, count = re.subn(r"<!-- measured -->\n.*?<!-- end -->", lambda _: block, text, flags=re.DOTALL)
+def between(text: str, marker: str, lines: list[str]) -> str:
+    """The text with these lines between the comment `marker` and the next `end`."""
+    block = "\n".join([f"<!-- {marker} -->", *lines, "<!-- end -->"])
+    new, count = re.subn(rf"<!-- {marker} -->\n.*?<!-- end -->", lambda _: block, text, flags=re.DOTALL)
     if count != 1:
-        raise ValueError(f"{README} expected one pair of markers, got {count}")
+        raise ValueError(f"{README} expected one pair of markers {marker!r}, got {count}")
     return new
+
+
+def with_table(text: str) -> str:
+    """README's text with a new verdict and a new table."""
+    header = ["| what | measured | compared with |", "|---|---|---|"]
+    text = between(text, "verdict", ["```text", *verdict(), "```"])
+    return between(text, "measured", [*header, *(f"| {' | '.join(row)} |" for row in table())])
 
 
 def main() -> None:

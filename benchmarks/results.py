@@ -71,5 +71,4 @@ def read(name: str) -> list[dict[str, str]]:
     if not (FOLDER / f"{name}.csv").exists():
         return []
     with open(FOLDER / f"{name}.csv", newline="") as file:
-        file.readline()  # machine and versions
-        return list(csv.DictReader(file))
+        return list(csv.DictReader(line for line in file if not line.startswith("#")))  # machine and versions

@@ -1,4 +1,4 @@
-"""Looks at the built site in a real browser: links, anchors, widths of pages, search, and screenshots to judge by eye.
+"""Looks at the built site in a real browser: links, anchors, widths of pages, search, and screenshots to check by eye.
 
     uv run --with playwright docs/check_site.py [--browser /usr/bin/chromium] [--screenshots FOLDER]
 

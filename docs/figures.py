@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from benchmarks.readme import of, pick
+from benchmarks.readme import beside_nuts, ends, of, pick, without_compilation
 from benchmarks.results import read
 from numpyro_flows.inference.judge_draws import MAX_RHAT, MIN_ESS
 from numpyro_flows.inference.settings import FlowVISettings
@@ -60,10 +60,26 @@ def certificates() -> dict[str, str]:
     return {
         "num_posteriors": str(len({row["posterior"] for row in fits})),
         "by_gaussian": f"{gaussian.sum()} of {len(fits)}",
+        "by_mixture": str(sum(row["by"].startswith("mixture") for row in fits)),
+        "by_flow": str((of(fits, "seconds_flow") > 0).sum()),
         "gaussian_seconds": f"{np.median(of(fits, 'seconds')[gaussian]):.1f}",
         "khat_varies": f"{np.sqrt(np.mean((khat - fresh_khat) ** 2)):.2f}",
         "not_again": f"{(~again).sum()} of {len(again_judged)}",
         "missing_evidence": f"{missing.min():.3f} to {missing.max():.3f}",
+    }
+
+
+def nuts() -> dict[str, str]:
+    """Where NUTS is faster."""
+    ratios, hard = beside_nuts(without_compilation), read("speed_hard")
+    compiling = beside_nuts(lambda row: float(row["seconds"]))
+    nutpie = pick("rivals_summary", method="nutpie_low_rank")[0]
+    return {
+        "faster": f"{(ratios > 1).sum()} of {len(ratios)}",
+        "faster_compiling": f"{(compiling > 1).sum()} of {len(compiling)}",
+        "nutpie": f"{len(nutpie['wins'].split())} of {nutpie['runs']}",
+        "num_hard": str(len(hard)),
+        "hard_ratios": ends(of(hard, "seconds_over_nuts"), 1),
     }
 
 
@@ -93,6 +109,7 @@ def figures() -> dict[str, str | dict[str, str]]:
         "summary": {"num_draws": f"{NUM_DRAWS:,}", "max_khat_of_squares": f"{MAX_KHAT_OF_SQUARES}"},
         "chains": {"max_rhat": f"{MAX_RHAT}", "min_ess": f"{MIN_ESS:.0f}"},
         "certificates": certificates(),
+        "nuts": nuts(),
         "precision_of_ten_thousand": precision(1e4),
         "precision_of_a_million": precision(1e6),
         "flows": flows(),

@@ -41,6 +41,7 @@ from .modeling.distributions import FlowDistribution as FlowDistribution
 from .modeling.elbo import PathELBO as PathELBO
 from .modeling.guidance import guided as guided
 from .modeling.guides import AutoFlow as AutoFlow
+from .modeling.measurements import LinearMeasurement as LinearMeasurement
 from .modeling.mixed import MixedDistribution as MixedDistribution
 from .modeling.model_sites import sample_sites as sample_sites
 from .modeling.transforms import FlowTransform as FlowTransform

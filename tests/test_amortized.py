@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 from numpyro_flows import AmortizedFlow, flows
+from numpyro_flows.amortized.adapted import Base
 from numpyro_flows.modeling.simulation import Simulator
 
 MOST = 12
@@ -58,6 +59,8 @@ def test_many_data_sets_at_once(amortized):
     many = amortized.posteriors(jax.random.key(1), {"y": y}, 5)
     assert many.draws["mu"].shape == many.log_weights.shape == (20, 1_000)
     assert many.certified.mean() >= 0.9
+    assert len(amortized.verdicts) == 200
+    assert f"{amortized.verdicts['certified'].sum()} of 200 fresh data sets certified" in repr(amortized)
     assert repr(many) == f"ManyPosteriors({many.certified.sum()} of 20 certified)"
     for i in np.flatnonzero(many.certified):
         mean, sd, evidence = truth(y[i])
@@ -67,6 +70,41 @@ def test_many_data_sets_at_once(amortized):
         got = np.average(many.draws["mu"][i], weights=weights)
         assert got == pytest.approx(mean, abs=5 * sd / (1_000 * row["ess"]) ** 0.5)
     assert many.sample(jax.random.key(2), 50)["mu"].shape == (20, 50)
+
+
+def test_the_base_moves_to_rare_data(amortized):
+    """Three standard deviations off the prior the flow is a little wrong; weights move it, and do not make it wrong."""
+    y = 7.0 + 1.5 * np.random.default_rng(1).normal(size=(20, MOST))
+    many = amortized.posteriors(jax.random.key(1), {"y": y})
+    assert many.certified.all()
+    for i in range(20):
+        mean, sd, evidence = truth(y[i])
+        row = many.table.iloc[i]
+        assert row["log_evidence"] == pytest.approx(evidence, abs=5 * row["log_evidence_se"] + 1e-3)
+        weights = np.exp(many.log_weights[i] - many.log_weights[i].max())
+        assert np.average(many.draws["mu"][i], weights=weights) == pytest.approx(mean, abs=5 * sd / 500**0.5)
+
+
+@pytest.mark.parametrize("rounds", [1, 4])
+def test_a_moved_base_has_the_moments_of_its_target(rounds):
+    """A Gaussian target in two dimensions: the moments, but for the inflation and the pull towards the last ones."""
+    mean, tril = np.array([2.0, -1.0]), np.array([[0.5, 0.0], [0.3, 0.8]])
+    target = dist.MultivariateNormal(mean, scale_tril=tril)
+    base = Base(jnp.zeros(2), jnp.eye(2))
+    for i in range(rounds):
+        e = jax.random.normal(jax.random.key(i), (4_000, 2))
+        x = base.loc + e @ base.tril.T
+        log_q = dist.MultivariateNormal(base.loc, scale_tril=base.tril).log_prob(x)
+        base = base.moved(e, target.log_prob(x) - log_q)
+    np.testing.assert_allclose(base.loc, mean, atol=0.3 if rounds == 1 else 0.05)
+    if rounds == 4:
+        np.testing.assert_allclose(base.tril @ base.tril.T, 1.21 * tril @ tril.T, rtol=0.15, atol=0.03)
+
+
+def test_a_base_without_weights_stays():
+    base = Base(jnp.ones(2), 2.0 * jnp.eye(2)).moved(jnp.ones((100, 2)), jnp.full(100, -jnp.inf))
+    assert np.isfinite(base.loc).all()
+    assert np.isfinite(base.tril).all()
 
 
 def test_what_the_flow_has_not_seen_is_fitted_anew(amortized):

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from benchmarks.flows.page import PAGE, with_tables
-from benchmarks.readme import README, with_table
+from benchmarks.readme import README, verdict, with_table
 from numpyro_flows import flows
 from numpyro_flows.inference.settings import FlowVISettings
 
@@ -38,6 +38,16 @@ def test_the_front_page_leads_to_a_certified_posterior():
     assert names["draws"]["theta"].shape == (4000, 8)
 
 
+@pytest.mark.slow  # `.ci/run` runs the same model in examples/eight_schools.py
+def test_the_example_of_the_readme_runs_as_it_stands(capsys):
+    (block,) = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    names = {}
+    exec(block, names)
+    assert names["posterior"].certified
+    assert names["draws"]["theta"].shape == (4000, 8)
+    assert capsys.readouterr().out.startswith(verdict()[0])
+
+
 def test_every_recipe_is_in_the_table():
     recipes = {name for name in dir(flows) if hasattr(getattr(flows, name), "__code__")}
     general = {"coupling", "autoregressive", "with_tails"}
@@ -52,6 +62,7 @@ def test_the_constants_in_the_readme_are_those_of_the_settings():
         f"k-hat below {SETTINGS.max_khat}",
         f"(ESS) of at least {SETTINGS.min_ess:.0%}",
         f"ESS of at least {SETTINGS.sufficient_ess:.0%}",
+        f"above {SETTINGS.max_full_dim} dimensions",
     ):
         assert constant in text
 

@@ -5,6 +5,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
@@ -232,3 +233,25 @@ def test_rejects_no_draws(posterior):
 def _bare(dataset):
     """A dataset without attributes: netCDF keeps lists as arrays."""
     return dataset.drop_attrs()
+
+
+def test_shown_in_a_notebook(posterior):
+    html = posterior._repr_html_()
+    first = posterior.verdict().split("\n")[0]
+    assert f">{first}</strong>" in html
+    assert html.count("<div") == html.count("</div>") == 1
+
+
+@pytest.mark.parametrize("name", ["plot_density", "plot_forest", "plot_pair", "plot_predictive"])
+def test_pictures(posterior, name):
+    """Each scalar of `theta` is drawn; keywords reach ArviZ."""
+    options = {} if name == "plot_predictive" else {"var_names": ["theta"]}
+    plot = getattr(posterior, name)(**options)
+    assert plot.viz["figure"].item() is not None
+    plt.close("all")
+
+
+def test_a_predictive_picture_needs_data():
+    alone = posterior_of(lambda: numpyro.sample("x", dist.Normal()))
+    with pytest.raises(ValueError, match="an observed site that it can draw, got none"):
+        alone.plot_predictive()

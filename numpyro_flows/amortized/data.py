@@ -11,6 +11,8 @@ from jaxtyping import Array, PRNGKeyArray
 from numpyro_flows.arguments import as_array, as_numbers, described, require_counts
 from numpyro_flows.embeddings import SetEmbedding
 
+_WIDTH = 32  # of the encoder of sets: half the default, as training on sets of hundreds costs what the encoder does
+
 
 class DataSets(NamedTuple):
     """How data sets of some sites become conditions.
@@ -48,7 +50,7 @@ class DataSets(NamedTuple):
 
     def encoder(self, rng_key: PRNGKeyArray, out_dim: int) -> SetEmbedding | None:
         """The network of sets; None where data sets have one shape, and are one vector."""
-        return None if self.sizes is None else SetEmbedding(rng_key, self.num_features, out_dim)
+        return None if self.sizes is None else SetEmbedding(rng_key, self.num_features, out_dim, width=_WIDTH)
 
     def drawn(self, data: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, Any]:
         """Conditions of many drawn data sets; of sets of different sizes the first few observations each."""

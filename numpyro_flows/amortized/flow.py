@@ -128,7 +128,8 @@ class AmortizedFlow:
                 seeds.key("flow"), latents, flow=recipe, condition=conditions, support=supports, embedding=encoder
             )
             key, conditioned = seeds.key("verdicts"), with_data(self.model)
-            verdicts = many_posteriors(conditioned, flow, data_sets, key, fresh, args, kwargs, _DRAWS).table
+            many, _ = many_posteriors(conditioned, flow, data_sets, key, fresh, args, kwargs, _DRAWS)
+            verdicts = many.table
             if best is None or verdicts["certified"].mean() > best.verdicts["certified"].mean():
                 best = AmortizedPosterior(self.model, flow, data_sets, args, kwargs, verdicts)
             if best.verdicts["certified"].mean() >= _ENOUGH:

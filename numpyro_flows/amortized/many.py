@@ -2,15 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from numpyro_flows.amortized.adapted import Base
 from numpyro_flows.amortized.data import DataSets
 from numpyro_flows.bijections import Given
-from numpyro_flows.inference.certificate import resample
+from numpyro_flows.inference.certificate import Certificate, resample
 from numpyro_flows.inference.judge import judge
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.survey import Survey, Weighed
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _SETTINGS = FlowVISettings()
+_ROUNDS = 3  # of draws for data sets that are refused
 _AT_ONCE = 10_000  # draws at a time: more do not fit into a processor's cache
 
 
@@ -34,7 +37,8 @@ class ManyPosteriors:
     """Posteriors of many data sets; made by `AmortizedPosterior.posteriors`.
 
     Attributes:
-        draws: of all latent sites, `(data sets, draws, *site)`, of the flow.
+        draws: of all latent sites, `(data sets, draws, *site)`, of the flow, and where these are refused, of the
+            flow with its base moved by what their weights say.
         log_weights: their importance weights `log p(latents, data) - log q(latents | data)`, `(data sets, draws)`.
         table: a row of the verdict for each data set: `certified`, `khat`, `ess`, `log_evidence`, `log_evidence_se`,
             `why`.
@@ -79,37 +83,71 @@ def many_posteriors(
     args: tuple,
     kwargs: dict[str, Any],
     num_draws: int,
-) -> ManyPosteriors:
-    """Draws, weights and verdicts of each data set, all by one compiled function."""
-    import pandas as pd
+) -> tuple[ManyPosteriors, Base]:
+    """Draws, weights and verdicts of each data set, all by one compiled function, and the base that they are drawn by.
 
+    Data sets that are refused are drawn again, with the base moved by what their weights say, some times.
+    """
     first = {name: values[0] for name, values in data.items()}
     num = len(next(iter(data.values())))
     target = Target(model, rng_key, (first, *args), kwargs)
+    at_once = max(_AT_ONCE // num_draws, 1)
 
-    def one(inputs: tuple[dict[str, Array], Array]) -> tuple[dict[str, Array], Array, Array]:
-        data, key = inputs
+    def one(inputs: tuple[dict[str, Array], Base, Array]) -> tuple[_Drawn, Base]:
+        data, base, key = inputs
         given = Given(flow.bijection, vector_of(flow, data_sets.condition(data)))
-        base = jax.random.normal(key, (num_draws, target.dim))
-        x, log_det = jax.vmap(given.transform_and_log_det)(base)
+        e = jax.random.normal(key, (num_draws, target.dim))
+        x, log_det = jax.vmap(given.transform_and_log_det)(base.loc + e @ base.tril.T)
         with model_run():
             own = target.with_arguments((data, *args), kwargs)
             log_density = jax.vmap(own.log_density)(x)
             sites = jax.vmap(own.constrain)(x)  # by the model's supports under these arguments
-        log_weights = log_density - standard_normal_log_prob(base) + log_det
-        return {name: sites[name] for name in target.site_shapes}, log_density, log_weights
+        log_scale = jnp.log(jnp.diagonal(base.tril)).sum()
+        log_weights = log_density - standard_normal_log_prob(e) + log_det + log_scale
+        drawn = _Drawn({name: sites[name] for name in target.site_shapes}, log_density, log_weights)
+        return drawn, base.moved(e, log_weights)
 
-    keys = jax.random.split(rng_key, num)
-    at_once = max(_AT_ONCE // num_draws, 1)
     every = Later(lambda inputs: jax.lax.map(one, inputs, batch_size=at_once))
-    draws, log_density, log_weights = jax.device_get(every((data, keys)))
-    unknown = np.zeros(target.dim)  # the range of the draws, which only a search needs
-    certificates = [
-        judge(Weighed(*row, unknown, unknown), Survey(), _SETTINGS) for row in zip(log_density, log_weights)
-    ]
+    base = Base.standard(num, target.dim)
+    drawn, moved = jax.tree.map(np.array, every((data, base, jax.random.split(rng_key, num))))  # arrays to write to
+    certificates = drawn.certificates()
+    for round_number in range(_ROUNDS):
+        refused = np.array([i for i, certificate in enumerate(certificates) if not certificate.certified], int)
+        if not refused.size:
+            break
+        # as many as fill whole blocks: few shapes are compiled
+        block = min(at_once, num)
+        some = np.resize(refused, -(-refused.size // block) * block)
+        keys = jax.random.split(jax.random.fold_in(rng_key, round_number), len(some))
+        inputs = jax.tree.map(lambda leaf, some=some: leaf[some], (data, moved))
+        again, moved_again = jax.device_get(every((*inputs, keys)))
+        for row, (i, certificate) in enumerate(zip(refused, again.certificates())):
+            if certificate.ess > certificates[i].ess:
+                certificates[i] = certificate
+                sources = (again, inputs[1], moved_again)
+                for kept, new in zip(jax.tree.leaves((drawn, base, moved)), jax.tree.leaves(sources)):
+                    kept[i] = new[row]
+    return ManyPosteriors(drawn.sites, np.asarray(drawn.log_weights, np.float64), _table(certificates)), base
+
+
+class _Drawn(NamedTuple):
+    """Draws of data sets with their log densities and log weights, each with a leading axis of data sets."""
+
+    sites: dict[str, Any]
+    log_density: Any
+    log_weights: Any
+
+    def certificates(self) -> list[Certificate]:
+        unknown = np.zeros(0)  # the range of the draws, which only a search needs
+        rows = zip(self.log_density, self.log_weights)
+        return [judge(Weighed(*row, unknown, unknown), Survey(), _SETTINGS) for row in rows]
+
+
+def _table(certificates: list[Certificate]) -> "pd.DataFrame":
+    import pandas as pd
+
     columns = "certified", "khat", "ess", "log_evidence", "log_evidence_se", "why"
-    table = pd.DataFrame([{name: getattr(c, name) for name in columns} for c in certificates])
-    return ManyPosteriors(draws, np.asarray(log_weights, np.float64), table)
+    return pd.DataFrame([{name: getattr(c, name) for name in columns} for c in certificates])
 
 
 def vector_of(flow: FlowDistribution, condition: Any) -> Array:

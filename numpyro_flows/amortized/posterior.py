@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PRNGKeyArray
+import numpy as np
+from jaxtyping import PRNGKeyArray
 
 from numpyro_flows.amortized.data import DataSets
 from numpyro_flows.amortized.many import ManyPosteriors, many_posteriors, vector_of
 from numpyro_flows.amortized.stages import Judged, StartFrom
 from numpyro_flows.arguments import require_counts, require_key
-from numpyro_flows.bijections import Chain, Given
+from numpyro_flows.bijections import AbstractBijection, Chain, Given, TriangularAffine
 from numpyro_flows.inference.flow_training import FlowTraining
 from numpyro_flows.inference.flow_vi import FlowVI
 from numpyro_flows.inference.mixture_training import MixtureTraining
@@ -22,6 +23,8 @@ from numpyro_flows.modeling.simulation import Simulator, with_data
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_DRAWS = 1_000  # by which the base is moved
 
 
 class AmortizedPosterior:
@@ -72,7 +75,8 @@ class AmortizedPosterior:
     ) -> FlowPosterior:
         """The posterior of one data set, by fresh draws of the flow with importance weights by the model's own density.
 
-        Where it is not certified, `FlowVI` fits that data set, from starts among the flow's draws.
+        If the verdict is bad, the flow's base is moved and scaled by what the weights say, and the flow is checked
+        again. If that does not help, `FlowVI` fits the data set, from starts among the flow's draws.
 
         Args:
             data: values of the observed sites.
@@ -87,20 +91,33 @@ class AmortizedPosterior:
         """
         key = jax.random.key(0) if rng_key is None else rng_key
         require_key(key)
-        given = Chain([Given(self.flow.bijection, self._vector(data))])  # as a stored fit has it
-        data = {name: jnp.asarray(data[name]) for name in self._data_sets.shapes}
+        given = Given(self.flow.bijection, vector_of(self.flow, self._data_sets.condition(data)))
+        arrays = {name: jnp.asarray(data[name]) for name in self._data_sets.shapes}
         args, kwargs = args or self._args, kwargs or self._kwargs
-        self._require_drawn(data, args, kwargs)
+        self._require_drawn(arrays, args, kwargs)
+
+        def judged(bijection: AbstractBijection) -> FlowPosterior:
+            stages = [Judged(Chain([bijection]))]  # a chain, as a stored fit has it
+            fit = FlowVI(self.model, stages=stages, verify=verify, fallback=None, progress_bar=False)
+            return fit.run(key, arrays, *args, **kwargs)
+
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "the fit is not certified", UserWarning)
+            posterior = judged(given)
+        if posterior.certified:
+            return posterior
+        one = {name: np.asarray(values)[None] for name, values in arrays.items()}
+        _, base = many_posteriors(self.model, self.flow, self._data_sets, key, one, args, kwargs, _DRAWS)
+        moved = Chain([TriangularAffine(base.loc[0], base.tril[0]), given])
         with warnings.catch_warnings():
             if refit:
                 warnings.filterwarnings("ignore", "the fit is not certified", UserWarning)
-            fit = FlowVI(self.model, stages=[Judged(given)], verify=verify, fallback=None, progress_bar=False)
-            posterior = fit.run(key, data, *args, **kwargs)
+            posterior = judged(moved)
         if posterior.certified or not refit:
             return posterior
-        stages = [StartFrom(given), MixtureTraining(), FlowTraining()]
+        stages = [StartFrom(Chain([moved])), MixtureTraining(), FlowTraining()]
         again = FlowVI(self.model, stages=stages, verify=verify, progress_bar=False)
-        return again.run(key, data, *args, **kwargs)
+        return again.run(key, arrays, *args, **kwargs)
 
     def posteriors(
         self, rng_key: PRNGKeyArray, data: Mapping[str, Any], *args: Any, num_draws: int = 1_000, **kwargs: Any
@@ -125,7 +142,8 @@ class AmortizedPosterior:
         args, kwargs = args or self._args, kwargs or self._kwargs
         arrays = self._data_sets.many(data)
         self._require_drawn({name: values[0] for name, values in arrays.items()}, args, kwargs)
-        return many_posteriors(self.model, self.flow, self._data_sets, rng_key, arrays, args, kwargs, num_draws)
+        many, _ = many_posteriors(self.model, self.flow, self._data_sets, rng_key, arrays, args, kwargs, num_draws)
+        return many
 
     def _require_drawn(self, data: dict[str, Any], args: tuple, kwargs: dict[str, Any]) -> None:
         """Data and latent sites have the shapes that the model draws: others may broadcast, and count many times."""
@@ -143,6 +161,3 @@ class AmortizedPosterior:
                 f"expected latent sites of the shapes {self.flow.sites.shapes}, as in training, got {latents}: none "
                 "may depend on the number of observations"
             )
-
-    def _vector(self, data: Mapping[str, Any]) -> Array:
-        return vector_of(self.flow, self._data_sets.condition(data))

@@ -14,7 +14,15 @@ from numpyro_flows.continuous import FlowMatching
 from numpyro_flows.density.angles import require_real
 from numpyro_flows.density.base import checked_base
 from numpyro_flows.density.conditions import checked_conditions
-from numpyro_flows.density.defaults import LIKELIHOOD_ROUND, LIKELIHOOD_STEPS, Options, split, usual_batch
+from numpyro_flows.density.defaults import (
+    CONDITIONAL_RATE,
+    LIKELIHOOD_ROUND,
+    LIKELIHOOD_STEPS,
+    USUAL_RATE,
+    Options,
+    split,
+    usual_batch,
+)
 from numpyro_flows.density.estimation import estimate
 from numpyro_flows.density.fitting import Settings
 from numpyro_flows.density.losses import checked_matching
@@ -59,7 +67,7 @@ def fit_density(
     condition_dropout: float = 0.0,
     num_steps: int | None = None,
     batch_size: int | None = None,
-    learning_rate: float = 5e-3,
+    learning_rate: float | None = None,
     patience: int | None = None,
     validation: float | None = None,
     test: float = 0.0,
@@ -127,7 +135,8 @@ def fit_density(
         num_steps: maximum number of training steps; 5,000 by default, 20,000 by flow matching.
         batch_size: rows in a step; by default a fortieth of the rows, from 32 to 256. With few rows, small batches give
             better held-out scores (digits: 37 nats by 32 rows, 49 by 256). By flow matching 256.
-        learning_rate: peak learning rate of Adam.
+        learning_rate: peak learning rate of Adam. The default is 5e-3; it is 2e-2 for the default flow with a condition
+            and without an embedding, trained by maximum likelihood.
         patience: training ends after this many steps without a better validation score. By default this is the number
             of steps to the best score, and at least 250. Flow matching takes all steps by default: a step is cheap, and
             the score improves much at the end, where the learning rate falls. It keeps the last parameters unless
@@ -189,7 +198,8 @@ def fit_density(
         require_counts(batch_size=batch_size)
     if patience is not None:
         require_counts(patience=patience)
-    require_numbers("(0, inf)", learning_rate=learning_rate)
+    if learning_rate is not None:
+        require_numbers("(0, inf)", learning_rate=learning_rate)
     if validation is not None:
         require_numbers("(0, 1)", validation=validation)
     require_numbers("[0, 1)", test=test, condition_dropout=condition_dropout)
@@ -202,7 +212,7 @@ def fit_density(
         data = table_of_sites(data)
     if is_mixed(support) or isinstance(flow, MixedDistribution):
         require_likelihood(objective, dequantize, embedding, noise=noise, condition_dropout=condition_dropout)
-        of_options = num_steps, batch_size, learning_rate, patience, validation, test, num_restarts
+        of_options = num_steps, batch_size, learning_rate or USUAL_RATE, patience, validation, test, num_restarts
         options = Options(*of_options, progress_bar, callback, mesh)
         given = {"base": base, "condition": condition, "weights": weights, "checkpoint": checkpoint}
         return fit_mixed(fit_density, rng_key, data, support, flow=flow, options=options, **given)
@@ -233,6 +243,9 @@ def fit_density(
     rows = split(seeds.rng("split"), num, validation, test)
     if batch_size is None:
         batch_size = usual_batch(len(rows[0])) if matching is None else _MATCHING_BATCH
+    if learning_rate is None:
+        plainly_given = condition is not None and embedding is None and matching is None
+        learning_rate = CONDITIONAL_RATE if plainly_given and flow is flows.nsf_coupling else USUAL_RATE
     settings = Settings(
         matching=matching,
         base=checked,

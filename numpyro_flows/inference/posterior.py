@@ -23,6 +23,7 @@ from numpyro_flows.inference.mixture import Mixture
 from numpyro_flows.inference.one_period import nearest_copy
 from numpyro_flows.inference.posterior_draws import PosteriorDraws
 from numpyro_flows.inference.settings import FlowVISettings
+from numpyro_flows.inference.shown import Shown
 from numpyro_flows.inference.stored import StoredFit, StoredSites, target_of, without_model
 from numpyro_flows.inference.target import Target
 from numpyro_flows.inference.verdict import verdict
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 _DEFAULTS = FlowVISettings()
 
 
-class FlowPosterior:
+class FlowPosterior(Shown):
     """A fitted posterior with its importance weights and their verdict; made by `FlowVI.run`.
 
     Attributes:
