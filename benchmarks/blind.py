@@ -1,11 +1,11 @@
-"""What a certificate may overlook: two modes of different widths, and the ends of a banana.
+"""Errors that a certificate may overlook: two modes of different widths, and the ends of a banana.
 
     uv run --group benchmarks python -m benchmarks.blind [--seeds 4]
 
 - modes: 60% around -3 with the standard deviation 0.71 and 40% around 3 with 1.41 in every coordinate; a wide prior.
 - banana: `x0 ~ N(0, 3)`, `x1 ~ N(0.3 x0^2 - 1, 0.2)` and four standard normals.
 
-The evidence is 1 in all. Writes docs/benchmarks/blind.csv.
+The evidence is 1 in both cases. The results are in docs/benchmarks/blind.csv.
 """
 
 import argparse

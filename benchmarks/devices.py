@@ -1,11 +1,11 @@
 """Seconds and memory of fits against particles, dimensions, rows and the number of devices.
 
-uv run --group benchmarks python -m benchmarks.devices [--devices 1 2 4 8] [--forced]
+    uv run --group benchmarks python -m benchmarks.devices [--devices 1 2 4 8] [--forced]
 
-Each case runs in its own process. `FlowVI` takes 200 steps of training on a Bayesian regression, from `N(0, I)`; it
-splits the particles (`mesh=`) or the rows of the data (placed by the user). `fit_density` takes 200 steps on the same
-rows. `--forced` makes devices of the host's cores: it shows that the benchmark runs, and says nothing about speed, for
-all of them share the cores.
+Each case runs in its own process. `FlowVI` takes 200 training steps on a Bayesian regression, from `N(0, I)`; it splits
+the particles (`mesh=`) or the rows of the data (placed by the user). `fit_density` takes 200 steps on the same rows.
+`--forced` makes devices of the host's cores. It shows that the benchmark runs, but says nothing about speed, because
+all devices share the cores.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
     uv run --group benchmarks python -m benchmarks.eight_schools --database PATH [--repeats 3]
 
-`PATH` is a clone of posteriordb (the folder that holds `posterior_database`). Every timing is a process of its own,
+`PATH` is a clone of posteriordb (the folder that holds `posterior_database`). Every timing runs in its own process,
 from before the imports to 4,000 draws of all sites; flow and NUTS (4 x (1000 + 1000), vectorised) take turns.
 """
 

@@ -22,7 +22,7 @@ for step in {STEPS}:
 
 
 def seconds() -> list[float]:
-    """Of each step, in a process of its own."""
+    """Seconds of each step, in a separate process."""
     timed = subprocess.run([sys.executable, "-c", TIMED], check=True, capture_output=True, text=True)
     return [float(line) for line in timed.stdout.split()]
 

@@ -2,14 +2,15 @@
 
     uv run --group benchmarks python -m benchmarks.latent_ode [--seeds 3]
 
-200 series to train on, 50 held out, of `examples/latent_ode_spirals.py`. Errors are root mean squares in deviations of
-the observation noise: `held_out` against the noisy observations (1 is the least, but for what the encoder makes of the
-noise in them), `held_out_truth` and `extrapolation` (times after the window) against the spirals without noise.
+There are 200 training and 50 held-out series of `examples/latent_ode_spirals.py`. Errors are root mean squares in
+standard deviations of the observation noise. `held_out` compares with the noisy observations; it is at least about 1,
+apart from the noise that the encoder follows. `held_out_truth` and `extrapolation` (times after the window) compare
+with the spirals without noise.
 
-Moments are of draws of q(z0 | series), 20 for each of the 250 series, and the largest absolute value of the four
-coordinates is given: of z0 itself, and in the base of the flow. `fresh`: of one draw for each of 5,000 series that
-nothing was trained on, because 250 tell little: the excess kurtosis of so many exact Gaussian draws has a standard
-error of 0.31, that of 5,000 one of 0.07.
+Moments are those of draws of q(z0 | series), 20 for each of the 250 series. The table has the largest absolute value
+over the four coordinates, for z0 itself and in the base of the flow. `fresh` uses one draw for each of 5,000 series
+that nothing was trained on, because 250 series are too few. The excess kurtosis of 250 exact Gaussian draws has a
+standard error of 0.31, that of 5,000 one of 0.07.
 """
 
 import argparse

@@ -15,7 +15,7 @@ Row = dict[str, str]
 
 
 def of(rows: Iterable[Row], column: str) -> np.ndarray:
-    """The numbers of a column; NaN where there is none."""
+    """The numbers of a column; NaN if there is none."""
     return np.array([float(row[column] or "nan") for row in rows])
 
 

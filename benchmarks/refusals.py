@@ -1,10 +1,9 @@
-"""Where FlowVI is wrong it must say so: three kinds of posteriors that it cannot fit, or not with what it is given.
+"""Three kinds of posteriors that FlowVI cannot fit, or not with the given settings: it must refuse them.
 
     uv run --group benchmarks python -m benchmarks.refusals [--seeds 5]
 
-Each is fitted with the seeds 0..N-1. A certificate is wrong where the draws are: a mode is missing.
-Printed and saved for each case: how many fits were certified, and how often
-`why` names the cause.
+Each is fitted with the seeds 0..N-1. A certificate is wrong if the draws are wrong: a mode is missing. For each case
+the number of certified fits is printed and saved, and how often `why` names the cause.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Where benchmarks keep their results: CSV with the machine and the versions that made them."""
+"""Results of benchmarks: CSV files with the machine and the versions that made them."""
 
 import csv
 import gc
@@ -20,7 +20,7 @@ PACKAGES = ("jax", "numpyro", "equinox", "flowjax")
 
 
 def clean_up() -> None:
-    """Leave nothing of one run to the next: neither what it compiled, nor what it still compiles in the background."""
+    """Remove everything compiled in one run, and stop compilations in the background, before the next run."""
     for thread in threading.enumerate():
         if thread is not threading.main_thread() and not thread.daemon:
             thread.join(timeout=60)
@@ -36,7 +36,7 @@ def machine() -> str:
 
 
 def num_effective(posterior: FlowPosterior, num: int) -> float:
-    """How many independent draws `num` draws of `posterior.sample` are worth."""
+    """The effective sample size of `num` draws of `posterior.sample`."""
     certificate, chains = posterior.certificate, posterior.chains
     if chains is None:
         worth = _POOL * num * posterior.ess
@@ -67,7 +67,7 @@ def write(name: str, rows: list[dict[str, Any]]) -> Path:
 
 
 def read(name: str) -> list[dict[str, str]]:
-    """The rows of a result of `save`; none where it was never saved."""
+    """The rows of a result of `save`; none if it was never saved."""
     if not (FOLDER / f"{name}.csv").exists():
         return []
     with open(FOLDER / f"{name}.csv", newline="") as file:

@@ -2,8 +2,8 @@
 
     uv run --group benchmarks python -m benchmarks.targets [--seeds 5] [--only NAME ...]
 
-In double precision, by the defaults of `FlowVI`, with the seeds 0..N-1. Of mixtures with equal weights, the least and
-the largest share of a component are printed, as a multiple of the right one.
+Fits are in double precision, by the defaults of `FlowVI`, with the seeds 0..N-1. For mixtures with equal weights, the
+smallest and the largest share of a component are printed, as a multiple of the right one.
 """
 
 import argparse

@@ -2,9 +2,9 @@
 
     uv run --group benchmarks python -m benchmarks.training_speed [--repeats 3]
 
-Both: 10 dimensions, 128 draws a step, conditioners of two hidden layers of width 64 with SiLU, Adam, path-derivative
-gradient, the same density. Each timing is a process of its own, so that nothing is compiled before; it starts after the
-imports, with the making of the flow.
+Both sides have 10 dimensions, 128 draws a step, conditioners of two hidden layers of width 64 with SiLU, Adam,
+path-derivative gradients, and the same density. Each timing runs in its own process, so that nothing is compiled
+before. It starts after the imports, when the flow is made.
 """
 
 import argparse

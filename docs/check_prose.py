@@ -41,7 +41,7 @@ def paragraphs(text: str, first_line: int = 1) -> Iterator[tuple[int, str]]:
         stripped = line.strip()
         fence = stripped.startswith(("```", "~~~"))
         fenced ^= fence
-        new_item = re.match(r"\s*([-*]|\d+\.) ", line) is not None
+        new_item = re.match(r"\s*([-*]|\d+\.) |\s+[\w, ]+:( |$)", line) is not None  # of a list, or an argument
         if fence or fenced or not stripped or _NOT_PROSE.match(line) or new_item:
             if block:
                 yield start, " ".join(block)

@@ -31,7 +31,7 @@ from numpyro_flows import AnomalyScores, FlowDistribution, anomaly_scores, fit_d
 LEVEL = 0.05
 SEEDS = 5
 NUM_TRAIN, NUM_REFERENCE, NUM_TEST = 2000, 500, 1000
-EVERY = 4  # pixels of a photograph along each side for one of its picture
+EVERY = 4  # the plot shows every fourth pixel along each side of a photograph
 
 Pixels = Float[np.ndarray, "num 3"]
 Scorer = Callable[[Pixels], np.ndarray]

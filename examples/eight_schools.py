@@ -1,6 +1,7 @@
 """The eight schools: a posterior with a funnel, where NUTS has divergences, fitted by a flow and checked.
 
-Writes `eight_schools.png`, the marginal densities by flow and NUTS, and `eight_schools.nc`, the fit as ArviZ's data.
+The example writes `eight_schools.png`, the marginal densities by flow and NUTS, and `eight_schools.nc`, the fit as
+ArviZ's data.
 
 Source: Rubin 1981, Estimation in parallel randomized experiments.
 """

@@ -76,7 +76,7 @@ def predictive(learned: AbstractBijection, noise: Array, y: Measurements, key: A
 
 
 def compared(seed: int) -> tuple[float, float, dict[str, Any]]:
-    """Nats a new patient that the flow's predictions are better by, the standard error, and the flow's parameters."""
+    """Gain of the flow's predictions, in nats a new patient, its standard error, and the flow's parameters."""
     y, new = simulate(seed, NUM_PATIENTS), simulate(seed + 1_000, NUM_NEW)
     params, scores = {}, {}
     for name, bijection in priors(jax.random.key(seed)).items():
@@ -89,7 +89,7 @@ def compared(seed: int) -> tuple[float, float, dict[str, Any]]:
 
 
 def effects_of(bijection: AbstractBijection, params: dict[str, Any], y: Measurements) -> FlowPosterior:
-    """The posterior of a new patient's effects under the learned prior."""
+    """The posterior of a new patient's effects under the trained prior."""
     fixed = numpyro.handlers.substitute(partial(model, bijection), data=params)
     return FlowVI(fixed, progress_bar=False).run(jax.random.key(0), y)
 

@@ -57,7 +57,7 @@ def main() -> None:
     seen = held_out.times, held_out.values
     error = rmse(latent_ode.predict(*seen), held_out.values)
     later = rmse(latent_ode.predict(*seen, at=held_out.later), held_out.truth_later)
-    print(f"held-out error: {error / NOISE:.2f} noise deviations; beyond the window {later / NOISE:.2f} from the truth")
+    print(f"held-out error: {error / NOISE:.2f} noise sds; beyond the window {later / NOISE:.2f} from the truth")
     draws = latent_ode.encode(data.times, data.values).sample(jax.random.key(1), (20,))
     z0 = np.asarray(draws).reshape(-1, latent_ode.latent_dim)
     for name, points in (("z0", z0), ("in the flow's base", np.asarray(latent_ode.to_base(z0)))):

@@ -51,7 +51,7 @@ def by_nuts(model: Callable, key: jax.Array, *args: Any) -> Draws:
 
 
 def differences(found: Draws, reference: Draws) -> tuple[float, float]:
-    """Largest difference of means, in reference deviations, and of deviations, as a share, over all scalars."""
+    """Largest differences over all scalars: of means in reference sds, and of sds relative to the reference."""
     means, deviations = [], []
     for name in ("intercept", "slopes", "sigma", "nu"):
         deviation = reference[name].std(0)

@@ -2,5 +2,5 @@
 
 import lazy_loader
 
-# names are imported when they are first used, from where `__init__.pyi` says: importing the package costs nothing
+# names are imported on first use, from the places in `__init__.pyi`: importing the package costs nothing
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,4 +1,4 @@
-"""The one file that names the unstable API of JAX and Equinox; tested by `tests/test_private_api.py`."""
+"""The only file that uses unstable API of JAX and Equinox; tested by `tests/test_private_api.py`."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ raise_if = _errors.branched_error_if_impl_jit
 
 @contextmanager
 def checks_by(check: Callable[..., Any]) -> Iterator[None]:
-    """The context in which `check`, with the arguments of `raise_if`, takes its place: Equinox has no other way in."""
+    """The context in which `check`, with the arguments of `raise_if`, replaces Equinox's check, which has no hook."""
     outer = _errors.branched_error_if_impl_jit
     _errors.branched_error_if_impl_jit = check
     try:
@@ -27,12 +27,12 @@ def checks_by(check: Callable[..., Any]) -> Iterator[None]:
 
 
 def traced(function: Callable[..., PyTree], *like: PyTree) -> Callable[..., list[Array]]:
-    """The leaves of what `function` gives for arguments `like` these, traced here and now: it is not called again."""
+    """The leaves of the result of `function` for arguments `like` these, traced once here; later it is not called."""
     return jaxpr_as_fun(jax.make_jaxpr(function)(*like))
 
 
 def used_leaves(function: Callable[[PyTree], PyTree], like: PyTree) -> PyTree:
-    """Which leaves of an argument `like` this one `function` computes with."""
+    """Which leaves of an argument `like` this one `function` uses."""
     jaxpr = jax.make_jaxpr(function)(like).jaxpr
     used = {id(variable) for equation in jaxpr.eqns for variable in equation.invars}
     return jax.tree.unflatten(jax.tree.structure(like), [id(variable) in used for variable in jaxpr.invars])
@@ -41,7 +41,7 @@ def used_leaves(function: Callable[[PyTree], PyTree], like: PyTree) -> PyTree:
 def alike[T: PyTree](values: T, *others: PyTree) -> T:
     """`values`, marked as varying over every axis of devices that one of them or of `others` varies over.
 
-    Loops want a carry to have one type from start to end, and what enters as the same on all devices may leave as
+    Loops need a carry of one type from start to end, but values that enter as equal on all devices may leave as
     different ones. Outside `jax.shard_map` nothing varies, and nothing is done.
     """
     axes = frozenset[Any]().union(*map(varying_axes, jax.tree.leaves((values, others))))

@@ -1,4 +1,4 @@
-"""Checks of what users pass: random keys, whole numbers, numbers in an interval, data."""
+"""Checks of user arguments: random keys, whole numbers, numbers in an interval, data."""
 
 import itertools
 import math
@@ -18,7 +18,7 @@ _LONGEST = 40  # characters of a value that a message repeats
 
 
 def require_key(key: Any, name: str = "rng_key") -> None:
-    """Raise a TypeError where `key` is not one random key, of either style (nor is a batch of keys); in jit, too."""
+    """Raise a TypeError if `key` is not one random key, of either style; a batch of keys is not. Also within jit."""
     dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
     typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     if typed and shape == ():
@@ -37,7 +37,7 @@ def _shape_of_raw_keys(default_impl: str) -> tuple[int, ...]:
 
 
 def require_counts(least: int = 1, most: int | None = None, /, **counts: Any) -> None:
-    """Raise a TypeError where a named number is no integer (as True, 100.0), a ValueError where it is out of range."""
+    """Raise a TypeError if a named number is not an integer (nor are True and 100.0), a ValueError if out of range."""
     expected = f"at least {least}" if most is None else f"from {least} to {most}"
     for name, count in counts.items():
         if not _is_scalar(count, int, jnp.integer):
@@ -48,7 +48,7 @@ def require_counts(least: int = 1, most: int | None = None, /, **counts: Any) ->
 
 
 def require_cond_dim(cond_dim: Any) -> None:
-    """Raise a TypeError where the length of a condition is no integer and not None, a ValueError for a negative one."""
+    """Raise a TypeError if the length of a condition is neither an integer nor None, a ValueError if it is negative."""
     if isinstance(cond_dim, tuple):
         raise TypeError(f"cond_dim expected an integer or None, got {cond_dim}: write cond_dim={math.prod(cond_dim)}")
     if cond_dim is not None:
@@ -56,7 +56,7 @@ def require_cond_dim(cond_dim: Any) -> None:
 
 
 def require_instance(kind: type | tuple[type, ...], example: str, /, **objects: Any) -> None:
-    """Raise a TypeError where one of the named objects is not of a kind, of which `example` is one in code."""
+    """Raise a TypeError if a named object is not of a class, of which `example` is an instance in code."""
     for name, value in objects.items():
         if not isinstance(value, kind):
             got = f"the class {value.__name__}" if isinstance(value, type) else described(value)
@@ -64,14 +64,14 @@ def require_instance(kind: type | tuple[type, ...], example: str, /, **objects: 
 
 
 def require_callable(example: str, /, **functions: Any) -> None:
-    """Raise a TypeError where one of the named objects is no function, of which `example` is one in code."""
+    """Raise a TypeError if a named object is not a function; `example` is one in code."""
     for name, value in functions.items():
         if not callable(value):
             raise TypeError(f"{name} expected a function such as {example}, got {described(value)}")
 
 
 def require_numbers(interval: str, /, **numbers: Any) -> None:
-    """Raise a TypeError where one is no number (as True), a ValueError if infinite or outside, say, `(0, 1]`."""
+    """Raise a TypeError if one is not a number (such as True), a ValueError if infinite or outside, say, `(0, 1]`."""
     low, high = map(float, interval[1:-1].split(","))
     expected = "a finite number" if interval == "(-inf, inf)" else f"a number in {interval}"
     for name, number in numbers.items():
@@ -84,7 +84,7 @@ def require_numbers(interval: str, /, **numbers: Any) -> None:
 
 
 def require_choice(choices: Iterable[str], /, **strings: Any) -> None:
-    """Raise a ValueError where one of the named objects is not a string among the choices."""
+    """Raise a ValueError if a named object is not one of the choices."""
     choices = list(choices)
     for name, value in strings.items():
         if not isinstance(value, str) or value not in choices:
@@ -93,14 +93,14 @@ def require_choice(choices: Iterable[str], /, **strings: Any) -> None:
 
 
 def require_flags(**flags: Any) -> None:
-    """Raise a TypeError where one of the named values is neither True nor False."""
+    """Raise a TypeError if a named value is neither True nor False."""
     for name, value in flags.items():
         if not isinstance(value, bool | np.bool_):
             raise TypeError(f"{name} expected True or False, got {described(value)}")
 
 
 def require_two_times(**intervals: Any) -> None:
-    """Raise a TypeError where a named interval is not two numbers, a ValueError where they are equal or not finite."""
+    """Raise a TypeError if a named interval is not two numbers, a ValueError if they are equal or not finite."""
     for name, times in intervals.items():
         if not isinstance(times, Sequence | np.ndarray) or isinstance(times, str) or len(times) != 2:
             raise TypeError(f"{name} expected two times, for example (0.0, 1.0), got {described(times)}")
@@ -111,7 +111,7 @@ def require_two_times(**intervals: Any) -> None:
 
 
 def _is_scalar(value: Any, python: Any, *kinds: Any) -> bool:
-    """Whether a value is a number of Python, or one of NumPy or JAX, of these kinds; booleans are none."""
+    """Whether a value is a number of Python, NumPy or JAX, of these kinds; booleans are not numbers."""
     dtype = getattr(value, "dtype", None)
     if dtype is not None:
         return value.shape == () and any(jnp.issubdtype(dtype, kind) for kind in kinds)
@@ -119,10 +119,10 @@ def _is_scalar(value: Any, python: Any, *kinds: Any) -> bool:
 
 
 def as_numbers(values: Any, name: str) -> Float[np.ndarray, "..."]:
-    """Real numbers in double precision, of an array, a list, a number, a pandas DataFrame or Series.
+    """Real numbers in double precision, from an array, a list, a number, a pandas DataFrame or Series.
 
-    What is masked (NumPy) or missing (pandas) becomes NaN. It raises a TypeError where they are no numbers, or not
-    known yet, within jit; a ValueError where a list's rows differ in length.
+    Masked (NumPy) or missing (pandas) values become NaN. It raises a TypeError if they are not numbers, or not known
+    yet, within jit, and a ValueError if a list's rows differ in length.
     """
     if isinstance(values, Tracer):
         raise TypeError(f"{name} expected numbers, got an array that jit, vmap or grad traces: call this outside of it")
@@ -130,14 +130,14 @@ def as_numbers(values: Any, name: str) -> Float[np.ndarray, "..."]:
 
 
 def as_array(values: Any, name: str) -> Array:
-    """Real numbers as an array of JAX, within jit too; else as `as_numbers`, but in their own precision."""
+    """Real numbers as an array of JAX, also within jit; otherwise like `as_numbers`, but in their own precision."""
     if isinstance(values, jax.Array | int | float):
         return jnp.asarray(values)
     return jnp.asarray(_read(values, name))
 
 
 def _read(values: Any, name: str) -> np.ndarray:
-    pandas = sys.modules.get("pandas")  # whoever has such an object has imported it
+    pandas = sys.modules.get("pandas")  # such an object exists only if it is imported
     if pandas is not None and isinstance(values, pandas.DataFrame | pandas.Series):
         return _of_pandas(values, name, pandas)
     if values is None or isinstance(values, str | bytes | Mapping | Set):
@@ -167,13 +167,13 @@ def _of_pandas(values: Any, name: str, pandas: Any) -> np.ndarray:
 
 
 def require_finite_rows(name: str, values: Float[np.ndarray, "num *event"]) -> None:
-    """Raise a ValueError where rows have NaN or infinite values."""
+    """Raise a ValueError if rows have NaN or infinite values."""
     finite = np.isfinite(values).reshape(len(values), -1).all(1)
     require_all(finite, f"{name} expected finite values, got NaN or infinite ones")
 
 
 def require_all(good: Bool[np.ndarray, " num"], message: str, what: str = "rows") -> None:
-    """Raise a ValueError where some are not good: it says the message, how many they are, and which."""
+    """Raise a ValueError if some values are not good. The text is the message, their number, and which they are."""
     bad = np.flatnonzero(~good)
     if bad.size:
         raise ValueError(f"{message} in {bad.size} of {good.size} {what}: {listed(bad)}")
@@ -185,7 +185,7 @@ def listed(items: Collection[Any]) -> str:
 
 
 def require_shape_of_sample(sample_shape: Any) -> None:
-    """Raise a TypeError where the shape of a sample is no tuple of integers, a ValueError where one is negative."""
+    """Raise a TypeError if the shape of a sample is not a tuple of integers, a ValueError if one is negative."""
     if not isinstance(sample_shape, tuple):
         advice = f": write ({sample_shape},)" if isinstance(sample_shape, int) else ""
         raise TypeError(f"sample_shape expected a tuple of integers, got {described(sample_shape)}{advice}")
@@ -194,7 +194,7 @@ def require_shape_of_sample(sample_shape: Any) -> None:
 
 
 def described(value: Any) -> str:
-    """What a value is, in a few words."""
+    """A short description of a value."""
     if value is None or isinstance(value, bool | int | float | complex):
         return repr(value)
     if isinstance(value, str | bytes):
@@ -214,13 +214,13 @@ def described(value: Any) -> str:
 
 
 def as_array_advice(value: Any, name: str) -> str:
-    """How to make an array of numbers of `value`, which a user knows as `name`; empty where `value` is one."""
+    """How to make an array of numbers of `value`, which a user knows as `name`; empty if `value` is one."""
     if hasattr(value, "to_numpy"):
         return f"pass {name}.to_numpy()"
     if isinstance(value, list | tuple):
         return f"pass jnp.asarray({name})"
     if isinstance(value, np.ma.MaskedArray):
-        return f"pass {name}.filled(0.0), and tell its missing entries by numpyro.sample(..., obs_mask=~{name}.mask)"
+        return f"pass {name}.filled(0.0), and mark its missing entries by numpyro.sample(..., obs_mask=~{name}.mask)"
     if isinstance(value, Mapping):
         return "pass one of its arrays"
     dtype: Any = getattr(value, "dtype", None)
@@ -237,7 +237,7 @@ def as_array_advice(value: Any, name: str) -> str:
 
 
 def as_widths(hidden: Any) -> tuple[int, ...]:
-    """The widths of hidden layers; a TypeError where they are no sequence of integers, a ValueError for one below 1."""
+    """The widths of hidden layers; a TypeError unless they are a sequence of integers, a ValueError for one below 1."""
     if not isinstance(hidden, Sequence | np.ndarray) or isinstance(hidden, str):
         advice = f": write ({hidden},)" if isinstance(hidden, int) else ""
         raise TypeError(f"hidden expected a sequence of widths, for example (32, 32), got {described(hidden)}{advice}")
@@ -247,6 +247,6 @@ def as_widths(hidden: Any) -> tuple[int, ...]:
 
 
 def require_model(model: Any) -> None:
-    """Raise a TypeError where a model cannot be called."""
+    """Raise a TypeError if a model cannot be called."""
     if not callable(model) or hasattr(model, "log_prob"):  # NumPyro's distributions can be called
         raise TypeError(f"model expected a NumPyro model, passed without calling it, got {described(model)}")

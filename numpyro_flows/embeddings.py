@@ -1,4 +1,4 @@
-"""Embeddings: networks that make a vector of a condition that is none, such as a set, a series, an image or a dict."""
+"""Embeddings: networks that map a condition, such as a set, a series, an image or a dict, to a vector."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -15,18 +15,18 @@ from numpyro_flows.networks import MLP, draw_normals
 
 
 class SetEmbedding(eqx.Module):
-    """`r(mean_i p(x_i), max_i p(x_i), log(1 + n))`: a vector of a set of `n` members, whatever their order.
+    """`r(mean_i p(x_i), max_i p(x_i), log(1 + n))`: a vector for a set of `n` members, independent of their order.
 
     `p` has the members themselves beside the outputs of a perceptron, so that means of members are exact; `r` is a
-    perceptron. It is called with an array `(most, num_features)`, or, for sets of different sizes, with a dict of such
-    `values` and a boolean `mask` `(most,)`, true where there is a member. What masked places hold changes nothing, not
-    even NaN. An empty set has a vector, too.
+    perceptron. Call it with an array `(most, num_features)`, or, for sets of different sizes, with a dict of such
+    `values` and a boolean `mask` `(most,)`, which is true for members. Values at masked places change nothing, not even
+    NaN. An empty set has a vector, too.
 
     Args:
         key: random key of the weights.
-        num_features: numbers of a member.
+        num_features: numbers in a member.
         out_dim: length of the vector.
-        width: of both perceptrons' layers.
+        width: width of both perceptrons' layers.
 
     Raises:
         ValueError: (when called) for arrays of other shapes.
@@ -65,18 +65,18 @@ class SetEmbedding(eqx.Module):
 
 
 class SeriesEmbedding(eqx.Module):
-    """A vector of a series, read from its start to its end by a gated recurrent network.
+    """A vector for a series, which a gated recurrent network reads from start to end.
 
-    It is called with an array `(length, num_features)`, or, for series of different lengths, with a dict of such
-    `values` and a boolean `mask` `(length,)`. A masked place leaves the network as it was, whatever it holds. The
-    times of an irregular series can be one of the features. The vector is made of the last state, the mean of all
-    states, and the logarithm of 1 plus their number, by a perceptron.
+    Call it with an array `(length, num_features)`, or, for series of different lengths, with a dict of such `values`
+    and a boolean `mask` `(length,)`. A masked place leaves the network's state unchanged, whatever its value. The times
+    of an irregular series can be one of the features. A perceptron computes the vector from the last state, the mean of
+    all states, and the logarithm of 1 plus their number.
 
     Args:
         key: random key of the weights.
         num_features: numbers at each time.
         out_dim: length of the vector.
-        width: of the network's state and of the perceptron.
+        width: width of the network's state and of the perceptron.
 
     Raises:
         ValueError: (when called) for arrays of other shapes.
@@ -116,10 +116,10 @@ class SeriesEmbedding(eqx.Module):
 
 
 class ImageEmbedding(eqx.Module):
-    """A vector of an image `(channels, height, width)`, by convolutions that halve it until its sides are at most 4.
+    """A vector for an image `(channels, height, width)`: convolutions halve it until its sides are at most 4.
 
-    Each convolution has kernels of 3 by 3 and the SiLU; a perceptron makes the vector of the last one's output. A gray
-    image has one channel: give `images[:, None]`.
+    Each convolution has kernels of 3 by 3 and the SiLU. A perceptron computes the vector from the last output. A gray
+    image has one channel: pass `images[:, None]`.
 
     Args:
         key: random key of the weights.
@@ -128,7 +128,7 @@ class ImageEmbedding(eqx.Module):
         width: channels of the convolutions, and half the width of the perceptron.
 
     Raises:
-        ValueError: for a shape that has not three axes; (when called) for images of another shape.
+        ValueError: for a shape without three axes; (when called) for images of another shape.
 
     Source: LeCun, Bottou, Bengio, Haffner 1998, Proceedings of the IEEE 86(11).
 
@@ -174,16 +174,16 @@ class ImageEmbedding(eqx.Module):
 
 
 class JointEmbedding(eqx.Module):
-    """The vectors of the entries of a dict one after another, each by an embedding of its own.
+    """The embeddings of a dict's entries, joined to one vector.
 
     An entry without an embedding is in the vector as it is, raveled. Entries are in the order of sorted keys.
 
     Args:
-        parts: embeddings by key, of some entries.
+        parts: embeddings by key, for some entries.
 
     Raises:
-        TypeError: where `parts` is no dict of functions.
-        ValueError: (when called) for a condition that is no dict, or lacks an entry of `parts`.
+        TypeError: if `parts` is not a dict of functions.
+        ValueError: (when called) for a condition that is not a dict, or lacks an entry of `parts`.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -213,18 +213,18 @@ class JointEmbedding(eqx.Module):
         return jnp.concatenate([jnp.ravel(vector).astype(dtype) for vector in vectors])
 
 
-_LAST_SIDE = 4  # of an image, at most, behind all convolutions
+_LAST_SIDE = 4  # largest side of an image after all convolutions
 
 
 def _perceptron(key: PRNGKeyArray, in_size: int, out_size: int, width: int) -> MLP:
-    """One hidden layer, and a last one that does not start at zero: else conditioners would see a constant at first."""
+    """One hidden layer, and a last one that does not start at zero: else conditioners would first see a constant."""
     mlp_key, last_key = jax.random.split(key)
     last = jax.random.normal(last_key, (width, out_size)) / np.sqrt(width)
     return eqx.tree_at(lambda mlp: mlp.weights[-1], MLP(mlp_key, in_size, out_size, (width,)), last)
 
 
 def _values_and_mask(condition: Any, num_features: int) -> tuple[Float[Array, "most features"], Bool[Array, " most"]]:
-    """Those of a set or a series; 0 where masked."""
+    """Values and mask of a set or a series; values are 0 where masked."""
     values, mask = condition, None
     if isinstance(condition, Mapping):
         if condition.keys() != {"values", "mask"}:

@@ -1,8 +1,8 @@
-"""Pictures of continuous flows, by matplotlib: ways from base to data, densities on the way, and divergences.
+"""Plots of continuous flows, by matplotlib: trajectories from base to data, densities on the way, and divergences.
 
-Each is a figure of a column's width, to be kept by its `savefig`. Distributions and bijections with one continuous flow
-in them are welcome, so what `fit_density` returns: its whitening comes after the flow, and pictures are on the data's
-scale. Where a distribution has a constrained support, they are of its real vectors.
+Each is a figure of a column's width; save it by its `savefig`. The flow may be a distribution or a bijection that
+contains one continuous flow, such as the result of `fit_density`: its whitening comes after the flow, and plots are on
+the data's scale. If a distribution has a constrained support, plots show its real vectors.
 """
 
 from collections.abc import Sequence
@@ -47,17 +47,19 @@ def plot_trajectories(
     num_paths: int = 100,
     num_times: int = 101,
 ) -> Figure:
-    """Draws of the base on their way to the data, coloured by time: the first two coordinates, or the one over time.
+    """Draws of the base on their trajectories to the data, coloured by time.
+
+    The plot shows the first two coordinates, or the only coordinate over time.
 
     Args:
         flow: a distribution or bijection with one continuous flow.
         rng_key: random key of the draws.
         condition: one condition; that of the distribution by default.
         num_paths: number of draws.
-        num_times: points of each way.
+        num_times: number of points on each trajectory.
 
     Raises:
-        ValueError: where there is not one continuous flow, at the top or in chains, or not one condition.
+        ValueError: if there is not exactly one continuous flow, at the top or in chains, or not exactly one condition.
 
     Example:
         >>> import jax  # doctest: +SLOW
@@ -96,17 +98,17 @@ def plot_density_path(
     shares: Sequence[float] = (0.0, 0.5, 1.0),
     num_cells: int = 80,
 ) -> Figure:
-    """The density at several times on the way from base to data, of a flow of two coordinates.
+    """The density of a flow of two coordinates at several times between base and data.
 
     Args:
         flow: a distribution or bijection with one continuous flow.
-        rng_key: random key of draws that set the limits of the picture.
+        rng_key: random key of draws that set the limits of the plot.
         condition: one condition; that of the distribution by default.
         shares: times, as shares of the interval from the base, 0, to the data, 1.
-        num_cells: of the grid, along each coordinate.
+        num_cells: number of cells of the grid, along each coordinate.
 
     Raises:
-        ValueError: as `plot_trajectories`; or where the flow has not two coordinates, or a share is not in [0, 1].
+        ValueError: as `plot_trajectories`. Also if the flow does not have two coordinates, or a share is not in [0, 1].
 
     Example:
         >>> import jax  # doctest: +SLOW
@@ -136,7 +138,7 @@ def plot_density_path(
         height = 0.5 * _WIDTH if len(times) > 1 else 0.8 * _WIDTH
         figure = Picture(figsize=(_WIDTH, height), layout="constrained")
         panels = figure.subplots(1, len(times), sharex=True, sharey=True, squeeze=False)[0]
-        # a root, for the base is flat where the data are sharp
+        # a root, because the base is flat compared with the data
         norm = PowerNorm(0.5, vmin=0.0, vmax=max(density.max() for density in densities))
         for panel, time, density in zip(panels, times, densities):
             panel.pcolormesh(*sides, density, cmap=_DENSITY_COLORS, norm=norm, shading="gouraud", rasterized=True)
@@ -156,7 +158,7 @@ def plot_divergence(
     num_paths: int = 100,
     num_times: int = 101,
 ) -> Figure:
-    """The divergence along trajectories, and its integral, the log-determinant: where on its way a flow makes room.
+    """The divergence along trajectories, and its integral, the log-determinant: they show where a flow expands space.
 
     Lines are draws of the base, the thick one their median. Args and errors are those of `plot_trajectories`.
 
@@ -191,7 +193,7 @@ def _with_median(
 
 
 class _Parts(NamedTuple):
-    """A continuous flow, and what comes before it and after it."""
+    """A continuous flow, and the bijections before it and after it."""
 
     distribution: FlowDistribution
     before: list[Part]
@@ -212,7 +214,7 @@ class _Parts(NamedTuple):
         return found._replace(x=jax.vmap(moved)(found.x))
 
     def log_prob_at(self, time: Array, y: Float[Array, " dim"]) -> Array:
-        """The log density of draws that have been carried until `time` and then put on the data's scale."""
+        """The log density of draws that were carried until `time` and then put on the data's scale."""
         total = jnp.zeros((), y.dtype)
         for part in reversed(self.after):
             y, log_det = part.move(y, to_base=True)
@@ -248,7 +250,7 @@ def _parts(flow: FlowDistribution | AbstractBijection, condition: ArrayLike | No
 
 
 def _trajectories(parts: _Parts, rng_key: PRNGKeyArray, num_paths: int, num_times: int) -> Trajectory:
-    """Of draws of the base, along a leading axis."""
+    """Trajectories of draws of the base, along a leading axis."""
     require_key(rng_key)
     require_counts(num_paths=num_paths)
     require_counts(2, num_times=num_times)

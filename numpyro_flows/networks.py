@@ -1,4 +1,4 @@
-"""Conditioners: the networks that turn what a layer may see into the parameters of what it does."""
+"""Conditioners: networks that compute the parameters of a layer from the coordinates that it may depend on."""
 
 import itertools
 import math
@@ -23,9 +23,9 @@ def draw_normals(key: PRNGKeyArray, shapes: Sequence[tuple[int, ...]]) -> list[A
 class MLP(eqx.Module):
     """Multilayer perceptron `x -> W_n s(... s(W_1 x + b_1) ...) + b_n` with `s` the SiLU.
 
-    The last layer starts at zero, so a flow that is the identity for zero parameters starts as the identity. SiLU
-    is smooth, and so is the density of a flow built on it: Hamiltonian samplers may run through it. `in_size` may
-    be 0 (a learned constant), which is what a coupling of one coordinate conditions on.
+    The last layer starts at zero, so a flow that is the identity for zero parameters starts as the identity. SiLU is
+    smooth, and so is the density of a flow built on it: Hamiltonian samplers work well with it. `in_size` may be 0, for
+    a trained constant, which a coupling of one coordinate needs.
 
     Args:
         key: random key of the hidden layers' weights.
@@ -47,7 +47,7 @@ class MLP(eqx.Module):
     def __call__(
         self, x: Float[Array, " in_size"], modulation: Sequence[tuple[Array, Array]] | None = None
     ) -> Float[Array, " out_size"]:
-        """The output; with `modulation`, a pair for each hidden layer, its units are `s((1 + scale) u + shift)`."""
+        """The output. With `modulation`, a pair for each hidden layer, its units are `s((1 + scale) u + shift)`."""
         for i, (weight, bias) in enumerate(zip(self.weights[:-1], self.biases[:-1])):
             x = x @ weight + bias
             if modulation is not None:
@@ -58,7 +58,7 @@ class MLP(eqx.Module):
 
 
 class Parameters(eqx.Module):
-    """A trained vector; with a condition, the sum of one and an `MLP` of the condition. Equal to `start` at the start.
+    """A trained vector; with a condition, its sum with an `MLP` of the condition. It starts equal to `start`.
 
     Args:
         key: random key of the network.
@@ -82,16 +82,16 @@ class Parameters(eqx.Module):
 class MaskedMLP(eqx.Module):
     """A perceptron whose output block `i` depends on the inputs `j` with `adjacency[i, j]`, and on all further ones.
 
-    Each hidden unit is given the inputs of one output, and sees no unit that was given another input. Units are shared
-    out evenly, and where there are fewer than outputs, neighbours share one: choose `hidden` no narrower than the
-    number of outputs.
+    Each hidden unit gets the inputs of one output, and sees no unit with another input. Units are shared out evenly. If
+    there are fewer units than outputs, neighbours share one, so `hidden` should be no narrower than the number of
+    outputs.
 
     Args:
         key: random key of the hidden layers' weights.
-        adjacency: of shape `(outputs, inputs)`.
+        adjacency: matrix of shape `(outputs, inputs)`.
         out_size: numbers in each output block.
         hidden: widths of the hidden layers.
-        cond_dim: number of further inputs, behind the others, which every output may depend on.
+        cond_dim: number of further inputs, after the others, which every output may depend on.
 
     Source: MADE, Germain, Gregor, Murray, Larochelle 2015, arXiv 1502.03509; any adjacency, as in zuko.
     """
@@ -115,7 +115,7 @@ class MaskedMLP(eqx.Module):
         given = jnp.eye(num_inputs, dtype=bool)  # what each unit of the layer below depends on
         masks = []
         for width in as_widths(hidden):
-            # how far along the outputs that see something, by whole numbers: (i + 1/2) / width of them
+            # the place among the outputs that see something, in whole numbers: (i + 1/2) / width of them
             chosen = num_blind + (2 * jnp.arange(width) + 1) * (num_outputs - num_blind) // (2 * width)
             patterns = adjacency[order[jnp.minimum(chosen, num_outputs - 1)]]
             masks.append(_within(given, patterns))
@@ -124,7 +124,7 @@ class MaskedMLP(eqx.Module):
         masks[0] = jnp.concatenate([masks[0], jnp.ones((cond_dim, masks[0].shape[1]), bool)])
         self.masks = tuple(masks)
         mlp = MLP(key, num_inputs + cond_dim, num_outputs * out_size, hidden)
-        # a unit of few inputs is not to start weaker than one of many
+        # a unit with few inputs should not start weaker than one with many
         sizes = [jnp.sqrt(mask.shape[0] / jnp.maximum(mask.sum(0, dtype=float), 1.0)) for mask in masks]
         self.mlp = eqx.tree_at(lambda m: m.weights, mlp, tuple(w * size[None] for w, size in zip(mlp.weights, sizes)))
 
@@ -134,7 +134,7 @@ class MaskedMLP(eqx.Module):
 
 
 def _within(given: Bool[Array, "below inputs"], allowed: Bool[Array, "above inputs"]) -> Bool[Array, "below above"]:
-    """Whether all that a unit below was given is allowed above."""
+    """Whether all inputs of a unit below are allowed above."""
     forbidden = given.astype("float32") @ (~allowed).T.astype("float32")  # how many of what was given
     return forbidden == 0
 
@@ -153,22 +153,22 @@ class OnCircle(eqx.Module):
 class CausalTransformer(eqx.Module):
     """A transformer over blocks of coordinates, whose output block `i` depends on the input blocks before `i`.
 
-    The `dim` inputs are padded to blocks of `block_size`, the tokens; a token is embedded linearly, given its place and
-    the condition, and moved one place on, so that causal attention sees only what comes before. Layers are those of a
-    pre-norm transformer. The last layer starts at zero.
+    The `dim` inputs are padded to blocks of `block_size`, which are the tokens. A token is embedded linearly, combined
+    with its position and the condition, and moved one position on, so that causal attention sees only earlier tokens.
+    Layers are those of a pre-norm transformer. The last layer starts at zero.
 
     Args:
         key: random key of the weights.
         dim: number of coordinates.
         out_size: numbers in the output for each coordinate.
         block_size: coordinates in a token.
-        width: of the embedding; a multiple of `num_heads`.
-        num_heads: of the attention.
+        width: width of the embedding; a multiple of `num_heads`.
+        num_heads: number of attention heads.
         num_blocks: number of transformer blocks.
-        cond_dim: number of further inputs, behind the coordinates, which every output may depend on.
+        cond_dim: number of further inputs, after the coordinates, which every output may depend on.
 
     Raises:
-        ValueError: where `width` is not a multiple of `num_heads`.
+        ValueError: if `width` is not a multiple of `num_heads`.
     """
 
     embed: Float[Array, "_ width"]
@@ -222,7 +222,7 @@ class CausalTransformer(eqx.Module):
 
 
 class _TransformerBlock(eqx.Module):
-    """Causal self-attention, then a perceptron on every token, each added to what it reads."""
+    """Causal self-attention, then a perceptron on every token; each is added to its input."""
 
     matrices: Float[Array, "*blocks 4 width width"]  # for queries, keys, values and output; stacked for the scan
     mlp: MLP
@@ -242,6 +242,6 @@ class _TransformerBlock(eqx.Module):
 
 
 def _normalised(tokens: Float[Array, "tokens width"]) -> Float[Array, "tokens width"]:
-    """Each token with mean 0 and, but for tiny ones, variance 1."""
+    """Each token with mean 0 and variance 1 (except for tiny tokens)."""
     centred = tokens - tokens.mean(-1, keepdims=True)
     return centred * jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + 1e-5)

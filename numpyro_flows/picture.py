@@ -1,4 +1,4 @@
-"""The figure that pictures are drawn on."""
+"""The figure that plots are drawn on."""
 
 import io
 

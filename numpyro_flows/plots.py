@@ -1,4 +1,4 @@
-"""Pictures of fits, by ArviZ on matplotlib."""
+"""Plots of fits, by ArviZ on matplotlib."""
 
 import os
 from collections.abc import Mapping
@@ -33,10 +33,10 @@ def plot_density(
     coords: Mapping[str, Any] | None = None,
     **kwargs: Any,
 ) -> PlotCollection:
-    """Marginal densities of named DataTrees, one over the other, with means and credible intervals below.
+    """Marginal densities of named DataTrees in the same axes, with means and credible intervals below.
 
     The trees have the same numbers of chains and draws. Scalars that never change, such as the upper triangle of a
-    Cholesky factor, have no density and are left out. The first three keywords select what is drawn, as in ArviZ; the
+    Cholesky factor, have no density and are left out. The first three keywords select the variables, as in ArviZ; the
     others go to `arviz_plots.plot_dist`.
     """
     selected = {}
@@ -48,7 +48,7 @@ def plot_density(
     defaults: dict[str, Any] = {
         "kind": "kde",
         "visuals": {"point_estimate_text": False},
-        # of two lines that coincide both are seen where one is dashed
+        # two lines that coincide are both visible if one is dashed
         "aes": {"color": ["model"], "linestyle": ["model"]},
         "linestyle": ["-", "--"],
         # titles and labels of neighbours do not overlap
@@ -61,7 +61,7 @@ def plot_density(
 
 
 def save(plot: PlotCollection, path: str | os.PathLike) -> None:
-    """Write a picture to a file, in the format that its ending says, and close it."""
+    """Write a plot to a file, in the format of its ending, and close it."""
     from matplotlib import pyplot
 
     plot.savefig(path, bbox_inches="tight")
@@ -69,7 +69,7 @@ def save(plot: PlotCollection, path: str | os.PathLike) -> None:
 
 
 def _without_constants(datasets: dict[str, xr.Dataset]) -> dict[str, xr.DataTree]:
-    """Where a variable has scalars that never change, its others become variables of their own, by ArviZ's labels."""
+    """If a variable has scalars that never change, its other scalars become separate variables, with ArviZ's labels."""
     label = BaseLabeller().make_label_flat
     result: dict[str, dict[str, Any]] = {name: {} for name in datasets}
     for variable in next(iter(datasets.values())).data_vars:

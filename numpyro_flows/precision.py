@@ -8,7 +8,7 @@ import jax
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """The context in which matrix products are traced at full precision, which their gradients keep; also a decorator.
+    """The context in which matrix products, and their gradients, are traced at full precision; also a decorator.
 
     Example:
         >>> import jax.numpy as jnp
@@ -17,6 +17,6 @@ def full_precision() -> Iterator[None]:
         >>> jaxpr.eqns[0].params["precision"][0].name
         'HIGHEST'
     """
-    # a new context each time: JAX's own remembers one state, so it cannot be within itself
+    # a new context each time: JAX's own stores one state, so it cannot be nested
     with jax.default_matmul_precision("highest"):
         yield

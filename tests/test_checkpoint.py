@@ -103,7 +103,7 @@ def test_one_training_has_one_file(tmp_path):
 
 def test_a_path_that_cannot_be_a_file(tmp_path):
     for path in (tmp_path, tmp_path / "no folder" / "fit.ckpt", ""):
-        with pytest.raises(ValueError, match="checkpoint expected the path of a file in a folder that is there"):
+        with pytest.raises(ValueError, match="checkpoint expected the path of a file in an existing folder"):
             FlowVI(neck, checkpoint=path)
 
 

@@ -53,7 +53,7 @@ DATA = np.random.default_rng(0).normal(size=(50, 2))
         (
             DATA,
             {"condition": np.arange(50.0)[:, None] % 2, "condition_dropout": 0.1},
-            "give classes as one-hot vectors",
+            "encode classes as one-hot vectors",
         ),
         (DATA, {"objective": "magic"}, "objective expected"),
         (DATA, {"num_steps": 0}, "num_steps expected at least 1, got 0"),
@@ -135,7 +135,7 @@ def test_warnings():
     counts = np.concatenate([np.random.default_rng(0).poisson(1e6, size=(750, 2))] * 4)
     with (
         pytest.warns(UserWarning, match="whole numbers"),
-        pytest.warns(UserWarning, match="75% of the rows are there more than once"),
+        pytest.warns(UserWarning, match="75% of the rows occur more than once"),
         pytest.warns(UserWarning, match="of 20.0 in 3000 rows: a few rows decide the fit"),
         pytest.warns(UserWarning, match="not finished: stopped because the loss is not finite"),
     ):

@@ -47,7 +47,7 @@ def test_noise_is_added_only_there(data, dequantize):
 @pytest.mark.parametrize(
     ("data", "dequantize", "error", "message"),
     [
-        (MIXED, [True, True], ValueError, "expected whole numbers, got others in 0: leave it out there"),
+        (MIXED, [True, True], ValueError, "expected whole numbers, got other numbers in 0: leave dequantize out there"),
         (MIXED, [True], ValueError, r"one for each column, of shape \(2,\), got \(1,\)"),
         (MIXED, [0, 1], TypeError, "expected True or False for each column"),
         (MIXED, 1, TypeError, "dequantize expected True or False, got 1"),
@@ -56,7 +56,7 @@ def test_noise_is_added_only_there(data, dequantize):
         (COUNTS, [True], ValueError, r"of shape \(\), got \(1,\)"),
         (SITES, {"z": True}, ValueError, r"of some of \['x', 'k', 'y'\], got \['z'\]"),
         (SITES, {"k": 1}, TypeError, r"dequantize\['k'\] expected True or False"),
-        (SITES, {"y": True}, ValueError, "got others in y"),
+        (SITES, {"y": True}, ValueError, "got other numbers in y"),
         (SITES, [False, True, False, False], ValueError, "a dict by site for a dict of sites"),
     ],
 )

@@ -173,7 +173,7 @@ ERRORS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "rows": (
         {"condition": {"values": SETS["values"][1:], "mask": SETS["mask"]}, "embedding": ANY},
         ValueError,
-        r"condition\['values'\] expected 50 rows, as data has, got an array of shape \(49, 10, 1\)",
+        r"condition\['values'\] expected 50 rows, like data, got an array of shape \(49, 10, 1\)",
     ),
     "not finite": (
         {"condition": np.full((50, 3, 1), np.nan), "embedding": ANY},
@@ -220,7 +220,7 @@ def test_errors_of_a_fitted_flow(of_sets):
             of_sets.given(told)
         with pytest.raises(ValueError, match="condition expected"):
             fit(DATA[:, :1], of_sets, condition=told)
-    with pytest.raises(ValueError, match="embedding expected None where flow is a distribution"):
+    with pytest.raises(ValueError, match="embedding expected None because flow is a distribution"):
         fit(DATA[:, :1], of_sets, condition=SETS, embedding=ANY)
 
 

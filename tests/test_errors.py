@@ -263,7 +263,7 @@ CARELESS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "a condition of a flow that has none": (
         lambda: fit_density(KEY, DATA, flow=FLOW, condition=DATA[:, :1]),
         ValueError,
-        "condition expected None, as the flow has no condition",
+        "condition expected None because the flow has no condition",
     ),
     "a condition of another length": (
         lambda: fit_density(KEY, DATA, flow=CONDITIONAL, condition=DATA),
@@ -278,7 +278,7 @@ CARELESS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "more data than conditions": (
         lambda: CONDITIONAL.given(DATA[:3, :1]).log_prob(DATA),
         ValueError,
-        r"batch shape fits to the condition's, \(3,\), got \(50,\)",
+        r"batch shape fits the condition's, \(3,\), got \(50,\)",
     ),
     "a length as window": (lambda: LatentODE(KEY, 1, window=3.0), TypeError, "window expected two times, .* got 3.0"),
     "a length as window of a fit": (

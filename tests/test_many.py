@@ -57,7 +57,7 @@ def test_the_second_data_set_compiles_nothing(fit, many):
 
 def test_a_data_set_that_fails_costs_only_its_own_row(fit):
     broken = np.stack([Y[0], np.full(20, np.nan)])
-    with pytest.warns(UserWarning, match=r"1 of 2 fits are not certified \(1\): `table` says why"):
+    with pytest.warns(UserWarning, match=r"1 of 2 fits are not certified \(1\): see the column `why` of `table`"):
         fits = fit.run_many(jax.random.key(0), X, broken, in_axes=(None, 0))
     assert fits.certified.tolist() == [True, False]
     assert fits.posteriors[1] is None

@@ -273,7 +273,7 @@ def test_columns_and_values_are_checked(flow, sites_flow):
         bounded.marginal([1])
     with pytest.raises(ValueError, match="num_particles expected at least 2, got 1"):
         flow.marginal([0], num_particles=1)
-    with pytest.raises(ValueError, match="every column by itself"):
+    with pytest.raises(ValueError, match="a constraint for each column"):
         FlowDistribution(Identity((2,)), constrain=biject_to(constraints.simplex)).marginal([0])
     with pytest.raises(ValueError, match="flow of vectors"):
         FlowDistribution(Identity((2, 2))).marginal([0])

@@ -262,5 +262,5 @@ def test_a_row_far_away_is_left_out_of_every_part():
 
 def test_counts_that_single_precision_does_not_tell_apart():
     counts = 8_000_000 + np.random.default_rng(0).poisson(3, 500)
-    with pytest.raises(ValueError, match="expected columns whose values float32 numbers tell apart"):
+    with pytest.raises(ValueError, match="expected columns whose values float32 numbers can tell apart"):
         fit_density(jax.random.key(0), counts, support=constraints.nonnegative_integer, progress_bar=False)

@@ -193,7 +193,7 @@ def test_errors_of_bases():
         fit(jax.random.key(0), x, base=dist.Normal(jnp.zeros(3)).to_event(1))
     with pytest.raises(ValueError, match="flow_matching expected a standard normal base"):
         fit(jax.random.key(0), x, flow=flows.ffjord, objective="flow_matching", base=dist.StudentT(5.0))
-    with pytest.raises(ValueError, match="base expected None where flow is a distribution"):
+    with pytest.raises(ValueError, match="base expected None because flow is a distribution"):
         fit(jax.random.key(0), x, flow=FlowDistribution(affine(None, 2)), base=NORMAL)
     for base in (dist.HalfNormal(1.0), dist.Poisson(3.0), dist.Uniform(-1.0, 1.0)):
         with pytest.raises(ValueError, match="base expected a distribution of all real numbers"):

@@ -199,7 +199,7 @@ def test_an_infinite_density_is_named():
         x = jnp.asarray(numpyro.sample("x", dist.Normal(0, 1)))
         numpyro.factor("broken", jnp.where(x > -1e9, jnp.inf, 0.0))
 
-    with pytest.raises(ValueError, match=r"\['broken'\] are \+inf, which no density may be"):
+    with pytest.raises(ValueError, match=r"\['broken'\] are \+inf, which is not a valid density"):
         FlowVI(model, num_steps=0, progress_bar=False).run(jax.random.key(0))
 
 
@@ -240,7 +240,12 @@ MISFITS = {
     "a dict": (np.ones(3), {"a": np.ones(3)}, TypeError, r"data of 'y', got a dict of \['a'\]: pass one of its arrays"),
     "too few data": (np.ones(3), np.ones(2), ValueError, r"data of 'y' of shape \(3,\), got shape \(2,\)"),
     "no data": (np.ones(3), np.ones(0), ValueError, r"data of 'y' of shape \(3,\), got shape \(0,\)"),
-    "too few inputs": (np.ones(2), np.ones(3), ValueError, r"fit together and its plates, got 'x' \(2,\), 'y' \(3,\)"),
+    "too few inputs": (
+        np.ones(2),
+        np.ones(3),
+        ValueError,
+        r"fit each other and its plates, got 'x' \(2,\), 'y' \(3,\)",
+    ),
 }
 
 

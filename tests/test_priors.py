@@ -194,7 +194,7 @@ def test_what_cannot_be_a_prior():
         posterior.as_prior(["nu"])
     with pytest.raises(ValueError, match=r"got \[\]"):
         posterior.as_prior([])
-    with pytest.raises(ValueError, match=r"depend on other sites, got such of \['below'\]"):
+    with pytest.raises(ValueError, match=r"depend on other sites, got supports that do for \['below'\]"):
         posterior.as_prior()
     with pytest.raises(TypeError, match="use sample_sites"):
         numpyro.sample(

@@ -109,7 +109,7 @@ def test_arguments_without_their_model(path):
 def test_supports_that_depend_on_other_sites_need_the_model(tmp_path):
     posterior_of(nested, Y).save(tmp_path / "fit")
     assert FlowPosterior.load(tmp_path / "fit", nested, Y).sample(KEY, 5).keys() == {"top", "below"}
-    with pytest.raises(ValueError, match=r"supports do not depend on each other .* \['top', 'below'\]"):
+    with pytest.raises(ValueError, match=r"independent supports .* \['top', 'below'\]"):
         FlowPosterior.load(tmp_path / "fit")
 
 
@@ -175,7 +175,7 @@ class Options:
 
 def test_arguments_without_fingerprint_are_named(tmp_path):
     posterior_of(normal, Y, Options()).save(tmp_path / "fit")
-    with pytest.warns(UserWarning, match=r"the arguments \[0\]\[1\] \(.*Options\) are no numbers"):
+    with pytest.warns(UserWarning, match=r"the arguments \[0\]\[1\] \(.*Options\) are not numbers"):
         FlowPosterior.load(tmp_path / "fit", normal, Y, Options())
 
 

@@ -151,8 +151,8 @@ def test_a_constant_and_an_indicator_have_no_tail(table):
 def test_print_summary_names_the_rows_without_moments(posterior, capsys):
     posterior.print_summary()
     lines = capsys.readouterr().out.splitlines()
-    mean = "no mean or standard deviation: the tails are too heavy; read the median and iqr of half_cauchy"
-    sd = "no standard deviation: the tails are too heavy; read the median and iqr of no_variance"
+    mean = "no mean or standard deviation: the tails are too heavy; use the median and iqr of half_cauchy"
+    sd = "no standard deviation: the tails are too heavy; use the median and iqr of no_variance"
     if lines[-1] != mean:  # the mean of `no_variance` may be marked too: it converges slowly
         assert lines[-2:] == [mean, sd] or lines[-1] == f"{mean}, no_variance"
 
@@ -161,7 +161,7 @@ def test_a_bad_fit_has_heavy_weights(capsys):
     """Not a site's tails, and not only them: so says the line below the table."""
     posterior_of(model, loc=0.0, scale=0.2, why="it does not fit").print_summary()
     line = capsys.readouterr().out.splitlines()[-1]
-    assert "the tails, or those of this fit's weights, are too heavy; read the median and iqr of half_cauchy" in line
+    assert "the tails, or those of this fit's weights, are too heavy; use the median and iqr of half_cauchy" in line
     assert line.endswith("x, z[0], z[1]")
 
 

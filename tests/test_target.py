@@ -172,7 +172,9 @@ def test_nowhere_finite_names_the_site():
         numpyro.factor("broken", jnp.log(-1.0 - x**2))
 
     target = Target(model, jax.random.key(0))
-    with pytest.raises(ValueError, match=r"got none at 3 starts: not finite are the sites \['broken'\]"):
+    with pytest.raises(
+        ValueError, match=r"got none at 3 starts: the log density is not finite at the sites \['broken'\]"
+    ):
         target.require_finite(jnp.ones((3, 1)))
 
 

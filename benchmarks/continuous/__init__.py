@@ -1,1 +1,1 @@
-"""Continuous flows beside naive ones, peers and known values."""
+"""Continuous flows compared with naive ones, with other libraries and with known values."""

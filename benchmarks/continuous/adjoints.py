@@ -2,9 +2,10 @@
 
     uv run --group benchmarks python -m benchmarks.continuous.adjoints [--repeats 3]
 
-Gradient of a mean negative log density of 16 events of 8 coordinates along all parameters: `Tsit5` in steps of one
-size, exact divergence, a field of three layers of 64 units. Megabytes are XLA's temporary buffers of the compiled
-function (`memory_analysis`). Forward mode gives one directional derivative, not a gradient.
+The gradient is that of the mean negative log density of 16 events of 8 coordinates in all parameters. The flow has
+`Tsit5` in steps of one size, the exact divergence, and a field of three layers of 64 units. Megabytes are XLA's
+temporary buffers of the compiled function (`memory_analysis`). Forward mode gives one directional derivative, not a
+gradient.
 """
 
 import argparse

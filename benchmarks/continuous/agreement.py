@@ -1,9 +1,10 @@
-"""Densities and draws of a continuous flow beside zuko's with the same weights: largest differences.
+"""Densities and draws of a continuous flow compared with zuko's with the same weights: largest differences.
 
     uv run --group benchmarks --group peers python -m benchmarks.continuous.agreement
 
-Both have three layers of 32 SiLU units and the same time features, random weights, the exact divergence and a tolerance
-of 1e-8, in double precision. zuko's time runs from the data to the base, and so does ours for an interval from 1 to 0.
+Both have three layers of 32 SiLU units, the same time features and random weights, and the exact divergence. The
+tolerance is 1e-8, in double precision. zuko's time runs from the data to the base; ours does so with an interval from 1
+to 0.
 """
 
 from typing import Any
@@ -24,7 +25,7 @@ HIDDEN, DIMS, ROWS, TOLERANCE = (32, 32, 32), (2, 8), 500, 1e-8
 
 
 def pair(dim: int) -> tuple[FlowDistribution, Any]:
-    """Ours and zuko's, of the same weights."""
+    """Our flow and zuko's, with the same weights."""
     theirs: Any = zuko.flows.CNF(dim, hidden_features=HIDDEN, activation=torch.nn.SiLU, atol=TOLERANCE, rtol=TOLERANCE)
     theirs = theirs.double().eval()
     layers = [layer for layer in theirs.transform.ode.children() if hasattr(layer, "weight")]

@@ -4,7 +4,7 @@
 
 Each task has 4,000 training rows, 10,000 fresh rows and a known density. Both couplings take the same rows, the same
 number of steps and otherwise the defaults. `above_truth` is the mean of `log p(x) - log q(x)` over the fresh rows, so
-it has little noise. `share` is the mass where the weighted tasks have 10/11 by their weights and 1/2 without them.
+it has little noise. `share` is the mass of a mode that has 10/11 by the rows' weights, and 1/2 without weights.
 `evaluations` of the field are those of the density of a row.
 
 Tasks: `line` is `x = 2 c + 0.3 e` with normal `c` and `e`; `groups` has three normals, one for each value of a discrete

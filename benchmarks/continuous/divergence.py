@@ -1,12 +1,16 @@
-"""What divergences cost, how much estimates vary, and what one probe does to the score of a data set.
+"""Cost of divergences, variance of their estimates, and the effect of one probe on a data set's score.
 
     uv run --group benchmarks python -m benchmarks.continuous.divergence [--repeats 7]
 
-Three files. `continuous_divergence_cost.csv`: milliseconds of an evaluation of the field and its divergence for a batch
-of 16 events, field of three layers of 512 units; the exact divergence grows with the dimension, one probe does not.
-`continuous_divergence_variance.csv`: of estimates of the trace of a 24 x 24 symmetric matrix, beside the formulas.
-`continuous_divergence_score.csv`: mean over test rows of the estimated minus the exact negative log likelihood, of one
-trained flow, with a probe for each event and with one that all events share; mean size and largest of 10 seeds.
+It writes three files:
+
+- `continuous_divergence_cost.csv`: milliseconds for an evaluation of the field and its divergence, for a batch of 16
+  events and a field of three layers of 512 units. The cost of the exact divergence grows with the dimension, that of
+  one probe does not.
+- `continuous_divergence_variance.csv`: variances of estimates of the trace of a symmetric 24 x 24 matrix, beside the
+  formulas.
+- `continuous_divergence_score.csv`: estimated minus exact negative log likelihood of one trained flow, averaged over
+  test rows; mean size and largest of 10 seeds. One column has a probe for each event, one a probe for all events.
 """
 
 import argparse
@@ -47,7 +51,7 @@ _ROUNDING = 1e-3  # of a sum of 24 numbers of size 10 in single precision, and m
 
 
 class SharedProbe(AbstractDivergence):
-    """Hutchinson's estimator with one probe for all events: what not to do."""
+    """Hutchinson's estimator with one probe for all events, as a bad example."""
 
     hutchinson: Hutchinson
 

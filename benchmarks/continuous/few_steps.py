@@ -1,11 +1,12 @@
-"""A continuous flow and what `few_steps` distils of it: scores, errors and seconds.
+"""A continuous flow and its distillation by `few_steps`: scores, errors and seconds.
 
     uv run --group benchmarks python -m benchmarks.continuous.few_steps [--data moons]
 
-Each flow is matched to 3,000 points for 6,000 steps and distilled with the defaults of `few_steps`. Scores are of
-10,000 fresh points, in nats a point. Seconds are of `log_prob` and of `sample` for 10,000 points, the median of three
-calls after compilation. `mass`: integral of the distilled density over a grid of the square from -6 to 6, which has all
-but a negligible part of the data's distribution. `evaluations`: of a field, for the density of a point.
+Each flow is matched to 3,000 points for 6,000 steps and distilled with the defaults of `few_steps`. Scores use 10,000
+fresh points, in nats a point. Seconds are those of `log_prob` and of `sample` for 10,000 points, the median of three
+calls after compilation. `mass` is the integral of the distilled density over a grid of the square from -6 to 6, which
+contains all but a negligible part of the data's distribution. `evaluations` counts evaluations of a field for the
+density of a point.
 """
 
 import argparse

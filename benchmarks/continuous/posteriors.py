@@ -2,9 +2,9 @@
 
     uv run --group benchmarks python -m benchmarks.continuous.posteriors --database PATH [--seeds 1]
 
-`FlowVI(model, guide=AutoFlow(model, flows.ffjord))` with all defaults, and with a smaller field of two hidden layers of
-32, as the documentation advises for guides; certified by the exact divergence at the default tolerance. The database is
-a clone of posteriordb.
+`FlowVI(model, guide=AutoFlow(model, flows.ffjord))` runs with all defaults, and with a smaller field of two hidden
+layers of 32, which the documentation recommends for guides. Certificates use the exact divergence at the default
+tolerance. The database is a clone of posteriordb.
 """
 
 import argparse

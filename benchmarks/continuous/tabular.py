@@ -1,12 +1,12 @@
-"""Digits and breast cancer: a continuous flow by matching, then likelihood, beside zuko's CNF of the same field.
+"""Digits and breast cancer: a continuous flow by matching, then likelihood, compared with zuko's CNF of the same field.
 
     uv run --group benchmarks --group peers python -m benchmarks.continuous.tabular [--seeds 1]
 
-Data, splits and seconds as in `benchmarks.density.tabular`. The field is an MLP of three hidden layers of 64 SiLU units
-that sees the time by three frequencies, on both sides. zuko's is trained as there (Adam at 1e-3, batches of 100, a
-patience of 5 epochs of at most 100, the best parameters kept) with its default solver and, as its users in many
-dimensions would, Hutchinson's estimator for digits. Ours: `fit_density` by "flow_matching", then by maximum likelihood
-from there, with the settings below. Scores are by the exact divergence on both sides.
+Data, splits and seconds are those of `benchmarks.density.tabular`. On both sides the field is an MLP of three hidden
+layers of 64 SiLU units that sees the time by three frequencies. zuko's flow is trained as there: Adam at 1e-3, batches
+of 100, at most 100 epochs with a patience of 5, the best parameters kept. It has its default solver and, for digits,
+Hutchinson's estimator, as its users would choose in many dimensions. Ours is trained by `fit_density`, first by
+"flow_matching", then by maximum likelihood, with the settings below. Scores use the exact divergence on both sides.
 """
 
 import argparse

@@ -1,11 +1,12 @@
-"""A likelihood step of a continuous flow as it is trained here, beside the naive one: adaptive and tight.
+"""A likelihood step of a continuous flow in this library's training, compared with a naive one (adaptive, tight).
 
     uv run --group benchmarks python -m benchmarks.continuous.training_step [--steps 200]
 
-Two moons as in `benchmarks.continuous.moons`. Both sides start from the same flow, matched for 5,000 steps, and take
-the same number of Adam steps on the same batches, with the exact divergence: one as `fit_density` trains by maximum
-likelihood (few steps of one size, doubled where its score parts from the tight one), the other through `Tsit5` at a
-tolerance of 1e-5. Scores are at 1e-6 on 20,000 fresh points. Seconds a step are the median over rounds of 20, compiled.
+The data are two moons as in `benchmarks.continuous.moons`. Both sides start from the same flow, matched for 5,000
+steps. They take the same number of Adam steps on the same batches, with the exact divergence. One side trains as
+`fit_density` does: few steps of one size, doubled if the score differs from the tight one. The other side uses `Tsit5`
+at a tolerance of 1e-5. Scores are at 1e-6 on 20,000 fresh points. Seconds a step are the median over rounds of 20,
+compiled.
 """
 
 import argparse

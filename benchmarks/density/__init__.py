@@ -1,1 +1,1 @@
-"""What the flows themselves cost, beside their peers: speed, compile time, the slow direction, splines."""
+"""Density estimation compared with other libraries and with known densities."""

@@ -1,18 +1,18 @@
-"""Images of 8 x 8 pixels: bits per dimension of digits, and what draws of the fitted densities look like.
+"""Images of 8 x 8 pixels: bits per dimension of digits, and draws of the fitted densities.
 
     uv run --group benchmarks python -m benchmarks.density.digits [--seeds 3]
 
 The 1,797 digits of scikit-learn have integers from 0 to 16. 360 of them are the test rows, the same for all methods of
-a seed; `fit_density` has the others, and spreads the integers by uniform noise. `bits` is the mean negative log
-likelihood of the test rows in bits, over 64 pixels, with uniform noise drawn three times: an upper bound of the bits of
-the integers; `se` is its standard error over rows. `tarflow` has its default options, but one transformer block a
+a seed. `fit_density` has the others, and spreads the integers by uniform noise. `bits` is the mean negative log
+likelihood of the test rows in bits, divided by the 64 pixels, with uniform noise drawn three times: an upper bound for
+the integers. `se` is its standard error over rows. `tarflow` has its default options, except one transformer block a
 layer, for speed: no method was tuned.
 
 The picture has draws of these fits, and of a TarFlow that is trained with Gaussian noise and the class as condition:
-raw, denoised, and guided by the class.
+    raw, denoised, and guided by the class.
 
-Writes docs/benchmarks/density_digits.csv, a row a method and seed and one with the medians over seeds, and
-docs/images/digits.png.
+The results are docs/benchmarks/density_digits.csv, with a row for each method and seed and one with medians over seeds,
+and docs/images/digits.png.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""A table of MINIBOONE's size, 30,000 x 43: `fit_density` with its defaults beside zuko's NSF in the same time.
+"""A table of MINIBOONE's size, 30,000 x 43: `fit_density` with its defaults compared with zuko's NSF in equal time.
 
     uv run --group benchmarks --group peers python -m benchmarks.density.large [--seeds 1]
 
-MINIBOONE is not in any package, so the rows are simulated: of two classes, 12 latent normal numbers go through a random
-network of two layers; a third of the columns are made positive and skewed. Held out: 5,000 rows. zuko trains by Adam at
-1e-3, batches of 256, for as many seconds as `fit_density` took, compilation included; its best parameters on a tenth of
-the rows are kept. Writes docs/benchmarks/density_large.csv.
+MINIBOONE is not in any package, so the rows are simulated. There are two classes. 12 latent normal numbers pass through
+a random network of two layers, and a third of the columns are made positive and skewed. 5,000 rows are held out. zuko
+trains by Adam at 1e-3, batches of 256, for as many seconds as `fit_density` took, compilation included; its best
+parameters on a tenth of the rows are kept. The results are in docs/benchmarks/density_large.csv.
 """
 
 import argparse

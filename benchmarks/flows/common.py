@@ -1,4 +1,4 @@
-"""What the benchmarks of flows share: a target, training steps of our flows, and timing in turns."""
+"""Common parts of the flow benchmarks: a target, training steps of our flows, and timing in turns."""
 
 import statistics
 import time
@@ -20,13 +20,13 @@ Gradient = Literal["path", "total", "likelihood"]
 """Of the reverse KL without its score term, of the reverse KL by reparametrisation, of the forward KL on draws."""
 
 Run = Callable[[int], object]
-"""Takes so many chunks of training steps, and returns what can be waited for."""
+"""Takes a number of chunks of training steps, and returns a result to wait for."""
 
 BATCH, RATE = 128, 1e-3
 
 
 def log_density(x: ArrayLike) -> Scalar:
-    """Pairs of coordinates, the second bent by the first: a target that costs next to nothing."""
+    """Pairs of coordinates, the second bent by the first: a target whose cost is negligible."""
     x = jnp.asarray(x)
     first, second = x[::2], x[1::2]
     return -0.5 * jnp.sum(first**2 + (second - 0.5 * first**2) ** 2)
@@ -64,7 +64,7 @@ def train_function(
 
 
 def training(gradient: Gradient, bijection: AbstractBijection, chunk: int, data: Array) -> Run:
-    """Training of one of our flows by our loop, `chunk` steps in each compiled call."""
+    """Training of one of our flows by our loop, with `chunk` steps in each compiled call."""
     train, start = train_function(gradient, bijection, chunk)
     train, keys = jax.jit(train), jax.random.split(jax.random.key(1), chunk)
 
@@ -78,10 +78,10 @@ def training(gradient: Gradient, bijection: AbstractBijection, chunk: int, data:
 
 
 def seconds_per_step(sides: dict[str, Run], chunk: int, repeats: int, seconds: float) -> dict[str, float]:
-    """Median seconds of a training step, the sides taking turns in runs of about `seconds` each.
+    """Median seconds of a training step; the sides take turns in runs of about `seconds` each.
 
-    Everything is compiled before, by runs that are not counted. What a run costs before its first step is counted, but
-    is nothing: two chunks take as long in one run as in two.
+    Everything is compiled before, by runs that are not counted. The cost of a run before its first step is counted, but
+    it is negligible: two chunks take as long in one run as in two.
     """
 
     def timed(run: Run, num_chunks: int) -> float:

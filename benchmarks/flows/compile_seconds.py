@@ -2,8 +2,9 @@
 
     uv run --group benchmarks python -m benchmarks.flows.compile_seconds [--repeats 3]
 
-Each recipe in its fast direction: the path gradient of the reverse KL where drawing is fast, the forward KL where only
-the density is. FlowJAX's coupling flows, with its path gradient, are for orientation: its step is not a loop of steps.
+Each recipe is used in its fast direction: with the path gradient of the reverse KL if drawing is fast, and with the
+    forward KL if only the density is. FlowJAX's coupling flows, with its path gradient, are listed for orientation: its
+    step is not a loop of steps.
 """
 
 import argparse
@@ -100,7 +101,7 @@ def main() -> None:
     rows = []
     for name in options.flows:
         measure = ours if name in RECIPES else flowjax
-        measure(name, 2)  # what the first use of JAX costs belongs to neither
+        measure(name, 2)  # the cost of JAX's first use belongs to neither
         seconds = {n: [] for n in (FEW, MANY)}
         for _ in range(1 if options.quick else options.repeats):
             for n, values in seconds.items():

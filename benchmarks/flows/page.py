@@ -1,4 +1,4 @@
-"""Put the measured tables into docs/choosing-a-flow.md, between its markers: no number of it is typed by hand.
+"""Write the measured tables into docs/choosing-a-flow.md, between its markers: no figure is typed by hand.
 
 uv run --group benchmarks python -m benchmarks.flows.page
 """
@@ -29,7 +29,7 @@ def table(rows: list[dict[str, str]], columns: dict[str, str]) -> str:
 
 
 def with_tables(text: str) -> str:
-    """The page's text with its tables anew."""
+    """The page's text with new tables."""
 
     def block(match: re.Match[str]) -> str:
         return f"<!-- table {match[1]} -->\n{table(read(match[1]), COLUMNS)}\n<!-- end -->"

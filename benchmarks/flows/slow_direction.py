@@ -2,10 +2,11 @@
 
     uv run --group benchmarks python -m benchmarks.flows.slow_direction [--repeats 3]
 
-Ours by sweeps over all coordinates until nothing moves; ours coordinate by coordinate, one pass of the conditioner for
-each; FlowJAX's, which is that, too. The same layers, widths and activation, and the same random weights: normal, of
-variance 1 / fan-in, and in the last layer times `SCALES`, since zero there is the identity. How far the flows are from
-that: the mean of `|y - x|` where `x` is what the flow makes of the same draw with zeros in its last layers.
+Three methods are compared. Ours uses sweeps over all coordinates until nothing moves. Ours coordinate by coordinate
+uses one pass of the conditioner for each coordinate. FlowJAX's does the same. All have the same layers, widths and
+activation, and the same random weights: normal, with variance 1 / fan-in, and in the last layer times `SCALES`, because
+zero there gives the identity. The distance of a flow from the identity is the mean of `|y - x|`, where `x` is the image
+of the same draw with zeros in the last layers.
 """
 
 import argparse
@@ -70,7 +71,7 @@ def random_weights(weights: Any, scale: float, fan_in: int) -> list[Array]:
 
 
 def one_by_one(flow: Any, base: Float[Array, " dim"]) -> tuple[Array, Array]:
-    """Our flow's draw, in every layer as many passes of the conditioner as there are coordinates."""
+    """Our flow's draw with as many passes of the conditioner in every layer as there are coordinates."""
 
     def one_pass(update: Callable[[Array], Array], x: Array) -> tuple[Array, Array]:
         return jax.lax.fori_loop(0, x.size, lambda _, x: update(x), x), jnp.asarray(x.size)

@@ -1,10 +1,10 @@
-"""Training steps per second, compilation excluded, beside the peers with the same architecture in the same run.
+"""Training steps per second, without compilation, compared with other libraries with the same architecture.
 
     uv run --group benchmarks python -m benchmarks.flows.speed [--repeats 3]
 
-Both sides: the same number of layers, widths, activation (SiLU), batch, estimator of the gradient, and Adam. Each is
-driven by its own loop: `train_chunk` in compiled chunks; FlowJAX's `fit_to_key_based_loss` and `fit_to_data`; NumPyro's
-`SVI.run` without a progress bar. A ratio above 1 is: ours takes more steps in a second.
+Both sides have the same number of layers, widths, activation (SiLU), batch, gradient estimator, and Adam, and run in
+turns. Each is driven by its own loop: `train_chunk` in compiled chunks; FlowJAX's `fit_to_key_based_loss` and
+`fit_to_data`; NumPyro's `SVI.run` without a progress bar. A ratio above 1 means that ours takes more steps in a second.
 """
 
 import argparse
@@ -70,7 +70,7 @@ class Case(NamedTuple):
 
     @property
     def chunk(self) -> int:
-        """Training steps in a chunk: fewer where one takes long."""
+        """Training steps in a chunk; fewer if a step is slow."""
         heavy = self.flow.startswith("spline") or self.flow == "BNAF"
         return 100 if not heavy or self.dim < 64 else 20 if self.dim < 256 else 5
 

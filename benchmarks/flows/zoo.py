@@ -2,12 +2,13 @@
 
     uv run --group benchmarks python -m benchmarks.flows.zoo [--only nice realnvp ...]
 
-All recipes have their defaults and the same budget; those with a choice of the fast direction are fast in the one that
-training goes: density for maximum likelihood, sampling as a guide.
+All recipes have their defaults and the same budget. If a recipe can be fast in either direction, the direction that
+training needs is fast: density for maximum likelihood, sampling as a guide.
 
-Maximum likelihood: 3,000 points, standardised; 1,500 steps of 256; the negative log-likelihood of 10,000 fresh points,
-beside that of the density they are from, which is the lowest possible (row "exact"). As a guide: `FlowVI` with its own
-rounds and stopping. Each recipe is a process of its own, so that none finds compiled what another one needs.
+Maximum likelihood uses 3,000 points, standardised, and 1,500 steps of 256. The score is the negative log likelihood of
+10,000 fresh points. The row "exact" has that of the density itself, which is the lowest possible. As a guide, a recipe
+is trained by `FlowVI` with its own rounds and stopping. Each recipe runs in its own process, so that none uses
+functions that another one has compiled.
 """
 
 import argparse
@@ -109,14 +110,14 @@ DENSITIES: dict[str, tuple[Callable, Callable]] = {
 
 
 def standardised(name: str) -> tuple[Points, Points]:
-    """Training and test points of a density, both by the former's mean and deviation."""
+    """Training and test points of a density, both standardised by the former's mean and standard deviation."""
     train, test = _drawn(name)
     mean, sd = train.mean(0), train.std(0)
     return (train - mean) / sd, (test - mean) / sd
 
 
 def lowest_nll(name: str) -> float:
-    """The negative log-likelihood of the standardised test points by the exact density."""
+    """The negative log likelihood of the standardised test points by the exact density."""
     train, test = _drawn(name)
     _, log_density = DENSITIES[name]
     return float(-log_density(test).mean() - np.log(train.std(0)).sum())
@@ -209,7 +210,7 @@ def main() -> None:
     if options.worker:
         print(json.dumps(measured(options.worker)))
         return
-    # what is not measured again stays as it is
+    # rows that are not measured again stay as they are
     rows = {} if options.only == list(FAST) else {row["recipe"]: row for row in read("flows")}
     for name in options.only:
         start = time.perf_counter()

@@ -2,9 +2,9 @@
 
     uv run --group benchmarks python -m benchmarks.necks --database PATH [--seeds 5] [--only TEXT]
 
-PATH is a clone of posteriordb (the folder that holds `posterior_database`). Fits are default FlowVI in double
-precision, with the seeds 0..N-1. Asked is, for each log scale, that at most 0.5% of the exact posterior lies beyond the
-lowest or the highest of 20,000 draws, and that the standard deviation is within 3% of the exact one.
+PATH is a clone of posteriordb (the folder that holds `posterior_database`). Fits are by default FlowVI in double
+precision, with the seeds 0..N-1. Each log scale must pass two checks. At most 0.5% of the exact posterior lies beyond
+the lowest or the highest of 20,000 draws, and the standard deviation is within 3% of the exact one.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def rows(name: str, case: Case, truth: Truth, seed: int) -> list[dict[str, Any]]
 
 
 def about(name: str, truth: Truth, seed: int, scale: str) -> dict[str, Any]:
-    """What is known of a log scale before any fit."""
+    """Properties of a log scale that are known before any fit."""
     exact = truth.marginals[scale]
     return {
         "case": name,

@@ -41,7 +41,7 @@ class Marginal(NamedTuple):
 
 
 class Truth(NamedTuple):
-    """What is known exactly: the log evidence, with its standard error, and the marginal of each log scale."""
+    """The exact answers: the log evidence, with its standard error, and the marginal of each log scale."""
 
     log_evidence: float
     marginals: dict[str, Marginal]

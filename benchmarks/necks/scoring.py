@@ -1,4 +1,4 @@
-"""How far draws of log scales are from their exact marginals, and what they leave out at both ends."""
+"""Distance of draws of log scales from their exact marginals, and the mass that they miss at both ends."""
 
 from typing import Any, NamedTuple
 
@@ -41,7 +41,7 @@ class Score(NamedTuple):
 
     @property
     def asked(self) -> bool:
-        """Whether all is within the bounds; a NaN is not."""
+        """Whether all values are within the bounds; a NaN is not."""
         return abs(self.sd_error) <= SD_BOUND and max(self.below, self.above) <= CUT_BOUND
 
     def columns(self) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def _run(posterior: Posterior, method: str, seed: int, table: Table) -> Row:
 
 
 def _warm_up() -> None:
-    """A run that nobody times, for what is imported or set up on first use."""
+    """An untimed run, for imports and first-use set-up."""
 
     def model() -> None:
         numpyro.sample("x", dist.Normal(0, 1).expand([2]).to_event(1))

@@ -31,7 +31,8 @@ def timed_fit(posterior: Posterior, seed: int) -> tuple[FlowPosterior, float]:
 def flow(posterior: Posterior, seed: int) -> Row:
     """FlowVI's defaults.
 
-    The verdict is its own, as its user sees it; errors are of fresh draws, judged again in `fresh_khat`, `fresh_ess`.
+    The verdict is its own, as its user sees it. Errors use fresh draws, whose k-hat and ESS are `fresh_khat` and
+    `fresh_ess`.
     """
     fit, seconds = timed_fit(posterior, seed)
     row = score_weighted(fit.sample_weighted, posterior.reference, jax.random.key(seed + 1000), seconds, fit.certified)

@@ -35,7 +35,7 @@ _BLOCK = 1000  # draws made at a time
 def guide(
     make: Callable[[Callable], AutoContinuous], posterior: Posterior, seed: int, gradient_evaluations: int
 ) -> Row:
-    """An autoguide by NumPyro's SVI: clipped Adam on a one-cycle rate, steps that are not finite left out."""
+    """An autoguide by NumPyro's SVI: clipped Adam, a one-cycle learning rate, steps that are not finite skipped."""
     num_steps = _num_steps(gradient_evaluations)
     start = time.perf_counter()
     autoguide = make(posterior.model)

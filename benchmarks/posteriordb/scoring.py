@@ -12,7 +12,7 @@ from benchmarks.posteriordb.models import flatten
 from numpyro_flows.inference.certificate import certify
 from numpyro_flows.inference.psis import smooth
 
-NUM_DRAWS = 10_000  # that are judged, and effective draws that `seconds_to_10000` is for
+NUM_DRAWS = 10_000  # draws that are scored, and effective draws for `seconds_to_10000`
 
 Row = dict[str, Any]
 Sample = Callable[[Any, int], tuple[Mapping[str, Any], np.ndarray]]  # key, number -> sites, log weights
@@ -23,8 +23,9 @@ def score_weighted(
 ) -> Row:
     """The columns of a method that gives independent draws with log weights, after a fit of `seconds`.
 
-    `seconds_to_10000` adds what the fit needs to make 10,000 / ESS draws, its first call included; empty where the
-    fit is not certified (by itself, or by these weights), as no number of draws is known to be enough.
+    `seconds_to_10000` adds the seconds that the fit needs to make 10,000 / ESS draws, its first call included. It is
+    empty if the fit is not certified (by itself, or by these weights), because then no number of draws is known to be
+    enough.
     """
     key, key_more = jax.random.split(key)
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The table of results: a CSV file that every finished row goes to at once, so that a run can be stopped and go on."""
+"""The table of results: a CSV file that gets every finished row at once, so that a run can be stopped and continued."""
 
 import csv
 import os
@@ -50,7 +50,7 @@ class Table:
 
 
 def number(row: Row | None, column: str) -> float:
-    """The number in a column, NaN where there is none."""
+    """The number in a column, NaN if there is none."""
     return float((row or {}).get(column) or "nan")
 
 

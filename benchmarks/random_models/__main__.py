@@ -35,7 +35,7 @@ MAX_RHAT, LEAST_ESS, MOST_DIVERGENT = 1.01, 400, 0.01
 
 
 class Errors(NamedTuple):
-    """The largest differences of a fit to NUTS, each with its scalar; `left_out` have no moments by the fit."""
+    """The largest differences between a fit and NUTS, each with its scalar; `left_out` have no moments by the fit."""
 
     mean: float
     mean_of: str

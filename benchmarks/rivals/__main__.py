@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="of every method")
     parser.add_argument("--methods", nargs="+", choices=STYLES, default=list(STYLES))
     parser.add_argument("--output", type=Path, help="another CSV file; summary and picture go beside it")
-    parser.add_argument("--fresh", action="store_true", help="run again what is in the file")
+    parser.add_argument("--fresh", action="store_true", help="run again the rows that are in the file")
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_enable_compilation_cache", False)
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def _warm_up(method: str) -> None:
-    """A run that nobody times, for what is imported or set up on first use."""
+    """An untimed run, for imports and first-use set-up."""
 
     def model() -> None:
         numpyro.sample("x", dist.Normal(0, 1).expand([2]).to_event(1))

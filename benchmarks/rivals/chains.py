@@ -72,9 +72,9 @@ def nutpie_nuts(posterior: Posterior, seed: int, adaptation: str) -> Row:
 
 
 def mclmc(posterior: Posterior, seed: int) -> Row:
-    """BlackJAX's MCLMC, unadjusted as its authors recommend, so with a bias; every chain is tuned by itself.
+    """BlackJAX's MCLMC, unadjusted as its authors recommend, so with a bias; every chain is tuned separately.
 
-    From the same starts adjusted MCLMC tuned itself to very long trajectories on regressions that are badly scaled.
+    With adjusted MCLMC, the same starts led to very long trajectories on badly scaled regressions.
     """
     density = Density(posterior)
     kernel = blackjax.mclmc.build_kernel()

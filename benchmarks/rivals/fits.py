@@ -48,7 +48,7 @@ def flow(posterior: Posterior, seed: int) -> Row:
 
 
 def _of_mixture_or_chains(fit: FlowPosterior, posterior: Posterior, work: Work) -> Row:
-    """The row of draws that FlowVI keeps: more of them cost as much each, fewer do not cost less."""
+    """The row of draws that FlowVI keeps: more draws cost the same each, fewer do not save anything."""
     assert fit.chains is not None
     counts = (fit.gradient_evaluations, fit.value_evaluations)
     gradients = sum(count[stage] for count in counts for stage in ("mixture", "fallback"))
@@ -59,7 +59,7 @@ def _of_mixture_or_chains(fit: FlowPosterior, posterior: Posterior, work: Work) 
         warmup_seconds=work.warmup_seconds - seconds,
         seconds=seconds,
     )
-    certificate = fit.certificate  # of draws resampled by weights, those are worth no more than what they came from
+    certificate = fit.certificate  # resampled draws have no larger ESS than the draws before resampling
     most = certificate.ess * certificate.num_draws if certificate.by == "weights" else float("inf")
     scalars = Density(posterior).scalars(fit.chains.x)
     row = of_chains(scalars, len(fit.chains.x), posterior.reference, parts, most)
@@ -101,7 +101,7 @@ def multi_path_pathfinder(posterior: Posterior, seed: int) -> Row:
 
 
 def advi(posterior: Posterior, seed: int, method: str) -> Row:
-    """PyMC's ADVI with its defaults on the same density, with weights by the density of its Gaussian."""
+    """PyMC's ADVI with its defaults on the same density; weights use the density of its Gaussian."""
     density = Density(posterior)
     first = []
 

@@ -1,6 +1,6 @@
-"""The methods by name, with what the report and the picture call them.
+"""The methods by name, with their names and colours in the report and the picture.
 
-Nothing here needs the rivals' packages until a method runs: the site reads the names without them.
+Nothing here needs the rivals' packages until a method runs, so the site can read the names without them.
 """
 
 from collections.abc import Callable

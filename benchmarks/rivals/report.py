@@ -33,16 +33,16 @@ def trusted(row: Row) -> bool:
 
 
 def wrong(row: Row) -> bool:
-    """Whether a mean is more than `WRONG` standard errors of its draws and of the reference's off."""
+    """Whether a mean is off by more than `WRONG` standard errors of its draws and of the reference."""
     error = number(row, "mean_error")
     return not error <= WRONG * np.sqrt(1 / number(row, "effective") + 1 / NUM_REFERENCE)
 
 
 def summary(rows: list[Row]) -> list[dict[str, str]]:
-    """A row for each method: of all its runs, and beside the same runs of other methods.
+    """A row for each method: over all its runs, and compared with the same runs of other methods.
 
-    A ratio is of gradients to 10,000 effective draws, geometric means of all runs that both methods are trusted in.
-    `wins` are the posteriors where a rival is trusted and needs fewer gradients, or FlowVI is not trusted.
+    A ratio compares gradients to 10,000 effective draws, by geometric means over all runs in which both methods are
+    trusted. `wins` are the posteriors where a rival is trusted and needs fewer gradients, or FlowVI is not trusted.
     """
     table = []
     for method, (name, _, _) in STYLES.items():

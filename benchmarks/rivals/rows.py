@@ -1,6 +1,7 @@
-"""What a method's draws and work come to as a row of the table.
+"""The row of the table for a method's draws and work.
 
-Every evaluation of the density counts as one gradient, also those of the value alone: that of a weight, of an ELBO.
+Every evaluation of the density counts as one gradient, including evaluations of the value alone, for a weight or an
+ELBO.
 """
 
 import time
@@ -36,10 +37,10 @@ class Work(NamedTuple):
 
 
 def of_chains(scalars: Scalars, num_chains: int, reference: Reference, work: Work, most: float = float("inf")) -> Row:
-    """The row of Markov chains; all draws of a scalar follow each other chain by chain.
+    """The row of Markov chains; all draws of a scalar are in one axis, chain after chain.
 
-    They are trusted where the largest r-hat is below `MAX_RHAT`. The effective draws are the smallest bulk ESS, or
-    `most` where that is less.
+    They are trusted if the largest r-hat is below `MAX_RHAT`. The effective draws are the smallest bulk ESS, or `most`
+    if that is less.
     """
     chains = [np.asarray(draws, float).reshape(num_chains, -1) for draws in scalars.values()]
     effective = min(most, float(np.min([array_stats.ess(x) for x in chains])))
@@ -89,7 +90,7 @@ def of_weights(
 
 
 def _costs(work: Work, gradients_each: float, seconds_each: float) -> Row:
-    """What was paid, and what 1,000 and 10,000 effective draws need at the price of one."""
+    """The cost of the run, and of 1,000 and 10,000 effective draws at the price of one."""
     before = work.compile_seconds + work.warmup_seconds
     return {
         "gradients": ceil(work.warmup_gradients + work.gradients),

@@ -1,1 +1,1 @@
-"""Seconds, evaluations and memory of FlowVI on simulated data, beside NUTS."""
+"""Seconds, evaluations and memory of FlowVI on simulated data, compared with NUTS."""

@@ -1,16 +1,16 @@
-"""Seconds, evaluations and memory of FlowVI on simulated data, beside NUTS.
+"""Seconds, evaluations and memory of FlowVI on simulated data, compared with NUTS.
 
     uv run --group benchmarks python -m benchmarks.speed second | large | hard | many | memory | rows
 
 - second: five data sets of equal shapes, one after the other: seconds of the later ones over the first's.
-- large: logistic regressions of many rows, beside NUTS. `--huge` has 1,000,000 x 50, which takes half an hour.
+- large: logistic regressions with many rows, compared with NUTS. `--huge` has 1,000,000 x 50, which takes half an hour.
 - hard: hierarchical counts, centred and not, a funnel of 101 dimensions and a sparse regression of 51.
 - many: 200 data sets of an eight-schools model by `run_many`, and NUTS on each of the first 20.
 - memory: 100 fits of different models in one process.
-- rows: a logistic regression whose rows are in a file, read in blocks, beside one that has them in memory.
+- rows: a logistic regression with rows in a file, read in blocks, compared with one that has them in memory.
 
-All in double precision. Compilation is in FlowVI's seconds where nothing else is said, and apart for NUTS. Each case
-writes docs/benchmarks/speed_CASE.csv.
+All fits are in double precision. FlowVI's seconds include compilation unless a column says otherwise; for NUTS it is
+separate. Each case writes docs/benchmarks/speed_CASE.csv.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def main() -> None:
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_enable_compilation_cache", False)
     warnings.filterwarnings("ignore", message="the fit is not certified")
-    _fit(models.of_shape(0)[0], models.of_shape(0)[1], 0)  # what is set up on first use
+    _fit(models.of_shape(0)[0], models.of_shape(0)[1], 0)  # first-use set-up
     save(f"speed_{options.case}", large(options.huge) if options.case == "large" else CASES[options.case]())
 
 

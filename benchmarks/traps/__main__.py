@@ -2,9 +2,9 @@
 
     uv run --group benchmarks python -m benchmarks.traps [--seeds 5] [--only TEXT]
 
-Fits are in double precision, with the seeds 0..N-1. A fit is right where its draws and its log evidence are within the
-bounds of `benchmarks.traps.scoring`, whether it is certified or not. It is wrongly certified where it is certified
-without being right, or where the density is improper.
+Fits are in double precision, with the seeds 0..N-1. A fit is right if its draws and its log evidence are within the
+bounds of `benchmarks.traps.scoring`, whether it is certified or not. It is wrongly certified if it is certified but not
+right, or the density is improper.
 """
 
 import argparse

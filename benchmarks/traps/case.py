@@ -11,7 +11,7 @@ Values = dict[str, np.ndarray]
 
 
 class Truth(NamedTuple):
-    """What is known exactly. A site without mean or standard deviation has quantiles only."""
+    """The exact answers. A site without mean or standard deviation has only quantiles."""
 
     log_evidence: float | None  # None: not known, not compared
     moments: dict[str, tuple[np.ndarray, np.ndarray]]  # mean and standard deviation of each scalar of a site

@@ -1,4 +1,4 @@
-"""Posteriors that have no evidence: whatever is certified is wrong."""
+"""Posteriors without an evidence: every certificate is wrong."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -1,4 +1,4 @@
-"""Modes that the training does not see: narrow, small, far, without a smooth optimum, or in many dimensions."""
+"""Modes that training misses: narrow, small or distant ones, modes without a smooth optimum, or in many dimensions."""
 
 from collections.abc import Callable
 from functools import partial
@@ -78,7 +78,7 @@ FACTOR = levels(5, np.array([0.55, -0.5, 0.15, 0.3, -0.5]), 60)
 
 
 def kink(y: Array, location: float = 1.0, scale: float = 4.0) -> None:
-    """The sign of theta is not known, and no mode is smooth."""
+    """The sign of theta is unknown, and no mode is smooth."""
     theta = numpyro.sample("theta", dist.Normal(location, scale))
     s = numpyro.sample("s", dist.HalfNormal(1.0))
     numpyro.sample("y", dist.Laplace(jnp.abs(theta), s).expand([y.shape[0]]), obs=y)

@@ -16,7 +16,7 @@ ERRORS = 4.0  # Monte Carlo standard errors that are allowed beyond a bound
 
 
 class Score(NamedTuple):
-    """The largest errors over all scalars; None where nothing of the kind is compared."""
+    """The largest errors over all scalars; None if there is nothing to compare."""
 
     mean: float | None
     sd: float | None
@@ -58,5 +58,5 @@ def _beyond_error(x: Float[np.ndarray, "num *site"], num: float, exact: Float[np
 
 
 def _largest(errors: list[np.ndarray]) -> float | None:
-    """A NaN is the largest."""
+    """The largest value; a NaN counts as the largest."""
     return float(max(np.max(np.where(np.isnan(x), np.inf, x)) for x in errors)) if errors else None

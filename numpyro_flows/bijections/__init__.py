@@ -1,4 +1,4 @@
-"""The maths of flows: Equinox modules that map one event and know their log-determinant."""
+"""Bijections: Equinox modules that map one event and compute their log-determinant."""
 
 from numpyro_flows.bijections.actnorm import ActNorm as ActNorm
 from numpyro_flows.bijections.affine import Affine as Affine

@@ -7,13 +7,13 @@ from numpyro_flows.bijections.affine import Affine
 
 
 class ActNorm(Affine):
-    """`y = loc + exp(log_scale) x`, elementwise, the identity until `initialize_from_data` standardises with it.
+    """`y = loc + exp(log_scale) x`, elementwise: the identity, until `initialize_from_data` makes it standardise.
 
     Args:
         dim: number of coordinates.
 
     Raises:
-        ValueError: where `dim` is below 1.
+        ValueError: if `dim` is below 1.
 
     Source: Glow, Kingma, Dhariwal 2018, arXiv 1807.03039.
 

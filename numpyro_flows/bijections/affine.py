@@ -28,7 +28,7 @@ class Affine(AbstractShaped):
     loc: Float[Array, "..."]
     log_scale: Float[Array, "..."]
 
-    @np.errstate(divide="ignore", invalid="ignore")  # as JAX: a width of zero has the log -inf
+    @np.errstate(divide="ignore", invalid="ignore")  # as in JAX: a width of zero has the log -inf
     def __init__(self, loc: ArrayLike, scale: ArrayLike = 1.0):
         xp = _namespace(loc, scale)
         self.loc = jnp.asarray(loc, dtype=float)
@@ -48,17 +48,17 @@ class Affine(AbstractShaped):
 
 
 class TriangularAffine(AbstractShaped):
-    """`y = loc + L x` with `L` lower-triangular of positive diagonal.
+    """`y = loc + L x` with `L` lower-triangular and a positive diagonal.
 
-    `L = D (I + N)`: `D` the exponential of `log_diagonal`, `N` strictly lower-triangular. The rows of `N` are thus in
-    units of their own coordinate's scale, which makes one learning rate fit all.
+    `L = D (I + N)`, where `D` is the exponential of `log_diagonal` and `N` is strictly lower-triangular. So the rows of
+    `N` are in units of their own coordinate's scale, and one learning rate fits all.
 
     Args:
         loc: location of shape `(dim,)`.
-        tril: lower-triangular matrix of shape `(dim, dim)` with a positive diagonal; what is above it is ignored.
+        tril: lower-triangular matrix of shape `(dim, dim)` with a positive diagonal; entries above it are ignored.
 
     Raises:
-        ValueError: where `tril` is not square of the size of `loc`.
+        ValueError: if `tril` is not a square matrix of the size of `loc`.
 
     Example:
         >>> import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The autoregressive scheme: each coordinate is mapped in the light of those before it."""
+"""The autoregressive scheme: the map of each coordinate depends on the coordinates before it."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -20,11 +20,11 @@ from numpyro_flows.networks import MaskedMLP, OnCircle
 
 
 class AbstractAutoregressive(AbstractShaped):
-    """`y_i = f(x_i; g_i(x))`: `f` a univariate map, `g_i` a function of the coordinates before `i` in some order.
+    """`y_i = f(x_i; g_i(x))`: `f` is a univariate map, `g_i` a function of the coordinates before `i` in some order.
 
-    The transform is one pass. The inverse solves for all coordinates at once by sweeps (`fixed_point`), and is exact
-    after `depth` of them, the longest chain of dependence; its gradients are implicit. `Invert` makes the inverse the
-    fast direction.
+    The transform is one pass. The inverse solves for all coordinates at once by sweeps (`fixed_point`). It is exact
+    after `depth` sweeps, the length of the longest chain of dependence, and its gradients are implicit. `Invert` makes
+    the inverse the fast direction.
     """
 
     univariate: AbstractVar[AbstractUnivariate]
@@ -32,7 +32,7 @@ class AbstractAutoregressive(AbstractShaped):
 
     @abstractmethod
     def _params(self, x: Float[Array, " dim"], condition: Array | None) -> Float[Array, "dim num_params"]:
-        """The univariate map's parameters: row `i` a function of what comes before coordinate `i`."""
+        """The univariate map's parameters; row `i` is a function of the coordinates before `i`."""
 
     def _elementwise(self, x: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Array]:
         return self.univariate.transform_and_log_derivative(x, self._params(x, condition))
@@ -60,12 +60,12 @@ class Autoregressive(AbstractAutoregressive):
     """`y_i = f(x_i; g_i(x, condition))` with a network for `g`.
 
     Args:
-        conditioner: function of the vector `(x, condition)` to a vector of `dim * num_params`, whose block `i` depends
-            on no coordinate from `i` on in some order.
-        univariate: what is done to each coordinate.
+        conditioner: function from the vector `(x, condition)` to a vector of length `dim * num_params`. In some order
+            of the coordinates, block `i` depends on no coordinate from `i` on.
+        univariate: map of each coordinate.
         dim: number of coordinates.
         cond_dim: length of the condition, None without one.
-        depth: the longest chain of coordinates each of which depends on the one before.
+        depth: length of the longest chain of coordinates, each of which depends on the one before.
 
     Source: Kingma et al. 2016, arXiv 1606.04934; Papamakarios, Pavlakou, Murray 2017, arXiv 1705.07057.
 
@@ -112,21 +112,22 @@ def masked_autoregressive(
     passes: int | None = None,
     adjacency: Bool[ArrayLike, "dim dim"] | None = None,
 ) -> Autoregressive:
-    """An `Autoregressive` layer in the natural order, its conditioner a `MaskedMLP`.
+    """An `Autoregressive` layer in the natural order whose conditioner is a `MaskedMLP`.
 
     Args:
         key: random key of the conditioner.
         dim: number of coordinates.
-        univariate: what is done to each.
+        univariate: map of each coordinate.
         cond_dim: length of the condition, None without one.
         hidden: widths of the conditioner's hidden layers.
-        passes: number of groups of coordinates, each of which depends on the groups before it: 2 is a coupling that
-            moves both halves, `dim`, by default, fully autoregressive. So many sweeps the inverse takes at most.
-        adjacency: `adjacency[i, j]`: whether coordinate `i` may depend on `j`, where the order allows it; all by
+        passes: number of groups of coordinates, each of which depends on the groups before it. 2 gives a coupling that
+            moves both halves; `dim`, the default, is fully autoregressive. It is also the largest number of sweeps that
+            the inverse takes.
+        adjacency: `adjacency[i, j]` says whether coordinate `i` may depend on `j`, if the order allows it; all by
             default.
 
     Raises:
-        ValueError: where `dim` or `passes` is out of its range, or `adjacency` of another shape.
+        ValueError: if `dim` or `passes` is out of its range, or `adjacency` has another shape.
 
     Source: MADE, Germain, Gregor, Murray, Larochelle 2015, arXiv 1502.03509.
 
@@ -155,7 +156,7 @@ def masked_autoregressive(
 
 
 def checked_adjacency(adjacency: ArrayLike, dim: int) -> Bool[Array, "dim dim"]:
-    """`adjacency` as a boolean matrix `(dim, dim)`; a TypeError or a ValueError where it is none."""
+    """`adjacency` as a boolean matrix `(dim, dim)`; a TypeError or a ValueError if it is not one."""
     matrix = adjacency if isinstance(adjacency, Tracer) else as_numbers(adjacency, "adjacency")
     if matrix.shape != (dim, dim):
         raise ValueError(f"adjacency expected the shape {(dim, dim)}, got {matrix.shape}")

@@ -19,14 +19,14 @@ from numpyro_flows.precision import full_precision
 class AbstractBijection(eqx.Module):
     """An invertible map `y = f(x | condition)` of one event, with its log-determinant.
 
-    The public methods check shapes and delegate, at full precision on every device, to `_transform` and `_inverse`,
-    which a subclass writes. Both work on ONE event: batch with `jax.vmap`. The protocol (these methods, `shape` and
-    `cond_shape`) is the one of FlowJAX (Ward, https://github.com/danielward27/flowjax), so that bijections of both
-    libraries mix.
+    The public methods check shapes and call `_transform` and `_inverse`, at full precision on every device. A subclass
+    writes these two. Both work on ONE event: batch with `jax.vmap`. The protocol (these methods, `shape` and
+    `cond_shape`) is that of FlowJAX (Ward, https://github.com/danielward27/flowjax), so that bijections of both
+    libraries can be combined.
 
     Attributes:
         shape: shape of `x` and of `y`.
-        cond_shape: shape of the condition; None where there is none, and one that is given is then ignored.
+        cond_shape: shape of the condition; None for an unconditional bijection, which ignores a condition.
 
     Example:
         >>> import jax.numpy as jnp
@@ -48,7 +48,7 @@ class AbstractBijection(eqx.Module):
         """`y = f(x)` and `log |det dy/dx|`: from the base to the target, the direction of sampling.
 
         Raises:
-            ValueError: where the shape of `x` or `condition` is not the bijection's, or a needed condition is missing.
+            ValueError: if the shape of `x` or `condition` is not the bijection's, or a needed condition is missing.
         """
         with full_precision():
             return self._transform(*checked(self, x, condition))
@@ -57,7 +57,7 @@ class AbstractBijection(eqx.Module):
         """`x = f^-1(y)` and `log |det dx/dy|`: from the target to the base, the direction of scoring.
 
         Raises:
-            ValueError: where the shape of `y` or `condition` is not the bijection's, or a needed condition is missing.
+            ValueError: if the shape of `y` or `condition` is not the bijection's, or a needed condition is missing.
         """
         with full_precision():
             return self._inverse(*checked(self, y, condition))
@@ -71,9 +71,9 @@ class AbstractBijection(eqx.Module):
         return self.inverse_and_log_det(y, condition)[0]
 
     def _transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
-        """What the function `transform_with_score` returns, for arguments that it has checked.
+        """The result of the function `transform_with_score`, for arguments that it has checked.
 
-        Here by the inverse; a subclass overrides it where the score can be carried forward without one.
+        This default uses the inverse. A subclass overrides it if it can carry the score forward without an inverse.
         """
         y, log_det = self.transform_and_log_det(x, condition)
         _, inverse_vjp = jax.vjp(lambda y: self.inverse_and_log_det(y, condition), y)
@@ -87,7 +87,7 @@ class AbstractBijection(eqx.Module):
 
 
 class AbstractShaped(AbstractBijection):
-    """A bijection whose shapes are fields, which its constructor sets: by `_set_dims` where events are vectors."""
+    """A bijection whose shapes are fields, which its constructor sets; `_set_dims` sets them for vectors."""
 
     shape: tuple[int, ...] = eqx.field(static=True)
     cond_shape: tuple[int, ...] | None = eqx.field(static=True)
@@ -99,7 +99,7 @@ class AbstractShaped(AbstractBijection):
 
 
 def checked(bijection: AbstractBijection, x: ArrayLike, condition: ArrayLike | None) -> tuple[Array, Array | None]:
-    """`x` and the condition, their shapes checked, as arrays of one floating type: the widest of theirs and its own."""
+    """`x` and the condition as arrays with checked shapes, in the widest floating type of the two and the bijection."""
     name = type(bijection).__name__
     x = as_array(x, name)
     arrays = jax.tree.leaves(eqx.filter(bijection, eqx.is_inexact_array))
@@ -118,7 +118,7 @@ def checked(bijection: AbstractBijection, x: ArrayLike, condition: ArrayLike | N
 
 
 def merge_cond_shapes(bijections: "tuple[AbstractBijection, ...]") -> tuple[int, ...] | None:
-    """The condition's shape that a composition of `bijections` needs; a ValueError where two need different ones."""
+    """The shape of the condition of a composition of `bijections`; a ValueError if two need different ones."""
     shapes = {b.cond_shape for b in bijections if b.cond_shape is not None}
     if len(shapes) > 1:
         raise ValueError(f"expected bijections with one shape of condition, got {sorted(shapes)}")
@@ -126,7 +126,7 @@ def merge_cond_shapes(bijections: "tuple[AbstractBijection, ...]") -> tuple[int,
 
 
 def missing_arrays(node: Any) -> Iterator[str]:
-    """Names of arrays that are None in a bijection of which only the parameters are given, such as permutations."""
+    """Names of arrays, such as permutations, that are None in a bijection that has only its parameters."""
     if isinstance(node, eqx.Module):
         for field in dataclasses.fields(node):
             value, kind = getattr(node, field.name), field.type

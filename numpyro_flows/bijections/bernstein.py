@@ -13,23 +13,24 @@ from numpyro_flows.arguments import require_counts, require_numbers
 from numpyro_flows.bijections.root import Values
 from numpyro_flows.bijections.univariate import AbstractNumericalUnivariate, Params
 
-_MIN_STEP = 1e-3  # least difference of two coefficients, as a share of that of the identity
+_MIN_STEP = 1e-3  # smallest difference of two coefficients, as a share of the identity's
 
 
 class Bernstein(AbstractNumericalUnivariate):
-    """`y = sum_k c_k B_k(t)`, `t = (x + bound) / (2 bound)`, a polynomial of `degree` n with rising coefficients `c`.
+    """`y = sum_k c_k B_k(t)`, `t = (x + bound) / (2 bound)`: a polynomial of degree n with increasing coefficients `c`.
 
-    `B_k(t) = C(n, k) t^k (1 - t)^(n - k)` are the Bernstein polynomials, so rising coefficients make a rising map.
-    Beyond `[-bound, bound]` it goes on as a straight line of the slope there, so it is onto the reals and C1. `params`
-    are a shift and the n differences of the coefficients before their softplus; zeros give the identity.
+    `B_k(t) = C(n, k) t^k (1 - t)^(n - k)` are the Bernstein polynomials, so increasing coefficients give an increasing
+    map. Outside `[-bound, bound]` the map continues as a straight line with the slope at the end, so it is onto the
+    reals and C1. `params` are a shift and the n differences of the coefficients before their softplus; zeros give the
+    identity.
 
     Args:
-        degree: of the polynomial.
+        degree: degree of the polynomial.
         bound: half of the interval's length.
 
     Raises:
-        ValueError: where `degree` is not 1 to 50, or `bound` not positive.
-        RuntimeError: (of `eqx.error_if`) where an inverse, which is numerical, did not converge.
+        ValueError: if `degree` is not 1 to 50, or `bound` is not positive.
+        RuntimeError: (from `eqx.error_if`) if an inverse, which is numerical, did not converge.
 
     Source: Ramasinghe, Fernando, Khan, Barnes 2022, arXiv 2102.03509.
 
@@ -51,7 +52,7 @@ class Bernstein(AbstractNumericalUnivariate):
         self.__check_init__()
         self.num_params = self.degree + 1
 
-    def __check_init__(self):  # also of what a file has
+    def __check_init__(self):  # also checks objects loaded from a file
         require_counts(1, 50, degree=self.degree)
         require_numbers("(0, inf)", bound=self.bound)
 

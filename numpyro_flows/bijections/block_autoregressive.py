@@ -15,29 +15,29 @@ from numpyro_flows.bijections.root import Values
 from numpyro_flows.bijections.univariate import AbstractNumericalUnivariate, AbstractUnivariate, Params
 from numpyro_flows.networks import draw_normals
 
-_LEAK = 0.1  # least slope of the activation
-_GATE = -2.0  # at the start the network has a share of sigmoid(-2) = 0.12
-_SPREAD = 0.1  # of the log of positive weights at the start
+_LEAK = 0.1  # smallest slope of the activation
+_GATE = -2.0  # initial gate: the network's share is sigmoid(-2) = 0.12
+_SPREAD = 0.1  # initial spread of the log of positive weights
 
 
 class BlockAutoregressive(AbstractAutoregressive):
-    """`y = (1 - g) x + g h(x)`: `h` a network whose `i`-th block of units depends on `x_1 ... x_i`, and rises in `x_i`.
+    """`y = (1 - g) x + g h(x)`, where block `i` of the network `h` depends on `x_1 ... x_i` and increases in `x_i`.
 
-    Between layers, weights from block `j` to block `i` are free for `j < i`, positive for `j = i` and zero for
-    `j > i`. The activation `0.1 t + 0.9 tanh(t)` is smooth and onto the reals, and so is the layer: one of tanh alone
-    is not, and its density does not integrate to 1. Seen from coordinate `i` the layer is a univariate map, a small
-    monotone network, whose offsets depend on what comes before: so its inverse is that of any autoregressive layer.
-    Starts near the identity: the gate lets in 12% of the network.
+    Between layers, weights from block `j` to block `i` are free for `j < i`, positive for `j = i` and zero for `j > i`.
+    The activation `0.1 t + 0.9 tanh(t)` is smooth and onto the reals, and so is the layer. A layer with tanh alone is
+    not, and its density does not integrate to 1. For coordinate `i` the layer is a univariate map, a small monotone
+    network, whose offsets depend on the coordinates before. So its inverse is that of any autoregressive layer. The
+    layer starts near the identity: the gate lets in 12% of the network.
 
     Args:
         key: random key of the weights.
         dim: number of coordinates.
         cond_dim: length of the condition, None without one.
-        hidden: units that each coordinate has in the hidden layers.
+        hidden: numbers of units for each coordinate in the hidden layers.
 
     Raises:
-        ValueError: where `dim` is below 1 or there is no hidden layer.
-        RuntimeError: (of `eqx.error_if`) where an inverse, which is numerical, did not converge.
+        ValueError: if `dim` is below 1 or there is no hidden layer.
+        RuntimeError: (from `eqx.error_if`) if an inverse, which is numerical, did not converge.
 
     Source: De Cao, Titov, Aziz 2019, arXiv 1904.04676.
 
@@ -72,7 +72,7 @@ class BlockAutoregressive(AbstractAutoregressive):
             jnp.where(mask, w, 0.0) / np.sqrt(dim * m) for w, mask, (m, _) in zip(drawn[0::3], self.masks, sizes)
         )
         self.log_blocks = tuple(_SPREAD * w - np.log(m) for w, (m, _) in zip(drawn[1::3], sizes))
-        # biases of the hidden units tell them apart; none behind the last layer
+        # biases make the hidden units differ; the last layer has none
         self.biases = (*drawn[2::3][:-1], jnp.zeros((dim, 1)))
         self.condition_weight = condition / np.sqrt(max(cond_dim or 0, 1))
         self.gate = jnp.full(dim, _GATE, jnp.result_type(float))
@@ -83,7 +83,7 @@ class BlockAutoregressive(AbstractAutoregressive):
         return self._run(x, condition)[2]
 
     def _elementwise(self, x: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Array]:
-        # not by the parameters: a batch would copy the positive weights, which are the same for all
+        # not from the parameters: a batch would copy the positive weights, which are the same for all
         return self._run(x, condition)[:2]
 
     def _run(self, x: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Array, Array]:
@@ -109,7 +109,7 @@ class BlockAutoregressive(AbstractAutoregressive):
 
 
 class _MonotoneNetwork(AbstractNumericalUnivariate):
-    """`y = (1 - g) x + g h(x)`, `h` a network of positive weights; `params`: gate, each layer's weights, offsets."""
+    """`y = (1 - g) x + g h(x)` with a network `h` of positive weights; `params`: gate, layers' weights, offsets."""
 
     hidden: tuple[int, ...] = eqx.field(static=True)
     num_params: int = eqx.field(static=True, init=False)

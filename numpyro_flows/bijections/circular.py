@@ -14,19 +14,19 @@ from numpyro_flows.bijections.univariate import AbstractUnivariate, Params
 
 
 class CircularSpline(AbstractUnivariate):
-    """`y = wrap(f(wrap(x)) + phase)` on the circle: `f` a rational-quadratic spline of `[-pi, pi]` onto itself.
+    """`y = wrap(f(wrap(x)) + phase)` on the circle: `f` is a rational-quadratic spline of `[-pi, pi]` onto itself.
 
-    The derivatives of `f` at both ends are one parameter, so the map is C1 on the circle (and no more: prefer smooth
-    maps under Hamiltonian samplers); the phase turns by any angle. Angles come and go in `[-pi, pi)`, all others are
-    wrapped into it first: it is a bijection of the circle, not of the reals. So give its flow a base on the circle, for
-    example the uniform density. `params` are those of a `RationalQuadraticSpline` with one
-    more derivative, then the phase; zeros give the identity of the circle.
+    The derivatives of `f` at both ends are one parameter, so the map is C1 on the circle, but not C2: prefer smooth
+    maps under Hamiltonian samplers. The phase turns by any angle. Angles are in `[-pi, pi)`; all others are wrapped
+    into it first, so this is a bijection of the circle, not of the reals. Its flow needs a base on the circle, for
+    example the uniform density. `params` are those of a `RationalQuadraticSpline` with one more derivative, then the
+    phase; zeros give the identity of the circle.
 
     Args:
         num_bins: number of pieces.
 
     Raises:
-        ValueError: where `num_bins` is not 1 to 999.
+        ValueError: if `num_bins` is not 1 to 999.
 
     Source: circular splines, Rezende, Papamakarios, Racaniere, Albergo, Kanwar, Shanahan, Cranmer 2020,
     arXiv 2002.02428.
@@ -49,7 +49,7 @@ class CircularSpline(AbstractUnivariate):
         self.__check_init__()
         self.num_params = 3 * self.num_bins + 1
 
-    def __check_init__(self):  # also of what a file has
+    def __check_init__(self):  # also checks objects loaded from a file
         require_counts(1, 999, num_bins=self.num_bins)
 
     def transform_and_log_derivative(self, x: Values, params: Params) -> tuple[Values, Values]:
@@ -67,7 +67,7 @@ class CircularSpline(AbstractUnivariate):
 
 
 def wrap(angle: Values) -> Values:
-    """The same angle within `[-pi, pi)`, exactly what it was if it was there."""
+    """The same angle within `[-pi, pi)`, unchanged if it was there."""
     wrapped = angle - 2 * math.pi * jnp.floor((angle + math.pi) / (2 * math.pi))
     # rounding may leave it just outside
     wrapped = jnp.where(wrapped < -math.pi, wrapped + 2 * math.pi, wrapped)

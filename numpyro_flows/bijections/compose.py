@@ -1,4 +1,4 @@
-"""Bijections made of bijections: one after another, a stack of like layers, the other way round, held fixed."""
+"""Bijections made of bijections: sequences, stacks of equal layers, inverses, frozen bijections."""
 
 import math
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from numpyro_flows.bijections.composition import AbstractComposition, Part, Step
 
 
 class Identity(AbstractComposition):
-    """`y = x`: a composition of nothing.
+    """`y = x`: an empty composition.
 
     Args:
-        shape: of the events.
-        cond_shape: of the condition, which changes nothing; None without one.
+        shape: shape of the events.
+        cond_shape: shape of the condition, which changes nothing; None without one.
 
     Example:
         >>> import jax.numpy as jnp
@@ -36,10 +36,10 @@ class Identity(AbstractComposition):
 
 
 class Chain(AbstractComposition):
-    """`f = f_n o ... o f_1`: the bijections of a sequence, the first applied first.
+    """`f = f_n o ... o f_1`: a sequence of bijections, the first applied first.
 
     Args:
-        bijections: at least one, all of one shape; FlowJAX bijections are welcome.
+        bijections: at least one, all of one shape; FlowJAX bijections are allowed.
 
     Raises:
         ValueError: for an empty sequence, or shapes (of events or conditions) that differ.
@@ -69,8 +69,8 @@ class Scan(AbstractComposition):
     """`f = f_n o ... o f_1` for layers of one structure, run by `lax.scan`: compile time does not grow with `n`.
 
     Args:
-        layers: one bijection whose every array has a leading axis of length `n`, as
-            `eqx.filter_vmap(make_layer)(keys)` gives it.
+        layers: one bijection whose arrays all have a leading axis of length `n`, such as
+            `eqx.filter_vmap(make_layer)(keys)` returns.
 
     Example:
         >>> import equinox as eqx, jax
@@ -106,7 +106,7 @@ class Scan(AbstractComposition):
 
 
 class AbstractAround(AbstractComposition):
-    """A composition of one bijection, whose shapes it has."""
+    """A composition around one bijection, with the same shapes."""
 
     bijection: AbstractBijection
 
@@ -119,7 +119,7 @@ class AbstractAround(AbstractComposition):
 
 
 class Invert(AbstractAround):
-    """`f^-1` as a bijection: the two directions of `bijection` exchanged.
+    """`f^-1` as a bijection: `bijection` with its two directions exchanged.
 
     Example:
         >>> import jax.numpy as jnp
@@ -140,7 +140,7 @@ class Invert(AbstractAround):
 
 
 class Frozen(AbstractAround):
-    """`bijection` with parameters that no gradient reaches: training leaves them as they are.
+    """`bijection` without gradients for its parameters: training leaves them unchanged.
 
     Example:
         >>> import equinox as eqx, jax.numpy as jnp
@@ -158,14 +158,14 @@ class Frozen(AbstractAround):
 
 
 class Reshape(AbstractAround):
-    """`bijection` for events of another shape with as many numbers, row by row: images for a flow of vectors, say.
+    """`bijection` for events of another shape and the same size, row by row: for example images for a flow of vectors.
 
     Args:
-        bijection: any.
-        shape: of the events.
+        bijection: any bijection.
+        shape: shape of the events.
 
     Raises:
-        ValueError: where the two shapes have different numbers of numbers.
+        ValueError: if the two shapes have different sizes.
 
     Example:
         >>> import jax.numpy as jnp
@@ -182,11 +182,11 @@ class Reshape(AbstractAround):
 
 
 class StandardizedCondition(AbstractAround):
-    """`f(x | (c - loc) / scale)`: a conditional bijection whose networks see conditions of everyday size.
+    """`f(x | (c - loc) / scale)`: a conditional bijection whose networks see standardised conditions.
 
     Args:
-        bijection: a conditional one.
-        loc, scale: arrays of the condition's shape, which no gradient reaches.
+        bijection: a conditional bijection.
+        loc, scale: arrays of the condition's shape, without gradients.
 
     Example:
         >>> import jax
@@ -214,9 +214,10 @@ class StandardizedCondition(AbstractAround):
 
 
 def layers_of(part: Part) -> list[list[Part]]:
-    """What a part is made of, from the base to the target: layers, each a list of parts that have none themselves.
+    """The layers of a bijection, from the base to the target; each is a list of parts that are not compositions.
 
-    A layer is one step of a `Scan`, or a part of the outermost chain. What does not map whole events is one part.
+    A layer is one step of a `Scan`, or a part of the outermost chain. A bijection that does not map whole events is one
+    part.
     """
     bijection, condition, inverted, _ = part
     parts = bijection._parts(condition) if isinstance(bijection, AbstractComposition) else []
@@ -229,12 +230,12 @@ def layers_of(part: Part) -> list[list[Part]]:
 
 
 def held_fixed[T](tree: T) -> T:
-    """`tree` with arrays that no gradient reaches."""
+    """`tree` with arrays that have no gradients."""
     return jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_array(leaf) else leaf, tree)
 
 
 def trained_and_fixed[T](tree: T) -> tuple[T, T]:
-    """`tree` as the arrays that training changes, and all else: integers (orders, masks), and what is `Frozen`.
+    """`tree` split into the arrays that training changes, and the rest: integers (orders, masks), and `Frozen` parts.
 
     The two have the structure of `tree`, with None in each other's places: `eqx.combine` joins them. Shapes may stand
     for arrays.

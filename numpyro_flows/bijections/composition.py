@@ -1,4 +1,4 @@
-"""What all bijections made of bijections share: they know their parts, and the rest follows."""
+"""The common part of all bijections made of bijections: they list their parts, and the rest follows."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -18,9 +18,9 @@ class Part(NamedTuple):
     """A bijection within another.
 
     Attributes:
-        bijection: any, FlowJAX's too.
-        condition: what it is told.
-        inverted: whether its inverse stands there.
+        bijection: any bijection, FlowJAX's too.
+        condition: the condition that it is given.
+        inverted: whether its inverse is used.
         index: the coordinates that it maps; None for the whole event, which it may see in another shape.
     """
 
@@ -30,7 +30,7 @@ class Part(NamedTuple):
     index: Any = None
 
     def move(self, x: Array, to_base: bool) -> tuple[Array, Scalar]:
-        """What it makes of its own coordinates, towards the target or towards the base, and the log-determinant."""
+        """The image of its own coordinates, towards the target or towards the base, and the log-determinant."""
         inverse = to_base != self.inverted
         method = self.bijection.inverse_and_log_det if inverse else self.bijection.transform_and_log_det
         return method(x, self.condition)
@@ -49,10 +49,10 @@ class AbstractComposition(AbstractShaped):
 
     @abstractmethod
     def _parts(self, condition: Array | None) -> Sequence[Part]:
-        """All that it applies, the first applied first."""
+        """All parts, the first applied first."""
 
     def _through(self, step: Step, condition: Array | None, to_base: bool, *events: Array) -> tuple[Any, ...]:
-        """`(x, log_det, *others)` behind all parts, of which `step(part, x, *others)` takes one."""
+        """`(x, log_det, *others)` after all parts, each applied by `step(part, x, *others)`."""
         log_det = jnp.zeros_like(events[0], shape=())
         parts = self._parts(condition)
         for part in parts[::-1] if to_base else parts:

@@ -33,14 +33,14 @@ class Leaf(NamedTuple):
 
 
 class ConditionLayout(NamedTuple):
-    """How a condition, an array or a dict of arrays (dicts within dicts, too), is laid out as one vector.
+    """The layout of a condition as one vector. The condition is an array or a dict of arrays (or of such dicts).
 
     The vector has the raveled arrays one after another, those of a dict in the order of sorted keys. Integers and
-    booleans are in it as floating-point numbers; `unpack` makes them what they were. The object has names and shapes
-    only: files hold it, and it can be a static field of a module.
+    booleans become floating-point numbers in it; `unpack` restores their types. The object has only names and shapes:
+    files can store it, and it can be a static field of a module.
 
     Attributes:
-        leaves: the arrays. An array by itself is one with an empty path.
+        leaves: the arrays. A condition that is an array is one leaf with an empty path.
 
     Example:
         >>> import jax.numpy as jnp
@@ -55,7 +55,7 @@ class ConditionLayout(NamedTuple):
 
     @classmethod
     def of(cls, condition: Any, num_batch_axes: int = 0) -> "ConditionLayout":
-        """The layout of a condition whose arrays begin with so many axes of a batch.
+        """The layout of a condition whose arrays begin with `num_batch_axes` axes of a batch.
 
         Raises:
             TypeError: for arrays that are not numbers, and dicts whose keys are not strings.
@@ -77,7 +77,7 @@ class ConditionLayout(NamedTuple):
         return sum(leaf.size for leaf in self.leaves)
 
     def slices(self) -> Iterator[tuple[Leaf, slice]]:
-        """Each array, and where its numbers are in the vector."""
+        """Each array, and the place of its numbers in the vector."""
         start = 0
         for leaf in self.leaves:
             yield leaf, slice(start, start + leaf.size)
@@ -88,7 +88,7 @@ class ConditionLayout(NamedTuple):
 
         Raises:
             TypeError: for arrays that are not numbers.
-            ValueError: where keys or shapes are not those of the layout, or batch shapes do not fit together.
+            ValueError: if keys or shapes are not those of the layout, or batch shapes do not fit together.
         """
         arrays = [as_array(value, leaf.label) for leaf, value in zip(self.leaves, self.values(condition))]
         batches = []
@@ -124,7 +124,7 @@ class ConditionLayout(NamedTuple):
         return condition
 
     def values(self, condition: Any) -> list[Any]:
-        """The arrays of a condition in the order of `leaves`; a ValueError where its keys are others."""
+        """The arrays of a condition in the order of `leaves`; a ValueError if it has other keys."""
         found = dict(_walk(condition, ()))
         if found.keys() != {leaf.path for leaf in self.leaves}:
             got = f"a dict of {_named(found)}" if isinstance(condition, Mapping) else described(condition)
@@ -141,7 +141,7 @@ class ConditionLayout(NamedTuple):
         return f"a dict of {_named({leaf.path: leaf.shape for leaf in self.leaves})}"
 
     def require_valid(self) -> None:
-        """Raise a ValueError where it cannot be that of a condition: a file may have anything."""
+        """Raise a ValueError if it cannot be the layout of a condition: a file may contain anything."""
         paths = [leaf.path for leaf in self.leaves]
         below = {path[:end] for path in paths for end in range(len(path))}
         good = all(leaf.kind in get_args(Kind) and min((0, *leaf.shape)) >= 0 for leaf in self.leaves)

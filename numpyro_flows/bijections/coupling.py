@@ -1,4 +1,4 @@
-"""The coupling scheme: one half of the coordinates decides what happens to the other."""
+"""The coupling scheme: one half of the coordinates determines the map of the other half."""
 
 from collections.abc import Callable, Sequence
 from typing import override
@@ -15,21 +15,21 @@ from numpyro_flows.networks import MLP, MaskedMLP, OnCircle
 
 
 class Coupling(AbstractShaped):
-    """`y_1 = x_1`, `y_2 = f(x_2; g(x_1, condition))`: `f` a univariate map, `g` the conditioner, a perceptron.
+    """`y_1 = x_1`, `y_2 = f(x_2; g(x_1, condition))` with a univariate map `f` and a perceptron `g` as the conditioner.
 
-    `x_1` is the first `dim // 2` coordinates; alternate with permutations to move all. The triangular Jacobian makes
-    both directions one pass. In one dimension `x_1` is empty and the layer is a learned univariate map.
+    `x_1` is the first `dim // 2` coordinates; alternate with permutations to move all. The Jacobian is triangular, so
+    both directions take one pass. In one dimension `x_1` is empty, and the layer is a trained univariate map.
 
     Args:
         key: random key of the conditioner.
         dim: number of coordinates.
-        univariate: what is done to each coordinate of `x_2`.
+        univariate: map of each coordinate of `x_2`.
         cond_dim: length of the condition, None without one.
         hidden: widths of the conditioner's hidden layers.
-        adjacency: `adjacency[i, j]`: whether coordinate `i` may depend on `j`; all by default.
+        adjacency: `adjacency[i, j]` says whether coordinate `i` may depend on `j`; all by default.
 
     Raises:
-        ValueError: where `dim` is below 1, or `adjacency` is not `(dim, dim)`.
+        ValueError: if `dim` is below 1, or `adjacency` is not `(dim, dim)`.
 
     Source: NICE, Dinh, Krueger, Bengio 2015, arXiv 1410.8516.
 

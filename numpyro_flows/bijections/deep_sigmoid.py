@@ -11,20 +11,20 @@ from numpyro_flows.bijections.univariate import AbstractNumericalUnivariate, Par
 
 
 class DeepSigmoid(AbstractNumericalUnivariate):
-    """`y = logit(sum_k w_k sigmoid(a_k x + b_k))`: weights `w` that sum to 1, slopes `a_k > 0`; smooth, onto the reals.
+    """`y = logit(sum_k w_k sigmoid(a_k x + b_k))` with weights `w` that sum to 1 and slopes `a_k > 0`.
 
-    `params` are `num_units` weights before their softmax, log-slopes, bounded by a tanh, and offsets. Units that are
-    alike would stay alike, so the offsets of zero parameters are spread over [-1, 1]: of the
-    default 8 units the map is then within 0.21 of the identity. All in log space, so the tails are linear: those of the
-    least slope, where a plain logit of a sum would be infinite.
+    The map is smooth and onto the reals. `params` are `num_units` weights before their softmax, log-slopes, bounded by
+    a tanh, and offsets. Equal units would stay equal under training, so zero parameters give offsets that are spread
+    over [-1, 1]. With the default 8 units the map is then within 0.21 of the identity. Everything is computed in log
+    space, so the tails are linear with the smallest slope; a plain logit of a sum would be infinite there.
 
     Args:
         num_units: number of sigmoids.
         max_log_slope: bound on `|log a_k|`.
 
     Raises:
-        ValueError: where `num_units` is below 1 or `max_log_slope` not positive.
-        RuntimeError: (of `eqx.error_if`) where an inverse, which is numerical, did not converge.
+        ValueError: if `num_units` is below 1 or `max_log_slope` is not positive.
+        RuntimeError: (from `eqx.error_if`) if an inverse, which is numerical, did not converge.
 
     Source: neural autoregressive flows, Huang, Krueger, Lacoste, Courville 2018, arXiv 1804.00779.
 
@@ -45,7 +45,7 @@ class DeepSigmoid(AbstractNumericalUnivariate):
         self.__check_init__()
         self.num_params = 3 * self.num_units
 
-    def __check_init__(self):  # also of what a file has
+    def __check_init__(self):  # also checks objects loaded from a file
         require_counts(num_units=self.num_units)
         require_numbers("(0, inf)", max_log_slope=self.max_log_slope)
 

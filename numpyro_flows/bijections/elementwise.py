@@ -1,4 +1,4 @@
-"""A univariate map on every coordinate by itself."""
+"""A univariate map applied to every coordinate."""
 
 from typing import override
 
@@ -12,11 +12,11 @@ from numpyro_flows.bijections.univariate import AbstractUnivariate
 
 
 class Elementwise(AbstractShaped):
-    """`y_i = f(x_i; params_i)`: `f` a univariate map, `params` trained, at first zero and the map the identity.
+    """`y_i = f(x_i; params_i)` with a univariate map `f`; the trained `params` start at zero, the identity.
 
     Args:
         dim: number of coordinates.
-        univariate: what is done to each.
+        univariate: map of each coordinate.
 
     Example:
         >>> from numpyro_flows.bijections import Elementwise, SinhArcsinh

@@ -1,4 +1,4 @@
-"""Conditions that are not vectors: images, sets, series and dicts of these, through a network of their own."""
+"""Conditions that are not vectors: images, sets, series and dicts of these, with their own network."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,19 +20,19 @@ Embedding = Callable[[Any], Array]
 
 
 class EmbeddedCondition(AbstractAround):
-    """`f(x | e(c))`: a bijection whose condition is the vector that an embedding `e` makes of a condition `c`.
+    """`f(x | e(c))`: a bijection whose condition is the vector that an embedding `e` computes from a condition `c`.
 
-    `c` is an array or a dict of arrays. As every bijection it takes one array for a condition: the vector of all
-    numbers of `c`, as `layout.pack(c)` makes it. `FlowDistribution` takes `c` itself. The arrays of `e` are trained
-    with those of `f`. For many events under one condition, by `vmap`, `e` is computed once.
+    `c` is an array or a dict of arrays. Like every bijection, this one takes one array as its condition: the vector of
+    all numbers of `c`, made by `layout.pack(c)`. `FlowDistribution` takes `c` itself. The arrays of `e` are trained
+    with those of `f`. If `vmap` maps over events under one condition, `e` is computed once.
 
     Args:
-        bijection: a conditional one, whose condition has the shape of the vectors that `embedding` returns.
+        bijection: a conditional bijection, whose condition has the shape of the vectors that `embedding` returns.
         embedding: an Equinox module, called with one condition.
         layout: names and shapes of one condition.
 
     Raises:
-        ValueError: where `embedding` does not take such conditions, or does not return vectors that fit.
+        ValueError: if `embedding` does not take such conditions, or returns vectors of the wrong shape.
 
     Example:
         >>> import jax
@@ -65,7 +65,7 @@ class EmbeddedCondition(AbstractAround):
             raise ValueError(f"expected cond_shape {(self.layout.size,)} by the layout, got {self.cond_shape}")
 
     def embed(self, condition: Float[Array, "*batch cond_dim"]) -> Float[Array, "*batch size"]:
-        """The vector that the inner bijection sees; one for each condition of a batch."""
+        """The vector that the inner bijection sees; for a batch, one for each condition."""
         embed = self._embed_one
         for _ in condition.shape[:-1]:
             embed = jax.vmap(embed)
@@ -80,7 +80,7 @@ class EmbeddedCondition(AbstractAround):
 
 
 def embedding_size(embedding: Embedding, layout: ConditionLayout) -> int:
-    """Length of the vectors that an embedding returns; a ValueError where it takes or returns something else."""
+    """Length of the vectors that an embedding returns; a ValueError if it takes or returns something else."""
     try:
         result = jax.eval_shape(embedding, layout.abstract())
     except Exception as error:
@@ -97,7 +97,7 @@ def embedding_size(embedding: Embedding, layout: ConditionLayout) -> int:
 
 
 def layout_of(bijection: AbstractBijection) -> ConditionLayout | None:
-    """The layout of the conditions that a bijection has, where they go through an embedding; None for plain ones."""
+    """The layout of conditions that a bijection passes through an embedding; None for plain ones."""
     if bijection.cond_shape is None:
         return None
     for node in jax.tree.leaves(bijection, is_leaf=lambda node: isinstance(node, EmbeddedCondition)):

@@ -14,11 +14,11 @@ class Given(AbstractAround):
     """`f(x | c)` as a bijection of `x` alone, for one condition `c`.
 
     Args:
-        bijection: a conditional one.
-        condition: of the shape `bijection.cond_shape`.
+        bijection: a conditional bijection.
+        condition: the condition, of shape `bijection.cond_shape`.
 
     Raises:
-        ValueError: where the condition has another shape, or `bijection` has none.
+        ValueError: if the condition has another shape, or `bijection` is not conditional.
 
     Example:
         >>> import jax

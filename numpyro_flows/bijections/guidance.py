@@ -1,4 +1,4 @@
-"""Guidance: affine autoregressive layers that go further from what they do without a condition."""
+"""Guidance: affine autoregressive layers that exaggerate the effect of their condition."""
 
 import equinox as eqx
 import jax
@@ -30,19 +30,19 @@ class _LogAffine(AbstractUnivariate):
 class Guided(AbstractAutoregressive):
     """An affine autoregressive layer whose draws `exp(a) z + m` have guided log-scales and means.
 
-    `a = a(c) + w (a(c) - a(0))` and `m = m(c) + w (m(c) - m(0))`, with `c` the condition and `0` one that stands for
-    none. The parameters of a coordinate still depend on those before it only: so this is a bijection, with an exact
-    log-determinant. Weight 0 is the layer itself.
+    `a = a(c) + w (a(c) - a(0))` and `m = m(c) + w (m(c) - m(0))`, where `c` is the condition and `0` stands for no
+    condition. The parameters of a coordinate still depend only on the coordinates before it. So this is a bijection
+    with an exact log-determinant. Weight 0 gives the layer itself.
 
     Args:
-        layer: with an `AffineUnivariate` and a condition.
+        layer: a layer with an `AffineUnivariate` and a condition.
         weight: `w`.
-        null: the condition that stands for none.
-        draws: whether the layer maps towards the target; False where it stands in an `Invert`.
+        null: the condition that stands for no condition.
+        draws: whether the layer maps towards the target; False inside an `Invert`.
 
     Raises:
-        TypeError: where `layer` is no such layer.
-        ValueError: where the layer has no condition, or `null` not its shape.
+        TypeError: if `layer` is not such a layer.
+        ValueError: if the layer has no condition, or `null` has another shape.
 
     Source: Zhai et al. 2024, arXiv 2412.06329; Ho, Salimans 2022, arXiv 2207.12598.
 
@@ -93,8 +93,8 @@ def guide(bijection: AbstractBijection, weight: ArrayLike, null: ArrayLike) -> A
     """`bijection` with all its conditional layers `Guided`.
 
     Raises:
-        ValueError: where there is no condition, or `null` has another shape.
-        TypeError: where what has a condition is not made of affine autoregressive layers.
+        ValueError: if there is no condition, or `null` has another shape.
+        TypeError: if a conditional part is not made of affine autoregressive layers.
     """
     if bijection.cond_shape is None:
         raise ValueError("guided expected a flow with a condition, got one without")

@@ -1,4 +1,4 @@
-"""Parameters that a batch of data sets before training."""
+"""Parameters that are set by a batch of data before training."""
 
 import equinox as eqx
 import jax
@@ -10,26 +10,26 @@ from numpyro_flows.bijections.base import AbstractBijection, checked
 from numpyro_flows.bijections.compose import Frozen, Scan
 from numpyro_flows.bijections.composition import AbstractComposition, Part
 
-_BY_ROUNDING = 8  # times eps: a spread below that share of the values is no spread
+_BY_ROUNDING = 8  # times eps: a smaller spread relative to the values counts as none
 
 
 def initialize_from_data[T: AbstractBijection](bijection: T, y: ArrayLike, condition: ArrayLike | None = None) -> T:
-    """`bijection` with every `ActNorm` set so that what leaves it, on the way to the base, has mean 0 and deviation 1.
+    """`bijection` with every `ActNorm` set so that its output towards the base has mean 0 and standard deviation 1.
 
-    The batch goes from the target to the base, through all compositions but `Frozen` and those of FlowJAX, and each
-    `ActNorm` is set by what reaches it, those of a stack layer by layer. All else stays as it is and passes the batch
-    on. A coordinate without spread is centred, its scale left at 1.
+    The batch passes from the target to the base, through all compositions except `Frozen` and those of FlowJAX. Each
+    `ActNorm` is set by the batch that reaches it, layer by layer in a stack. Other parts stay as they are and pass the
+    batch on. A coordinate without spread is centred, and its scale stays 1.
 
     Args:
-        bijection: any.
+        bijection: any bijection.
         y: a batch of shape `(num, *shape)`.
-        condition: one for each, of shape `(num, *cond_shape)`, where the bijection has one.
+        condition: one condition for each, of shape `(num, *cond_shape)`, for a conditional bijection.
 
     Returns:
-        The bijection of the same structure and types.
+        The bijection, with the same structure and types.
 
     Raises:
-        ValueError: where `y` or `condition` has another shape, `num` is below 2, or a needed condition is missing.
+        ValueError: if `y` or `condition` has another shape, `num` is below 2, or a needed condition is missing.
 
     Source: Glow, Kingma, Dhariwal 2018, arXiv 1807.03039.
 
@@ -48,7 +48,7 @@ def initialize_from_data[T: AbstractBijection](bijection: T, y: ArrayLike, condi
     elif condition is None or jnp.shape(condition) != (len(y), *bijection.cond_shape):
         got = None if condition is None else jnp.shape(condition)
         raise ValueError(f"{name} expected conditions of shape {(len(y), *bijection.cond_shape)}, got {got}")
-    # one type all the way: the carry of a scan may not change its own
+    # one type throughout: the carry of a scan must not change its type
     batch, condition = jax.vmap(lambda y, condition: checked(bijection, y, condition))(y, condition)
     return eqx.filter_jit(_initialized)(bijection, batch, condition, to_base=True)[0]
 
@@ -56,7 +56,7 @@ def initialize_from_data[T: AbstractBijection](bijection: T, y: ArrayLike, condi
 def _initialized[T: AbstractBijection](
     bijection: T, batch: Array, condition: Array | None, to_base: bool
 ) -> tuple[T, Array]:
-    """The bijection as the batch that reaches it sets it, and the batch that leaves it."""
+    """The bijection set by the batch that reaches it, and the batch that leaves it."""
     if isinstance(bijection, Scan):  # its parts are stacked, and set one after another in a loop
         arrays, static = eqx.partition(bijection.layers, eqx.is_array)
 

@@ -1,6 +1,7 @@
-"""Linear maps of all coordinates, whose determinant and inverse are cheap: they mix what couplings keep apart.
+"""Linear maps of all coordinates with a cheap determinant and inverse: they mix coordinates that couplings keep apart.
 
-Each starts as the identity, the `DCT` excepted. The matrix is made once for a batch, then every event is one product.
+All of them start as the identity, except the `DCT`. The matrix is made once for a batch; then every event takes one
+product.
 """
 
 from abc import abstractmethod
@@ -15,21 +16,22 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, Scalar
 from numpyro_flows.arguments import require_key
 from numpyro_flows.bijections.base import AbstractShaped
 
-_SAME = 1e-7  # distance of unit vectors that are taken for the same
+_SAME = 1e-7  # distance below which unit vectors count as equal
 
 
 class LULinear(AbstractShaped):
-    """`y = L U x`: `L` lower-triangular with ones on its diagonal, `U` upper-triangular with a positive one.
+    """`y = L U x`: `L` is lower-triangular with ones on its diagonal, `U` upper-triangular with a positive diagonal.
 
-    `U = D (I + N)`, `D` the exponential of `log_diagonal`, `N` strictly upper-triangular. The order of the coordinates
-    matters to what such a product can reach: a permutation beside it does what the `P` of a PLU decomposition does.
+    `U = D (I + N)`, where `D` is the exponential of `log_diagonal` and `N` is strictly upper-triangular. The order of
+    the coordinates limits which matrices such a product can reach. A permutation next to it replaces the `P` of a PLU
+    decomposition.
 
     Args:
-        key: not used, for nothing is drawn: all linear maps are made alike.
+        key: not used, because nothing is drawn; all linear maps have the same signature.
         dim: number of coordinates.
 
     Raises:
-        ValueError: where `dim` is below 1.
+        ValueError: if `dim` is below 1.
 
     Source: Glow, Kingma, Dhariwal 2018, arXiv 1807.03039.
 
@@ -63,7 +65,7 @@ class LULinear(AbstractShaped):
 
 
 class AbstractOrthogonal(AbstractShaped):
-    """`y = Q x` with `Q^-1 = Q^T`, of determinant 1: a rotation, its log-determinant exactly 0."""
+    """`y = Q x` with `Q^-1 = Q^T` and determinant 1: a rotation, whose log-determinant is exactly 0."""
 
     @abstractmethod
     def matrix(self) -> Float[Array, "dim dim"]:
@@ -77,19 +79,19 @@ class AbstractOrthogonal(AbstractShaped):
 
 
 class Householder(AbstractOrthogonal):
-    """`y = H_1 ... H_n x`, reflections `H_i = I - 2 v_i v_i^T / |v_i|^2`.
+    """`y = H_1 ... H_n x` with reflections `H_i = I - 2 v_i v_i^T / |v_i|^2`.
 
-    At the start the `v_i` are random in equal pairs, whose reflections cancel. The product is made at once, not factor
-    by factor: `I - V^T T V` with `T^-1 = I / 2 + triu(V V^T, 1)`, the rows of `V` the `v_i / |v_i|`.
+    At the start the `v_i` are random in equal pairs, whose reflections cancel. The product is computed at once, not
+    factor by factor: `I - V^T T V` with `T^-1 = I / 2 + triu(V V^T, 1)`, where the rows of `V` are the `v_i / |v_i|`.
 
     Args:
         key: random key.
         dim: number of coordinates.
-        num_reflections: an even number, for an odd one is no rotation; by default the largest up to `dim`, 2 at least,
-            which is what it takes to reach every rotation.
+        num_reflections: an even number, because an odd number does not give a rotation. The default is the largest even
+            number up to `dim`, at least 2, which is enough to reach every rotation.
 
     Raises:
-        ValueError: where `dim` is below 1, or `num_reflections` is odd or below 2.
+        ValueError: if `dim` is below 1, or `num_reflections` is odd or below 2.
 
     Source: Tomczak, Welling 2016, arXiv 1611.09630; the product: Joffrain, Low, Quintana-Orti, van de Geijn, Van Zee
         2006, ACM TOMS 32(2).
@@ -120,20 +122,20 @@ class Householder(AbstractOrthogonal):
 
     @classmethod
     def from_matrix(cls, matrix: Float[ArrayLike, "dim dim"]) -> "Householder":
-        """The product that is a given rotation, to be trained from there.
+        """The product that equals a given rotation, as a start for training.
 
         Raises:
-            ValueError: where `matrix` is no rotation: orthogonal and of determinant 1.
+            ValueError: if `matrix` is not a rotation: orthogonal with determinant 1.
         """
         rest = _checked_rotation(cls, matrix)
         eye = np.eye(len(rest))
         with jax.ensure_compile_time_eval():  # recipes are traced
-            start = cls(jax.random.key(0), len(rest))  # what is not needed stays a pair that cancels
+            start = cls(jax.random.key(0), len(rest))  # unused reflections stay a pair that cancels
             vectors, num_used = np.array(start.vectors, dtype=float), 0
         for i in range(len(rest)):
             v = rest[:, i] - eye[i]
             size = np.linalg.norm(v)
-            if size > _SAME:  # else the direction would be one of rounding errors
+            if size > _SAME:  # otherwise the direction would consist of rounding errors
                 v = v / size
                 rest = rest - 2 * np.outer(v, v @ rest)
                 vectors[num_used] = v
@@ -142,7 +144,7 @@ class Householder(AbstractOrthogonal):
 
 
 class Cayley(AbstractOrthogonal):
-    """`y = (I - S) (I + S)^-1 x` with `S^T = -S`: all rotations but those with an eigenvalue of -1.
+    """`y = (I - S) (I + S)^-1 x` with `S^T = -S`: all rotations except those with an eigenvalue of -1.
 
     Args and errors are those of `LULinear`. Source: Cayley 1846, J. reine angew. Math. 32; as a layer: Helfrich,
     Willmott, Ye 2018, arXiv 1707.09520.
@@ -169,10 +171,10 @@ class Cayley(AbstractOrthogonal):
 
     @classmethod
     def from_matrix(cls, matrix: Float[ArrayLike, "dim dim"]) -> "Cayley":
-        """The map that is a given rotation, to be trained from there.
+        """The map that equals a given rotation, as a start for training.
 
         Raises:
-            ValueError: where `matrix` is no rotation: orthogonal and of determinant 1, or has an eigenvalue of -1.
+            ValueError: if `matrix` is not a rotation (orthogonal with determinant 1), or has an eigenvalue of -1.
         """
         rotation = _checked_rotation(cls, matrix)
         eye = np.eye(len(rotation))
@@ -184,17 +186,17 @@ class Cayley(AbstractOrthogonal):
 
 
 class QRLinear(AbstractShaped):
-    """`y = Q R x`: `Q` a product of reflections, `R` upper-triangular with a positive diagonal.
+    """`y = Q R x`: `Q` is a product of reflections, `R` is upper-triangular with a positive diagonal.
 
-    `R = D (I + N)`, `D` the exponential of `log_diagonal`, `N` strictly upper-triangular. Every matrix of positive
-    determinant is such a product.
+    `R = D (I + N)`, where `D` is the exponential of `log_diagonal` and `N` is strictly upper-triangular. Every matrix
+    with a positive determinant is such a product.
 
     Args:
         key: random key of the reflections.
         dim: number of coordinates.
 
     Raises:
-        ValueError: where `dim` is below 1.
+        ValueError: if `dim` is below 1.
 
     Source: Hoogeboom, van den Berg, Welling 2019, arXiv 1901.11137.
 
@@ -227,13 +229,14 @@ class QRLinear(AbstractShaped):
 class DCT(AbstractShaped):
     """`y_k = c_k sum_n cos(pi k (2 n + 1) / (2 dim)) x_n`, the orthonormal discrete cosine transform of type II.
 
-    `c_0 = sqrt(1 / dim)`, the other `c_k = sqrt(2 / dim)`. Fixed: nothing is trained, and it is not the identity.
+    `c_0 = sqrt(1 / dim)`, and the other `c_k = sqrt(2 / dim)`. The map has no parameters to train, and is not the
+    identity.
 
     Args:
         dim: number of coordinates.
 
     Raises:
-        ValueError: where `dim` is below 1.
+        ValueError: if `dim` is below 1.
 
     Source: Ahmed, Natarajan, Rao 1974, IEEE Trans. Computers C-23(1).
 

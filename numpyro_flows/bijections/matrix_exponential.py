@@ -1,4 +1,4 @@
-"""Linear differential equations, solved in closed form by the exponential of a matrix."""
+"""Linear differential equations, solved in closed form by the matrix exponential."""
 
 from typing import Literal, get_args
 
@@ -17,22 +17,23 @@ Gate = Literal["linear", "tanh"]
 class MatrixExponential(AbstractShaped):
     """`y = exp(g W) x + g phi(g W) b`, the solution of `dx/dt = g'(t) (W x + b)`; `log |det dy/dx| = g tr W`.
 
-    `phi(A) = sum_k A^k / (k + 1)!`; the inverse is the same with `-g`. `g(t)` is `t` or `tanh(rate t)`: 0 at time 0,
-    where the map is the identity whatever its parameters, and with `W = b = 0`, as it starts, at all times.
+    `phi(A) = sum_k A^k / (k + 1)!`, and the inverse is the same map with `-g`. `g(t)` is `t` or `tanh(rate t)`. At time
+    0 it is 0, and the map is the identity for all parameters. At the start of training `W = b = 0`, so the map is the
+    identity at all times.
 
-    A matrix is a product of two exponentials where its determinant is positive; one is enough for a root of any
+    Every matrix with a positive determinant is a product of two exponentials; one is enough for a root of any
     covariance.
 
     Args:
-        key: not used, for nothing is drawn: all linear maps are made alike.
+        key: not used, because nothing is drawn; all linear maps have the same signature.
         dim: number of coordinates.
         bias: whether there is a `b`.
         time: `t`.
-        cond_dim: 1 where `t` is the condition, in place of `time`; else None.
-        gate: "linear" for `g(t) = t`, or "tanh" with a trained `rate`, which is bounded.
+        cond_dim: 1 if `t` is the condition, in place of `time`; else None.
+        gate: "linear" for `g(t) = t`, or "tanh" with a trained, bounded `rate`.
 
     Raises:
-        ValueError: where `dim` is below 1, `cond_dim` neither None nor 1, `time` not finite, or `gate` unknown.
+        ValueError: if `dim` is below 1, `cond_dim` is neither None nor 1, `time` is not finite, or `gate` is unknown.
 
     Source: Hoogeboom, Garcia Satorras, Tomczak, Welling 2020, arXiv 2006.01910; Xiao, Liu 2020, arXiv 2007.09651; in
         time: Bilos, Sommer, Rangapuram, Januschowski, Gunnemann 2021 ("Neural flows"), arXiv 2110.13040.
@@ -63,7 +64,7 @@ class MatrixExponential(AbstractShaped):
         require_key(key, "key")
         self._set_dims(dim, cond_dim)
         if cond_dim not in (None, 1):
-            raise ValueError(f"cond_dim expected None or, of a condition that is the time, 1, got {cond_dim}")
+            raise ValueError(f"cond_dim expected None, or 1 if the condition is the time, got {cond_dim}")
         require_numbers("(-inf, inf)", time=time)
         require_choice(get_args(Gate), gate=gate)
         self.weight = jnp.zeros((dim, dim))

@@ -1,4 +1,4 @@
-"""The distribution function of a mixture, to a normal score, as a univariate map."""
+"""A univariate map from a mixture to a normal score, by the mixture's distribution function."""
 
 import math
 from typing import Literal, get_args
@@ -18,30 +18,30 @@ from numpyro_flows.bijections.univariate import AbstractUnivariate, Params
 Kind = Literal["normal", "logistic"]
 """The distribution of a component."""
 
-_SPREAD = 0.6  # of the locations that zero parameters give, in units of normal scores
+_SPREAD = 0.6  # spread of the locations for zero parameters, in normal scores
 _MAX_LOG_SCALE = 7.0
 _A = math.sqrt(2 / math.pi)
 
 
 class MixtureCDF(AbstractUnivariate):
-    """`y = Phi^-1(sum_k w_k F((x - m_k) / s_k))`, `F` the distribution function of a normal or logistic variable.
+    """`y = Phi^-1(sum_k w_k F((x - m_k) / s_k))` with the distribution function `F` of a normal or logistic variable.
 
-    Makes a standard normal variable of one that has the mixture's density, in closed form; the inverse is numerical.
-    Analytic, and onto the reals: the smaller of the two tails is computed, in logarithms, so nothing saturates, and the
-    log-derivative is a difference of log-hazards, which are small where log-densities are large. Tails of
-    normal components are linear; those of logistic ones grow like a square root.
+    The map transforms a variable with the mixture's density into a standard normal one, in closed form; the inverse is
+    numerical. It is analytic and onto the reals. The smaller of the two tails is computed, in logarithms, so nothing
+    saturates. The log-derivative is a difference of log-hazards, which are small where log-densities are large. The
+    tails are linear for normal components, and grow like a square root for logistic ones.
 
-    `params` are the weights before their softmax, the locations and the log-scales. Components that are alike would
-    stay alike, so the locations of zero parameters are spread over normal quantiles and the map is near the identity,
-    not equal to it. Scales are bounded by a tanh of the log, to 0.0008 to 1,000: data are expected to be standardised.
+    `params` are the weights before their softmax, the locations and the log-scales. Equal components would stay equal
+    under training, so zero parameters give locations that are spread over normal quantiles. The map is then near the
+    identity, but not equal to it. A tanh bounds the scales to 0.0008 to 1,000: data should be standardised.
 
     Args:
-        num_components: of the mixture.
-        kind: of a component, "normal" or "logistic".
+        num_components: number of components of the mixture.
+        kind: distribution of a component, "normal" or "logistic".
 
     Raises:
-        ValueError: where `num_components` is below 1, or `kind` unknown.
-        RuntimeError: (of `eqx.error_if`) where an inverse did not converge.
+        ValueError: if `num_components` is below 1, or `kind` is unknown.
+        RuntimeError: (from `eqx.error_if`) if an inverse did not converge.
 
     Source: Flow++, Ho, Chen, Srinivas, Duan, Abbeel 2019, arXiv 1902.00275; Gaussianization flows, Meng, Song, Song,
         Ermon 2020, arXiv 2003.01941.
@@ -63,7 +63,7 @@ class MixtureCDF(AbstractUnivariate):
         self.__check_init__()
         self.num_params = 3 * self.num_components
 
-    def __check_init__(self):  # also of what a file has
+    def __check_init__(self):  # also checks objects loaded from a file
         require_counts(num_components=self.num_components)
         require_choice(get_args(Kind), kind=self.kind)
 
@@ -115,12 +115,12 @@ class MixtureCDF(AbstractUnivariate):
         """The parameters of a given mixture.
 
         Args:
-            weights: positive; their sum is made 1.
+            weights: positive weights, which are scaled to sum to 1.
             locs: locations.
-            scales: of the components, between the bounds that the class names.
+            scales: scales of the components, between the bounds of the class.
 
         Raises:
-            ValueError: where a shape does not end in `num_components`, a weight is not positive, or a scale is out of
+            ValueError: if a shape does not end in `num_components`, a weight is not positive, or a scale is out of
                 bounds.
         """
         weights, locs, scales = (np.asarray(a, dtype=float) for a in (weights, locs, scales))
@@ -153,7 +153,7 @@ class MixtureCDF(AbstractUnivariate):
 def _height_of_tail(log_tail: Values) -> tuple[Array, Array]:
     """`sqrt(a^2 + 2 H) - a` with `H = -log(2 tail)`, and the log of its derivative in `H`.
 
-    With `a = sqrt(2 / pi)` it has the slope of the normal score at the centre, and goes like the score far out.
+    With `a = sqrt(2 / pi)` it has the slope of the normal score at the centre, and grows like the score in the tails.
     """
     squared = _A**2 - 2 * (log_tail + math.log(2.0))
     return jnp.sqrt(squared) - _A, -0.5 * jnp.log(squared)

@@ -1,4 +1,4 @@
-"""Levels of ever fewer coordinates: half of them leave for the base after each."""
+"""Levels with ever fewer coordinates: half of them leave for the base after each level."""
 
 from collections.abc import Sequence
 
@@ -9,14 +9,14 @@ from numpyro_flows.bijections.composition import AbstractComposition, Part
 
 
 class Multiscale(AbstractComposition):
-    """`f = f_0 o f_1 o f_2 o ...`, level `f_k` on every 2^k-th coordinate: 0, 2^k, 2 2^k, ...
+    """`f = f_0 o f_1 o f_2 o ...`, where level `f_k` maps every 2^k-th coordinate: 0, 2^k, 2 2^k, ...
 
-    Towards the base, `f_0^-1` takes all coordinates; then every second one leaves as it is, and `f_1^-1` takes the
+    Towards the base, `f_0^-1` takes all coordinates. Then every second coordinate leaves unchanged, `f_1^-1` takes the
     rest, and so on. Coordinates keep their places: the odd multiples of 2^k leave after level `k`. So levels that are
-    the identity make a map that is.
+    the identity give the identity.
 
     Args:
-        levels: at least one, of shapes `(dim,)`, `(dim / 2,)`, `(dim / 4,)`, ...; FlowJAX bijections are welcome.
+        levels: at least one, of shapes `(dim,)`, `(dim / 2,)`, `(dim / 4,)`, ...; FlowJAX bijections are allowed.
 
     Raises:
         ValueError: for an empty sequence, sizes that do not halve exactly, or conditions whose shapes differ.

@@ -1,4 +1,4 @@
-"""Randomness of estimated log-determinants: its own for each event, the same each time, new at each training step."""
+"""Randomness of estimated log-determinants: one value for each event, the same in every call, new in each step."""
 
 from abc import abstractmethod
 from typing import Any
@@ -14,8 +14,8 @@ from numpyro_flows.arguments import require_key
 class EventNoise(eqx.Module):
     """A random key for each event, from a stored seed and the event's bits.
 
-    So a bijection stays a function: one event has the same estimate each time, another event noise of its own. Training
-    exchanges the seeds at each step, by `reseeded`.
+    So a bijection stays a function: an event always has the same estimate, and different events have independent noise.
+        Training replaces the seeds at each step, by `reseeded`.
     """
 
     seed: UInt32[Array, "2"]
@@ -50,16 +50,16 @@ def reseeded[T](tree: T, key: PRNGKeyArray) -> T:
 
 
 class AbstractEstimator(eqx.Module):
-    """A module whose log-determinants may be estimates. It speaks for all within it."""
+    """A module whose log-determinants may be estimates, including those of all modules in it."""
 
     @property
     @abstractmethod
     def estimate(self) -> str:
-        """How log-determinants are estimated, in words; empty where they are exact."""
+        """How log-determinants are estimated, in words; empty if they are exact."""
 
 
 def estimates(bijection: Any) -> list[str]:
-    """What in `bijection` gives random estimates of log-determinants, in words; empty where all are exact."""
+    """The random estimates of log-determinants in `bijection`, in words; empty if all are exact."""
     nodes = jax.tree.leaves(bijection, is_leaf=lambda node: isinstance(node, AbstractEstimator))
     found = [node.estimate for node in nodes if isinstance(node, AbstractEstimator)]
     return list(dict.fromkeys(text for text in found if text))

@@ -1,4 +1,4 @@
-"""The tail of the standard normal distribution in logarithms, and its inverse: exact however far out."""
+"""The tail of the standard normal distribution in logarithms, and its inverse, exact in the far tails."""
 
 import math
 
@@ -8,9 +8,9 @@ from jax.scipy.special import ndtri
 from jaxtyping import Array, Float
 
 _LOG_2PI = math.log(2 * math.pi)
-_FAR = 6.0  # where a continued fraction takes over from erfc
-_NUM_TERMS = 16  # of it; enough for double precision from there
-_UNDERFLOW = -80.0  # logarithms below it have no exponential in single precision
+_FAR = 6.0  # above this, a continued fraction replaces erfc
+_NUM_TERMS = 16  # its number of terms, enough for double precision
+_UNDERFLOW = -80.0  # the exponential of smaller logarithms is zero in single precision
 _NEWTON_STEPS = 2
 
 

@@ -12,9 +12,9 @@ class Partial(AbstractAround):
     """`bijection` on some coordinates; the others stay as they are.
 
     Args:
-        bijection: of shape `(k,)`.
+        bijection: a bijection of shape `(k,)`.
         index: the `k` coordinates that it maps.
-        dim: their number in all.
+        dim: total number of coordinates.
 
     Example:
         >>> import jax.numpy as jnp

@@ -18,7 +18,7 @@ class Permutation(AbstractShaped):
         permutation: integers of shape `(dim,)`, each of 0 ... dim - 1 once.
 
     Raises:
-        ValueError: where a `permutation` of concrete values is not a permutation.
+        ValueError: if a `permutation` of concrete values is not a permutation.
 
     Example:
         >>> import jax.numpy as jnp

@@ -12,27 +12,27 @@ from numpyro_flows.bijections.base import AbstractShaped
 from numpyro_flows.bijections.root import invert_increasing
 from numpyro_flows.networks import Parameters
 
-_MIN_SLOPE = 1e-2  # least derivative, in the direction that a map bends
-_MIN_WIDTH = 1e-3  # least `alpha` of a radial map
+_MIN_SLOPE = 1e-2  # smallest derivative along the direction of the map
+_MIN_WIDTH = 1e-3  # smallest `alpha` of a radial map
 
 
 class Planar(AbstractShaped):
-    """`y = x + u tanh(w . x + b)`: bends space along `u`, by what a plane's normal `w` sees.
+    """`y = x + u tanh(w . x + b)`: moves points along `u`, depending on their position along `w`.
 
-    Increasing along `w`, so invertible, where `w . u > -1`: the part along `w` of the `u` that is trained is moved to
-    where `w . u >= -0.99`. `log |det dy/dx| = log(1 + w . u (1 - tanh^2))`. The inverse is the root of one increasing
-    function of one number, `t + w . u tanh(t + b) = w . y`. Analytic. It starts as the identity: `u` is zero, and `w` a
-    random direction.
+    The map is increasing along `w`, and so invertible, if `w . u > -1`. Therefore the part of `u` along `w` is moved to
+    `w . u >= -0.99`. `log |det dy/dx| = log(1 + w . u (1 - tanh^2))`. The inverse is the root of an increasing function
+    of one number, `t + w . u tanh(t + b) = w . y`. The map is analytic. It starts as the identity: `u` is zero, and `w`
+    a random direction.
 
     Args:
         key: random key of `w`.
         dim: number of coordinates.
         cond_dim: length of a condition that `w`, `u` and `b` depend on, None without one.
-        hidden: widths of the hidden layers of the network of the condition.
+        hidden: widths of the hidden layers of the condition's network.
 
     Raises:
-        ValueError: where `dim` is below 1.
-        RuntimeError: (of `eqx.error_if`, also within jit) where an inverse did not converge.
+        ValueError: if `dim` is below 1.
+        RuntimeError: (from `eqx.error_if`, also within jit) if an inverse did not converge.
 
     Source: Rezende, Mohamed 2015, arXiv 1505.05770.
 
@@ -90,16 +90,17 @@ class Planar(AbstractShaped):
 
 
 class Radial(AbstractShaped):
-    """`y = x + beta (x - c) / (alpha + r)` with `r = |x - c|`: pushes away from a centre `c`, or pulls towards it.
+    """`y = x + beta (x - c) / (alpha + r)` with `r = |x - c|`: pushes points away from a centre `c`, or pulls them in.
 
     `alpha > 0`, and `beta >= -0.99 alpha` makes the distance from the centre increase with `r`::
 
         log |det dy/dx| = (dim - 1) log(1 + beta / (alpha + r)) + log(1 + alpha beta / (alpha + r)^2)
 
-    Both directions in closed form. The slope of the log-determinant jumps at the centre, so prefer other maps under
-    Hamiltonian samplers. It starts as the identity: `beta` is zero, `c` random and `alpha` the square root of `dim`.
+    Both directions have a closed form. The slope of the log-determinant jumps at the centre, so prefer other maps under
+    Hamiltonian samplers. The map starts as the identity: `beta` is zero, `c` random and `alpha` the square root of
+    `dim`.
 
-    Arguments are those of `Planar`, and so is the ValueError. Source: Rezende, Mohamed 2015, arXiv 1505.05770.
+    Arguments and the ValueError are those of `Planar`. Source: Rezende, Mohamed 2015, arXiv 1505.05770.
 
     Example:
         >>> import jax
@@ -115,7 +116,7 @@ class Radial(AbstractShaped):
         self._set_dims(dim, cond_dim)
         centre_key, key = jax.random.split(key)
         width = jnp.log(jnp.expm1(jnp.sqrt(float(dim)) - _MIN_WIDTH))
-        # layers of one centre would stay alike
+        # layers with the same centre would stay equal
         start = jnp.concatenate([jax.random.normal(centre_key, (dim,)), jnp.stack([width, jnp.zeros(())])])
         self.parameters = Parameters(key, start, cond_dim, hidden)
 
@@ -128,7 +129,7 @@ class Radial(AbstractShaped):
     def _inverse(self, y: Float[Array, " dim"], condition: Array | None) -> tuple[Array, Scalar]:
         centre, alpha, push = self._around(condition)
         _, r = _direction(y - centre)
-        # s^2 + p s = r / alpha for s = |x - c| / alpha, by the form of the root that cancels nothing
+        # s^2 + p s = r / alpha for s = |x - c| / alpha, by the form of the root without cancellation
         ratio = r / alpha
         p = 1 + push - ratio
         root = jnp.sqrt(p**2 + 4 * ratio)
@@ -162,13 +163,13 @@ class Radial(AbstractShaped):
 
 
 def _above_minus_one(a: Array) -> Array:
-    """`a` where that is positive, and a C1 map of the negative numbers to those above -1 by a margin."""
+    """`a` if it is positive; negative numbers are mapped to those above -1 by a margin, with a C1 map."""
     most = 1 - _MIN_SLOPE
     return jnp.where(a < 0, most * jnp.expm1(jnp.minimum(a, 0.0) / most), a)
 
 
 def _direction(x: Float[Array, " dim"]) -> tuple[Array, Array]:
-    """`x / |x|` and `|x|`; at the origin zeros, also for gradients."""
+    """`x / |x|` and `|x|`; zeros at the origin, also for gradients."""
     square = x @ x
     away = square > 0
     r = jnp.sqrt(jnp.where(away, square, 1.0))

@@ -1,4 +1,4 @@
-"""Residual maps: a step by a network that contracts, so that it can be taken back."""
+"""Residual maps: each adds a network that is a contraction, so that the map can be inverted."""
 
 from collections.abc import Callable, Sequence
 from typing import override
@@ -13,29 +13,30 @@ from numpyro_flows.bijections.base import AbstractShaped
 from numpyro_flows.bijections.noise import AbstractEstimator, EventNoise
 from numpyro_flows.networks import MLP
 
-_MAX_STEPS = 1000  # of a fixed point; 350 reach the rounding of double precision at the default contraction
+_MAX_STEPS = 1000  # for a fixed point; 350 are enough for double precision at the default contraction
 _MAX_SILU_SLOPE = 1.1
-_NUM_SQUARINGS = 5  # the bound on a spectral norm is too large by up to a factor size^(1 / 2^6)
-_NUM_CERTAIN = 8  # terms of the series before the roulette
+_NUM_SQUARINGS = 5  # the bound on a spectral norm is too large by a factor of up to size^(1 / 2^6)
+_NUM_CERTAIN = 8  # terms that are always computed, before the random cut-off
 
 Layers = list[tuple[Float[Array, "_ _"], Float[Array, " _"]]]
 
 
 class Residual(AbstractShaped, AbstractEstimator):
-    """`y = x + g(x, condition)`: `g` an MLP whose Lipschitz constant in `x` is below 1.
+    """`y = x + g(x, condition)`, where `g` is an MLP whose Lipschitz constant in `x` is below 1.
 
-    Each weight of `g` is divided by (a bound on) its spectral norm where that is too large, whatever the parameters:
-    the constants of the layers multiply to `max_lipschitz`, and the activation `silu(x) / 1.1` adds none. All
-    coordinates move at once, by a smooth map without a triangular structure. The inverse is the fixed point of
-    `x <- y - g(x)`, found to rounding, with implicit gradients. It starts as the identity.
+    Each weight of `g` is divided by (a bound on) its spectral norm if that is too large. So for all parameters the
+    constants of the layers multiply to `max_lipschitz`; the activation `silu(x) / 1.1` adds none. All coordinates move
+    at once, by a smooth map without a triangular structure. The inverse is the fixed point of `x <- y - g(x)`, found to
+    rounding, with implicit gradients. The map starts as the identity.
 
     Up to `exact_dim` coordinates `log |det dy/dx|` is exact, from the dense Jacobian. **Above, it is a random
-    estimate**: of the series `sum_k (-1)^(k+1) tr(J^k) / k` for `J = dg/dx`, with one Rademacher probe `v` and cut off
-    after a random number of terms, the terms divided by their probabilities. It is unbiased for the log-determinant and
-    so are its gradients, but it has noise: one event has the same value each time, and another event noise of its own,
-    for the randomness comes from a stored key and the bits of `x`. The two directions see an `x` that differs by
-    rounding, and so do not cancel. A term goes on with probability `max_lipschitz`, so the variance is finite. Raise
-    `exact_dim` for exact values, at a cost of `dim` times that of `g` and `dim^3`.
+    estimate** of the series `sum_k (-1)^(k+1) tr(J^k) / k` for `J = dg/dx`. It uses one Rademacher probe `v` and a
+    random number of terms, divided by their probabilities. A term is followed by the next with probability
+    `max_lipschitz`, so the variance is finite. The estimate and its gradients are unbiased for the log-determinant.
+
+    The randomness comes from a stored key and the bits of `x`: an event always has the same estimate, and different
+    events have independent noise. The two directions see an `x` that differs by rounding, so their estimates do not
+    cancel. Raise `exact_dim` for exact values, at a cost of `dim` times that of `g`, and `dim^3`.
 
     Args:
         key: random key of `g` and of the estimates' noise.
@@ -46,8 +47,8 @@ class Residual(AbstractShaped, AbstractEstimator):
         exact_dim: largest number of coordinates with an exact log-determinant.
 
     Raises:
-        ValueError: where `dim` is below 1, or `max_lipschitz` not between 0 and 1.
-        RuntimeError: (of `eqx.error_if`, also within jit) where an inverse did not converge.
+        ValueError: if `dim` is below 1, or `max_lipschitz` is not between 0 and 1.
+        RuntimeError: (from `eqx.error_if`, also within jit) if an inverse did not converge.
 
     Source: Behrmann, Grathwohl, Chen, Duvenaud, Jacobsen 2019, arXiv 1811.00995; the estimate: Chen, Behrmann,
     Duvenaud, Jacobsen 2019, arXiv 1906.02735.
@@ -127,7 +128,7 @@ class Residual(AbstractShaped, AbstractEstimator):
         return y, log_det, self._solve(lambda s: s + step_vjp(s)[0], right)
 
     def _layers(self, condition: Array | None) -> Layers:
-        """Weights after their division and biases; the condition, held fixed, has become a part of the first bias."""
+        """Divided weights, and biases; the condition, held fixed, has become a part of the first bias."""
         dim, num = self.shape[0], len(self.network.weights)
         first, *others = self.network.weights
         bias, *biases = self.network.biases
@@ -138,7 +139,7 @@ class Residual(AbstractShaped, AbstractEstimator):
         return list(zip(weights, (bias, *biases)))
 
     def _fixed_point(self, contraction: Callable[[Array], Array], start: Array) -> Array:
-        """The fixed point, to rounding: until a step is no longer shorter than the last, as contraction makes it."""
+        """The fixed point, to rounding: iterates until a step is no longer shorter than the one before."""
         enough = 0.5 * (1 + self.max_lipschitz)
 
         def unfinished(state: tuple[Array, Array, Array, Array]) -> Array:
@@ -180,16 +181,16 @@ class Residual(AbstractShaped, AbstractEstimator):
 
         start = jnp.array(0), probe, jnp.zeros_like(x, shape=()), probe
         _, _, value, adjoint = jax.lax.while_loop(lambda state: state[0] < num_terms, term, start)
-        # d log_det = tr((I + J)^-1 dJ), of which this is the estimate: its gradient is wanted and not its value
+        # the estimate of d log_det = tr((I + J)^-1 dJ): its gradient is needed, not its value
         surrogate = adjoint @ jax.jvp(lambda x: _apply(layers, x), (x,), (probe,))[1]
         return value + surrogate - jax.lax.stop_gradient(surrogate)
 
 
 def spectral_norm_bound(weight: Float[Array, "m n"]) -> Scalar:
-    """An upper bound on the largest singular value `s`, at most `min(m, n)^(1 / 64) s` and seldom above `1.01 s`.
+    """An upper bound on the largest singular value `s`: at most `min(m, n)^(1 / 64) s`, and rarely above `1.01 s`.
 
-    `trace(A^32)^(1 / 64)` with `A = W^T W`, which five squarings give: the power iteration's price, but a
-    guarantee, and smooth.
+    The bound is `trace(A^32)^(1 / 64)` with `A = W^T W`, by five squarings. It costs as much as power iteration, but it
+    is guaranteed and smooth.
     """
     scale = jax.lax.stop_gradient(jnp.maximum(1.0, jnp.abs(weight).max()))  # keeps squares finite
     weight = weight / scale

@@ -1,4 +1,4 @@
-"""Roots of increasing functions: the inverse of a map that has none in closed form."""
+"""Roots of increasing functions: the inverse of a map without a closed form."""
 
 from collections.abc import Callable
 
@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-_MAX_DOUBLINGS = 130  # of the bracket: past the largest number of single precision
-_MAX_STEPS = 200  # bisection alone needs 150 from there
+_MAX_DOUBLINGS = 130  # of the bracket, beyond the largest number of single precision
+_MAX_STEPS = 200  # bisection alone needs 150 in such a bracket
 _BY_ROUNDING = 4  # multiples of eps that count as equal
 
 Values = Float[Array, "*shape"]
@@ -21,10 +21,10 @@ Increasing = Callable[[Array], tuple[Array, Array]]
 def invert_increasing(function: Increasing, y: Values, name: str) -> tuple[Values, Values]:
     """`x` with `f(x) = y` and `log dx/dy`, elementwise, for an increasing function onto the reals.
 
-    As `root_of_increasing`, and checked.
+    The arguments are those of `root_of_increasing`, and the result is checked.
 
     Raises:
-        RuntimeError: (of `eqx.error_if`, also within jit) where no bracket held the root, or the steps did not suffice.
+        RuntimeError: (from `eqx.error_if`, also within jit) if no bracket held the root, or the steps did not suffice.
     """
     x, found = _root(function, y)
     failed = ((found == 0) | jnp.isinf(x)) & jnp.isfinite(y)
@@ -35,9 +35,9 @@ def invert_increasing(function: Increasing, y: Values, name: str) -> tuple[Value
 def root_of_increasing(function: Increasing, y: Values) -> Values:
     """`x` with `f(x) = y`, elementwise, for an increasing function onto the reals; nothing is checked.
 
-    A bracket around `y` doubles until it holds the root; then Newton's method, and bisection wherever a step leaves the
-    bracket or does not halve the residual. Gradients of any order by the implicit function theorem, in `y` and in all
-    that `function`, which is `x -> (f(x), log f'(x))`, closes over. NaN gives NaN.
+    A bracket around `y` doubles until it holds the root. Then Newton's method runs, with bisection if a step leaves the
+    bracket or does not halve the residual. The implicit function theorem gives gradients of any order, in `y` and in
+    all variables that `function`, which is `x -> (f(x), log f'(x))`, closes over. NaN gives NaN.
     """
     return _root(function, y)[0]
 
@@ -67,7 +67,7 @@ def _solve(function: Increasing, y: Array, guess: Array) -> tuple[Array, Array]:
     def widen(state):
         lower, upper, width, num = state
         below, above = too_narrow(lower, upper)
-        # outward only: were an end moved inward, rounding near the root could send the bracket to and fro for ever
+        # outward only: if an end moved inward, rounding near the root could make the bracket oscillate forever
         lower, upper = jnp.where(below, lower - width, lower), jnp.where(above, upper + width, upper)
         return lower, upper, 2 * width, num + 1
 

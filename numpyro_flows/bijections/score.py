@@ -1,4 +1,4 @@
-"""How the score of a density changes under a bijection: what the path-derivative gradient needs."""
+"""The change of a density's score under a bijection, which the path-derivative gradient needs."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Scalar
@@ -11,15 +11,15 @@ from numpyro_flows.precision import full_precision
 def transform_with_score(
     bijection: AbstractBijection, x: ArrayLike, score: ArrayLike, condition: ArrayLike | None = None
 ) -> tuple[Array, Scalar, Array]:
-    """`y = f(x)`, `log |det dy/dx|` and the score of `y`, where `score` is that of `x`; all of one event, of its shape.
+    """`y = f(x)`, `log |det dy/dx|` and the score of `y`, given the `score` of `x`; for one event.
 
-    With `log q(y) = log p(x) - log_det(x)` and `J = dy/dx` the score `s(y) = grad_y log q(y)` solves
-    `J^T s(y) = s(x) - grad_x log_det(x)`. A bijection that overrides `_transform_with_score` solves it on the way
-    forward, for a coupling at the price of one vector-Jacobian product; for any other, one of FlowJAX say, it
-    comes from its inverse: `s(y) = grad_y [x(y) . s(x) + log |det dx/dy|]` with `s(x)` held fixed.
+    With `log q(y) = log p(x) - log_det(x)` and `J = dy/dx`, the score `s(y) = grad_y log q(y)` solves
+    `J^T s(y) = s(x) - grad_x log_det(x)`. A bijection that overrides `_transform_with_score` solves this in its forward
+    pass; a coupling needs one vector-Jacobian product for it. For other bijections, such as those of FlowJAX, the score
+    comes from the inverse: `s(y) = grad_y [x(y) . s(x) + log |det dx/dy|]` with `s(x)` held fixed.
 
     Raises:
-        ValueError: where the shape of `x` or `condition` is not the bijection's, or a needed condition is missing.
+        ValueError: if the shape of `x` or `condition` is not the bijection's, or a needed condition is missing.
 
     Source: Vaitl, Winkler, Richter, Kessel 2024, arXiv 2403.15881.
 

@@ -13,28 +13,28 @@ from numpyro_flows.bijections.univariate import AbstractUnivariate, Params
 Bins = Float[Array, "*shape bins"]
 Knots = Float[Array, "*shape knots"]
 
-MAX_LOG_SIZE = 4.0  # bound on the log of a bin's size, in units of the geometric mean
-MIN_SLOPE = 1e-3  # least derivative at a knot
+MAX_LOG_SIZE = 4.0  # bound on the log of a bin's size relative to the geometric mean
+MIN_SLOPE = 1e-3  # smallest derivative at a knot
 
 
 class RationalQuadraticSpline(AbstractUnivariate):
     """A monotone spline of `num_bins` rational-quadratic pieces on `[-bound, bound]`, the identity outside.
 
-    In the bin of knots `(x_k, y_k)` and `(x_k+1, y_k+1)`, with `w`, `h` its width and height, `s = h / w`,
-    `t = (x - x_k) / w` and the knots' derivatives `d_k`, `d_k+1`:
+    In the bin between the knots `(x_k, y_k)` and `(x_k+1, y_k+1)`, let `w`, `h` be its width and height, `s = h / w`,
+    `t = (x - x_k) / w`, and `d_k`, `d_k+1` the derivatives at the knots:
 
         y = y_k + h (s t^2 + d_k t (1 - t)) / (s + (d_k + d_k+1 - 2 s) t (1 - t))
 
-    The outermost derivatives are 1, so the map is C1 everywhere (and no more: prefer smooth maps under Hamiltonian
-    samplers). `params` are `num_bins` log-sizes of the bins in x and in y, bounded by a tanh and scaled to fill the
-    interval, and `num_bins - 1` numbers that `squareplus` makes derivatives; zeros give the identity.
+    The outermost derivatives are 1, so the map is C1 everywhere, but not C2: prefer smooth maps under Hamiltonian
+        samplers. `params` are `num_bins` log-sizes of the bins in x and in y, bounded by a tanh and scaled to fill the
+        interval, and `num_bins - 1` numbers that `squareplus` turns into derivatives; zeros give the identity.
 
     Args:
         num_bins: number of pieces.
         bound: half of the interval's length.
 
     Raises:
-        ValueError: where `num_bins` is not 1 to 999, or `bound` not positive.
+        ValueError: if `num_bins` is not 1 to 999, or `bound` is not positive.
 
     Source: neural spline flows, Durkan, Bekasov, Murray, Papamakarios 2019, arXiv 1906.04032.
 
@@ -56,7 +56,7 @@ class RationalQuadraticSpline(AbstractUnivariate):
         self.__check_init__()
         self.num_params = 3 * self.num_bins - 1
 
-    def __check_init__(self):  # also of what a file has
+    def __check_init__(self):  # also checks objects loaded from a file
         require_counts(1, 999, num_bins=self.num_bins)
         require_numbers("(0, inf)", bound=self.bound)
 
@@ -99,7 +99,7 @@ def bin_sizes(raw: Bins) -> Bins:
 
 
 def squareplus(raw: Values) -> Values:
-    """A positive slope, 1 for 0, of the kind of a softplus at half the price (Barron 2021, arXiv 2112.11687)."""
+    """A positive slope, 1 for 0, similar to a softplus at half the cost (Barron 2021, arXiv 2112.11687)."""
     return MIN_SLOPE + (1 - MIN_SLOPE) * 0.5 * (raw + jnp.sqrt(raw**2 + 4.0))
 
 
@@ -112,7 +112,7 @@ def _from_unit(x: Array, bound: float) -> Array:
 
 
 def rational_quadratic(t: Array, s: Array, d0: Array, d1: Array) -> tuple[Array, Array]:
-    """How far up in its bin `y` is, and `log dy/dx`, at a share `t` of the bin's width.
+    """The height of `y` in its bin, and `log dy/dx`, at a share `t` of the bin's width.
 
     The bin has the mean slope `s`, and the slopes `d0` and `d1` at its ends.
     """
@@ -126,7 +126,7 @@ def rational_quadratic(t: Array, s: Array, d0: Array, d1: Array) -> tuple[Array,
 
 def rational_quadratic_root(up: Array, s: Array, d0: Array, d1: Array) -> Array:
     """The `t` at which `y` is a share `up` of the bin's height up."""
-    # a t^2 + b t + c = 0, by the form of the root that cancels nothing; rounding may push the discriminant below 0
+    # a t^2 + b t + c = 0, by the root's form without cancellation; rounding may push the discriminant below 0
     bend = up * (d0 + d1 - 2 * s)
     a, b, c = s - d0 + bend, d0 - bend, -s * up
     root = jnp.sqrt(jnp.maximum(b**2 - 4 * a * c, jnp.finfo(up.dtype).tiny))
@@ -136,10 +136,10 @@ def rational_quadratic_root(up: Array, s: Array, d0: Array, d1: Array) -> Array:
 
 @jax.custom_jvp
 def _bin(place: Array, own: Array, other: Array, slopes: Array) -> tuple[Array, ...]:
-    """The bin of `place`, on the unit interval: its start and size by `own` and by `other`, and its two slopes, raw.
+    """The bin of `place`, on the unit interval: its start and size by `own` and by `other`, and its two raw slopes.
 
-    Its derivatives are written out: by automatic differentiation the way back through 640 splines took 56 microseconds
-    on one core, so it takes 14.
+    The derivatives are written out. Automatic differentiation took 56 microseconds for the backward pass through 640
+    splines on one core; this takes 14.
     """
     return _bin_and_shares(place, own, other, slopes)[0]
 

@@ -1,8 +1,8 @@
-"""Equations in coordinates that depend on each other in one order only, solved for all of them at once.
+"""Equations in coordinates that depend on each other in only one order, solved for all coordinates at once.
 
-A map whose coordinate `i` depends on those before it can be inverted one coordinate after the other. Sweeping over all
-of them at once instead, from any start, is exact after as many sweeps as the longest chain of dependence, and within
-rounding after far fewer. Source: Song, Meng, Liao, Ermon 2021, arXiv 2002.03629.
+A map whose coordinate `i` depends on those before it can be inverted one coordinate after the other. The alternative is
+to sweep over all of them at once, from any start. It is exact after as many sweeps as the longest chain of dependence,
+and within rounding after far fewer. Source: Song, Meng, Liao, Ermon 2021, arXiv 2002.03629.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Vector = Float[Array, " dim"]
 
 
 def fixed_point(function: Callable[[Vector], Vector], start: Vector, depth: int) -> Vector:
-    """`x = function(x)`, where `depth` sweeps from anywhere are exact, with implicit gradients of any order."""
+    """The solution of `x = function(x)`, if `depth` sweeps are exact from any start; its gradients are implicit."""
     return jax.lax.custom_root(
         lambda x: x - function(x),
         jax.lax.stop_gradient(start),
@@ -27,7 +27,7 @@ def fixed_point(function: Callable[[Vector], Vector], start: Vector, depth: int)
 
 
 def solve_triangular_by_sweeps(matvec: Callable[[Vector], Vector], diagonal: Vector, b: Vector, depth: int) -> Vector:
-    """`v` with `A v = b` for `A = matvec` that is triangular in some order of coordinates, and has this diagonal."""
+    """`v` with `A v = b`, where `A = matvec` is triangular in some order of coordinates and has this diagonal."""
 
     def solve(matvec: Callable[[Vector], Vector], b: Vector) -> Vector:
         return _sweep(lambda v: v + (b - matvec(v)) / diagonal, b / diagonal, depth)
@@ -45,7 +45,7 @@ def _sweep(function: Callable[[Vector], Vector], x: Vector, depth: int) -> Vecto
     def step(state):
         x, _, num = state
         new = function(x)
-        # coordinates whose turn is yet to come may run away: zero times infinity would spoil those before them
+        # later coordinates may diverge before their turn: zero times infinity would spoil those before them
         new = jnp.where(jnp.isfinite(new), new, 0.0)
         return new, jnp.any(jnp.abs(new - x) > _BY_ROUNDING * eps * (0.01 + jnp.abs(new))), num + 1
 

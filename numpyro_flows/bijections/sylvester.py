@@ -18,11 +18,11 @@ _MAX_DIAGONAL = 0.99  # of A and B: the slope of the map of a coordinate stays a
 
 
 class Sylvester(AbstractAutoregressive):
-    """`y = x + A tanh(B x + b)` with `A`, `B` upper-triangular, the products of their diagonals above -1.
+    """`y = x + A tanh(B x + b)`, where `A` and `B` are upper-triangular and the products of their diagonals exceed -1.
 
-    A planar flow with as many units as coordinates. Coordinate `i` depends on those behind it, so it is an
-    autoregressive layer in the reversed order. Put between an orthogonal map and its inverse it is the Sylvester flow
-    `x + Q A tanh(B Q^T x + b)`. Starts as the identity, with `A = 0`.
+    This is a planar flow with as many units as coordinates. Coordinate `i` depends on those after it, so it is an
+    autoregressive layer in the reversed order. Between an orthogonal map and its inverse it is the Sylvester flow
+    `x + Q A tanh(B Q^T x + b)`. It starts as the identity, with `A = 0`.
 
     Args and errors are those of `Planar`. Source: van den Berg, Hasenclever, Tomczak, Welling 2018, arXiv 1803.05649.
 

@@ -1,4 +1,4 @@
-"""Univariate maps that make tails heavier or lighter, each side by itself."""
+"""Univariate maps that make tails heavier or lighter, independently on each side."""
 
 import math
 
@@ -13,21 +13,21 @@ from numpyro_flows.bijections.root import Values
 from numpyro_flows.bijections.univariate import AbstractUnivariate, Params
 
 _MIN_INDEX, _START_INDEX = 1e-3, 0.1  # of a tail
-_MAX_LOG = 40.0  # of a power tail: |y| up to e^40 / lam
-_NEAR = 0.7  # below it the logarithm of a tail of nearly a half would lose digits
+_MAX_LOG = 40.0  # largest log of a power tail: |y| up to e^40 / lam
+_NEAR = 0.7  # below this, the logarithm of a tail near one half would lose digits
 _NEWTON_STEPS = 5
 
 
 class SinhArcsinh(AbstractUnivariate):
-    """`y = sinh(p(arcsinh(x)))` with `p(t) = a t + b (sqrt(t^2 + 1) - 1)`, whose slope goes from `l` to `r`.
+    """`y = sinh(p(arcsinh(x)))` with `p(t) = a t + b (sqrt(t^2 + 1) - 1)`, whose slope changes from `l` to `r`.
 
-    With `a = (r + l) / 2`, `b = (r - l) / 2` and positive powers `l`, `r`, far out `|y|` grows like `|x|^l` on the left
-    and `|x|^r` on the right. A power of 2 turns a Gaussian tail into the exponential one that a half-Cauchy scale has
-    on the log scale. Analytic, both directions in closed form. `params` are `log l` and `log r`, bounded by
-    `max_log_power` through a tanh.
+    With `a = (r + l) / 2`, `b = (r - l) / 2` and positive powers `l`, `r`, in the tails `|y|` grows like `|x|^l` on the
+    left and like `|x|^r` on the right. A power of 2 turns a Gaussian tail into the exponential one that a half-Cauchy
+    scale has on the log scale. The map is analytic, and both directions have a closed form. `params` are `log l` and
+    `log r`, bounded by `max_log_power` through a tanh.
 
     Raises:
-        ValueError: where `max_log_power` is not positive.
+        ValueError: if `max_log_power` is not positive.
 
     Source: Jones and Pewsey 2009, Biometrika 96(4), whose map has one power for both sides.
 
@@ -78,23 +78,25 @@ def _log_cosh(x: Values) -> Values:
 
 
 class TailTransform(AbstractUnivariate):
-    """`y = sign(x) (erfc(|x| / sqrt(2))^-lam - 1) / lam`: of a Gaussian tail makes a power tail, of index `lam`.
+    """`y = sign(x) (erfc(|x| / sqrt(2))^-lam - 1) / lam`: turns a Gaussian tail into a power tail of index `lam`.
 
-    Of a standard Gaussian `x` it makes a `y` with `P(y > t) = (1 + lam t)^(-1 / lam) / 2`: a generalized Pareto tail.
-    `1 / lam` is what the degrees of freedom are to a Student's t; `lam` of 0 would give an exponential tail. Each side
-    has its own, between 0.001 and `max_index`: `params` are `lam` on the left and on the right before a sigmoid, and
-    zeros give 0.1 on both sides. **Not the identity for zero parameters**: the slope is `sqrt(2 / pi)` at 0 and grows
-    from there; keep an affine map next to it. C1, and the second derivative jumps at 0: prefer `SinhArcsinh` under
-    Hamiltonian samplers.
+    For a standard Gaussian `x`, `P(y > t) = (1 + lam t)^(-1 / lam) / 2`: a generalized Pareto tail. `1 / lam`
+    corresponds to the degrees of freedom of a Student's t; `lam` of 0 would give an exponential tail. Each side has its
+    own `lam`, between 0.001 and `max_index`. `params` are `lam` on the left and on the right before a sigmoid, and
+    zeros give 0.1 on both sides.
 
-    With `H = -log erfc(|x| / sqrt(2))` the power is `exp(lam H)`. Beyond `lam H = 40`, which is beyond `|y|` of 1e17,
-    it goes on as its tangent in `H`: single precision stays finite for every `x`.
+    **The map is not the identity for zero parameters**: the slope is `sqrt(2 / pi)` at 0 and grows from there; use an
+    affine map next to it. It is C1, and its second derivative jumps at 0: prefer `SinhArcsinh` under Hamiltonian
+    samplers.
+
+    With `H = -log erfc(|x| / sqrt(2))` the power is `exp(lam H)`. Above `lam H = 40`, where `|y|` exceeds 1e17, the map
+    continues as its tangent in `H`, so that single precision stays finite for every `x`.
 
     Args:
         max_index: largest `lam`; moments of order `1 / max_index` and more may then be infinite.
 
     Raises:
-        ValueError: where `max_index` is not above 0.1.
+        ValueError: if `max_index` is not above 0.1.
 
     Source: tail transform flows, Hickling, Prangle 2025, arXiv 2406.16971.
 
@@ -150,7 +152,7 @@ def _hazard(x: Values) -> tuple[Array, Array]:
 
 @jax.custom_jvp
 def _at_hazard(hazard: Values) -> Array:
-    """The inverse of `_hazard`, by Newton's method from above: `H` is convex, so no step goes too far."""
+    """The inverse of `_hazard`, by Newton's method from above: `H` is convex, so no step overshoots."""
 
     def step(_, x: Array) -> Array:
         value, log_rate = _hazard(x)

@@ -18,12 +18,12 @@ Params = Float[Array, "*shape num_params"]
 class AbstractUnivariate(eqx.Module):
     """A monotone map `y = f(x; params)` of one coordinate; parameters of zero give the identity.
 
-    Both methods work elementwise: `x` has any shape, `params` that shape with one more axis of length `num_params`
-    behind, and the log-derivative the shape of `x`. Any scheme (coupling, autoregressive) takes any of these.
+    Both methods work elementwise. `x` has any shape, `params` has that shape and a last axis of length `num_params`,
+    and the log-derivative has the shape of `x`. Any scheme (coupling, autoregressive) can use any of these maps.
 
     Attributes:
-        num_params: how many parameters one coordinate needs.
-        periodic: whether coordinates are angles, which conditioners then see as their cosine and sine.
+        num_params: number of parameters for one coordinate.
+        periodic: whether coordinates are angles; conditioners then see their cosine and sine.
 
     Example:
         >>> import jax.numpy as jnp
@@ -53,10 +53,10 @@ class AbstractUnivariate(eqx.Module):
 
 
 class AbstractNumericalUnivariate(AbstractUnivariate):
-    """A monotone map onto the reals whose inverse has no closed form: bracketed roots with implicit gradients.
+    """A monotone map onto the reals whose inverse has no closed form: it uses bracketed roots with implicit gradients.
 
     Raises:
-        RuntimeError: (of `eqx.error_if`, also within jit) where an inverse did not converge.
+        RuntimeError: (from `eqx.error_if`, also within jit) if an inverse did not converge.
     """
 
     def inverse_and_log_derivative(self, y: Values, params: Params) -> tuple[Values, Values]:
@@ -67,7 +67,7 @@ class AbstractNumericalUnivariate(AbstractUnivariate):
 
 
 class ShiftUnivariate(AbstractUnivariate):
-    """`y = x + t`; `params = (t,)`. What additive couplings are made of.
+    """`y = x + t`; `params = (t,)`. Additive couplings use this map.
 
     Source: NICE, Dinh, Krueger, Bengio 2015, arXiv 1410.8516.
 
@@ -94,11 +94,11 @@ class ShiftUnivariate(AbstractUnivariate):
 class AffineUnivariate(AbstractUnivariate):
     """`y = exp(s) x + t` with a bounded log-scale `s = c tanh(r / c)`; `params = (r, t)`.
 
-    The bound `c = max_log_scale` keeps a deep stack finite; what scale it cannot reach is the work of the affine
-    layer around the flow. Log-scales without a bound are the commonest cause of NaN in trained RealNVPs.
+    The bound `c = max_log_scale` keeps a deep stack finite; the affine layer around the flow provides larger scales.
+    Log-scales without a bound are the most common cause of NaN in trained RealNVPs.
 
     Raises:
-        ValueError: where `max_log_scale` is not positive.
+        ValueError: if `max_log_scale` is not positive.
 
     Source: RealNVP, Dinh, Sohl-Dickstein, Bengio 2017, arXiv 1605.08803.
 

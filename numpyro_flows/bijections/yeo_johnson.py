@@ -1,4 +1,4 @@
-"""The Yeo-Johnson power transform of every coordinate, by which skewed data become nearly normal."""
+"""The Yeo-Johnson power transform of every coordinate, which makes skewed data nearly normal."""
 
 from typing import Any, override
 
@@ -9,7 +9,7 @@ from jaxtyping import Array, ArrayLike, Float, Scalar
 
 from numpyro_flows.bijections.base import AbstractShaped
 
-_LEAST_POWER = 1e-3  # nearer to zero a power is a logarithm to single precision
+_LEAST_POWER = 1e-3  # a smaller power equals a logarithm in single precision
 
 
 class YeoJohnson(AbstractShaped):
@@ -27,7 +27,7 @@ class YeoJohnson(AbstractShaped):
         high: where it ends, above zero.
 
     Raises:
-        ValueError: where not `low < 0 < high`.
+        ValueError: if not `low < 0 < high`.
 
     Source: Yeo, Johnson 2000, Biometrika 87(4).
 

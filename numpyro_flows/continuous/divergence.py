@@ -1,4 +1,4 @@
-"""The divergence of a vector field, exact or estimated: how fast the log density falls along a trajectory."""
+"""The exact or estimated divergence of a vector field: the rate at which the log density falls along a trajectory."""
 
 from abc import abstractmethod
 from typing import Literal, NamedTuple
@@ -17,7 +17,7 @@ Probes = Float[Array, "num_probes dim"] | None
 
 
 class Velocity(NamedTuple):
-    """What a divergence finds at one point of a field.
+    """The velocity and its divergence at one point of a field.
 
     value: `v`.
     divergence: `tr dv/dx`, or an estimate.
@@ -30,7 +30,7 @@ class Velocity(NamedTuple):
 
 
 class AbstractDivergence(AbstractEstimator):
-    """A way to find `div v = tr dv/dx`. Probes are drawn once for a trajectory, and fixed along it.
+    """A method to compute `div v = tr dv/dx`. Probes are drawn once for a trajectory, and fixed along it.
 
     Example:
         >>> import jax.numpy as jnp
@@ -48,7 +48,7 @@ class AbstractDivergence(AbstractEstimator):
 
     @abstractmethod
     def probes(self, x: Vector) -> Probes:
-        """What is random, for the trajectory from `x`."""
+        """The random probes for the trajectory from `x`."""
 
     @abstractmethod
     def __call__(
@@ -57,10 +57,10 @@ class AbstractDivergence(AbstractEstimator):
 
 
 class Exact(AbstractDivergence):
-    """`tr dv/dx` from all `dim` columns of the Jacobian, by forward mode; or the field's closed form.
+    """`tr dv/dx` from all `dim` columns of the Jacobian, by forward mode, or from the field's closed form.
 
-    It costs `dim` times the field. What is certified, or used as an importance weight, needs it: noise of variance
-    `s^2` in a log density multiplies an estimate of the evidence by about `exp(s^2 / 2)`.
+    It costs `dim` times the field. Certificates and importance weights need it: noise of variance `s^2` in a log
+    density multiplies an estimate of the evidence by about `exp(s^2 / 2)`.
 
     Example:
         >>> import equinox as eqx, jax.numpy as jnp
@@ -79,7 +79,7 @@ class Exact(AbstractDivergence):
 
     def __call__(self, field: AbstractField, t: Scalar, x: Vector, condition: Array | None, probes: Probes) -> Velocity:
         value, columns = _products(field, t, x, condition, jnp.eye(x.size, dtype=x.dtype))
-        squared_norm = (columns**2).sum()  # computed only where a penalty asks for it
+        squared_norm = (columns**2).sum()  # computed only if a penalty uses it
         if isinstance(field, AbstractFieldWithDivergence):
             value, divergence = field.velocity_and_divergence(t, x, condition)
             return Velocity(value, divergence, squared_norm)
@@ -87,20 +87,20 @@ class Exact(AbstractDivergence):
 
 
 class Hutchinson(AbstractDivergence):
-    """The mean of `e . (dv/dx) e` over random probes `e` of mean 0 and covariance `I`: unbiased, cheap, noisy.
+    """The mean of `e . (dv/dx) e` over random probes `e` of mean 0 and covariance `I`: unbiased and cheap, but noisy.
 
-    With `A = (J + J^T) / 2` the variance of one probe is `2 (||A||_F^2 - sum_i A_ii^2)` for Rademacher and
-    `2 ||A||_F^2` for Gaussian probes. Probes come from the event's bits and a stored seed, so that one event has one
-    value; training exchanges the seed at each step (a probe that stays is learned by heart: 0.64 nats of error in a
-    published example).
+    With `A = (J + J^T) / 2` the variance of one probe is `2 (||A||_F^2 - sum_i A_ii^2)` for Rademacher probes and
+    `2 ||A||_F^2` for Gaussian ones. Probes depend on the event's bits and a stored seed, so that an event always has
+    the same value. Training replaces the seed at each step. With a fixed probe the flow would overfit to it (0.64 nats
+    of error in a published example).
 
     Args:
         key: random key of the seed.
         num_probes: number of probes.
-        distribution: "rademacher", of the smallest variance, or "gaussian".
+        distribution: "rademacher", with the smallest variance, or "gaussian".
 
     Raises:
-        ValueError: where `num_probes` is below 1 or `distribution` unknown.
+        ValueError: if `num_probes` is below 1 or `distribution` is unknown.
 
     Source: Hutchinson 1990, Commun. Stat. Simul. Comput. 19(2); for flows: arXiv 1810.01367.
 
@@ -139,18 +139,19 @@ class Hutchinson(AbstractDivergence):
 
 
 class HutchPlusPlus(AbstractDivergence):
-    """The exact trace on the range that random probes find, and Hutchinson's estimate of the rest: unbiased.
+    """The exact trace on the range that random probes find, plus Hutchinson's estimate of the rest; it is unbiased.
 
-    A third of the probes find an orthonormal basis `Q` of most of the Jacobian's range, `tr(Q^T J Q)` is exact, and the
-    last third estimate the trace of `(I - Q Q^T) J (I - Q Q^T)`. Where few directions carry the Jacobian its variance
-    is far smaller than `Hutchinson`'s with as many products.
+    A third of the probes find an orthonormal basis `Q` of most of the Jacobian's range. A third compute `tr(Q^T J Q)`
+    exactly. The last third estimate the trace of `(I - Q Q^T) J (I - Q Q^T)`. If a few directions dominate the
+    Jacobian, the variance is far smaller than that of `Hutchinson` with as many products.
 
     Args:
         key: random key of the seed.
-        num_probes: products of the Jacobian in all, a multiple of 3; a third of it is at most the field's `dim`.
+        num_probes: total number of products of the Jacobian, a multiple of 3; a third of it is at most the field's
+            `dim`.
 
     Raises:
-        ValueError: where `num_probes` is not a positive multiple of 3 or, in use, too large for the field.
+        ValueError: if `num_probes` is not a positive multiple of 3 or, when used, too large for the field.
 
     Source: Meyer, Musco, Musco, Woodruff 2021, arXiv 2010.09649.
 
@@ -185,7 +186,7 @@ class HutchPlusPlus(AbstractDivergence):
     def __call__(self, field: AbstractField, t: Scalar, x: Vector, condition: Array | None, probes: Probes) -> Velocity:
         assert probes is not None
         of_range, of_rest = jnp.split(probes, 2)
-        # the range is a direction to look in, not something to differentiate: the estimate is unbiased for any
+        # the range needs no gradient: the estimate is unbiased for any range
         _, images = _products(field, t, jax.lax.stop_gradient(x), condition, of_range)
         basis = jnp.linalg.qr(jax.lax.stop_gradient(images).T)[0].T
         of_rest = of_rest - (of_rest @ basis.T) @ basis

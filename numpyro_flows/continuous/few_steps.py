@@ -1,4 +1,4 @@
-"""A continuous flow in a few steps of average velocities: what distillation makes of a flow with a solver."""
+"""A continuous flow in a few steps of average velocities: the result of distilling a flow with a solver."""
 
 from typing import override
 
@@ -16,14 +16,14 @@ from numpyro_flows.continuous.flow import ContinuousFlow
 
 
 class FewSteps(AbstractShaped, AbstractEstimator):
-    """`x_{k+1} = x_k + h v_k(t_k + h/2, x_k)`: a step for each field, from base to target, and others back.
+    """`x_{k+1} = x_k + h v_k(t_k + h/2, x_k)`: one step for each field, from base to target, and other steps back.
 
     A step costs one evaluation of its field, with all `dim` columns of its Jacobian, whose determinant is exact. So
-    `inverse_and_log_det` gives a density that integrates to 1 where the steps back are one-to-one, and
-    `transform_and_log_det` the exact density of what it draws. But the steps back are trained to undo the steps
-    forward, and do so only nearly: the two densities differ as much, and both say that they are estimates.
+    `inverse_and_log_det` gives a density that integrates to 1 if the steps back are one-to-one, and
+    `transform_and_log_det` gives the exact density of its own draws. But the steps back are trained to undo the steps
+    forward, and do so only nearly. So the two densities differ a little, and both are marked as estimates.
 
-    At the start all fields are those of `flow`, and the steps Euler's at the middle of each interval. `few_steps`
+    At the start all fields are those of `flow`, and the steps are Euler's at the middle of each interval. `few_steps`
     trains them.
 
     Args:
@@ -31,7 +31,7 @@ class FewSteps(AbstractShaped, AbstractEstimator):
         num_steps: number of steps in each direction.
 
     Raises:
-        ValueError: where `num_steps` is below 1.
+        ValueError: if `num_steps` is below 1.
 
     Source: average velocities: MeanFlow, Geng, Deng, Bai, Kolter, He 2025, arXiv 2505.13447; distilled with
         log-determinants: F2D2, Ai, He, Gu, Salakhutdinov, Kolter, Boffi, Simchowitz 2025, arXiv 2512.02636, which

@@ -1,4 +1,4 @@
-"""Vector fields: what a continuous flow follows from its base to its target."""
+"""Vector fields: the velocities of a continuous flow from its base to its target."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ Time = Literal["fourier", "concatenated"]
 
 
 class AbstractField(eqx.Module):
-    """A vector field `v(t, x | condition)`, of one vector `x` at a time `t` between 0, the base, and 1, the target.
+    """A vector field `v(t, x | condition)` of one vector `x` at a time `t` from 0, the base, to 1, the target.
 
-    A field whose divergence has a closed form is an `AbstractFieldWithDivergence`.
+    If the divergence of a field has a closed form, it is an `AbstractFieldWithDivergence`.
 
     Attributes:
         dim: number of coordinates.
@@ -68,22 +68,22 @@ class AbstractFieldWithDivergence(AbstractField):
 
 
 class MLPField(AbstractField):
-    """`v = MLP(x, time features)`, its hidden units scaled and shifted by a network of the condition (FiLM).
+    """`v = MLP(x, time features)`; a network of the condition scales and shifts its hidden units (FiLM).
 
-    Zero at the start, so the flow starts as the identity.
+    The field starts at zero, so the flow starts as the identity.
 
     Args:
         key: random key.
         dim: number of coordinates.
         cond_dim: length of the condition, None without one.
         hidden: widths of the hidden layers.
-        time: how the network sees the time: by `cos(k pi t)` and `sin(k pi t)` for `k = 1 ... num_frequencies`, or
+        time: how the network sees the time: as `cos(k pi t)` and `sin(k pi t)` for `k = 1 ... num_frequencies`, or
             "concatenated", as a number beside the coordinates. On two moons, matched for 20,000 steps, the first ended
             0.005 nats lower.
-        num_frequencies: of the first.
+        num_frequencies: number of frequencies of the first kind.
 
     Raises:
-        ValueError: where `dim` is below 1 or `time` unknown.
+        ValueError: if `dim` is below 1 or `time` is unknown.
 
     Source: FFJORD, Grathwohl, Chen, Bettencourt, Sutskever, Duvenaud 2019, arXiv 1810.01367; FiLM: Perez, Strub, de
         Vries, Dumoulin, Courville 2018, arXiv 1709.07871.
@@ -119,7 +119,7 @@ class MLPField(AbstractField):
         self.dim, self.cond_dim, self.hidden = dim, cond_dim, hidden
         self.num_frequencies = check_time(time, num_frequencies)
         self.network = MLP(key, dim + (2 * self.num_frequencies or 1), dim, hidden)
-        # a key of its own costs compile time; the last layer is zero, and the first sees other inputs
+        # another key would cost compile time; the last layer is zero, and the first sees other inputs
         self.modulator = None if cond_dim is None else MLP(key, cond_dim, 2 * sum(hidden), (max(hidden),))
 
     def __call__(self, t: Scalar, x: Vector, condition: Array | None = None) -> Vector:
@@ -132,7 +132,7 @@ class MLPField(AbstractField):
 
 
 class LinearField(AbstractFieldWithDivergence):
-    """`v = W x + b`: of constant divergence `tr W`. Zero at the start.
+    """`v = W x + b`, with the constant divergence `tr W`. It starts at zero.
 
     `flows.matrix_exponential` is its flow in closed form.
 
@@ -140,7 +140,7 @@ class LinearField(AbstractFieldWithDivergence):
         dim: number of coordinates.
 
     Raises:
-        ValueError: where `dim` is below 1.
+        ValueError: if `dim` is below 1.
 
     Example:
         >>> import equinox as eqx, jax.numpy as jnp
@@ -165,7 +165,7 @@ class LinearField(AbstractFieldWithDivergence):
 
 
 def time_features(t: Scalar, num_frequencies: int) -> Float[Array, " features"]:
-    """`cos(k pi t)` and `sin(k pi t)` for `k` up to `num_frequencies`; `t` itself where that is 0."""
+    """`cos(k pi t)` and `sin(k pi t)` for `k` up to `num_frequencies`; `t` itself if that is 0."""
     if num_frequencies == 0:
         return jnp.reshape(t, 1)
     angles = jnp.pi * jnp.arange(1, num_frequencies + 1) * t
@@ -173,7 +173,7 @@ def time_features(t: Scalar, num_frequencies: int) -> Float[Array, " features"]:
 
 
 def check_time(time: str, num_frequencies: int) -> int:
-    """The number of frequencies that `time_features` takes; a ValueError for another `time`, or none of them."""
+    """The number of frequencies that `time_features` takes; a ValueError for an unknown `time`, or no frequencies."""
     require_choice(get_args(Time), time=time)
     require_counts(num_frequencies=num_frequencies)
     return num_frequencies if time == "fourier" else 0

@@ -22,13 +22,13 @@ _MAX_STEPS = 4096
 
 
 class Trajectory(NamedTuple):
-    """One event on its way from the base to the target.
+    """One event on its trajectory from the base to the target.
 
     Attributes:
-        times: `(times,)`.
-        x: where it is, `(times, *shape)`.
+        times: times of the points, `(times,)`.
+        x: position at these times, `(times, *shape)`.
         log_det: `log |det dx(t)/dx(start)|`, `(times,)`.
-        divergence: of the field at `x`, `(times,)`, the slope of `log_det`.
+        divergence: divergence of the field at `x`, `(times,)`; it is the slope of `log_det`.
 
     Example:
         >>> import jax  # doctest: +SLOW
@@ -47,26 +47,26 @@ class Trajectory(NamedTuple):
 class ContinuousFlow(AbstractShaped, AbstractEstimator):
     """`y = x(1)` for `dx/dt = v(t, x | condition)`, `x(0) = x`; `log |det dy/dx| = int_0^1 tr(dv/dx) dt`.
 
-    State and log-determinant are integrated together, in either direction, by diffrax. They are right to the tolerance
-    of the step size controller, and so is the inverse. Its log-determinant is exact but for that, unless `divergence`
-    is an estimate. While a flow is trained, `training` takes the place of divergence, solver and controller.
+    diffrax integrates the state and the log-determinant together, in either direction. Both directions are accurate to
+    the tolerance of the step size controller. The log-determinant is exact up to this tolerance, unless `divergence` is
+    an estimate. During training, `training` replaces the divergence, solver and controller.
 
     Args:
         field: the vector field.
-        divergence: how the log-determinant is found.
+        divergence: method for the log-determinant.
         solver: a diffrax solver; `Tsit5` by default.
-        stepsize_controller: of diffrax; by default `adaptive(1e-4)`, whose steps have errors below 1e-5.
-        adjoint: of diffrax: `RecursiveCheckpointAdjoint` by default, measured the fastest and of least memory of those
-            for reverse mode; `BacksolveAdjoint`, whose gradients are themselves solutions; `DirectAdjoint`, for both
-            modes of differentiation; `ForwardMode`, for the forward mode.
+        stepsize_controller: a diffrax controller; by default `adaptive(1e-4)`, whose steps have errors below 1e-5.
+        adjoint: a diffrax adjoint. The default, `RecursiveCheckpointAdjoint`, was the fastest for reverse mode and used
+            the least memory when measured. `BacksolveAdjoint` computes gradients as solutions of an equation.
+            `DirectAdjoint` supports both modes of differentiation, and `ForwardMode` the forward mode.
         interval: times of the base and the target.
-        max_steps: most solver steps.
-        num_steps: solver steps where the controller is diffrax's `ConstantStepSize`.
-        training: how it is solved in training.
+        max_steps: maximum number of solver steps.
+        num_steps: number of solver steps if the controller is diffrax's `ConstantStepSize`.
+        training: how the equation is solved in training.
 
     Raises:
-        ValueError: where the interval is empty or not finite, or `num_steps` does not go with the controller.
-        RuntimeError: (of `eqx.error_if`, also within jit) where the solver fails; it names solver, tolerance and steps.
+        ValueError: if the interval is empty or not finite, or `num_steps` does not fit the controller.
+        RuntimeError: (from `eqx.error_if`, also within jit) if the solver fails; it names solver, tolerance and steps.
 
     Source: Chen, Rubanova, Bettencourt, Duvenaud 2018, arXiv 1806.07366; FFJORD, Grathwohl, Chen, Bettencourt,
         Sutskever, Duvenaud 2019, arXiv 1810.01367.
@@ -122,7 +122,7 @@ class ContinuousFlow(AbstractShaped, AbstractEstimator):
 
     @property
     def backwards(self) -> tuple[float, float]:
-        """From the target's time to the base's."""
+        """The interval from the target's time to the base's."""
         return self.interval[1], self.interval[0]
 
     def _transform(self, x: Vector, condition: Array | None) -> tuple[Array, Scalar]:
@@ -134,13 +134,13 @@ class ContinuousFlow(AbstractShaped, AbstractEstimator):
     def move(
         self, x: Vector, condition: Array | None, interval: tuple[float, float], *, with_energies: bool = False
     ) -> tuple[Array, Scalar, Energies]:
-        """Where `x` at the start of the interval is at its end, the log-determinant of that, and the energies."""
+        """The position of `x` at the end of the interval, the log-determinant, and the energies."""
         (moved, log_det, *energies), _ = self.solve(x, condition, interval, with_energies=with_energies)
-        # an energy is positive whichever way it goes
+        # an energy is positive in either direction
         return moved, log_det, jax.tree.map(jnp.abs, energies[0]) if energies else Energies()
 
     def trajectory(self, x: ArrayLike, condition: ArrayLike | None = None, *, num_times: int = 101) -> Trajectory:
-        """The way of one event `x` of the base to the target, at evenly spaced times."""
+        """The trajectory of one event `x` of the base to the target, at evenly spaced times."""
         x, condition = checked(self, x, condition)
         times = jnp.linspace(*self.interval, num_times, dtype=x.dtype)
         (path, log_det), _ = self.solve(x, condition, self.interval, times)
@@ -150,7 +150,7 @@ class ContinuousFlow(AbstractShaped, AbstractEstimator):
 
     @override
     def _transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
-        """Of the three, gradients go through `y` alone: through the score they would need third derivatives.
+        """The three results; gradients pass only through `y`: through the score they would need third derivatives.
 
         Along a trajectory the score `s` of the density that is carried along follows
         `ds/dt = -(dv/dx)^T s - grad_x div v`.
@@ -191,7 +191,7 @@ class ContinuousFlow(AbstractShaped, AbstractEstimator):
 
         zero = jnp.zeros_like(x, shape=())
         state = (x, zero, Energies(zero, zero, zero)) if with_energies else (x, zero)
-        # parameters go through the arguments, where every adjoint finds them
+        # parameters are passed as arguments, where every adjoint finds them
         return self.ode(rate, state, interval, (self.field, condition, self.divergence.probes(x)), times)
 
     def _velocity(self, t: Scalar, x: Vector, args: tuple[AbstractField, Array | None, Probes]) -> Velocity:

@@ -1,4 +1,4 @@
-"""Flow matching: a vector field by regression on the velocities of given paths, without solving anything."""
+"""Flow matching: fits a vector field by regression on the velocities of given paths, without an ODE solver."""
 
 from abc import abstractmethod
 from typing import Literal, get_args
@@ -15,11 +15,11 @@ from numpyro_flows.bijections.sweeps import Vector
 from numpyro_flows.continuous.flow import ContinuousFlow
 
 Coupling = Literal["independent", "minibatch_ot"]
-"""Which draw of the base goes to which data: any, or within a batch those of least total squared distance."""
+"""The pairing of base draws and data: arbitrary, or with the smallest total squared distance in a batch."""
 
 
 class AbstractPath(eqx.Module):
-    """How a draw `x0` of the base goes to a datum `x1`: `x_t = a(t) x1 + b(t) x0`, `t` from 0 to 1.
+    """A path from a draw `x0` of the base to a datum `x1`: `x_t = a(t) x1 + b(t) x0`, `t` from 0 to 1.
 
     Example:
         >>> import jax.numpy as jnp
@@ -43,14 +43,14 @@ class AbstractPath(eqx.Module):
 
 
 class ConditionalOT(AbstractPath):
-    """`x_t = t x1 + (1 - (1 - sigma_min) t) x0`: straight, and ending in `N(x1, sigma_min^2)`, not in a point.
+    """`x_t = t x1 + (1 - (1 - sigma_min) t) x0`: a straight path that ends in `N(x1, sigma_min^2)`, not in a point.
 
     Args:
-        sigma_min: that deviation, on the scale of whitened data. It blurs the density by so much, and keeps a network
-            from learning few points by heart.
+        sigma_min: standard deviation at the end, on the scale of whitened data. It blurs the density by this amount,
+            and keeps a network from overfitting to few points.
 
     Raises:
-        ValueError: where `sigma_min` is not in [0, 1).
+        ValueError: if `sigma_min` is not in [0, 1).
 
     Source: Lipman, Chen, Ben-Hamu, Nickel, Le 2023, arXiv 2210.02747.
 
@@ -73,7 +73,7 @@ class ConditionalOT(AbstractPath):
 
 
 class RectifiedFlow(AbstractPath):
-    """`x_t = t x1 + (1 - t) x0`: straight, to the point itself.
+    """`x_t = t x1 + (1 - t) x0`: a straight path to the point itself.
 
     Source: Liu, Gong, Liu 2023, arXiv 2209.03003.
 
@@ -90,17 +90,17 @@ class RectifiedFlow(AbstractPath):
 
 
 class VariancePreserving(AbstractPath):
-    """`x_t = a x1 + sqrt(1 - a^2) x0`, `a = exp(-(B(1 - t)) / 2)`: the diffusion whose noise falls as `t` rises.
+    """`x_t = a x1 + sqrt(1 - a^2) x0` with `a = exp(-(B(1 - t)) / 2)`: the diffusion whose noise decreases with `t`.
 
-    `B(s) = beta_min s + (beta_max - beta_min) s^2 / 2`. The field that fits it is that of the probability-flow
-    equation, whose likelihood is exact. The velocity has no bound as the noise comes to 0, so the path stops short of
-    it, at 0.999 of the way.
+    `B(s) = beta_min s + (beta_max - beta_min) s^2 / 2`. The fitted field is that of the probability-flow equation,
+    whose likelihood is exact. The velocity is unbounded as the noise approaches 0, so the path ends earlier, at 0.999
+    of the interval.
 
     Args:
         beta_min, beta_max: rates of the noise at the data and at the base, with `B(1)` large enough to forget the data.
 
     Raises:
-        ValueError: where not `0 < beta_min <= beta_max`.
+        ValueError: if not `0 < beta_min <= beta_max`.
 
     Source: Song, Sohl-Dickstein, Kingma, Kumar, Ermon, Poole 2021, arXiv 2011.13456.
 
@@ -127,21 +127,21 @@ class VariancePreserving(AbstractPath):
 
 
 _LAST_TIME = 0.999
-_CONDITION_COST = 100.0  # of a linear effect the base draws of a pair have the mean c / 100: KL of 5e-5 c^2
+_CONDITION_COST = 100.0  # with a linear effect, base draws of a pair have mean c / 100: a KL of 5e-5 c^2
 
 
 class FlowMatching(eqx.Module):
-    """The loss `E |v(t, x_t) - dx_t/dt|^2`, whose field carries the base to the data.
+    """The loss `E |v(t, x_t) - dx_t/dt|^2`, whose minimiser is a field that carries the base to the data.
 
     Args:
-        path: from a draw of the base to a datum.
-        coupling: "independent", or "minibatch_ot", whose paths cross less. Draws and densities of the flow then take
-            fewer evaluations of the field, and training takes longer, for assignments. Pairs differ little in their
-            condition, and rows are resampled by their weights. Conditions of many coordinates leave few close pairs,
-            so that little is gained.
+        path: path from a draw of the base to a datum.
+        coupling: "independent", or "minibatch_ot", whose paths cross less. With the latter, draws and densities of the
+            flow take fewer evaluations of the field, but training takes longer, because of the assignments. It pairs
+            draws and data of similar conditions, and resamples rows by their weights. If conditions have many
+            coordinates, there are few similar pairs, and little is gained.
 
     Raises:
-        ValueError: where `coupling` is unknown.
+        ValueError: if `coupling` is unknown.
 
     Source: Lipman et al. 2023, arXiv 2210.02747; couplings: Tong et al. 2024, arXiv 2302.00482; Pooladian et al. 2023,
         arXiv 2304.14772; with conditions: Kerrigan, Migliorini, Smyth 2024, arXiv 2404.04240; Chemseddine, Hagemann,
@@ -181,16 +181,16 @@ class FlowMatching(eqx.Module):
         conditions: Float[Array, "batch cond_dim"] | None,
         weights: Float[Array, " batch"],
     ) -> Scalar:
-        """The mean over a batch of data, a draw of the base and a time for each, and over the coordinates.
+        """The mean loss over a batch of data, with a draw of the base and a time for each, and over the coordinates.
 
-        Conditions are expected to have standard deviations near 1, as `fit_density` makes them.
+        Conditions should have standard deviations near 1, as `fit_density` makes them.
         """
         require_key(key, "key")
         base_key, time_key = jax.random.split(key)
         x0 = jax.random.normal(base_key, x1.shape, x1.dtype)
         if self.coupling == "minibatch_ot":
             x0, x1, conditions, weights = self._paired(key, x0, x1, conditions, weights)
-        # one in each of as many intervals: less noise than by independent times
+        # one time in each of as many intervals: less noise than with independent times
         batch = len(x1)
         times = (jnp.arange(batch) + jax.random.uniform(time_key, (batch,), x1.dtype)).astype(x1.dtype) / batch
         x, velocity = jax.vmap(self.path)(times, x0, x1)
@@ -208,22 +208,22 @@ class FlowMatching(eqx.Module):
     ) -> tuple[Array, Array, Array | None, Array]:
         """Draws of the base, data resampled by their weights, conditions of these, and equal weights.
 
-        The marginals stay as they are: that of the base is normal for each condition, up to `_CONDITION_COST`, and that
-        of the data is weighted, exactly so over all batches, as the equal weights are the mean of those given.
+        The marginals do not change. The base is normal for each condition, up to `_CONDITION_COST`. The data are
+        weighted, exactly so over all batches, because the equal weights are the mean of the given ones.
         """
         rows = _resampled(jax.random.fold_in(key, 1), weights)
         x1, conditions = x1[rows], None if conditions is None else conditions[rows]
         x0 = _nearest(x0, x1, conditions)
-        # A path ends in `a x1 + b x0`. The pair's `x0` would not blur there but stretch: other noise takes its place.
+        # A path ends in `a x1 + b x0`. The pair's `x0` would stretch the data there, not blur them: use other noise.
         a, b = self.path.weights(jnp.ones((), x1.dtype))
         noise = jax.random.normal(jax.random.fold_in(key, 2), x1.shape, x1.dtype)
         return x0, x1 + b / a * (noise - x0), conditions, jnp.full_like(weights, weights.mean())
 
 
 def _resampled(key: PRNGKeyArray, weights: Float[Array, " batch"]) -> Int[Array, " batch"]:
-    """As many rows, each as often as its weight says to within one (systematic resampling), in random order.
+    """Systematic resampling: as many rows, each as often as its weight says, to within one, in random order.
 
-    The order must be random, as times rise along the batch.
+    The order must be random, because times increase along the batch.
     """
     offset_key, order_key = jax.random.split(key)
     batch, sums = len(weights), jnp.cumsum(weights)
@@ -237,17 +237,17 @@ def _nearest(
     x1: Float[Array, "batch dim"],
     conditions: Float[Array, "batch cond_dim"] | None = None,
 ) -> Float[Array, "batch dim"]:
-    """`x0` in the order that makes the sum of squared distances to the rows of `x1` least.
+    """`x0` in the order that minimises the sum of squared distances to the rows of `x1`.
 
-    With conditions, each draw of the base has one of its own, independent of it: that of the row with its number. The
-    squared distance between the two conditions of a pair counts `_CONDITION_COST` times, so that the draws that go to
-    rows of one condition are nearly those that had it.
+    With conditions, each draw of the base has its own condition, independent of it: that of the row with its number.
+        The squared distance between the two conditions of a pair counts `_CONDITION_COST` times. So the draws paired
+        with rows of one condition are nearly those that had it.
     """
 
     def assign(x0: np.ndarray, x1: np.ndarray) -> np.ndarray:
         x0, x1 = np.asarray(x0, np.float64), np.asarray(x1, np.float64)
         cost = 0.5 * (x0**2).sum(1) - x1 @ x0.T
-        cost -= cost.min(1, keepdims=True)  # these two change no assignment, and leave SciPy less to search
+        cost -= cost.min(1, keepdims=True)  # these two do not change the assignment, but shorten SciPy's search
         cost -= cost.min(0)
         return linear_sum_assignment(cost)[1].astype(np.int32)
 

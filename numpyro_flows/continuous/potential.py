@@ -25,7 +25,7 @@ class PotentialField(AbstractField):
         time, num_frequencies: as for `MLPField`.
 
     Raises:
-        ValueError: where `dim` is below 1 or `time` unknown.
+        ValueError: if `dim` is below 1 or `time` is unknown.
 
     Source: Zhang, E, Wang 2018 ("Monge-Ampere flow"), arXiv 1809.10188.
 
@@ -65,21 +65,21 @@ class PotentialField(AbstractField):
 
 
 class OTFlowField(AbstractFieldWithDivergence):
-    """`v = -grad_x phi`, `phi(s) = w . n(s) + s . A^T A s / 2 + b . s` of `s = (x, t, condition)`, its trace exact.
+    """`v = -grad_x phi`, `phi(s) = w . n(s) + s . A^T A s / 2 + b . s`, `s = (x, t, condition)`: its trace is exact.
 
     `n(s) = u + sigma(K_1 u + b_1)` with `u = sigma(K_0 s + b_0)` and `sigma(z) = log(2 cosh z)`, whose slope is tanh.
-    The divergence has a closed form that costs no more than some products of matrices: `width^2 dim`, not `dim` passes.
-    Near zero at the start.
+    The divergence has a closed form, which costs only some products of matrices: `width^2 dim`, not `dim` passes. The
+    field is near zero at the start.
 
     Args:
         key: random key.
         dim: number of coordinates.
         cond_dim: length of the condition, None without one.
-        width: of the network.
-        rank: of `A`; by default up to 10.
+        width: width of the network.
+        rank: rank of `A`; by default the length of `s`, at most 10.
 
     Raises:
-        ValueError: where `dim` is below 1.
+        ValueError: if `dim` is below 1.
 
     Source: OT-Flow, Onken, Wu Fung, Li, Ruthotto 2021, arXiv 2006.00104.
 
@@ -113,7 +113,7 @@ class OTFlowField(AbstractFieldWithDivergence):
         self.first, self.first_bias = first / np.sqrt(num), jnp.zeros(width)
         self.second, self.second_bias = second / np.sqrt(width), jnp.zeros(width)
         self.weight = jnp.zeros(width)
-        self.quadratic = 0.01 * quadratic / np.sqrt(num)  # not zero, where it would have no gradient
+        self.quadratic = 0.01 * quadratic / np.sqrt(num)  # not zero, because then it would have no gradient
         self.linear = jnp.zeros(num)
 
     def velocity_and_divergence(self, t: Scalar, x: Vector, condition: Array | None = None) -> tuple[Vector, Scalar]:

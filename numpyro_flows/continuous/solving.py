@@ -1,4 +1,4 @@
-"""Solving ordinary differential equations by diffrax, with failures that name themselves."""
+"""Solution of ordinary differential equations by diffrax, with errors that name the cause."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,25 +12,26 @@ from jaxtyping import Array, ArrayLike, Int, PyTree
 
 from numpyro_flows.arguments import require_instance
 
-_LEAST_SINGLE = 1e-6  # error of a step that single precision can still tell from rounding
-_SHORTEST_STEP = 1e-6  # of the adaptive controller, as a share of the unit of time: below it single precision has none
+_LEAST_SINGLE = 1e-6  # smallest error of a step that exceeds rounding in single precision
+_SHORTEST_STEP = 1e-6  # of the adaptive controller, as a share of the unit of time: the limit of single precision
 Rate = Callable[[Any, PyTree, PyTree], PyTree]
 """`d state / dt` of time, state and arguments."""
 
 
 class ODESolver(eqx.Module):
-    """How an equation is solved: diffrax's solver, step size controller and adjoint, each to be chosen by itself.
+    """How an equation is solved: diffrax's solver, step size controller and adjoint, chosen independently.
 
     Args:
         solver: a diffrax solver.
         stepsize_controller: a diffrax controller. `ConstantStepSize` takes `num_steps` steps.
-        adjoint: how gradients come back through the solution.
-        max_steps: most steps.
-        num_steps: of constant size; None with other controllers.
-        raises: whether a failure is an error. Else its results are NaN, so that a training step can be skipped.
+        adjoint: a diffrax adjoint, which computes gradients of the solution.
+        max_steps: maximum number of steps.
+        num_steps: number of steps of constant size; None with other controllers.
+        raises: whether a failure raises an error. Otherwise its results are NaN, so that a training step can be
+            skipped.
 
     Raises:
-        ValueError: where `num_steps` is given without `ConstantStepSize`, or missing with it, or exceeds `max_steps`.
+        ValueError: if `num_steps` is given without `ConstantStepSize`, or missing with it, or exceeds `max_steps`.
     """
 
     solver: diffrax.AbstractSolver
@@ -72,7 +73,7 @@ class ODESolver(eqx.Module):
     ) -> tuple[PyTree, Int[Array, ""]]:
         """The state at the end of the interval, or at each of `times`, and the number of steps taken.
 
-        Where the state at the start is not finite, the result is NaN, and no failure.
+        If the state at the start is not finite, the result is NaN, and this is not a failure.
         """
         leaves = jax.tree.leaves(state)
         dtype = jnp.result_type(*leaves)
@@ -101,7 +102,7 @@ class ODESolver(eqx.Module):
         return ends, solution.stats["num_steps"]
 
     def evaluations(self, num_steps: Int[ArrayLike, "..."]) -> Int[Array, "..."]:
-        """How often the field is evaluated in so many steps."""
+        """Number of evaluations of the field in so many steps."""
         tableau = getattr(self.solver, "tableau", None)
         if tableau is None:
             raise ValueError(f"expected a Runge-Kutta solver to count evaluations of, got {type(self.solver).__name__}")
@@ -119,13 +120,13 @@ class ODESolver(eqx.Module):
 
 
 def adaptive(tolerance: float) -> diffrax.PIDController:
-    """Steps for an error of about `tolerance (1 + |state|)` at the end.
+    """A controller for an error of about `tolerance (1 + |state|)` at the end.
 
-    Errors of steps add up, and a flow stretches them: so one step may have a tenth of that error, though in single
-    precision no less than 1e-6, where rounding begins. Where steps become too short, the solver fails.
+    Errors of steps add up, and a flow stretches them. So one step may have a tenth of that error, but in single
+    precision no less than 1e-6, where rounding begins. If steps become too short, the solver fails.
 
     Raises:
-        ValueError: where `tolerance` is not positive.
+        ValueError: if `tolerance` is not positive.
 
     Example:
         >>> import jax

@@ -1,4 +1,4 @@
-"""What training makes of a bijection with continuous flows in it: coarse solvers, new probes, penalties, no errors."""
+"""The form of continuous flows in training: coarse solvers, new probes, penalties, no errors."""
 
 import dataclasses
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from numpyro_flows.continuous.training_settings import MAX_TRAINING_STEPS, Energ
 
 
 class Penalised(AbstractShaped):
-    """A continuous flow whose penalties are taken off its log-determinants, so that every likelihood pays for them."""
+    """A continuous flow with penalties subtracted from its log-determinants, so that every likelihood includes them."""
 
     flow: ContinuousFlow
     penalties: Energies = eqx.field(static=True)
@@ -37,7 +37,7 @@ class Penalised(AbstractShaped):
 
     @override
     def _transform_with_score(self, x: Array, score: Array, condition: Array | None) -> tuple[Array, Scalar, Array]:
-        """The flow's own: a path gradient has no log-determinant in it, and so no penalty."""
+        """The flow's own result: a path gradient contains no log-determinant, and so no penalty."""
         return self.flow._transform_with_score(x, score, condition)
 
     def _move(self, x: Vector, condition: Array | None, interval: tuple[float, float]) -> tuple[Array, Scalar]:
@@ -47,7 +47,7 @@ class Penalised(AbstractShaped):
 
 
 def in_training[T](bijection: T, key: PRNGKeyArray) -> T:
-    """`bijection` as one training step sees it: of every continuous flow its `training`, and probes drawn anew.
+    """`bijection` as one training step sees it: every continuous flow has its `training` form, and new probes.
 
     Bijections without a solver or probes stay as they are. A failing solver gives NaN, so that the step is skipped.
 
@@ -72,7 +72,7 @@ def in_training[T](bijection: T, key: PRNGKeyArray) -> T:
 
 
 def with_training_solver[T](bijection: T) -> T:
-    """`bijection` with every continuous flow solved as in training, but with its own divergence and no penalty."""
+    """`bijection` with training's solver in every continuous flow, but its own divergence and no penalty."""
 
     def coarse(flow: ContinuousFlow) -> ContinuousFlow:
         training = flow.training
@@ -90,7 +90,7 @@ def with_training_solver[T](bijection: T) -> T:
 
 
 def without_errors[T](bijection: T) -> T:
-    """`bijection` with NaN for an event whose solver fails, in place of an error."""
+    """`bijection` that returns NaN for an event whose solver fails, in place of an error."""
 
     def quiet(flow: ContinuousFlow) -> ContinuousFlow:
         return eqx.tree_at(lambda f: f.ode, flow, dataclasses.replace(flow.ode, raises=False))
@@ -99,7 +99,7 @@ def without_errors[T](bijection: T) -> T:
 
 
 class _Counting(AbstractShaped):
-    """`flow` with log-determinants that are larger by the evaluations of the field."""
+    """`flow` with log-determinants that are increased by the number of evaluations of the field."""
 
     flow: ContinuousFlow
 
@@ -118,10 +118,10 @@ class _Counting(AbstractShaped):
 
 
 def num_evaluations(bijection: AbstractBijection, y: ArrayLike, condition: ArrayLike | None = None) -> Scalar:
-    """How often fields are evaluated for the density of one event `y`, in all continuous flows of `bijection`.
+    """Number of evaluations of fields for the density of one event `y`, in all continuous flows of `bijection`.
 
     Raises:
-        ValueError: where the shape of `y` or `condition` is not the bijection's, or a solver is no Runge-Kutta method.
+        ValueError: if the shape of `y` or `condition` is not the bijection's, or a solver is not a Runge-Kutta method.
 
     Example:
         >>> import diffrax, jax  # doctest: +SLOW
@@ -141,7 +141,7 @@ def continuous_flows(bijection: Any) -> list[ContinuousFlow]:
 
 
 def with_more_steps[T](tree: T) -> T:
-    """`tree` with twice the solver steps in training, as far as they may go."""
+    """`tree` with twice the solver steps in training, up to their maximum."""
 
     def more(flow: ContinuousFlow) -> ContinuousFlow:
         steps = jnp.minimum(2 * flow.training.num_steps, MAX_TRAINING_STEPS).astype("int32")

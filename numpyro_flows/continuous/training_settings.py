@@ -1,4 +1,4 @@
-"""How a continuous flow is solved while it is trained, and what its trajectories may cost."""
+"""How a continuous flow is solved in training, and the penalties on its trajectories."""
 
 from typing import NamedTuple
 
@@ -14,12 +14,12 @@ MAX_TRAINING_STEPS = 256
 
 
 class Energies(NamedTuple):
-    """Integrals along a trajectory; or, as weights, what each counts in training: small ones need few solver steps.
+    """Integrals along a trajectory, or their weights in the training loss: small energies need few solver steps.
 
     Attributes:
-        kinetic: `int |v|^2 dt`, and
-        jacobian: `int ||dv/dx||_F^2 dt` (RNODE: Finlay, Jacobsen, Nurbekyan, Oberman 2020, arXiv 2002.02798).
-        path_length: `int |v| dt`, the way that an event goes (OT-Flow: Onken, Wu Fung, Li, Ruthotto 2021, arXiv
+        kinetic: `int |v|^2 dt` (RNODE: Finlay, Jacobsen, Nurbekyan, Oberman 2020, arXiv 2002.02798).
+        jacobian: `int ||dv/dx||_F^2 dt` (RNODE).
+        path_length: `int |v| dt`, the length of an event's path (OT-Flow: Onken, Wu Fung, Li, Ruthotto 2021, arXiv
             2006.00104).
 
     Example:
@@ -35,21 +35,21 @@ class Energies(NamedTuple):
 
 _RNODE = Energies(
     kinetic=0.01, jacobian=0.01
-)  # of its paper: fields that few steps follow, at little cost in likelihood
+)  # the paper's value: fields that need few steps, at little cost in likelihood
 
 
 class Training(eqx.Module):
-    """How a continuous flow is solved while it is trained: in few steps of one size, which training itself raises.
+    """How a continuous flow is solved in training: in few steps of equal size, which training itself increases.
 
     Args:
         num_steps: solver steps at the start.
         solver: a diffrax solver.
-        divergence: of the field in training; the flow's own by default.
-        penalties: weights of the energies in the loss of maximum likelihood; by default, as in RNODE, 0.01 for the
-            first two.
+        divergence: divergence of the field in training; the flow's own by default.
+        penalties: weights of the energies in the maximum likelihood loss; by default, as in RNODE, 0.01 for the first
+            two.
 
     Raises:
-        ValueError: where `num_steps` is below 1 or above 256.
+        ValueError: if `num_steps` is below 1 or above 256.
 
     Example:
         >>> import jax

@@ -1,1 +1,1 @@
-"""Densities of data: `fit_density`, in `fit.py`, and what is done with one."""
+"""Densities of data: `fit_density`, in `fit.py`, and functions of a fitted density."""

@@ -1,4 +1,4 @@
-"""Flows of angles: which recipes make one, and the base that they stand on."""
+"""Flows of angles: their recipes and their base."""
 
 from functools import partial
 from typing import Any
@@ -36,7 +36,7 @@ def recipe_of_angles(recipe: Recipe, *, alone: bool, dim: int) -> Recipe:
     """The recipe of the angles: circular spline couplings, or the user's where there are no real columns.
 
     Raises:
-        ValueError: where the data have no real columns, and the user's recipe is not one of angles.
+        ValueError: if the data have no real columns, and the user's recipe is not one of angles.
     """
     if not alone or recipe is flows.nsf_coupling:
         return _OF_ANGLES

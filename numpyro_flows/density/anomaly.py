@@ -1,4 +1,4 @@
-"""Anomaly scores: how far a row is from what a density calls usual, with p-values."""
+"""Anomaly detection by a density, with conformal p-values."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -15,14 +15,15 @@ from numpyro_flows.modeling.sites import table_as_sites
 
 
 class AnomalyScores(NamedTuple):
-    """Of every row, its log density and two p-values: small ones are anomalies.
+    """The log density of every row and two p-values: anomalies have small p-values.
 
     Attributes:
         log_prob: `log p(x)`, in nats.
-        p_density: share of reference rows whose density is no larger: rows of little density are anomalies.
-        typicality: `|log p(x) - m| / s`, with mean and deviation of the reference rows' log densities.
-        p_typicality: share of reference rows that are no more typical: also rows of far too much density are
-            anomalies, as those near the mode of a distribution of many dimensions, where no draw of it ever is.
+        p_density: share of reference rows whose density is no larger. It finds rows with a small density.
+        typicality: `|log p(x) - m| / s`, with the mean `m` and standard deviation `s` of the reference rows' log
+            densities.
+        p_typicality: share of reference rows that are no more typical. It also finds rows with far too large a density:
+            in many dimensions, draws of a distribution are never near its mode.
 
     Example:
         >>> import jax, numpy as np  # doctest: +SLOW
@@ -44,21 +45,21 @@ def anomaly_scores(
     data: ArrayLike | Mapping[str, ArrayLike],
     reference: ArrayLike | Mapping[str, ArrayLike],
 ) -> AnomalyScores:
-    """Score rows by a density, with p-values by the ranks among reference rows.
+    """Score rows by a density, with p-values from their ranks among reference rows.
 
-    A p-value is `(1 + number of reference rows that are as anomalous) / (1 + number of reference rows)`. Where a row
-    comes from the same distribution as the reference rows, and the flow has seen none of them, it is below any level
-    `a` in at most a share `a` of cases, however good the flow.
+    A p-value is `(1 + number of reference rows that are as anomalous) / (1 + number of reference rows)`. Suppose a row
+    has the same distribution as the reference rows, and the flow was trained on none of them. Then the p-value is at
+    most `a` with a probability of at most `a`, for every level `a` and however good the flow.
 
     Args:
-        flow: a density, as `fit_density` gives it.
+        flow: a density, as `fit_density` returns it.
         data: rows to score, `(num, *event)`, or sites.
-        reference: regular rows that the flow was not trained on; rows that it was trained on make p-values too small.
+        reference: regular rows that the flow was not trained on. Training rows would make the p-values too small.
 
     Raises:
-        TypeError: where `flow` is not a `FlowDistribution`, or rows are no numbers.
-        ValueError: where there is no row, fewer than two reference rows, a row that is not finite, or one of another
-            shape than the flow's events.
+        TypeError: if `flow` is not a `FlowDistribution`, or rows are not numbers.
+        ValueError: if there is no row, there are fewer than two reference rows, a row is not finite, or its shape is
+            not that of the flow's events.
 
     Source: typicality: Nalisnick, Matsukawa, Teh, Lakshminarayanan 2019, arXiv 1906.02994; p-values: Bates, Candes,
     Lei, Romano, Sesia 2023, arXiv 2104.08279.

@@ -1,4 +1,4 @@
-"""The base of a flow in training: any NumPyro distribution of its events, with parameters that are trained too."""
+"""The base of a flow in training: any NumPyro distribution of its events, whose parameters are trained too."""
 
 from typing import Any
 
@@ -20,11 +20,11 @@ Parameters = dict[str, Any]
 
 
 def checked_base(base: Any, dim: int) -> Base:
-    """The base over events of `dim` numbers: of one number's distribution independent copies, None if standard normal.
+    """The base for events of `dim` numbers, None if standard normal; a distribution of one number is repeated.
 
     Raises:
-        TypeError: where it is no NumPyro distribution.
-        ValueError: where it is one of other events, or not of all real vectors.
+        TypeError: if it is not a NumPyro distribution.
+        ValueError: if it has other events, or not all real vectors as support.
     """
     if base is None:
         return None
@@ -53,7 +53,7 @@ def is_standard_normal(base: Base) -> bool:
 
 
 def parameters_of(base: Base) -> Parameters:
-    """What training changes; nothing of distributions that their parameters do not make again, as transformed ones."""
+    """The trainable parameters; none for distributions that cannot be rebuilt from them, such as transformed ones."""
     if base is None:
         return {}
     inner = {name: parameters_of(part) for name, part in _parts(base).items()}
@@ -97,7 +97,7 @@ def _with_part(base: dist.Distribution, name: str, parameters: Parameters) -> di
 
 
 def _constraints(base: dist.Distribution) -> dict[str, Any]:
-    """Of the parameters that the distribution was made with."""
+    """Constraints of the parameters that the distribution was made with."""
     if _parts(base):
         return {}
     stored = set(type(base).gather_pytree_data_fields())

@@ -1,4 +1,4 @@
-"""Simple densities of the training rows: a flow is compared with them, and its training starts from the mixture."""
+"""Simple densities of the training rows. The flow is compared with them, and its training starts from the mixture."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,10 +17,10 @@ from numpyro_flows.training.seeds import Seeds
 
 @dataclass(frozen=True)
 class Baselines:
-    """Two Gaussians and, where asked for, a mixture of Gaussians, which is fitted when it is first used.
+    """Two Gaussians and, if asked for, a mixture of Gaussians, which is fitted when it is first used.
 
-    gaussian: of the rows as they are.
-    prepared: the rows as training has them.
+    gaussian: Gaussian of the rows as they are.
+    prepared: rows in the form used for training.
     stacks: whether there is a mixture.
     """
 
@@ -31,30 +31,30 @@ class Baselines:
 
     @classmethod
     def of(cls, rows: Rows, prepared: Rows, seeds: Seeds, *, mixture: bool) -> "Baselines":
-        """Of some rows; there is no mixture of very many coordinates, nor of very few rows."""
+        """Baselines of some rows, without a mixture if there are very many coordinates or very few rows."""
         stacks = mixture and Stack.possible(rows.x, rows.weights)
         return cls(GaussianMixture.single(rows.x, rows.weights), prepared, seeds, stacks)
 
     @cached_property
     def stack(self) -> Stack | None:
-        """What the mixture is made of."""
+        """The stack behind the mixture."""
         rows = in_double(self.prepared)
         return Stack.of(rows.x, rows.weights, self.seeds.rng("mixtures")) if self.stacks else None
 
     @cached_property
     def mixture(self) -> GaussianMixture | None:
-        """Of prepared rows."""
+        """The mixture of prepared rows."""
         rows = in_double(self.prepared)
         return None if self.stack is None else self.stack.fit(rows.x, rows.weights, self.seeds.rng("mixture"))
 
     @property
     def base(self) -> dist.Distribution:
-        """The mixture, of as many components as a stack can have."""
+        """The mixture, padded to the largest number of components that a stack can have."""
         assert self.mixture is not None
         return self.mixture.filled(MOST_COMPONENTS).to_train_on
 
     def scores(self, rows: Rows, log_det: Float[np.ndarray, " num"], preparation: Preparation) -> dict[str, Score]:
-        """On rows that nothing was fitted to; `log_det` is that of how they were made unconstrained."""
+        """Scores on held-out rows; `log_det` is the log-determinant of the transform that made them unconstrained."""
         prepared, of_preparation = preparation.rows(rows)
         prepared, of_preparation = in_double(prepared), log_det + of_preparation
         log_probs = {"gaussian": self.gaussian.log_prob(rows.x) + log_det}

@@ -13,9 +13,9 @@ def condition_scales(
 ) -> tuple[Float[np.ndarray, " cond_dim"], Float[np.ndarray, " cond_dim"]]:
     """Location and scale by which the numbers of conditions are standardised.
 
-    Numbers of a vector have their own. Places of a set or a series, `(places, features)`, share those of a feature, and
-    pixels of an image, `(channels, ...)`, those of a channel. Integers and booleans stay as they are. What a `mask`
-    beside an array leaves out does not count.
+    Each number of a vector has its own. In a set or a series, `(places, features)`, all places share those of a
+    feature; in an image, `(channels, ...)`, all pixels share those of a channel. Integers and booleans stay as they
+    are. Values that a `mask` beside an array leaves out do not count.
     """
     if layout is None:
         loc, scale = mean_and_deviation(values, weights)

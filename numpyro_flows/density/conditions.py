@@ -1,4 +1,4 @@
-"""What a density is given: a vector, or an array or a dict of arrays, which an embedding makes a vector of."""
+"""Conditions of a density: a vector, or an array or a dict of arrays that an embedding maps to a vector."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -24,8 +24,9 @@ class Conditions(NamedTuple):
     """Checked conditions of rows.
 
     values: one vector of numbers for each row.
-    layout: of what they were given as; None where that was one vector a row.
-    embedding: from that to a vector, to be trained; None for plain vectors, and where a flow that is trained on has it.
+    layout: layout of the given conditions; None if they were one vector a row.
+    embedding: trainable map from conditions to vectors; None for plain vectors, and if a flow whose training continues
+        has it.
     """
 
     values: Float[np.ndarray, "num cond_dim"]
@@ -41,7 +42,7 @@ class Conditions(NamedTuple):
         return np.concatenate([self.values[:, :0], *(self.values[:, where] for where in tables)], axis=1)
 
     def only(self, kept: Bool[np.ndarray, " num"]) -> "Conditions":
-        """Of some rows."""
+        """The conditions of some rows."""
         return self._replace(values=self.values[kept])
 
 
@@ -53,7 +54,7 @@ def checked_conditions(
         if condition is None:
             raise ValueError("embedding expected None without a condition, got one: leave it out")
         if isinstance(flow, FlowDistribution):
-            raise ValueError("embedding expected None where flow is a distribution, which has its own: leave it out")
+            raise ValueError("embedding expected None because flow is a distribution with its own: leave embedding out")
         require_instance(eqx.Module, "embeddings.SetEmbedding(key, 2)", embedding=embedding)
     own = layout_of(flow.bijection) if isinstance(flow, FlowDistribution) else None
     if condition is None or (embedding is None and own is None and not isinstance(condition, Mapping)):
@@ -71,7 +72,7 @@ def checked_conditions(
     for leaf in layout.leaves:
         array = arrays[leaf.path]
         if len(array) != num:
-            raise ValueError(f"{leaf.label} expected {num} rows, as data has, got an array of shape {array.shape}")
+            raise ValueError(f"{leaf.label} expected {num} rows, like data, got an array of shape {array.shape}")
         array = _without_masked(leaf, array, masks)
         require_finite_rows(leaf.label, array)
         if leaf.kind == "real":
@@ -85,7 +86,7 @@ def checked_conditions(
 
 
 def through(recipe: Recipe, conditions: Conditions | None) -> Recipe:
-    """A recipe of flows that see conditions through their embedding, where they have one."""
+    """A recipe for flows that see conditions through their embedding, if they have one."""
     if conditions is None or conditions.layout is None or conditions.embedding is None:
         return recipe
     layout, embedding = conditions.layout, conditions.embedding
@@ -98,7 +99,7 @@ def through(recipe: Recipe, conditions: Conditions | None) -> Recipe:
 
 
 def _without_masked(leaf: Leaf, array: np.ndarray, masks: Mapping[tuple[str, ...], np.ndarray]) -> np.ndarray:
-    """0 where the `mask` beside an array leaves it out, whatever is there."""
+    """Values with 0 wherever the `mask` beside an array leaves them out."""
     mask = masks.get(leaf.path[:-1])
     if mask is None or leaf.path[-1:] == ("mask",) or len(leaf.shape) != 2 or mask.shape != array.shape[:2]:
         return array
@@ -116,7 +117,7 @@ def _as_arrays(condition: Any) -> Any:
 
 
 def _as_table(layout: ConditionLayout) -> ConditionLayout:
-    """That of a dict of columns, whose integers are standardised as real numbers; a ValueError for other arrays."""
+    """The columns of a dict as a table with integers as real numbers; a ValueError for other arrays."""
     for leaf in layout.leaves:
         if len(leaf.shape) > 1:
             raise ValueError(
@@ -128,4 +129,4 @@ def _as_table(layout: ConditionLayout) -> ConditionLayout:
 
 def _require_same(own: ConditionLayout, layout: ConditionLayout) -> None:
     if [leaf[:2] for leaf in own.leaves] != [leaf[:2] for leaf in layout.leaves]:
-        raise ValueError(f"condition expected {own}, as the flow has, got {layout}")
+        raise ValueError(f"condition expected {own}, like the flow's, got {layout}")

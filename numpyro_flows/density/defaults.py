@@ -1,4 +1,4 @@
-"""What the trainings of densities share: options, their defaults, and the split of the rows."""
+"""Options, defaults and the split of the rows, for all trainings of densities."""
 
 from typing import NamedTuple
 
@@ -8,17 +8,17 @@ from jaxtyping import Int
 
 from numpyro_flows.training.watch import Callback
 
-_FEW_VALIDATION, _MOST_VALIDATION = 30, 10_000  # rows: fewer decide by chance, more tell no better when to stop
+_FEW_VALIDATION, _MOST_VALIDATION = 30, 10_000  # rows: fewer are too noisy, more do not stop training any better
 LIKELIHOOD_STEPS = 5_000
 USUAL_RATE = 5e-3
-# with a condition that no network embeds: of 10,000 simulations of a five-dimensional posterior (SLCP), the log density
-# of fresh ones was -4.61 by 5e-3 and -4.14 by 2e-2; an embedding of sets did worse by 2e-2
+# For a condition without an embedding. With 10,000 simulations of a five-dimensional posterior (SLCP), the mean log
+# density of fresh ones was -4.61 by 5e-3 and -4.14 by 2e-2. With an embedding of sets, 2e-2 was worse.
 CONDITIONAL_RATE = 2e-2
-LIKELIHOOD_ROUND = 50  # least number of steps between two looks at the validation rows
+LIKELIHOOD_ROUND = 50  # minimum number of steps between two evaluations of the validation rows
 
 
 class Options(NamedTuple):
-    """The arguments of `fit_density` that every part of a density is trained by."""
+    """The arguments of `fit_density` that every part of a density is trained with."""
 
     num_steps: int
     batch_size: int | None

@@ -1,4 +1,4 @@
-"""Columns whose values floating-point numbers do not tell apart, such as Unix times in single precision."""
+"""Columns whose values floating-point numbers cannot tell apart, such as Unix times in single precision."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,13 +8,13 @@ import numpy as np
 from jaxtyping import ArrayLike, Bool, Float
 
 _SOME_ROWS = 5_000
-_WINDOW = 0.05  # share of rows whose range is the spread beside a value: of normal ones an eighth of their deviation
+_WINDOW = 0.05  # share of rows whose range is the spread around a value: 1/8 standard deviation for normal values
 # Spacing over this range, for normal values at 0.03 standard deviations. Measured: two moons lose 0.01 nat at 0.05, a
-# normal distribution at 0.2; nobody loses a digit by subtracting a number too early.
+# normal distribution at 0.2. Subtracting a number too early costs no digits.
 _COARSE = 0.25
-_SHARE = 0.05  # of rows for which it must be so
-_HEAVY = 0.01  # share of rows at one value from which values beside it, not rows, tell the spread
-_MOST_TOGETHER, _RIDGE = 256, 1e-6  # columns that are looked at together, and what is added to their correlations
+_SHARE = 0.05  # share of rows for which this must hold
+_HEAVY = 0.01  # above this share of rows at one value, the distance to neighbouring values gives the spread
+_MOST_TOGETHER, _RIDGE = 256, 1e-6  # maximum number of columns to check together, and ridge for their correlations
 _MOST_LOST = 0.01  # nats
 _SHOWN = 5  # columns that a message names
 
@@ -28,15 +28,15 @@ def require_digits(
     cell: ArrayLike = 0.0,
     unconstrained: bool = False,
 ) -> None:
-    """Raise a ValueError for values that JAX's floating-point numbers cannot hold, or do not tell apart.
+    """Raise a ValueError for values that JAX's floating-point numbers cannot hold, or cannot tell apart.
 
     Args:
-        name: of the argument.
-        values: in double precision.
+        name: name of the argument.
+        values: values in double precision.
         labels: names of columns.
-        given: the type of the array that a user passed, whose values may be alike already.
+        given: type of the array that the user passed, in which values may already be equal.
         cell: width of the noise that will be added to each column.
-        unconstrained: whether values are those after the transform of the support.
+        unconstrained: whether the values are those after the transform of the support.
     """
     columns = values.reshape(len(values), -1)
     own = jnp.finfo(jnp.result_type(float))
@@ -69,7 +69,7 @@ def require_digits(
     elif precision.eps > own.eps:
         advice += f", from the source: the array passed is of type {precision.dtype}"
     raise ValueError(
-        f"{name} expected columns whose values {precision.dtype} numbers tell apart, got values too close to each "
+        f"{name} expected columns whose values {precision.dtype} numbers can tell apart, got values too close to each "
         f"other for their size in {_listed(labels, coarse)}. For example, {_named(labels[worst])}{after} has values "
         f"near {at:.6g}, where {precision.dtype} numbers are {_spacing(at, precision):.3g} apart, and an "
         f"interquartile range of {spread:.2g}: {advice}"
@@ -77,9 +77,9 @@ def require_digits(
 
 
 def require_digits_together(values: Float[np.ndarray, "num *event"], labels: Sequence[str]) -> None:
-    """Raise a ValueError for columns so nearly functions of each other that rounding spoils what they differ by.
+    """Raise a ValueError for columns that are so nearly functions of each other that rounding spoils their differences.
 
-    That is where rounding moves the whitened rows by more than 0.01 nat of a normal distribution's density.
+    This is the case if rounding moves the whitened rows by more than 0.01 nat of a normal distribution's density.
     """
     columns = values.reshape(len(values), -1)
     some = columns[:: -(-len(columns) // _SOME_ROWS)]
@@ -100,8 +100,8 @@ def require_digits_together(values: Float[np.ndarray, "num *event"], labels: Seq
     if precision.bits < 64:
         advice += ', or call jax.config.update("jax_enable_x64", True) at the start'
     raise ValueError(
-        f"data expected columns whose differences {precision.dtype} numbers tell, got some that are nearly functions "
-        f"of each other and have too few digits for what they differ by: {_listed(labels, lost)}: {advice}"
+        f"data expected columns whose differences {precision.dtype} numbers resolve, got some that are functions "
+        f"of each other up to rounding: {_listed(labels, lost)}: {advice}"
     )
 
 
@@ -113,7 +113,7 @@ def _spacing(values: ArrayLike, precision: Any) -> Any:
 def _spacing_over_spread(
     columns: Float[np.ndarray, "num size"], precision: Any, cell: Float[np.ndarray, " size"]
 ) -> Float[np.ndarray, "num size"]:
-    """Of each value; the spread is the range of 5% of the rows around it, or the distance of values that many share."""
+    """The spacing at each value, over the range of 5% of the rows around it or the distance between repeated values."""
     order = np.argsort(columns, axis=0)
     v = np.take_along_axis(columns, order, axis=0)
     num = len(v)
@@ -133,7 +133,7 @@ def _spacing_over_spread(
 
 
 def _between_heavy(v: Float[np.ndarray, " num"]) -> Float[np.ndarray, " num"]:
-    """From a sorted value that many rows share to the next such value; 0 where few share it."""
+    """Distance from a value shared by many rows to the next such value; 0 if few rows share it."""
     values, counts = np.unique(v, return_counts=True)
     heavy: Bool[np.ndarray, " values"] = counts >= max(_HEAVY * len(v), 2)
     nearest = np.zeros(len(values))

@@ -1,4 +1,4 @@
-"""Discrete factors of data: their columns as they start, and the form in which they are trained."""
+"""Discrete factors of data: untrained columns, and the form in which they are trained."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,7 +14,7 @@ from numpyro_flows.modeling.discrete import Categories, Counts, chain_log_prob
 
 
 class DiscreteTraining(eqx.Module):
-    """Columns in the form of a bijection: the log probability stands for the volume, on a base of log density 0."""
+    """Columns in the form of a bijection: the log probability is the log-determinant, on a base of log density 0."""
 
     columns: tuple[Categories | Counts, ...]
 

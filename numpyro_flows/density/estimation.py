@@ -1,4 +1,4 @@
-"""From a checked table to its density: prepared, trained, compared with simple densities, and scored."""
+"""From a checked table to its density: prepare, train, compare with simple densities, and score."""
 
 import time
 import warnings
@@ -24,7 +24,7 @@ from numpyro_flows.modeling.distributions import FlowDistribution
 from numpyro_flows.training.devices import Devices
 from numpyro_flows.training.watch import Watch
 
-_CONFIDENCE, _LEAST_GAIN = 0.95, 0.01  # that a flow is better than the mixture, in nats, from which it is kept
+_CONFIDENCE, _LEAST_GAIN = 0.95, 0.01  # nats by which a flow must be better than the mixture to be kept
 _CLOSE = 0.02  # nats by which training's solver may differ from the flow's own at the end
 
 
@@ -37,9 +37,9 @@ def estimate(
     *,
     chooses_base: bool,
 ) -> FlowDistribution:
-    """The flow trained on the table, or the mixture of Gaussians that it was no better than.
+    """The flow trained on the table, or the mixture of Gaussians if the flow was not better.
 
-    `chooses_base`: whether training starts from such a mixture, where there is no condition.
+    `chooses_base`: whether training starts from such a mixture, if there is no condition.
     """
     began = time.perf_counter()
     seeds, is_new = table.seeds, not isinstance(flow, FlowDistribution)
@@ -111,7 +111,7 @@ def _tested(table: Table, preparation: Preparation, bijection: AbstractBijection
 
 
 def _better(flow: ArrayLike, mixture: np.ndarray, weights: Float[np.ndarray, " num"]) -> bool:
-    """Whether rows have larger densities by the flow, beyond chance: it was stopped by these rows."""
+    """Whether the flow's densities of the rows are larger by more than chance; training was stopped by these rows."""
     gains = weights * (np.asarray(flow, np.float64) - mixture)
     num = len(gains)
     chance = stdtrit(num - 1, _CONFIDENCE) * gains.std(ddof=1) / np.sqrt(num) if num > 1 else np.inf

@@ -1,4 +1,4 @@
-"""Distillation: a fitted continuous flow in, one that takes a few evaluations of its field out."""
+"""Distillation of a fitted continuous flow into one that needs only a few evaluations of a field."""
 
 import math
 import time
@@ -31,26 +31,26 @@ from numpyro_flows.training.state import State
 from numpyro_flows.training.steps import TrainState, cosine_schedule, train_chunk
 from numpyro_flows.training.watch import Watch
 
-_NUM_HELD = 2_000  # trajectories that the student is compared by
+_NUM_HELD = 2_000  # held-out trajectories for the comparison
 _BLOCK = 1_000  # trajectories solved at once
 _BATCH, _ROUND = 256, 250
-_LOG_DET_WEIGHT = 0.01  # of a nat, beside a squared standard deviation of the base
-_CLOSE = 0.1  # nats by which log densities may differ on average
+_LOG_DET_WEIGHT = 0.01  # weight of a nat, relative to a squared standard deviation of the base
+_CLOSE = 0.1  # nats: above this average difference of log densities there is a warning
 
 
 class FewStepsFit(NamedTuple):
-    """How `few_steps` distilled a continuous flow; all errors are on fresh draws of the original flow.
+    """How `few_steps` distilled a continuous flow; all errors are measured on fresh draws of the original flow.
 
     Attributes:
-        losses: of each training step.
+        losses: loss of each training step.
         kl: mean log density of the original flow minus that of the distilled one, in nats a row, with its standard
-            error: an estimate of the Kullback-Leibler divergence, as far as the distilled density integrates to 1.
-        log_prob_error: mean absolute difference of their log densities, in nats.
-        round_trip_error: root mean square, in standard deviations of the base, by which `inverse(transform(x))` misses
-            `x`.
+            error. If the distilled density integrates to 1, this estimates the Kullback-Leibler divergence.
+        log_prob_error: mean absolute difference of the two log densities, in nats.
+        round_trip_error: root mean square of `inverse(transform(x)) - x`, in standard deviations of the base.
         seconds: wall time of the original's trajectories, and of training with compilation.
-        num_skipped: steps left out because loss or gradient was not finite.
-        why: what ended the training, and `reason`, the same in one word or two.
+        num_skipped: number of steps skipped because the loss or gradient was not finite.
+        why: what ended the training, in a sentence.
+        reason: what ended the training, in one or two words.
 
     Example:
         >>> import jax  # doctest: +SLOW
@@ -104,37 +104,37 @@ def few_steps(
 ) -> FlowDistribution:
     """Distil a continuous flow into one whose `log_prob` and `sample` evaluate a field `num_steps` times.
 
-    The solver of `flow` is run once, on draws of its base. Then steps from the base to the target, and others back, are
-    trained to make the same ends of those trajectories, by squared distance, and the same log-determinants, by absolute
-    difference. No data are needed. Each step has a field of its own, which starts as the field of `flow`.
+    The solver of `flow` runs once, on draws from its base. Then steps from the base to the target, and others back, are
+    trained to reproduce these trajectories: their end points by squared distance, and their log-determinants by
+    absolute difference. No data are needed. Each step has its own field, which starts as the field of `flow`.
 
-    What the steps of `FewSteps` give is an approximation of `flow`, and says so: `FlowVI` certifies no such guide.
-    `fit` has the errors, and errors above 0.1 nats on average raise a warning. Log-determinants are those of the steps
-    themselves, so that `log_prob` integrates to 1 as far as the steps are one-to-one. A draw and its density are those
-    of one distribution up to `fit.round_trip_error`. To train further, train `flow`, and distil it again.
+    The result approximates `flow`, so `FlowVI` never certifies it as a guide. `fit` has the errors, and a warning is
+    raised if the log densities differ by more than 0.1 nats on average. The log-determinants are exact for the steps,
+    so `log_prob` integrates to 1 if the steps are one-to-one. Draws follow this density up to `fit.round_trip_error`.
+    To train further, train `flow` and distil it again.
 
     Args:
         rng_key: random key, of either style.
-        flow: with one `ContinuousFlow`, the part nearest to the base, as `fit_density(..., flow=flows.ffjord)` gives.
-        condition: conditions to train on, `(num, *cond_shape)` or a dict of arrays as the flow takes them, for example
-            those that it was fitted with; by default its own.
-        num_steps: evaluations of a field in each direction.
+        flow: a distribution with one `ContinuousFlow`, next to the base, such as `fit_density(..., flow=flows.ffjord)`.
+        condition: conditions to train on, `(num, *cond_shape)` or a dict of arrays in the flow's format, for example
+            those that the flow was fitted with. By default the flow's own condition.
+        num_steps: number of evaluations of a field in each direction.
         num_draws: number of trajectories to train on.
-        num_training_steps: number of training steps, each of 256 trajectories.
+        num_training_steps: number of training steps, each on 256 trajectories.
         learning_rate: peak learning rate of Adam.
-        progress_bar: whether to show one.
+        progress_bar: whether to show a progress bar.
 
     Returns:
         The distribution, on the same base and support, whose `fit` is a `FewStepsFit`. Ctrl-C ends the training and
-        keeps what was trained.
+        keeps the best parameters.
 
     Raises:
-        TypeError: where `flow` is no FlowDistribution.
-        ValueError: where it has no `ContinuousFlow`, several, or one that is not nearest to the base; where it needs
-            conditions and none are given; for conditions of another shape, and numbers out of their range.
+        TypeError: if `flow` is not a `FlowDistribution`.
+        ValueError: if `flow` has no `ContinuousFlow`, has several, or has one that is not next to the base. Also if it
+            needs conditions and none are given, conditions have another shape, or a number is out of its range.
 
     Source: F2D2, Ai, He, Gu, Salakhutdinov, Kolter, Boffi, Simchowitz 2025, arXiv 2512.02636; here with the exact
-        log-determinants of the steps instead of learned ones.
+        log-determinants of the steps instead of trained ones.
 
     Example:
         >>> import jax  # doctest: +SLOW
@@ -202,7 +202,7 @@ def _conditions(flow: FlowDistribution, condition: Condition | None) -> Array | 
     shape = flow.bijection.cond_shape
     if shape is None:
         if condition is not None:
-            raise ValueError("condition expected None, as the flow has no condition, got one: leave it out")
+            raise ValueError("condition expected None because the flow has no condition, got one: leave condition out")
         return None
     packed = FlowTransform(flow.bijection, flow.condition if condition is None else condition).packed_condition
     if packed is None:
@@ -217,8 +217,8 @@ def _innermost(bijection: AbstractBijection, condition: Array | None) -> Continu
     flow, num = part.bijection, len(continuous_flows(bijection))
     if not isinstance(flow, ContinuousFlow) or part.inverted or num != 1:
         raise ValueError(
-            f"flow expected one ContinuousFlow, nearest to the base, such as flows.ffjord makes, got {num} and nearest "
-            f"to the base a {type(flow).__name__}"
+            f"flow expected one ContinuousFlow, next to the base, such as flows.ffjord makes, got {num}, and next to "
+            f"the base a {type(flow).__name__}"
         )
     return flow
 

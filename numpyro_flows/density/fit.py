@@ -1,4 +1,4 @@
-"""Density estimation: data in, a flow that was trained on them by maximum likelihood out."""
+"""Density estimation: fit a flow to data."""
 
 import os
 from collections.abc import Callable
@@ -47,8 +47,8 @@ from numpyro_flows.training.seeds import Seeds
 from numpyro_flows.training.watch import Callback, Watch
 
 _MATCHING_STEPS = 20_000
-_MATCHING_ROUND = 1_000  # least number of steps between two looks at the validation rows
-_MATCHING_BATCH = 256  # small ones are no help there: times and draws of the base are noise enough
+_MATCHING_ROUND = 1_000  # minimum number of steps between two evaluations of the validation rows
+_MATCHING_BATCH = 256  # smaller batches do not help: random times and base draws add enough noise
 
 
 def fit_density(
@@ -77,95 +77,102 @@ def fit_density(
     checkpoint: str | os.PathLike | None = None,
     mesh: Mesh | None = None,
 ) -> FlowDistribution | Any:
-    """Fit a flow to data, by default by maximum likelihood: the density whose mean negative log likelihood is least.
+    """Fit a flow to data, by default by maximum likelihood: minimise the mean negative log likelihood.
 
-    The data are made unconstrained, and split. Skewed columns are made nearly normal by power transforms, and all are
-    whitened by standard deviations or covariance. Both are folded into the flow, whose training starts there. Rows that
-    are in a column 1,000 robust standard deviations or more away from the others (2% of the rows at most), beyond what
-    the tail of these explains, are left out of training and scores, with a warning that names them. Adam
-    takes minibatches in compiled rounds of about an epoch, at a rate that rises and then falls as a cosine; after each
-    round the validation rows are scored, and the best parameters are kept.
+    `fit_density` first maps the data to unconstrained values and splits the rows into training, validation and test
+    rows. Power transforms make skewed columns nearly normal, and whitening uses standard deviations or the covariance.
+    Both become part of the flow, and training starts from there. Adam takes minibatches in compiled rounds of about an
+    epoch. The learning rate rises and then falls as a cosine. After each round the validation rows are scored, and the
+    best parameters are kept.
 
-    A continuous flow (`flows.ffjord`) is best trained by `objective="flow_matching"`, a regression that solves no
-    equation: two moons in seconds. Its validation score is a likelihood all the same, by the flow's own solver. By
-    maximum likelihood it is trained with few solver steps; where its loss then parts by 0.01 nats from the score of the
-    same rows by the flow's own solver, the steps are doubled. To train on by another objective, give the fitted flow,
-    and the same key and data, so that the same rows are held out.
+    Outliers are left out of training and scores, and a warning names them. An outlier is a row that in some column is
+    1,000 robust standard deviations or more away from the others, beyond what the tail of the others explains. At most
+    2% of the rows count as outliers.
+
+    A continuous flow (`flows.ffjord`) is best trained by `objective="flow_matching"`, a regression without an ODE
+    solver: two moons take seconds. Its validation score is still a likelihood, computed by the flow's own solver.
+    Maximum likelihood trains a continuous flow with few solver steps. If its loss differs by 0.01 nats from the score
+    of the same rows by the flow's own solver, the steps are doubled. To continue with another objective, pass the
+    fitted flow with the same key and data, so that the same rows are held out.
 
     Args:
         rng_key: random key, of either style.
-        data: an array `(num, *event)`; a dict of sites, each `(num, *site)`, as NumPyro's `get_samples()` gives it; a
-            pandas DataFrame or an xarray Dataset, whose columns or variables are sites; an iterator of such batches of
-            rows, which are joined in memory; or an ArviZ DataTree, of which the posterior's draws are taken. Of sites
-            the result is a distribution of sites.
-        flow: a recipe `(key, dim, cond_dim=...) -> bijection`; or a distribution fitted before, whose training goes on,
-            on its own support.
-        base: a NumPyro distribution of the flow's base events, or of one number for all coordinates alike, such as
+        data: an array `(num, *event)`, or a dict of sites, each `(num, *site)`, such as NumPyro's `get_samples()`. Also
+            a pandas DataFrame or an xarray Dataset, whose columns or variables are sites, an ArviZ DataTree, whose
+            posterior draws are used, or an iterator of such batches of rows, which are joined in memory. For sites the
+            result is a distribution of sites.
+        flow: a recipe `(key, dim, cond_dim=...) -> bijection`; or a fitted distribution, whose training continues on
+            its own support.
+        base: a NumPyro distribution of the flow's base events, or of one number, used for every coordinate, such as
             `dist.StudentT(5.0)`. Its parameters are trained with the flow, except those of a transformed distribution
-            or a `MixtureGeneral`. By default training starts from a mixture of Gaussians, which is returned alone where
-            the flow is not better on the validation rows (`fit.kept`); with a condition, and by flow matching, the base
-            is standard normal. `dist.Normal(0, 1)` gives the flow alone.
-        condition: of each row, `(num, cond_dim)`: the result is the density of the data given it, and is used as
-            `flow.given(condition)`. Also a dict of columns, `(num,)` or `(num, columns)`; with `embedding` an array
-            `(num, ...)` of any shape, or a dict of such arrays.
-        embedding: an Equinox module that makes a vector of one condition, such as `embeddings.SetEmbedding`; it is
-            trained with the flow. It sees conditions standardised: numbers of a vector each by itself, those of a set
-            or series `(places, features)` by feature, those of an image `(channels, height, width)` by channel.
-            Integers and booleans stay as they are. In a dict, what a `mask` leaves out is set to 0.
+            or a `MixtureGeneral`. By default training starts from a mixture of Gaussians. If the flow is not better on
+            the validation rows, the mixture alone is returned (`fit.kept`). With a condition, and by flow matching, the
+            default base is standard normal. `dist.Normal(0, 1)` fits the flow without a mixture.
+        condition: condition of each row, `(num, cond_dim)`. The result is the density of the data given the condition;
+            use it as `flow.given(condition)`. A dict of columns, `(num,)` or `(num, columns)`, works too. With
+            `embedding`, an array `(num, ...)` of any shape, or a dict of such arrays.
+        embedding: an Equinox module that maps one condition to a vector, such as `embeddings.SetEmbedding`; it is
+            trained with the flow. Conditions are standardised first: each number of a vector, each feature of a set or
+            series `(places, features)`, and each channel of an image `(channels, height, width)`. Integers and booleans
+            stay as they are. In a dict, entries that a `mask` leaves out are set to 0.
         objective: "maximum_likelihood", "flow_matching", or a `FlowMatching` with another path or coupling.
-        support: NumPyro constraint of an event; for an array also one for each column; for sites a dict by site. Real
-            numbers by default. `constraints.circular` are angles, and `boolean`, `nonnegative_integer`,
-            `positive_integer` and `integer_interval(a, b)` whole numbers: unordered categories within an interval of
-            at most 32 values, else ordered counts. With one of these the result is a `MixedDistribution`, whose parts
-            are trained one after the other: first the whole numbers, then the angles, then the real columns, by `flow`.
-        weights: of each row, not negative, such as importance weights; they need not sum to one.
-        dequantize: for integers `k`, whether to spread each over `[k, k + 1)` by uniform noise, redrawn every round. A
-            sequence says it for each column of an array, a dict for sites; other values get no noise. The mean log
-            density over a cell is at most the logarithm of the cell's probability: a score is a lower bound of that
-            of the integers.
-        noise: standard deviation, in units of the data, of Gaussian noise that is added to all values, redrawn every
-            round: for images, whose density alone is rough. Result and scores are of the noisy data; `denoise` takes
-            the noise off draws.
-        condition_dropout: share of the training rows, others in each round, whose condition is replaced by zeros, so
-            that the flow learns the density without condition, too: what `guided` needs.
-        num_steps: most training steps; 5,000 by default, by flow matching 20,000.
-        batch_size: rows in a step; by default a fortieth of the rows, from 32 to 256: of few rows, small batches make
-            flows that do better on others (digits: 37 nats by 32 rows, 49 by 256). By flow matching 256.
-        learning_rate: peak learning rate of Adam; by default 5e-3, and 2e-2 for the default flow with a condition and
-            no embedding, trained by maximum likelihood.
-        patience: steps without a better validation score after which training ends; by default as many as the best
-            score took, and at least 250. By flow matching all steps are taken by default: a step costs little, and much
-            is won at the end, where the rate falls. There the last parameters are kept, unless others scored better by
-            more than a standard error.
-        validation: share of the rows to stop by; by default a tenth, at least 30 rows as far as that is no more than a
-            quarter of them. At most 10,000 rows.
-        test: share of the rows to set aside for `fit.test`.
-        num_restarts: trainings from different starts, side by side; the one with the best validation score is kept.
-        progress_bar: whether to show one.
-        callback: called after each round with `step`, `losses` (on the whitened scale) and `figures` ("nll", of the
-            best on the validation rows); where it returns True, the fit ends there.
-        checkpoint: path of a file that the training is written to after each round, on Ctrl-C and on SIGTERM; a second
-            call with the same arguments goes on from there, and ends as an uninterrupted one would, bit for bit.
-            Several processes cannot have one. With angles or whole numbers each part has a file of its own, PATH.angles
-            for example.
-        mesh: a `jax.sharding.Mesh` of one axis, whose devices keep a part of the rows each, and split every minibatch
-            and the validation rows. The result is that of one device, to rounding: docs/several_devices.md.
+        support: NumPyro constraint of an event. For an array it can be a list with one for each column, for sites a
+            dict by site. Real numbers by default. `constraints.circular` declares angles. `boolean`,
+            `nonnegative_integer`, `positive_integer` and `integer_interval(a, b)` declare whole numbers: unordered
+            categories if the interval has at most 32 values, else ordered counts. With angles or whole numbers the
+            result is a `MixedDistribution`. Its parts are trained one after the other: first the whole numbers, then
+            the angles, then the real columns, for which `flow` is used.
+        weights: weight of each row, not negative, such as importance weights; they need not sum to one.
+        dequantize: whether to spread each integer `k` over `[k, k + 1)` by uniform noise, redrawn every round. Use a
+            sequence to choose columns of an array, a dict to choose sites; other values get no noise. The mean log
+            density over a cell is at most the logarithm of the cell's probability, so the log likelihood is a lower
+            bound for that of the integers.
+        noise: standard deviation of Gaussian noise that is added to all values, in units of the data, redrawn every
+            round. Use it for images, whose density is rough without noise. The result and the scores describe the noisy
+            data; `denoise` removes the noise from draws.
+        condition_dropout: share of the training rows whose condition is replaced by zeros, chosen anew in each round.
+            So the flow also learns the density without a condition, which `guided` needs.
+        num_steps: maximum number of training steps; 5,000 by default, 20,000 by flow matching.
+        batch_size: rows in a step; by default a fortieth of the rows, from 32 to 256. With few rows, small batches give
+            better held-out scores (digits: 37 nats by 32 rows, 49 by 256). By flow matching 256.
+        learning_rate: peak learning rate of Adam. The default is 5e-3; it is 2e-2 for the default flow with a condition
+            and without an embedding, trained by maximum likelihood.
+        patience: training ends after this many steps without a better validation score. By default this is the number
+            of steps to the best score, and at least 250. Flow matching takes all steps by default: a step is cheap, and
+            the score improves much at the end, where the learning rate falls. It keeps the last parameters unless
+            earlier ones scored better by more than a standard error.
+        validation: share of the rows for early stopping, at most 10,000 rows. By default a tenth, but for small data
+            30 rows or a quarter of them, whichever is less.
+        test: share of the rows that are set aside for `fit.test`.
+        num_restarts: number of trainings from different starts, run side by side; the one with the best validation
+            score is kept.
+        progress_bar: whether to show a progress bar.
+        callback: called after each round with `step`, `losses` (on the whitened scale) and `figures` ("nll", the best
+            score of the validation rows). If it returns True, the fit ends.
+        checkpoint: path of a file to which the state of training is written after each round, on Ctrl-C and on SIGTERM.
+            A second call with the same arguments continues from this file, and gives the result of an uninterrupted
+            call, bit for bit. Fits by several processes cannot have one. With angles or whole numbers each part has its
+            own file, such as PATH.angles.
+        mesh: a `jax.sharding.Mesh` with one axis. Each of its devices keeps a part of the rows, and they split every
+            minibatch and the validation rows. The result equals that of one device up to rounding; see
+            docs/several_devices.md.
 
     Returns:
-        The distribution, whose `fit` is a `DensityFit`; with angles or whole numbers a `MixedDistribution`, whose
-        `fit` is a `MixedFit`. Ctrl-C ends the training, of several parts that of one, and keeps what was fitted.
+        The distribution, whose `fit` is a `DensityFit`. With angles or whole numbers it is a `MixedDistribution`, whose
+        `fit` is a `MixedFit`. Ctrl-C ends the training (of one part, if there are several) and keeps the best
+        parameters.
 
     Raises:
-        TypeError: where data are not numbers, `flow` is neither recipe nor distribution, or `mesh` is no mesh.
-        ValueError: for data that are not finite (rows by index), outside the support or constant in a coordinate, for
-            too few rows, for weights that are negative or all zero, and numbers out of their range; for columns whose
-            values floating-point numbers do not tell apart, as Unix times in single precision; for a base of
-            other events; for a distribution on other sites, shapes or another support than the data; for a checkpoint
-            of another fit or for several processes; for a mesh of several axes; for a recipe of angles without
-            `constraints.circular`; for another objective, `dequantize`, `noise`, `condition_dropout` or `embedding`
-            with angles or whole numbers; for `noise` on a support that it would leave; for a dropout of no condition;
-            for conditions of other keys or shapes than the flow's or the embedding's, and an embedding that returns no
-            vector.
+        TypeError: if data are not numbers, `flow` is neither a recipe nor a distribution, or `mesh` is not a mesh.
+        ValueError: if data are not finite (the error lists the rows), lie outside the support or are constant in a
+            coordinate. Also if there are too few rows, or a column has values that floating-point numbers cannot tell
+            apart, such as Unix times in single precision. Also if weights are negative or all zero, or a number is out
+            of its range. Also if `base` has other events, or a fitted `flow` has other sites, shapes or another support
+            than the data. Also if the checkpoint belongs to another fit or to several processes, or `mesh` has several
+            axes. Also if a recipe of angles is used without `constraints.circular`, or angles or whole numbers are used
+            with another objective, `dequantize`, `noise`, `condition_dropout` or `embedding`. Also if `noise` would
+            leave the support, or `condition_dropout` is used without a condition. Also if conditions have other keys or
+            shapes than those of the flow or the embedding, or the embedding does not return a vector.
 
     Source: Papamakarios, Nalisnick, Rezende, Mohamed, Lakshminarayanan 2021, arXiv 1912.02762, section 2.3.1.
 
@@ -198,7 +205,7 @@ def fit_density(
     require_numbers("[0, 1)", test=test, condition_dropout=condition_dropout)
     require_numbers("[0, inf)", noise=noise)
     if condition_dropout and condition is None:
-        raise ValueError(f"condition_dropout expected 0 without a condition, got {condition_dropout}")
+        raise ValueError(f"condition_dropout expected 0 without a condition, got {condition_dropout}: give condition=")
     devices = Devices.of(mesh)
     watch = devices.watched(Watch(progress_bar, callback, checkpoint).checked())
     if not isinstance(flow, FlowDistribution) or flow.sites is not None:
@@ -211,7 +218,7 @@ def fit_density(
         return fit_mixed(fit_density, rng_key, data, support, flow=flow, options=options, **given)
     if isinstance(flow, FlowDistribution):
         if base is not None:
-            raise ValueError("base expected None where flow is a distribution, which has its own: leave it out")
+            raise ValueError("base expected None because flow is a distribution with its own base: leave base out")
         require_real(flow.bijection)
         require_not_distilled(flow.bijection)
         observations = observe_for(flow, data, support, dequantize, noise)
@@ -225,8 +232,8 @@ def fit_density(
         conditions = None if conditions is None else conditions.only(near)
     if condition_dropout and conditions is not None and not conditions.values.any(1).all():
         raise ValueError(
-            "condition_dropout expected conditions that are not all 0 in a row, which stands for none, got such: give "
-            "classes as one-hot vectors"
+            "condition_dropout expected rows of conditions that are not all 0, because zeros mean no condition, got a "
+            "row of zeros: encode classes as one-hot vectors"
         )
     num, dim = observations.x.shape
     if isinstance(flow, FlowDistribution):

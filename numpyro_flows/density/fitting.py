@@ -1,4 +1,4 @@
-"""Training of a bijection on rows of data, stopped by the likelihood of rows that it was not trained on."""
+"""Training of a bijection on rows of data, stopped by the likelihood of held-out rows."""
 
 import time
 from collections.abc import Callable
@@ -35,17 +35,17 @@ from numpyro_flows.training.state import State
 from numpyro_flows.training.steps import TrainState, cosine_schedule, train_chunk
 from numpyro_flows.training.watch import Watch
 
-_SOLVER_GAP = 0.01  # nats between training's solver and the flow's own, from which training takes twice the steps
+_SOLVER_GAP = 0.01  # nats between training's solver and the flow's own: above this, training doubles the solver steps
 
 
 class Settings(NamedTuple):
-    """What is trained for, and the numbers of a training, as `fit_density` takes them."""
+    """The objective and the numbers of a training, as `fit_density` takes them."""
 
     matching: FlowMatching | None  # None: maximum likelihood
     base: Base
     trains_base: bool
-    least_round: int  # steps between two looks at the validation rows, where an epoch has fewer
-    prefers_last: bool  # whether the last parameters are kept unless the best were better beyond chance
+    least_round: int  # steps between two evaluations of the validation rows, if an epoch has fewer
+    prefers_last: bool  # whether the last parameters are kept, unless the best ones were better by more than chance
     num_steps: int
     batch_size: int
     learning_rate: float
@@ -59,12 +59,14 @@ class _Flow(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """A trained flow, and how it came about.
+    """A trained flow, and the record of its training.
 
-    log_prob: of the validation rows.
-    solver: of a continuous flow; None for others.
-    losses: of every step, and `num_skipped`, the number of steps that were not finite and changed nothing.
-    validation: mean negative log likelihood of the validation rows at each look, after so many `steps`.
+    log_prob: log densities of the validation rows.
+    solver: check of a continuous flow's solver; None for other flows.
+    losses: loss of every step.
+    num_skipped: number of steps that were not finite and changed nothing.
+    validation: mean negative log likelihood of the validation rows at each evaluation.
+    steps: number of training steps before each evaluation.
     ending: what ended the training.
     """
 
@@ -137,7 +139,7 @@ class _DensityTask:
 
     def score(self, state: State) -> Score:
         best, now = self._scored(state.train.average, state, state.best)
-        # more steps for a solver that is too coarse: one that training learns to cheat
+        # more steps if the solver is too coarse: training would exploit its errors
         coarse = np.any(np.abs(now.gap) > _SOLVER_GAP)
         return Score(np.asarray(now.nll), best, with_more_steps(state.fixed) if coarse else state.fixed)
 
@@ -145,7 +147,7 @@ class _DensityTask:
         return {"nll": float(np.min(state.best.nll))}
 
     def identity(self, settings: Settings, rows: Rows, start: State) -> dict[str, Any]:
-        """What makes the fit this one and no other."""
+        """Everything that distinguishes this fit from others."""
         return {
             "data": (rows, self.validation),
             "flow or objective": (
@@ -157,12 +159,12 @@ class _DensityTask:
         }
 
     def last_unless_worse(self, state: State, never: _Best) -> _Best:
-        """The best of all looks, where it scores better than the last parameters do beyond chance; else these."""
+        """The best parameters if they score better than the last ones by more than chance; else the last ones."""
         last, _ = self._scored(state.train.average, state, never)
         return _last_unless_worse(state.best, last)
 
     def with_present_gap(self, state: State, best: _Best) -> _Best:
-        """`best` with the gap of the solver as it is now: its steps may have been raised since the best was found."""
+        """`best` with the present gap of the solver, whose steps may have been raised since the best was found."""
         if not continuous_flows(self.functions.static):
             return best
         return best._replace(gap=self._scored(best.params, state, best)[1].gap)
@@ -181,9 +183,9 @@ def train(
     devices: Devices,
     late_base: Callable[[], Base] | None = None,
 ) -> Trained:
-    """Train what `make` gives on the rows that `draw_rows` gives each round; keep what is best on `validation`.
+    """Train the bijection of `make` on rows that `draw_rows` gives each round; keep the best one on `validation`.
 
-    `late_base` finds the base beside the compilation; that of `settings` is then a stand-in with the same shapes.
+    `late_base` finds the base during the compilation; the base in `settings` is then a stand-in with the same shapes.
     """
     rows = draw_rows(0)
     batch = min(settings.batch_size, len(rows.x))
@@ -240,9 +242,10 @@ def train(
 
 
 def _last_unless_worse(best: _Best, last: _Best) -> _Best:
-    """`best` where it scores more than one standard error better than `last`, row by row; else `last`.
+    """`best` if it scores more than one standard error better than `last`, row by row; else `last`.
 
-    Of many looks at few rows the best is one of luck: two moons with 150 rows ended at 1.365 by it, at 1.347 without.
+    The best of many evaluations on few rows is partly luck: two moons with 150 rows ended at 1.365 by the best
+    parameters, and at 1.347 by this rule.
     """
     better = np.asarray(best.log_prob, np.float64) - np.asarray(last.log_prob, np.float64)
     by_luck = better.mean(-1) <= better.std(-1) / np.sqrt(better.shape[-1])  # False for NaN

@@ -1,4 +1,4 @@
-"""What a flow is trained on, and what it is trained for."""
+"""Rows and losses of density training."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,10 +18,10 @@ _BLOCK = 1000  # rows scored at once by each device
 
 
 class Rows(NamedTuple):
-    """What a flow is trained on or scored by, in NumPy or on the device.
+    """Rows for training or scoring, in NumPy or on the device.
 
     x: vectors `(num, dim)`.
-    condition: of each, `(num, cond_dim)`, or None.
+    condition: condition of each row, `(num, cond_dim)`, or None.
     weights: `(num,)`, of mean 1.
     """
 
@@ -31,13 +31,13 @@ class Rows(NamedTuple):
 
 
 Objective = Callable[[AbstractBijection, Base, PRNGKeyArray, Rows, Devices], Scalar]
-"""A loss of a flow on some rows, with a key for what is random in it, and the devices that share the rows."""
+"""A loss of a flow on some rows, with a key for its randomness, and the devices that share the rows."""
 
 
 def log_prob_rows(
     bijection: AbstractBijection, rows: Rows, base: Base = None, devices: Devices = ONE_DEVICE
 ) -> Float[Array, " num"]:
-    """`log p_base(f^-1(x)) + log |det df^-1/dx|` of every row, in blocks, so that memory does not grow with them.
+    """`log p_base(f^-1(x)) + log |det df^-1/dx|` of every row, in blocks, so that memory does not grow with the rows.
 
     Devices share the rows of a block.
     """
@@ -74,7 +74,7 @@ def maximum_likelihood(
 
 
 def flow_matching(matching: FlowMatching) -> Objective:
-    """The loss of `matching`, which has a ValueError for a bijection that is no `ContinuousFlow`, or another base."""
+    """The loss of `matching`; a ValueError for another bijection than a `ContinuousFlow`, or another base."""
 
     def objective(bijection: AbstractBijection, base: Base, key: PRNGKeyArray, rows: Rows, devices: Devices) -> Scalar:
         if base is not None:
@@ -85,7 +85,7 @@ def flow_matching(matching: FlowMatching) -> Objective:
         if not isinstance(bijection, ContinuousFlow):
             raise ValueError(
                 "flow_matching expected a recipe of a ContinuousFlow, such as flows.ffjord, got one of a "
-                f"{type(bijection).__name__}; a fitted flow goes on by maximum_likelihood"
+                f"{type(bijection).__name__}; continue the training of other flows by maximum_likelihood"
             )
         return matching(bijection, key, *devices.sharded(rows))
 
@@ -103,7 +103,7 @@ class _EmbeddedField(eqx.Module):
 
 
 def checked_matching(objective: str | FlowMatching) -> FlowMatching | None:
-    """None for maximum likelihood."""
+    """The `FlowMatching` of an objective; None for maximum likelihood."""
     if isinstance(objective, FlowMatching):
         return objective
     if objective not in ("maximum_likelihood", "flow_matching"):

@@ -104,14 +104,14 @@ def fit_mixed(
     checkpoint: str | os.PathLike | None,
     options: Options,
 ) -> MixedDistribution:
-    """`fit_density` where a support is discrete or `constraints.circular`; it is itself given, for the real columns.
+    """`fit_density` for supports that are discrete or `constraints.circular`; it is passed in, to fit the real columns.
 
-    Every part is trained on the same rows. A checkpoint is a file for each part, whose name ends in that of the part.
+    All parts are trained on the same rows. A checkpoint has a file for each part, whose name ends in that of the part.
     """
     if isinstance(flow, FlowDistribution | MixedDistribution):
         raise ValueError(
-            f"flow expected a recipe for data with angles or whole numbers, got {described(flow)}, and the training of "
-            "such a distribution cannot go on: leave flow out"
+            f"flow expected a recipe for data with angles or whole numbers, got {described(flow)}, and training of "
+            "such a distribution cannot continue: leave flow out"
         )
     of_kinds = take_apart(data, support)
     if base is not None and of_kinds.linear is None:
@@ -162,7 +162,7 @@ def fit_mixed(
 
 
 def require_likelihood(objective: str | FlowMatching, dequantize: Any, embedding: Any, **shares: float) -> None:
-    """Raise a ValueError for what data with angles or whole numbers are not trained by."""
+    """Raise a ValueError for options that do not work with angles or whole numbers."""
     if embedding is not None:
         raise ValueError(
             "embedding expected None for data with angles or whole numbers, got "
@@ -178,7 +178,7 @@ def require_likelihood(objective: str | FlowMatching, dequantize: Any, embedding
             raise ValueError(f"{name} expected 0 for data with angles or whole numbers, got {share}: leave it out")
     if dequantize:
         raise ValueError(
-            "dequantize expected False where a support is discrete or circular, got True: discrete columns have exact "
+            "dequantize expected False for angles or whole numbers, got True: discrete columns have exact "
             "probabilities. Leave it out"
         )
 
@@ -191,7 +191,7 @@ def checkpoint_of(checkpoint: str | os.PathLike | None, part: str) -> str | None
 def _fit_discrete(
     training: _Training, data: MixedData, conditions: Float[np.ndarray, "num cond_dim"]
 ) -> tuple[DiscreteFactor, Float[np.ndarray, "num code"], DensityFit]:
-    """The factor of the discrete columns, and what later factors see of them."""
+    """The factor of the discrete columns, and their codes for later factors."""
     values = data.values[:, list(data.columns.discrete)]
     loc, scale = mean_and_deviation(conditions[training.split.train], training.weights[training.split.train])
     index = training.split.train
@@ -220,7 +220,7 @@ def _fit_angles(
 
 
 def _turns(data: MixedData) -> Float[np.ndarray, "num twice"]:
-    """What real columns see of the angles: cosines, then sines."""
+    """The angles as real columns see them: cosines, then sines."""
     angles = data.values[:, list(data.columns.angles)]
     return np.hstack([np.cos(angles), np.sin(angles)])
 
@@ -228,7 +228,7 @@ def _turns(data: MixedData) -> Float[np.ndarray, "num twice"]:
 def _whole_score(
     mixed: MixedDistribution, values: Any, conditions: Any, training: _Training, index: Int[np.ndarray, " some"]
 ) -> Score | None:
-    """Of whole rows, by the density that users get."""
+    """Score of whole rows, by the density that users get."""
     if not len(index):
         return None
     rows = training.rows(values, conditions, index)

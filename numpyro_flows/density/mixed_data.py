@@ -21,7 +21,8 @@ class MixedData(NamedTuple):
     columns: where each kind is in an event.
     values: raveled events, `(num, size)`; angles as they were given.
     bounds: the least and the largest value of each discrete column.
-    linear: the real columns as `fit_density` takes them, an array or sites, with their support; None without any.
+    linear: the real columns as `fit_density` takes them, an array or sites, with their support; None without real
+        columns.
     """
 
     columns: Columns

@@ -14,7 +14,7 @@ from scipy.cluster.vq import kmeans2
 
 from numpyro_flows.training.logs import log_sum_exp
 
-_MOST_ITERATIONS, _LEAST_RISE = 40, 5e-3  # nats a row: more gain less than 0.1 nat on rows held out
+_MOST_ITERATIONS, _LEAST_RISE = 40, 5e-3  # nats a row: more steps gain less than 0.1 nat on held-out rows
 _RIDGE = 1e-6  # added to variances of whitened coordinates
 
 
@@ -49,11 +49,11 @@ class GaussianMixture(NamedTuple):
 
         Args:
             x: rows.
-            weights: of each row, of mean 1.
-            labels: the component, from 0, that each row belongs to at the start.
-            num_prior: rows that the prior is worth.
-            uncorrelated: whether the centre is nearer to the variances of all rows, for one component these alone: for
-                rows so few that their covariance is nearly singular.
+            weights: weight of each row, of mean 1.
+            labels: the component, from 0, to which each row belongs at the start.
+            num_prior: number of rows that the prior is worth.
+            uncorrelated: whether the centre is nearer to the variances of all rows; for a single component it has only
+                the variances. Use it if there are so few rows that their covariance is nearly singular.
 
         Source: Fraley, Raftery 2007, Journal of Classification 24 (Bayesian regularization for normal mixtures).
         """
@@ -96,12 +96,12 @@ class GaussianMixture(NamedTuple):
         return cls(np.full(k, 1.0 / k), np.zeros((k, dim)), np.broadcast_to(np.eye(dim), (k, dim, dim)))
 
     def filled(self, k: int) -> "GaussianMixture":
-        """The same density, of `k` components: those that it has, and others without a share."""
+        """The same density with `k` components: the existing ones, and others with a share of 0."""
         more = GaussianMixture.blank(k - len(self.shares), self.loc.shape[1])
         return GaussianMixture.joined([self, more], np.array([1.0, 0.0])) if len(more.shares) else self
 
     def wider(self, factor: float) -> "GaussianMixture":
-        """With standard deviations `factor` times as large."""
+        """The mixture with standard deviations `factor` times as large."""
         return self._replace(covariance=factor**2 * self.covariance)
 
     def log_prob(self, x: Float[np.ndarray, "num dim"]) -> Float[np.ndarray, " num"]:
@@ -160,7 +160,7 @@ class MixtureByRoots(dist.Distribution):
         return jax.nn.logsumexp(parts, axis=-1) - 0.5 * value.shape[-1] * math.log(2.0 * math.pi)
 
 
-@jax.jit  # operation by operation its constructors compile for a second
+@jax.jit  # without jit, its constructors compile for a second
 def _distribution(logits: Array, loc: Array, roots: Array) -> dist.Distribution:
     return dist.MixtureSameFamily(dist.Categorical(logits=logits), dist.MultivariateNormal(loc, scale_tril=roots))
 

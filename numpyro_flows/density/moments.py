@@ -7,11 +7,11 @@ from jaxtyping import Float
 
 from numpyro_flows.density.row_blocks import blocks
 
-_ROUNDING = 1e-12  # of a column's largest value: smaller deviations are none
+_ROUNDING = 1e-12  # of a column's largest value: smaller standard deviations count as 0
 
 
 def mean_and_deviation(x: Float[np.ndarray, "num dim"], weights: Float[np.ndarray, " num"]) -> tuple[np.ndarray, ...]:
-    """Of each column; a deviation of 1 where the values are alike but for rounding."""
+    """Mean and standard deviation of each column; a standard deviation of rounding errors only becomes 1."""
     loc = _mean(lambda block: x[block], x.shape[1], weights)
     deviation = np.sqrt(_mean(lambda block: (x[block] - loc) ** 2, x.shape[1], weights))
     return loc, np.where(deviation > _ROUNDING * np.abs(x).max(0, initial=0.0), deviation, 1.0)

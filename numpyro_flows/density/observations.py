@@ -1,4 +1,4 @@
-"""Data for density estimation: an array, a dict of sites or a DataTree, checked, and as unconstrained vectors."""
+"""Data for density estimation, checked and made unconstrained: an array, a dict of sites or a DataTree."""
 
 import math
 import sys
@@ -26,18 +26,19 @@ Dequantize = bool | Sequence[bool] | np.ndarray | Mapping[str, bool]
 
 _SHOWN = 5  # columns that a message names
 _LEAST_ROWS = 3
-_LEAST_ESS = 0.01  # of weights, as a share of the rows, below which one is warned
-_ALL_WHOLE = 2.0**23  # from where all numbers of single precision are whole
+_LEAST_ESS = 0.01  # of weights, as a share of the rows: below this there is a warning
+_ALL_WHOLE = 2.0**23  # above this, all numbers of single precision are whole
 
 
 class Observations(NamedTuple):
     """Checked data.
 
-    values: on their own scale, of shape `(num, *event)`; sites one after the other.
-    constrain: from real vectors to such events; None where they are real vectors.
-    x: as real vectors, and `log_det`, `log |det dx/dvalue|` for each; of integers, the middles of their cells.
+    values: events on their own scale, of shape `(num, *event)`; sites one after the other.
+    constrain: transform from real vectors to such events; None if events are real vectors.
+    x: events as real vectors; for integers, of the middles of their cells.
+    log_det: `log |det dx/dvalue|` of each event.
     labels: names of the columns of `x`.
-    cells: of an event, the values that are integers to spread over `[k, k + 1)`.
+    cells: which values of an event are integers to spread over `[k, k + 1)`.
     noise: standard deviation of the Gaussian noise to add to all values.
     """
 
@@ -56,7 +57,7 @@ class Observations(NamedTuple):
     def rows(
         self, index: Int[np.ndarray, " some"], rng: np.random.Generator
     ) -> tuple[Float[np.ndarray, "some dim"], Float[np.ndarray, " some"]]:
-        """Some rows as real vectors, and their `log_det`; with noise by `rng`, if there is to be any."""
+        """Some rows as real vectors, and their `log_det`; with noise from `rng`, if noise is to be added."""
         if not self.are_noisy:
             return self.x[index], self.log_det[index]
         values = self.values[index]
@@ -67,12 +68,12 @@ class Observations(NamedTuple):
         return _unconstrained(self.constrain, values)
 
     def only(self, kept: Bool[np.ndarray, " num"]) -> "Observations":
-        """Of some rows."""
+        """The data of some rows."""
         return self._replace(values=self.values[kept], x=self.x[kept], log_det=self.log_det[kept])
 
 
 def observe(data: Any, support: Support = None, *, dequantize: Dequantize = False, noise: float = 0.0) -> Observations:
-    """Data, checked: arguments and errors are those of `fit_density`."""
+    """Checked data; arguments and errors are those of `fit_density`."""
     shapes: dict[str, tuple[int, ...]] | None = None
     if (sites := sites_of(data)) is not None:
         shapes, values = stack(sites)
@@ -105,7 +106,7 @@ def observe(data: Any, support: Support = None, *, dequantize: Dequantize = Fals
     x, log_det = _unconstrained(constrain, checked)
     require_all(np.isfinite(x).all(1), f"expected data within {inside}, got values on its boundary")
     if noise > 0 and log_det.any():
-        raise ValueError(f"noise expected 0 for data within {inside}, which noise would leave, got {noise}")
+        raise ValueError(f"noise expected 0 for data within {inside}, because noise would leave it, got {noise}")
     if len(x) <= max(x.shape[1], _LEAST_ROWS - 1):
         least = f"more rows than coordinates, and at least {_LEAST_ROWS}"
         raise ValueError(f"data expected {least}, got {len(x)} rows of {x.shape[1]}")
@@ -128,7 +129,7 @@ def observe(data: Any, support: Support = None, *, dequantize: Dequantize = Fals
 
 
 def _float_type(arrays: Sequence[Any]) -> np.dtype | None:
-    """The type of arrays of floating-point numbers, if all have the same."""
+    """The type of arrays of floating-point numbers, if all have the same type."""
     types = {getattr(array, "dtype", None) for array in arrays}
     first = next(iter(types))
     return first if len(types) == 1 and isinstance(first, np.dtype) and jnp.issubdtype(first, jnp.floating) else None
@@ -137,7 +138,7 @@ def _float_type(arrays: Sequence[Any]) -> np.dtype | None:
 def _checked_cells(
     dequantize: Dequantize, event_shape: tuple[int, ...], shapes: Mapping[str, tuple[int, ...]] | None
 ) -> Bool[np.ndarray, "*event"]:
-    """Of an event, the values to dequantize."""
+    """The values of an event to dequantize."""
     if isinstance(dequantize, Mapping):
         if shapes is None:
             raise ValueError(f"dequantize expected True or False for an array of data, got a dict of {[*dequantize]}")
@@ -162,12 +163,12 @@ def _checked_cells(
 def _check_whole_numbers(
     values: Float[np.ndarray, "num *event"], cells: Bool[np.ndarray, "*event"], labels: Sequence[str], *, warns: bool
 ) -> None:
-    """A ValueError where values to dequantize are not whole, a warning, if any, where others are and repeat."""
+    """Raise a ValueError if values to dequantize are not whole; warn if other values are whole numbers that repeat."""
     columns, flat = values.reshape(len(values), -1), cells.reshape(-1)
     whole = np.array([bool((column == np.round(column)).all()) for column in columns.T])
     if not whole[flat].all():
         names = _names(labels, flat & ~whole)
-        raise ValueError(f"dequantize expected whole numbers, got others in {names}: leave it out there")
+        raise ValueError(f"dequantize expected whole numbers, got other numbers in {names}: leave dequantize out there")
     suspect = whole & ~flat & (np.ptp(columns, axis=0) > 0)
     for index in np.flatnonzero(suspect):
         column = columns[:, index]
@@ -206,7 +207,7 @@ def _unconstrain(constrain: Transform, values: jax.Array) -> tuple[jax.Array, ja
 
 def sites_of(data: Any) -> Mapping[str, ArrayLike] | None:
     """The sites of a dict, a Dataset or a DataTree's posterior, draws along the first axis; None for an array."""
-    xarray = sys.modules.get("xarray")  # importing it takes half a second, and whoever has a DataTree has done it
+    xarray = sys.modules.get("xarray")  # importing it takes half a second, and a DataTree exists only if it is imported
     if xarray is None or not isinstance(data, xarray.DataTree | xarray.Dataset):  # which are mappings, too
         return data if isinstance(data, Mapping) else None
     if isinstance(data, xarray.DataTree):
@@ -220,11 +221,11 @@ def sites_of(data: Any) -> Mapping[str, ArrayLike] | None:
 
 
 def table_of_sites(data: Any) -> Any:
-    """The sites of a DataFrame or a Dataset, of an iterator all its batches; anything else as it is.
+    """The sites of a DataFrame or a Dataset, or of all batches of an iterator; other data are returned as they are.
 
     Raises:
-        TypeError: where columns are no numbers; it names them.
-        ValueError: for an iterator without batches, or batches of different columns.
+        TypeError: if columns are not numbers; it names them.
+        ValueError: if an iterator has no batches, or batches have different columns.
     """
     if isinstance(data, Iterator):
         return _joined([table_of_sites(batch) for batch in data])
@@ -253,7 +254,7 @@ def _joined(batches: list[Any]) -> Any:
 
 
 def stack(sites: Mapping[str, ArrayLike]) -> tuple[dict[str, tuple[int, ...]], Float[np.ndarray, "num size"]]:
-    """Shapes of sites, and their raveled values side by side; a ValueError where their rows differ in number."""
+    """Shapes of sites, and their raveled values side by side; a ValueError if their numbers of rows differ."""
     if not sites:
         raise ValueError("data expected at least one site, got an empty dict")
     arrays = {name: as_numbers(value, f"site {name!r}") for name, value in sites.items()}
@@ -279,7 +280,7 @@ def _one_support(support: Any, event_shape: tuple[int, ...]) -> constraints.Cons
 
 
 def require_constraints(supports: Iterable[Any]) -> None:
-    """Raise a TypeError where one is no NumPyro constraint."""
+    """Raise a TypeError for an object that is not a NumPyro constraint."""
     for support in supports:
         if not isinstance(support, constraints.Constraint):
             got = described(support)
@@ -320,11 +321,11 @@ def checked_weights(weights: ArrayLike | None, values: Float[np.ndarray, "num *e
 def weights_of(
     weights: Float[np.ndarray, " num"], index: Int[np.ndarray, " some"], use: str
 ) -> Float[np.ndarray, " some"]:
-    """Those of some rows, of mean 1 again."""
+    """The weights of some rows, scaled to mean 1."""
     some = weights[index]
     if len(some) and not some.any():
         raise ValueError(
-            f"weights expected some above 0 among the rows {use}, got none: give another key, or more rows"
+            f"weights expected some above 0 among the rows {use}, got none: pass another key, or more rows"
         )
     return some / some.mean() if len(some) else some
 

@@ -1,4 +1,4 @@
-"""Rows so far from all others that whitening by them would squash the rest: found, named and left out."""
+"""Rows so far from all others that whitening by them would squash the rest: they are found, named and left out."""
 
 import warnings
 from typing import NamedTuple
@@ -10,16 +10,16 @@ from scipy.special import ndtri
 from numpyro_flows.density.observations import Observations
 
 _FAR = 1_000.0  # robust standard deviations: nearer rows cost the others less than 0.05 nat (measured, one in 1,000)
-_MOST = 0.02  # share of rows in a column; more of them are a part of the distribution
-_MOST_IN_ALL = 0.05  # share of rows that is left out, of all columns together
-_LEAST_P = 1e-6  # of the gap before the far rows, by the tail of the others: so a Cauchy distribution has none
+_MOST = 0.02  # maximum share of rows in a column; more of them belong to the distribution
+_MOST_IN_ALL = 0.05  # maximum share of rows that is left out, over all columns
+_LEAST_P = 1e-6  # of the gap before the far rows, by the tail of the others; a Cauchy distribution has no far rows
 _TAIL, _LEAST_TAIL = 0.05, 10  # share of the rows that show how heavy the tail is, and the least number of them
 _CENTRAL = (0.25, 0.1, 0.05, 0.02)  # the first range between such quantiles that is not empty gives the scale
 _SHOWN = 5  # rows that the message names
 
 
 class Far(NamedTuple):
-    """Which rows are far; of each of them the column where it is farthest, and how many robust standard deviations."""
+    """Which rows are far, with the column where each is farthest, and its distance in robust standard deviations."""
 
     rows: Bool[np.ndarray, " num"]
     column: np.ndarray
@@ -29,9 +29,9 @@ class Far(NamedTuple):
 def far_rows(x: Float[np.ndarray, "num dim"], weights: Float[np.ndarray, " num"]) -> Far:
     """Rows that are 1,000 robust standard deviations away in a column, beyond a gap that its tail does not explain.
 
-    Both ends are one tail, of the distances `z` from the median. Beside the `k` farthest values, for each `k` up to one
-    in 50, Hill's estimate of the next values is the tail's index `a`; a gap from `z` to `c z` in such a tail has
-    the probability `c^-a`. Rows with more than a fiftieth of the weight are no outliers.
+    Both ends count as one tail, of the distances `z` from the median. For each `k` up to one in 50 rows, Hill's
+    estimate from the values below the `k` farthest gives the tail's index `a`. A gap from `z` to `c z` in such a tail
+    has the probability `c^-a`. Rows with more than a fiftieth of the weight are not outliers.
 
     Source: Hill 1975, Annals of Statistics 3(5).
     """
@@ -78,7 +78,7 @@ def near_rows(
     condition: Float[np.ndarray, "num cond_dim"] | None,
     weights: Float[np.ndarray, " num"],
 ) -> Bool[np.ndarray, " num"]:
-    """The rows that a fit is of, without those that are far; it warns of these."""
+    """The rows that are fitted, without those that are far away; a warning names the latter."""
     far = far_rows(observations.x, weights)
     what = [f"column {label}" if label.isdigit() else label for label in observations.labels]
     if condition is not None:

@@ -13,11 +13,11 @@ from numpyro_flows.density.row_blocks import blocks
 from numpyro_flows.modeling.guides import affine
 
 _POWERS, _NUM_TRIED = (-4.0, 6.0), 101
-_LEAST_EXTREME = 0.8  # of the data's farthest value, as a share of that of as many normal values
+_LEAST_EXTREME = 0.8  # smallest extreme of transformed data, relative to that of as many normal values
 _STEEPEST = 9.0  # logarithm of a slope; steeper ones lose the digits of single precision
-_LEAST_GAIN = 0.01  # nats a row: below it a column stays as it is
-_MARGIN = 1.0  # robust standard deviations beyond the data, from where the transform is linear
-_SOME_ROWS = 5_000  # that powers are fitted to; more tell nothing new
+_LEAST_GAIN = 0.01  # nats a row: with a smaller gain a column stays as it is
+_MARGIN = 1.0  # the transform is linear beyond so many robust standard deviations from the data
+_SOME_ROWS = 5_000  # powers are fitted to so many rows; more do not improve them
 
 
 class Powers(NamedTuple):
@@ -33,13 +33,13 @@ class Powers(NamedTuple):
     def of(
         cls, x: Float[np.ndarray, "num dim"], weights: Float[np.ndarray, " num"], rng: np.random.Generator
     ) -> "Powers | None":
-        """By the likelihood of a normal distribution; None where no column gains by more than chance."""
+        """Powers with the largest likelihood of a normal distribution; None if no column gains by more than chance."""
         num = len(x)
         alike = bool((weights == weights[0]).all())
         some = x[rng.choice(num, min(num, _SOME_ROWS), replace=not alike, p=weights / weights.sum())]
         loc, quartiles = np.median(some, axis=0), np.quantile(some, [0.25, 0.75], axis=0)
         scale = (quartiles[1] - quartiles[0]) / (2 * ndtri(0.75))
-        scale = np.where(scale > 0, scale, some.std(0))  # where half of the values are alike
+        scale = np.where(scale > 0, scale, some.std(0))  # if half of the values are equal
         usable = scale > 0
         z = (some - loc) / np.where(usable, scale, 1.0)
         low, high = ((end - loc) / np.where(usable, scale, 1.0) for end in (x.min(0), x.max(0)))
@@ -77,10 +77,10 @@ class Powers(NamedTuple):
 
 
 def _gain(z: Float[np.ndarray, " num"], power: float) -> float:
-    """Of the likelihood of a normal distribution by the transform, in nats a row.
+    """Gain in the likelihood of a normal distribution by the transform, in nats a row.
 
-    None where the transform draws a tail in so far that the normal distribution reaches far beyond the data, as with
-    many zeros beside a few large values: far out a small step is a large one for the data.
+    None if the transform pulls a tail in so far that the normal distribution reaches far beyond the data, for example
+    with many zeros beside a few large values. Far out a small step is then a large one for the data.
     """
     y, log_slope = power_transform(z, power, z.min(), z.max(), np)
     sd = y.std()

@@ -12,11 +12,11 @@ from numpyro_flows.density.stacking import Stack
 from numpyro_flows.density.whitening import Whitening
 from numpyro_flows.training.seeds import Seeds
 
-_QUICK = (1, 4)  # components of the mixtures by which two preparations are compared
+_QUICK = (1, 4)  # components of the mixtures that compare two preparations
 
 
 class Preparation(NamedTuple):
-    """`whitening(powers(x))`; without `powers` the whitening alone."""
+    """`whitening(powers(x))`; without `powers`, the whitening alone."""
 
     powers: Powers | None
     whitening: Whitening
@@ -27,10 +27,11 @@ class Preparation(NamedTuple):
 
     @classmethod
     def of(cls, rows: Rows, seeds: Seeds, layout: ConditionLayout | None = None) -> "Preparation":
-        """With power transforms where mixtures of Gaussians then predict held-out rows better than without.
+        """Preparation with power transforms if mixtures of Gaussians then predict held-out rows better.
 
-        Columns that are nearly a linear function of each other lose that by powers, as shares of a budget, which sum
-        to 1 (`Ecdat/BudgetUK` of benchmarks.density.tables). `layout` is that of conditions that are not plain vectors.
+        Columns that are nearly a linear function of each other, such as shares of a budget, which sum to 1, lose this
+        property by powers (`Ecdat/BudgetUK` of benchmarks.density.tables). `layout` is the layout of conditions that
+        are not plain vectors.
         """
         plain = cls(None, Whitening.of(rows, seeds.rng("whitening"), layout))
         powers = Powers.of(rows.x, rows.weights, seeds.rng("powers"))

@@ -10,11 +10,11 @@ from numpyro_flows.density.angles import require_real
 from numpyro_flows.density.losses import Rows
 from numpyro_flows.flows import Recipe
 
-_INITIAL_ROWS = 1_000  # that set what is set by data
+_INITIAL_ROWS = 1_000  # for the initialization by data
 
 
 def maker(recipe: Recipe, rows: Rows) -> Callable[[PRNGKeyArray], AbstractBijection]:
-    """The function that makes an untrained bijection of `rows`, its `ActNorm`s set by some of them."""
+    """The function that makes an untrained bijection of `rows`, with its `ActNorm`s set by some of them."""
     dim = rows.x.shape[1]
     options = {} if rows.condition is None else {"cond_dim": rows.condition.shape[1]}
 

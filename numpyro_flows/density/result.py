@@ -1,4 +1,4 @@
-"""How a density was fitted, beside simpler densities of the same rows."""
+"""The record of a density fit, with scores of simpler densities on the same rows."""
 
 from typing import NamedTuple
 
@@ -28,19 +28,20 @@ class DensityFit(NamedTuple):
     """How `fit_density` fitted a density.
 
     Attributes:
-        losses: mean negative log likelihood of each training step's rows, in nats an event.
-        validation: that of the validation rows after `steps` training steps, one number for each evaluation.
-        steps: training steps before each evaluation.
-        held_out: of the density that is kept, on the validation rows. The training was stopped by these rows, so the
-            score is a little optimistic.
-        test: on rows that nothing was chosen by; None where no share of the data was set aside for it.
-        seconds: wall time of preparation, of compilation, beside which mixtures are fitted, and of training.
-        num_skipped: steps left out because loss or gradient was not finite.
-        why: what ended the training, and `reason`, the same in one word or two.
-        solver: of a continuous flow, how the solver of training compares with its own; None for others.
+        losses: mean negative log likelihood of the rows in each training step, in nats an event.
+        validation: mean negative log likelihood of the validation rows at each evaluation.
+        steps: number of training steps before each evaluation.
+        held_out: score of the returned density on the validation rows. Training was stopped by these rows, so the score
+            is a little optimistic.
+        test: score on the test rows, which influenced no choice; None if no rows were set aside for a test.
+        seconds: wall time of preparation, of compilation (the mixtures are fitted meanwhile), and of training.
+        num_skipped: number of steps skipped because the loss or gradient was not finite.
+        why: what ended the training, in a sentence.
+        reason: what ended the training, in one or two words.
+        solver: comparison of training's solver with the flow's own, for a continuous flow; else None.
         baselines: scores of simpler densities on the same validation rows: "gaussian", "transformed_gaussian" and
-            "mixture". Empty for densities given a condition, and where training went on.
-        kept: "flow", or "mixture" where the flow was not better by more than its standard error.
+            "mixture". Empty for densities given a condition, and if training continued from a fitted flow.
+        kept: "flow", or "mixture" if the flow was not better by more than the standard error of the difference.
 
     Example:
         >>> import jax  # doctest: +SLOW
@@ -69,7 +70,7 @@ class DensityFit(NamedTuple):
         return f"kept={self.kept!r}, held_out={self.held_out}"
 
     def print_summary(self) -> None:
-        """Print the held-out scores of the flow and of the baselines, with what was kept, and why training ended.
+        """Print the held-out scores of the flow and the baselines, which density was kept, and why training ended.
 
         Example:
             >>> import numpy as np
@@ -93,7 +94,7 @@ class DensityFit(NamedTuple):
         print(f"training: {self.why}")
 
     def __eq__(self, other: object) -> bool:
-        """By what they print, as trees compare their structures: of arrays `==` would not be true or false."""
+        """Compare printed texts: trees compare their structures by `==`, which for arrays is neither true nor false."""
         return isinstance(other, DensityFit) and repr(self) == repr(other)
 
     def __hash__(self) -> int:
@@ -104,13 +105,14 @@ class MixedFit(NamedTuple):
     """How `fit_density` fitted a `MixedDistribution`.
 
     Attributes:
-        held_out: mean negative log likelihood of the whole rows, in nats a row, on the validation rows that every part
-            was chosen by: a little optimistic.
-        test: the same on rows that nothing was chosen by; None where no share of the data was set aside for it.
+        held_out: mean negative log likelihood of whole rows, in nats a row, on the validation rows. The training of
+            every part was stopped by these rows, so the score is a little optimistic.
+        test: score on the test rows, which influenced no choice; None if no rows were set aside for a test.
         seconds: wall time of compilation and of training, summed over the parts.
-        num_skipped: steps left out because loss or gradient was not finite.
-        why: what ended the training of each part, and `reason`, the same in one word or two.
-        parts: the fit of each part, "discrete", "angles" and "linear", where there is one.
+        num_skipped: number of steps skipped because the loss or gradient was not finite.
+        why: what ended the training of each part, in a sentence.
+        reason: what ended the training of each part, in one or two words.
+        parts: the fit of each part that exists: "discrete", "angles" and "linear".
 
     Example:
         >>> import jax, numpy as np  # doctest: +SLOW

@@ -1,4 +1,4 @@
-"""Data on which the training of a fitted flow goes on."""
+"""Data for further training of a fitted flow."""
 
 import warnings
 from typing import Any
@@ -17,11 +17,11 @@ from numpyro_flows.modeling.distributions import FlowDistribution
 def observe_for(
     flow: FlowDistribution, data: Any, support: Support, dequantize: Dequantize, noise: float
 ) -> Observations:
-    """Data on which training goes on; a ValueError but for the flow's sites, shape and support."""
+    """Data for further training; a ValueError unless they have the flow's sites, shape and support."""
     if flow.fit is not None and flow.fit.kept == "mixture":
         warnings.warn(
-            "the mixture that training starts from was fitted to all rows of its data: on these, scores of validation "
-            "rows are too good",
+            "the mixture that training starts from was fitted to all rows of its data, so scores of validation "
+            "rows of the same data are optimistic",
             UserWarning,
             stacklevel=3,
         )
@@ -46,16 +46,19 @@ def observe_for(
 
 
 def require_condition_of(flow: FlowDistribution, conditions: Float[np.ndarray, "num cond_dim"] | None) -> None:
-    """Raise a ValueError where conditions are not of the flow's shape, missing, or there where the flow has none."""
+    """Raise a ValueError if conditions have another shape than the flow's, are missing, or the flow has none."""
     shape, got = flow.bijection.cond_shape, None if conditions is None else conditions.shape[1:]
     if shape is None and got is not None:
-        raise ValueError("condition expected None, as the flow has no condition, got one: give a recipe as flow")
+        raise ValueError("condition expected None because the flow has no condition, got one: give a recipe as flow")
     if shape is not None and got != tuple(shape):
         raise ValueError(f"condition expected rows of shape {tuple(shape)}, as the flow has, got {got}")
 
 
 def require_not_distilled(bijection: AbstractBijection) -> None:
-    """Raise a ValueError where likelihood would change the steps back alone: those forth would no longer fit them."""
+    """Raise a ValueError for a distilled flow.
+
+    Training by likelihood would change only the steps back, which would then no longer fit the steps forth.
+    """
     nodes = jax.tree.leaves(bijection, is_leaf=lambda node: isinstance(node, FewSteps))
     if any(isinstance(node, FewSteps) for node in nodes):
         raise ValueError(
@@ -65,7 +68,7 @@ def require_not_distilled(bijection: AbstractBijection) -> None:
 
 
 def base_of(flow: FlowDistribution) -> Base:
-    """The base that a flow is trained on; None for the standard normal distribution."""
+    """The base on which a flow is trained; None for the standard normal distribution."""
     if len(flow.transforms) > 1 + (flow.constrain is not None):  # the base is itself transformed
         raise ValueError(
             "flow expected a FlowDistribution on an untransformed base, got one on a TransformedDistribution: put its "

@@ -1,4 +1,4 @@
-"""Rows some at a time, so that what is computed of all of them needs little memory beside them."""
+"""Rows in blocks, so that functions of all rows need little memory."""
 
 from collections.abc import Iterator
 

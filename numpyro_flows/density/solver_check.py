@@ -1,4 +1,4 @@
-"""How the solver that a continuous flow is trained with compares with the flow's own."""
+"""Comparison of a continuous flow's solver in training with the flow's own."""
 
 from collections.abc import Callable
 from functools import cached_property, partial
@@ -12,14 +12,14 @@ from numpyro_flows.continuous.training_form import continuous_flows, num_evaluat
 from numpyro_flows.density.losses import Rows
 from numpyro_flows.files.rules import InFiles
 
-_COUNTED_ROWS = 100  # to tell how often a field is evaluated
+_COUNTED_ROWS = 100  # to count the evaluations of a field
 
 
 class SolverCheck(InFiles):
-    """How a continuous flow's solver in training compares with its own, on the validation rows.
+    """Comparison of a continuous flow's solver in training with its own, on the validation rows.
 
-    gap: mean negative log likelihood by training's solver minus that by the flow's own, in nats; NaN where training
-        solved nothing.
+    gap: mean negative log likelihood by training's solver minus that by the flow's own, in nats; NaN if training used
+        no solver.
     num_steps: solver steps of training at the end.
     """
 
@@ -32,7 +32,7 @@ class SolverCheck(InFiles):
 
     @cached_property
     def num_evaluations(self) -> float:
-        """Of the field, for the density of one row, on average; counted when it is first asked for, or saved."""
+        """Evaluations of the field for the density of one row, on average; counted at the first use, or when saved."""
         return self._count() if callable(self._count) else self._count
 
     @classmethod

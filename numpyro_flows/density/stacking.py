@@ -1,4 +1,4 @@
-"""Mixtures of Gaussians of many sizes, stacked: weighted by how well each predicts rows that it has not seen."""
+"""Stacked mixtures of Gaussians of many sizes, weighted by their predictions of held-out rows."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,25 +12,25 @@ from numpyro_flows.training.logs import log_sum_exp
 from numpyro_flows.training.one_thread import one_thread
 
 _COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
-_FEW = 12  # components, above which there are two rows or more for each parameter
+_FEW = 12  # components; larger mixtures need two rows or more for each parameter
 _OF_ONE = (0.1, 1.0, 10.0, 1e6)  # times the coordinates: the prior of one Gaussian, from its covariance to variances
 _WIDER = (3.0, 10.0)  # times the standard deviations of all rows: for tails
 MOST_COMPONENTS = 128  # of a stack: training is compiled for as many before the mixtures are fitted
-_MAX_DIM = 100  # covariances of more coordinates cost more than they tell
+_MAX_DIM = 100  # covariances of more coordinates cost more than they gain
 _FOLDS = 5
 _LEAST_ROWS = 10
-_HELD_OUT = 500  # rows that decide the shares: of fewer every fold is held out once
-_FEW_ROWS = 2_000  # up to which strong priors are tried
+_HELD_OUT = 500  # rows that determine the shares; with fewer rows every fold is held out once
+_FEW_ROWS = 2_000  # up to this number strong priors are tried
 _MOST_ROWS, _WORK = (2_000, 5_000), 2e6  # rows to fit mixtures to, by their squared coordinates in all
 _LEAST_SHARE = 0.02  # of a mixture that is kept
 _STEPS = 300  # of expectation maximisation for the shares
 
 
 class Member(NamedTuple):
-    """A mixture by what it is fitted with: its number of components, and the rows that its prior is worth.
+    """A mixture, described by its number of components and the number of rows that its prior is worth.
 
-    uncorrelated: whether rows are so few that the prior is nearer to variances than to a covariance.
-    wider: where not None, one Gaussian with standard deviations so many times as large.
+    uncorrelated: whether there are so few rows that the prior is nearer to variances than to a covariance.
+    wider: if not None, one Gaussian with standard deviations so many times as large.
     """
 
     num_components: int
@@ -40,7 +40,7 @@ class Member(NamedTuple):
 
 
 class Stack(NamedTuple):
-    """Mixtures with their shares, and the mean log density that rows had which were held out."""
+    """Mixtures with their shares, and the mean log density of held-out rows."""
 
     members: tuple[Member, ...]
     shares: Float[np.ndarray, " members"]
@@ -92,7 +92,7 @@ class Stack(NamedTuple):
 
     @staticmethod
     def possible(x: Float[np.ndarray, "num dim"], weights: Float[np.ndarray, " num"]) -> bool:
-        """Whether the coordinates are not too many, nor the rows with weight too few."""
+        """Whether there are neither too many coordinates nor too few rows with weight."""
         return x.shape[1] <= _MAX_DIM and int(np.count_nonzero(weights)) >= _LEAST_ROWS
 
     def fit(
@@ -105,7 +105,7 @@ class Stack(NamedTuple):
 
 
 def _some(weights: Float[np.ndarray, " num"], dim: int, rng: np.random.Generator) -> Int[np.ndarray, " some"]:
-    """Rows with weight, in random order: of many so many that mixtures are fitted to them in a second or so."""
+    """Rows with weight, in random order; for large data as many as mixtures can be fitted to in about a second."""
     most = np.clip(_WORK / dim**2, *_MOST_ROWS)
     return rng.permutation(np.flatnonzero(weights))[: int(most)]
 
@@ -116,7 +116,7 @@ def _fitted(
     weights: Float[np.ndarray, " num"],
     rng: np.random.Generator,
 ) -> list[GaussianMixture]:
-    """The mixture of each member, from clusters of its own: a stack gains where its members differ."""
+    """The mixture of each member, from its own clusters: a stack gains if its members differ."""
     mixtures = [
         GaussianMixture.of(x, weights, clusters(x, m.num_components, rng), m.num_prior, uncorrelated=m.uncorrelated)
         for m in members

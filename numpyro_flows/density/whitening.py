@@ -15,8 +15,8 @@ from numpyro_flows.gaussianization.entropies import spacing_entropies
 from numpyro_flows.modeling.guides import affine
 
 FULL_COVARIANCE = 4  # rows for each coordinate from which a covariance whitens better than standard deviations
-_MAX_FULL_DIM = 256  # above it whitening is by standard deviations
-_RIDGE = 1e-6  # added to the correlation matrix, so that coordinates that are copies do not make it singular
+_MAX_FULL_DIM = 256  # above this, whitening uses standard deviations
+_RIDGE = 1e-6  # added to the correlation matrix, so that copied coordinates do not make it singular
 _SOME_ROWS = 5_000  # to compare two ways of whitening
 
 
@@ -35,12 +35,12 @@ class Whitening(NamedTuple):
 
     @classmethod
     def of(cls, rows: Rows, rng: np.random.Generator, layout: ConditionLayout | None = None) -> "Whitening":
-        """By standard deviations, or by a triangular root of the covariance where that makes the entropy less.
+        """Whitening by standard deviations, or by a root of the covariance if that makes the entropy smaller.
 
-        It is the entropy that the data would have if the coordinates were then independent. Measurements that are
-        nearly functions of each other need the covariance (breast cancer: 5 nats against 37); where single coordinates
-        have shapes of their own, mixing them costs more than correlations do (digits: 64 against 50). `layout` is that
-        of conditions that are not plain vectors.
+        The entropy is that of the data if the coordinates were then independent. Measurements that are nearly functions
+        of each other need the covariance (breast cancer: 5 nats against 37). If single coordinates have unusual shapes,
+        mixing them costs more than it gains (digits: 64 against 50). `layout` is the layout of conditions that are not
+        plain vectors.
         """
         loc, deviation = mean_and_deviation(rows.x, rows.weights)
         num, dim = rows.x.shape
@@ -76,7 +76,7 @@ class Whitening(NamedTuple):
         return Rows(x, condition, rows.weights.astype(dtype))
 
     def fold(self, bijection: AbstractBijection, *after: AbstractBijection) -> AbstractBijection:
-        """The bijection of rows that are not whitened, with what comes after that."""
+        """The bijection of rows that are not whitened, followed by the bijections after it."""
         whole = Chain([bijection, Frozen(affine(jnp.asarray(self.loc), jnp.asarray(self.scale))), *after])
         if bijection.cond_shape is None:
             return whole

@@ -1,4 +1,4 @@
-"""Fits against references: the same posterior by NUTS, and the true values of simulated data sets."""
+"""Comparison of fits with references: NUTS on the same posterior, and the true values of simulated data sets."""
 
 from numpyro_flows.diagnostics.calibration import Calibration as Calibration
 from numpyro_flows.diagnostics.calibration import simulation_based_calibration as simulation_based_calibration

@@ -1,4 +1,4 @@
-"""A fit against NUTS: the same model and data, as tables and pictures."""
+"""Comparison of a fit with NUTS on the same model and data, as tables and plots."""
 
 import os
 import time
@@ -33,20 +33,20 @@ class NutsComparison:
     """A fit and NUTS on the same posterior; made by `compare_with_nuts`.
 
     Attributes:
-        sites: one row for each scalar, latent or deterministic, labelled as ArviZ does. Columns: `flow_mean`,
-            `nuts_mean`, `flow_sd`, `nuts_sd`; `difference_in_mcse`, flow's mean minus NUTS's over the standard error
-            of that difference; `difference_in_sd`, the same over the pooled posterior sd,
-            `sqrt((flow_sd^2 + nuts_sd^2) / 2)`; `sd_ratio`, flow over NUTS; `wasserstein`, the distance of the two
-            marginals in pooled sds; `nuts_ess_bulk`, `nuts_ess_tail` and `nuts_rhat`. A scalar that never changes (the
-            corner of a Cholesky factor) has NaN where there is nothing to compare.
-        methods: rows `flow` and `NUTS`. Columns: `seconds`, of all fitting and drawing, without `compile_seconds`;
+        sites: one row for each scalar, latent or deterministic, with ArviZ's labels. Columns: `flow_mean`, `nuts_mean`,
+            `flow_sd`, `nuts_sd`; `difference_in_mcse`, the flow's mean minus NUTS's over the standard error of that
+            difference; `difference_in_sd`, the same over the pooled posterior sd, `sqrt((flow_sd^2 + nuts_sd^2) / 2)`;
+            `sd_ratio`, flow over NUTS; `wasserstein`, the distance between the two marginals in pooled sds;
+            `nuts_ess_bulk`, `nuts_ess_tail` and `nuts_rhat`. A scalar that never changes, such as the corner of a
+            Cholesky factor, has NaN in the columns that compare.
+        methods: rows `flow` and `NUTS`. Columns: `seconds` for fitting and drawing, without `compile_seconds`;
             `gradient_evaluations` of the model's log density; `draws`; `min_ess_bulk` and `min_ess_tail`, the smallest
-            of all scalars' (flow: relative ESS of the certificate times number of draws, both); `ess_per_second`,
-            `min_ess_bulk` over `seconds`, and `ess_per_second_compiling`, over both seconds; `divergences`, `max_rhat`
-            and `khat`, NaN for the method that has none.
-        flow: DataTree of `FlowPosterior.sample`, as many draws as NUTS's cut into as many chains, for pictures.
+            over all scalars (for the flow, both are the certificate's relative ESS times the number of draws);
+            `ess_per_second`, `min_ess_bulk` over `seconds`; `ess_per_second_compiling`, the same with compilation
+            included; `divergences`, `max_rhat` and `khat`, NaN for the method without them.
+        flow: DataTree of `FlowPosterior.sample` for plots: as many draws and chains as NUTS has.
         nuts: DataTree of NUTS's draws, with sample_stats.
-        certified: the fit's own verdict.
+        certified: whether the fit is certified.
 
     Example:
         >>> import jax, numpyro, numpyro.distributions as dist  # doctest: +SLOW
@@ -66,7 +66,7 @@ class NutsComparison:
     certified: bool
 
     def verdict(self) -> str:
-        """The largest differences, and whether NUTS is a reference to trust, in two lines of text."""
+        """The largest differences, and whether NUTS can be trusted as a reference, in two lines of text."""
         nuts = self.methods.loc["NUTS"]
         sites = self.sites.dropna(subset=["difference_in_mcse"])
         mcse, sd = sites["difference_in_mcse"].abs(), sites["difference_in_sd"].abs()
@@ -81,7 +81,7 @@ class NutsComparison:
         return f"{fit}\n{reference}"
 
     def print_summary(self, max_rows: int = 40) -> None:
-        """The verdict and both tables; of more than `max_rows` scalars, those that differ most."""
+        """Print the verdict and both tables; with more than `max_rows` scalars, only those that differ most."""
         print(self.verdict(), end="\n\n")
         print(self.methods.T.map(lambda value: f"{value:,.4g}").to_string(), end="\n\n")
         sites = self.sites
@@ -94,19 +94,19 @@ class NutsComparison:
         return self.verdict()
 
     def plot_forest(self, **kwargs: Any) -> "PlotCollection":
-        """ArviZ's forest plot of both; keywords (`var_names`, `coords`, ...) go to `arviz_plots.plot_forest`."""
+        """ArviZ's forest plot of both fits; keywords (`var_names`, `coords`, ...) go to `arviz_plots.plot_forest`."""
         from numpyro_flows.plots import plot_forest
 
         return plot_forest({"flow": self.flow, "NUTS": self.nuts}, **kwargs)
 
     def plot_density(self, **kwargs: Any) -> "PlotCollection":
-        """Marginal densities of both, one over the other; keywords go to `arviz_plots.plot_dist`."""
+        """Marginal densities of both fits in the same axes; keywords go to `arviz_plots.plot_dist`."""
         from numpyro_flows.plots import plot_density
 
         return plot_density({"flow": self.flow, "NUTS": self.nuts}, **kwargs)
 
     def plot(self, path: str | os.PathLike, **kwargs: Any) -> None:
-        """Write a picture to a file (`.png`, `.svg`, `.pdf`): of densities, or a forest of more than 40 scalars.
+        """Write a plot to a file (`.png`, `.svg`, `.pdf`): densities, or a forest plot if there are over 40 scalars.
 
         Keywords (`var_names`, `coords`, ...) go to `plot_density` or `plot_forest`.
         """
@@ -131,15 +131,15 @@ def compare_with_nuts(
     coords: "Coords | None" = None,
     progress_bar: bool = True,
 ) -> NutsComparison:
-    """Run NUTS on a fit's model and data, and compare.
+    """Run NUTS on a fit's model and data, and compare the two.
 
-    NUTS is NumPyro's with its defaults and vectorized chains: the draws are those of
-    `MCMC(NUTS(model), chain_method="vectorized", ...).run(rng_key, ...)`. It is compiled ahead of its run, once, so
-    that seconds with and without compilation are both measured; finding its first states counts as compilation. Its
-    gradients are the leapfrog steps of all chains, warm-up included.
+    NUTS is NumPyro's, with its defaults and vectorized chains. The draws equal those of
+    `MCMC(NUTS(model), chain_method="vectorized", ...).run(rng_key, ...)`. NUTS is compiled once, before its run, so
+    the seconds are measured with and without compilation; finding the initial states counts as compilation. The
+    gradients of NUTS are the leapfrog steps of all chains, warm-up included.
 
-    The flow's means and standard deviations are self-normalised estimates with Pareto-smoothed weights,
-    `m = sum w f / sum w` of standard error `sqrt(sum w^2 (f - m)^2) / sum w`; NUTS's errors are ArviZ's.
+    The flow's means and standard deviations are self-normalised estimates with Pareto-smoothed weights. The mean `m =
+    sum w f / sum w` has the standard error `sqrt(sum w^2 (f - m)^2) / sum w`. NUTS's errors are ArviZ's.
 
     Args:
         posterior: a fit.
@@ -147,13 +147,14 @@ def compare_with_nuts(
         num_warmup: warm-up steps of each chain.
         num_samples: draws of each chain, at least 4.
         num_chains: number of chains.
-        num_flow_samples: draws of the flow, at least 100; by default as many as all chains'.
-        coords: values along named dimensions, as in ArviZ: `{"school": ["Choate", ...]}`.
-        progress_bar: whether to show one.
+        num_flow_samples: draws of the flow, at least 100; by default the number of draws of all chains.
+        coords: labels along named dimensions, as in ArviZ: `{"school": ["Choate", ...]}`.
+        progress_bar: whether to show a progress bar.
 
     Raises:
-        TypeError: where `posterior` is not a `FlowPosterior`, `rng_key` no random key, or a number no integer.
-        ValueError: for numbers out of their range, and a model with a subsampled plate.
+        TypeError: if `posterior` is not a `FlowPosterior`, `rng_key` is not a random key, or a number is not an
+            integer.
+        ValueError: if a number is out of its range, or the model has a subsampled plate.
 
     Example:
         >>> import jax, numpyro, numpyro.distributions as dist  # doctest: +SLOW
@@ -176,8 +177,8 @@ def compare_with_nuts(
     target = posterior._target
     if target.rows is not None:
         raise ValueError(
-            f"posterior expected one of a model without a subsampled plate, got {target.rows.plate!r}: NUTS would know "
-            "one block of its rows; fit the model without subsample_size"
+            f"posterior expected a model without a subsampled plate, got {target.rows.plate!r}: NUTS would use only "
+            "one block of its rows. Fit the model without subsample_size"
         )
     import xarray as xr
 
@@ -241,7 +242,7 @@ def compare_with_nuts(
 
 
 def _timed(function: Callable[[], Any]) -> tuple[Any, float, float]:
-    """What a function returns, seconds of its second call, and those that its first, which compiles, took longer."""
+    """A function's result, the seconds of its second call, and the extra seconds of its first call, which compiles."""
     start = time.perf_counter()
     jax.block_until_ready(function())
     middle = time.perf_counter()

@@ -10,7 +10,7 @@ from scipy import stats
 from scipy.special import bdtr, gammaln
 
 _MOST_POINTS = 500  # at which an ECDF is compared with the uniform distribution
-_LEAST = 1e-12  # tail probability that double precision tells from zero next to one
+_LEAST = 1e-12  # smallest tail probability that double precision resolves next to one
 _HALVINGS = 25
 
 
@@ -19,7 +19,7 @@ def normalised_ranks(
     draws: Float[np.ndarray, "num quantities"],
     rng: np.random.Generator,
 ) -> Float[np.ndarray, " quantities"]:
-    """`(below + u (equal + 1)) / (num + 1)`, uniform on [0, 1] where the draws follow the posterior.
+    """`(below + u (equal + 1)) / (num + 1)`, uniform on [0, 1] if the draws follow the posterior.
 
     `below` and `equal` count the draws that are smaller than the true value and equal to it; `u` is uniform.
 
@@ -32,12 +32,12 @@ def normalised_ranks(
 def joint_rank(true: Float[np.ndarray, " dim"], draws: Float[np.ndarray, "num dim"], rng: np.random.Generator) -> float:
     """The normalised rank of the true point's distance from the centre, among the distances of the draws.
 
-    The points are the draws and the true one. Their mean is the centre, and their covariance the metric, so that all of
-    them count alike: the rank is exactly uniform where the draws follow the posterior. It is near 1 for a true point
-    farther out than the draws.
+    The points are the draws and the true one. Their mean is the centre and their covariance the metric, so that all
+    points are treated alike: the rank is exactly uniform if the draws follow the posterior. It is near 1 for a true
+    point farther out than the draws.
 
     Source: TARP, Lemos, Coogan, Hezaveh, Perreault-Levasseur 2023, arXiv 2302.03026. They take random points of
-    reference; the centre has more power against wrong scales and correlations.
+        reference; the centre has more power against wrong scales and correlations.
     """
     points = np.concatenate([true[None], draws]).astype(np.float64)
     points -= points.mean(0)
@@ -84,9 +84,10 @@ def band(num: int, probability: float) -> Band:
 class Uniformity(NamedTuple):
     """Whether values are uniform on [0, 1]: p-values of three exact tests, on the values or their normal scores.
 
-    ecdf: of the largest difference between ECDF and uniform distribution, each point by its own tail probability.
-    location: of the mean of the normal scores, `mean`.
-    dispersion: of the variance of the normal scores, `variance`.
+    ecdf: p-value of the largest difference between ECDF and uniform distribution, each point by its own tail
+        probability.
+    location: p-value of the mean of the normal scores, `mean`.
+    dispersion: p-value of the variance of the normal scores, `variance`.
     """
 
     ecdf: float
@@ -97,7 +98,7 @@ class Uniformity(NamedTuple):
 
     @property
     def p_value(self) -> float:
-        """Of all three, by Bonferroni."""
+        """The p-value of all three tests, by Bonferroni."""
         return min(1.0, 3 * min(self.ecdf, self.location, self.dispersion))
 
 

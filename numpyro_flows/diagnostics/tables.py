@@ -1,4 +1,4 @@
-"""The two tables of a comparison with NUTS; `NutsComparison` says what their columns are."""
+"""The two tables of a comparison with NUTS; `NutsComparison` documents their columns."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ def compare_sites(flow: "xr.Dataset", weights: Float[np.ndarray, " draws"], nuts
     from arviz_stats.summary import summary
     from scipy.stats import wasserstein_distance
 
-    with np.errstate(divide="ignore", invalid="ignore"):  # ArviZ's, of scalars that never change
+    with np.errstate(divide="ignore", invalid="ignore"):  # from ArviZ, for scalars that never change
         reference = pd.DataFrame(summary(nuts, round_to="none"))
     flow_scalars, nuts_scalars = _scalars(flow), _scalars(nuts)
     reference = reference.loc[list(flow_scalars)]

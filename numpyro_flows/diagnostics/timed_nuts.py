@@ -1,4 +1,4 @@
-"""NumPyro's NUTS with its compilation and its run timed apart."""
+"""NumPyro's NUTS with separate times for compilation and run."""
 
 import time
 from collections.abc import Callable
@@ -18,13 +18,13 @@ _CHUNK = 50  # steps between two updates of the progress bar
 
 
 class NutsRun(NamedTuple):
-    """What NUTS did.
+    """The draws and the cost of NUTS.
 
-    latents: unconstrained draws of the latent sites, each `(chains, draws, *site)`, warm-up left out.
+    latents: unconstrained draws of the latent sites, each `(chains, draws, *site)`, without warm-up.
     stats: `diverging`, `n_steps`, `lp` (`log p(x, data)` on the unconstrained scale) and `energy` of these draws.
-    seconds: of warm-up and sampling.
-    warmup_seconds: of the warm-up alone.
-    compile_seconds: of tracing and compilation, with the search for the first states.
+    seconds: seconds of warm-up and sampling.
+    warmup_seconds: seconds of the warm-up alone.
+    compile_seconds: seconds of tracing and compilation, including the search for the initial states.
     gradient_evaluations: leapfrog steps of all chains, warm-up included.
     """
 
@@ -49,9 +49,9 @@ def run_nuts(
 ) -> NutsRun:
     """The draws of `MCMC(NUTS(model), chain_method="vectorized", ...).run(rng_key, *args, **kwargs)`.
 
-    `MCMC` compiles while it runs, so its kernel is called here, by a step compiled ahead. For the same reason as in
-    `MCMC` all chains wait for the one with the longest trajectory. Where a runtime check of the model fires, the step
-    counts as divergent, in place of an error.
+    `MCMC` compiles while it runs, so this function calls its kernel by a step compiled ahead. As in `MCMC`, all chains
+    wait for the one with the longest trajectory. If a runtime check of the model fires, the step counts as divergent,
+    in place of an error.
     """
     kernel = NUTS(model)
     start = time.perf_counter()

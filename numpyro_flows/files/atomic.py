@@ -1,4 +1,4 @@
-"""Bytes to a file, whole or not at all."""
+"""Atomic writes: a file is written completely or not at all."""
 
 import os
 import secrets
@@ -6,13 +6,14 @@ import stat
 
 
 def write_whole(path: str | os.PathLike, data: bytes) -> None:
-    """Write `data` to `path`: at every moment, and after a crash, the file there is the old one or the new one.
+    """Write `data` to `path` atomically: at any moment, and after a crash, the file is the old one or the new one.
 
     The bytes go to a temporary file in the same folder, are synced, and replace the old file in one step. Permissions
-    are those that `open` would leave: of the old file where there is one. A symbolic link stays; its target is written.
+    are those that `open` would leave: those of the old file if there is one. A symbolic link stays; its target is
+    written.
 
     Raises:
-        OSError: as `open` and `write` do. The old file is then untouched, and the temporary one removed.
+        OSError: as `open` and `write` do. The old file is then untouched, and the temporary one is removed.
     """
     target = os.path.realpath(path)
     mode = _mode_of_regular(target)
@@ -34,10 +35,10 @@ def write_whole(path: str | os.PathLike, data: bytes) -> None:
 
 
 def _mode_of_regular(target: str) -> int | None:
-    """Permissions of the file that is to be replaced; None where there is none.
+    """Permissions of the file that is to be replaced; None if there is none.
 
     Raises:
-        OSError: where `open(target, "wb")` would, or where the target is no file that can be replaced (a device, say).
+        OSError: if `open(target, "wb")` would, or if the target cannot be replaced, such as a device.
     """
     try:
         found = os.stat(target)

@@ -1,7 +1,7 @@
 """The outer layer of a file: safetensors, which any of its readers opens, with our structure in its metadata.
 
-Layout: 8 bytes, the header's length; the header, JSON; the arrays, one after the other. Everything is checked here
-before it is used: a file must be exactly what `pack` writes.
+Layout: 8 bytes with the header's length; the header, in JSON; the arrays, one after the other. Everything is checked
+    here before it is used: a file must be exactly what `pack` writes.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ _MAX_DIMS = 32
 
 
 class BrokenFile(ValueError):
-    """A file is not what `pack` writes; the text says where."""
+    """The error for a file that `pack` cannot have written; the text says where it differs."""
 
 
 def pack(kind: str, structure: Any, arrays: dict[str, np.ndarray]) -> bytes:
@@ -47,9 +47,9 @@ def pack(kind: str, structure: Any, arrays: dict[str, np.ndarray]) -> bytes:
 
 
 def unpack(data: bytes) -> tuple[str, Any, dict[str, np.ndarray]]:
-    """Kind, structure and arrays (views of `data`) of a file; a `BrokenFile` where `pack` does not give such bytes."""
+    """Kind, structure and arrays (views of `data`) of a file; a `BrokenFile` if `pack` does not write such bytes."""
     if data[:4] == b"PK\x03\x04":
-        raise BrokenFile("this is an .npz or other zip archive; numpyro_flows no longer reads its .npz files of old")
+        raise BrokenFile("this is an .npz or other zip archive; numpyro_flows no longer reads its old .npz files")
     if len(data) < 8:
         raise BrokenFile(f"expected at least 8 bytes, got {len(data)}")
     length = int.from_bytes(data[:8], "little")
@@ -75,7 +75,7 @@ def unpack(data: bytes) -> tuple[str, Any, dict[str, np.ndarray]]:
 
 
 def parse(text: str | bytes, what: str) -> Any:
-    """JSON without its loopholes; a `BrokenFile` where it is none, has a key twice, or has NaN or Infinity."""
+    """Strict JSON; a `BrokenFile` if it is not JSON, has a key twice, or has NaN or Infinity."""
     try:
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:  # also what is not UTF-8
@@ -83,7 +83,7 @@ def parse(text: str | bytes, what: str) -> Any:
 
 
 def checksum_of(array: np.ndarray) -> str:
-    """Of an array's type, shape and bytes."""
+    """The checksum of an array's type, shape and bytes."""
     digest = hashlib.sha256(f"{array.dtype.str} {array.shape}".encode())
     digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
     return digest.hexdigest()
@@ -133,7 +133,7 @@ def _are_sizes(values: Any) -> bool:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a key is there twice")
+        raise ValueError("a key occurs twice")
     return found
 
 

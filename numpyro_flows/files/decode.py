@@ -1,6 +1,6 @@
-"""Structures to trees: objects of the table's classes, and of those that the caller trusts, field by field.
+"""From structures to trees: objects of the table's classes, and of classes that the caller trusts, field by field.
 
-Nothing that a file says is run, imported or looked up as an attribute.
+Nothing in a file is run, imported or looked up as an attribute.
 """
 
 from collections import OrderedDict
@@ -18,14 +18,14 @@ from numpyro_flows.files.rules import rule_of
 
 
 class Reader:
-    """Decodes a structure; an array that was taken is gone, so that none is taken twice."""
+    """Decodes a structure. An array that was used is removed, so that none is used twice."""
 
     def __init__(self, arrays: dict[str, np.ndarray], trusted: dict[str, type]):
         self.arrays = arrays
         self.trusted = trusted
 
     def decode(self, node: Any, kind: Any, path: str = "", depth: int = 0) -> Any:
-        """The value of a structure; a `BrokenFile` where it is not of `kind`, or is wrong in itself."""
+        """The value of a structure; a `BrokenFile` if it is not of `kind`, or is invalid."""
         if depth > MAX_DEPTH:
             raise _wrong(path[:200], f"expected at most {MAX_DEPTH} levels of nesting, got more")
         value = self._value(node, path, depth)
@@ -67,7 +67,7 @@ class Reader:
         if not all(isinstance(item, list) and len(item) == 2 and type(item[0]) in (str, int) for item in items):
             raise _wrong(path, "expected pairs of a key and a value")
         if len({item[0] for item in items}) < len(items):
-            raise _wrong(path, "a key is there twice")
+            raise _wrong(path, "a key occurs twice")
         return [(key, self.decode(value, Any, f"{path}[{key!r}]", depth + 1)) for key, value in items]
 
     def _object(self, name: str, path: str) -> Any:
@@ -84,8 +84,8 @@ class Reader:
         except KeyError:
             raise _wrong(
                 path,
-                f"the file has {name!r}, which is not in the table of what files may name. If it is a class of yours "
-                f"or of FlowJAX, and you trust the file, load it by `trusted=({name.rpartition('.')[2]},)`",
+                f"the file has {name!r}, which is not in the table of names for files. If it is your class "
+                f"or FlowJAX's, and you trust the file, load it with `trusted=({name.rpartition('.')[2]},)`",
             ) from None
         except ImportError as error:
             raise _wrong(path, f"the installed packages do not have {name!r} ({error})") from error

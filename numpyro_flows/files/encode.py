@@ -1,4 +1,4 @@
-"""Trees to structures: JSON that names classes of the table, beside the arrays."""
+"""From trees to structures: JSON that names classes of the table, beside the arrays."""
 
 from collections import OrderedDict
 from typing import Any
@@ -17,7 +17,7 @@ MAX_DEPTH = 100
 
 KEY_IMPLEMENTATIONS = ("threefry2x32", "rbg", "unsafe_rbg")
 STORED_AS = {"bfloat16": np.uint16, "complex64": np.float32, "complex128": np.float64}
-"""Element types that safetensors or its readers lack, and what they are stored as, with one axis more."""
+"""Element types that safetensors or its readers lack, and their stored types, with one axis more."""
 
 ELEMENT_TYPES = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
@@ -33,7 +33,7 @@ class Writer:
         self.arrays: dict[str, np.ndarray] = {}
 
     def encode(self, node: Any, path: str = "", depth: int = 0) -> Any:
-        """The structure of a node, as JSON has it; a TypeError where it is, or holds, what cannot be in a file."""
+        """The structure of a node in JSON; a TypeError if it is, or contains, something that a file cannot store."""
         if depth > MAX_DEPTH:
             raise TypeError(f"cannot save what is nested deeper than {MAX_DEPTH} levels: {path[:200]}")
         if isinstance(node, float) and not np.isfinite(node):

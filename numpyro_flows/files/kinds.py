@@ -1,7 +1,7 @@
-"""Whether a value is of the kind that a field declares.
+"""Checks whether a value is of the kind that a field declares.
 
-Kinds are type hints: those of Equinox modules and named tuples are the ones that their classes already declare. Of an
-array its element type counts and not its shape, since stacked layers have one axis more than a layer by itself.
+Kinds are type hints: those of Equinox modules and named tuples are the ones that their classes already declare. For an
+    array the element type is checked but not the shape, because stacked layers have one more axis than a single layer.
 """
 
 import types
@@ -23,7 +23,7 @@ from numpyro_flows.files.table import name_of
 Number = bool | int | float | jax.Array | np.ndarray
 """What NumPyro's distributions take for parameters."""
 
-_NO_FUNCTIONS = (type, dist.Distribution, Transform, Constraint)  # callable, but nobody's activation or norm
+_NO_FUNCTIONS = (type, dist.Distribution, Transform, Constraint)  # callable, but not used as an activation or norm
 
 
 def fits(value: Any, kind: Any) -> bool:
@@ -32,7 +32,7 @@ def fits(value: Any, kind: Any) -> bool:
         return True
     if kind is None:
         return value is None
-    if isinstance(kind, typing.ForwardRef):  # a class by its name in the table, where importing it would point up
+    if isinstance(kind, typing.ForwardRef):  # a class by its name in the table, to avoid an upward import
         return name_of(type(value)) == kind.__forward_arg__
     if isinstance(kind, type) and hasattr(kind, "dtypes") and hasattr(kind, "array_type"):  # of jaxtyping
         return is_array(value) and _has_dtype(value, kind.dtypes)
@@ -51,7 +51,7 @@ def fits(value: Any, kind: Any) -> bool:
 
 
 def is_array(value: Any) -> bool:
-    """Whether it is an array of JAX or NumPy: a field may have either."""
+    """Whether it is an array of JAX or NumPy; a field may have either."""
     return isinstance(value, jax.Array | np.ndarray)
 
 

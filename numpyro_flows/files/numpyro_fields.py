@@ -1,4 +1,4 @@
-"""The fields of NumPyro's distributions, constraints and transforms, and what kind of value each may have."""
+"""The fields of NumPyro's distributions, constraints and transforms, and the kind of value that each may have."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""How each class is taken apart into fields and put together again; constructors of modules are not run."""
+"""How each class is split into fields and rebuilt from them; constructors of modules are not run."""
 
 import dataclasses
 import typing
@@ -17,7 +17,7 @@ BASES = (eqx.Module, dist.Distribution, Transform, Constraint)
 
 
 class Rule(NamedTuple):
-    """The fields of a class with their kinds, and the two directions. Without `kinds`, fields may be any."""
+    """The fields of a class with their kinds, and the two directions. Without `kinds`, fields may be anything."""
 
     kinds: dict[str, Any] | None
     take_apart: Callable[[Any], dict[str, Any]]
@@ -25,8 +25,8 @@ class Rule(NamedTuple):
 
 
 def rule_of(cls: type) -> Rule | None:
-    """The rule of a class; None where its instances cannot be in files."""
-    if (kinds := vars(cls).get("FILE_KINDS")) is not None:  # a class of this library that says itself what is in a file
+    """The rule of a class; None if files cannot store its instances."""
+    if (kinds := vars(cls).get("FILE_KINDS")) is not None:  # a class of this library that declares what a file stores
         return Rule(kinds, cls.file_fields, cls.from_file_fields)
     if issubclass(cls, tuple) and (fields := getattr(cls, "_fields", None)) is not None:
         return Rule(_hints(cls, fields), lambda node: node._asdict(), lambda fields: cls(**fields))
@@ -52,7 +52,7 @@ def rule_of(cls: type) -> Rule | None:
 
 
 class InFiles:
-    """A class that says by `FILE_KINDS` what of it is in a file: arguments and attributes of those names."""
+    """A class that declares by `FILE_KINDS` which arguments and attributes a file stores."""
 
     FILE_KINDS: typing.ClassVar[dict[str, Any]]
 
@@ -62,7 +62,7 @@ class InFiles:
 
     @classmethod
     def from_file_fields(cls, fields: dict[str, Any]) -> Any:
-        """The object of such fields, each of its declared kind."""
+        """The object with these fields, each of its declared kind."""
         return cls(**fields)
 
 
@@ -86,7 +86,7 @@ def _build_module(cls: type, fields: dict[str, Any]) -> Any:
 
 def _build_distribution(cls: type, fields: dict[str, Any]) -> Any:
     instance = object.__new__(cls)
-    # what is None is not set where the class has a value of its own, as one that is computed when it is asked for
+    # None is not set if the class has its own value, such as one that is computed on request
     vars(instance).update({k: v for k, v in fields.items() if v is not None or not hasattr(cls, k)})
     return instance
 
@@ -98,7 +98,7 @@ def _pytree_fields(node: Any) -> dict[str, Any]:
 
 def _build_plain(cls: type, fields: dict[str, Any]) -> Any:
     shadowed = [name for name in fields if callable(getattr(cls, name, None))]
-    if shadowed:  # fields of a user's own class, of which nothing is declared
+    if shadowed:  # fields of a user's own class, without declarations
         raise ValueError(f"expected fields of {describe(cls)}, got {shadowed}, which are methods")
     instance = object.__new__(cls)
     vars(instance).update(fields)

@@ -1,8 +1,8 @@
-"""The one table of what a file may name.
+"""The only table of names that a file may contain.
 
-A file has public names, `numpyro_flows.bijections.Chain`, never where a class happens to be written: so it can be read
-after its module has moved. A name stands for a class, whose instances are built field by field, or for an object that
-there is only one of (an activation function, `constraints.positive`), which is returned as it is. Nothing is called.
+A file has public names, `numpyro_flows.bijections.Chain`, not the modules where classes are defined, so it can be read
+after a class has moved to another module. A name stands for a class, whose instances are built field by field, or for a
+unique object (an activation function, `constraints.positive`), which is returned as it is. Nothing is called.
 """
 
 import importlib
@@ -136,7 +136,7 @@ TABLE: dict[str, tuple[str, str]] = {
 
 
 def find(name: str) -> Any:
-    """The class or object of a name; a KeyError where the table lacks it, an ImportError where the packages do."""
+    """The class or object of a name; a KeyError if the table lacks it, an ImportError if the packages do."""
     module, attribute = TABLE[name]
     try:
         return getattr(importlib.import_module(module), attribute)
@@ -145,7 +145,7 @@ def find(name: str) -> Any:
 
 
 def name_of(thing: Any) -> str | None:
-    """The name of a class, a function or a constraint without parameters; None where the table has none."""
+    """The name of a class, a function or a constraint without parameters; None if the table has none."""
     for name, found in _loaded():
         if found is thing:
             return name
@@ -153,7 +153,7 @@ def name_of(thing: Any) -> str | None:
 
 
 def name_of_singleton(thing: Any) -> str | None:
-    """The name of an object of which there is only one, also of a copy of it (JAX makes them of a pytree)."""
+    """The name of a unique object, also for a copy of it (JAX copies them in pytrees)."""
     for name, found in _loaded():
         if not isinstance(found, type) and (found is thing or (type(found) is type(thing) and _is_constraint(name))):
             return name
@@ -165,7 +165,7 @@ def _is_constraint(name: str) -> bool:
 
 
 def _loaded() -> Iterator[tuple[str, Any]]:
-    """All of the table that is imported already: what is not has no instances."""
+    """The part of the table that is already imported; other classes have no instances."""
     for name, (module, attribute) in TABLE.items():
         found = vars(sys.modules[module]).get(attribute) if module in sys.modules else None
         if found is not None:

@@ -1,4 +1,4 @@
-"""Trees of arrays, plain values, modules and NumPyro's distributions to a file and back."""
+"""Trees of arrays, plain values, modules and NumPyro's distributions, written to a file and read back."""
 
 import os
 from typing import Any
@@ -13,8 +13,9 @@ from numpyro_flows.files.rules import BASES, rule_of
 def save_tree(path: str | os.PathLike, kind: str, tree: Any) -> None:
     """Write a tree of arrays, plain values, containers, Equinox modules and NumPyro's distributions to `path`.
 
-    The file is whole at every moment, the old one or the new one. `kind` says what it is, in a word, which `load_tree`
-    checks. It raises a TypeError where the tree holds anything else, a function that the table does not have, say.
+    The write is atomic: an interrupted call leaves the old file. `kind` describes the content in a word, which
+        `load_tree` checks. It raises a TypeError if the tree contains anything else, such as a function that the table
+        does not have.
     """
     writer = Writer()
     structure = writer.encode(tree)
@@ -22,10 +23,10 @@ def save_tree(path: str | os.PathLike, kind: str, tree: Any) -> None:
 
 
 def load_tree(path: str | os.PathLike, kind: str, expected: Any, *, trusted: tuple[type, ...] = ()) -> Any:
-    """The tree that `save_tree` wrote to `path`, which must be of that kind, and of the type hint `expected`.
+    """The tree that `save_tree` wrote to `path`. It must be of that kind, and of the type hint `expected`.
 
-    `trusted` are classes beside those of the table that the file may have; where they are no tuple of classes it raises
-    a TypeError. Where anything is wrong with the file, a ValueError says what, and where in the structure.
+    `trusted` are further classes that the file may contain; a TypeError is raised if they are not a tuple of classes.
+    If anything is wrong with the file, a ValueError says what, and where in the structure.
     """
     classes = _by_name(trusted)
     with open(path, "rb") as file:
@@ -44,7 +45,7 @@ def load_tree(path: str | os.PathLike, kind: str, expected: Any, *, trusted: tup
 
 
 def _by_name(trusted: Any) -> dict[str, type]:
-    """Trusted classes by their names in a file; a TypeError where they are no tuple of classes that files can have."""
+    """Trusted classes by their names in a file; a TypeError unless they are a tuple of classes that files can store."""
     if not isinstance(trusted, tuple | list):
         raise TypeError(f"trusted expected a tuple of classes, such as trusted=(MyBijection,), got {trusted!r}")
     for cls in trusted:

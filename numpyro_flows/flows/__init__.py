@@ -1,4 +1,4 @@
-"""Recipes: a key and a dimension in, a bijection out; docs/choosing-a-flow.md says which for what."""
+"""Recipes: functions from a key and a dimension to a bijection. docs/choosing-a-flow.md explains when to use which."""
 
 from numpyro_flows.flows.autoregressive import autoregressive as autoregressive
 from numpyro_flows.flows.autoregressive import bernstein as bernstein

@@ -1,4 +1,4 @@
-"""Autoregressive flows: one direction fast, the other by sweeps."""
+"""Autoregressive flows: one direction is fast, the other uses sweeps."""
 
 from collections.abc import Sequence
 from typing import TypedDict, Unpack
@@ -14,7 +14,7 @@ _AFFINE = bijections.AffineUnivariate()
 
 
 class AutoregressiveOptions(TypedDict, total=False):
-    """What all flows of masked layers take: `autoregressive` says what they mean, and has their defaults."""
+    """Options of all flows of masked layers; `autoregressive` explains them and has their defaults."""
 
     cond_dim: int | None
     num_layers: int
@@ -42,20 +42,21 @@ def autoregressive(
     Args:
         key: random key.
         dim: number of coordinates.
-        univariate: what is done to each coordinate in the fast direction.
-        fast: "density": scoring is one pass and drawing goes by sweeps, for data; "sampling": the other way round, for
-            guides.
+        univariate: map of each coordinate in the fast direction.
+        fast: "density" or "sampling". With "density", scoring takes one pass and drawing uses sweeps: use it for data.
+            With "sampling", drawing takes one pass and scoring uses sweeps: use it for guides.
         cond_dim: length of a condition, None without one.
         num_layers: number of layers.
-        hidden: widths of the conditioners' hidden layers; by default two as wide as there are coordinates, at least 64.
-        passes: groups of coordinates, each of which depends on those before, from 2, a coupling, to `dim`, the default:
-            sweeps that the slow direction takes at most.
-        order: in which the coordinates come: "random", "alternating" between natural and reversed, or "nearby", where
-            none moves far.
-        adjacency: `adjacency[i, j]`: whether coordinate `i` may depend on `j` in one layer; all by default.
+        hidden: widths of the conditioners' hidden layers; by default two layers as wide as the number of coordinates,
+            at least 64.
+        passes: number of groups of coordinates, each of which depends on the groups before it, from 2, a coupling, to
+            `dim`, the default. It is also the largest number of sweeps in the slow direction.
+        order: order of the coordinates in the layers: "random", "alternating" between natural and reversed, or
+            "nearby", in which no coordinate moves far.
+        adjacency: `adjacency[i, j]` says whether coordinate `i` may depend on `j` in one layer; all by default.
 
     Raises:
-        ValueError: where a size is out of its range, `fast` or `order` unknown, or `adjacency` not `(dim, dim)`.
+        ValueError: if a size is out of its range, `fast` or `order` is unknown, or `adjacency` is not `(dim, dim)`.
 
     Example:
         >>> import jax
@@ -81,9 +82,9 @@ def autoregressive(
 def maf(
     key: PRNGKeyArray, dim: int, *, max_log_scale: float = 4.0, **options: Unpack[AutoregressiveOptions]
 ) -> AbstractBijection:
-    """Masked autoregressive flow: `x_i = exp(s(y_<i)) y_i + t(y_<i)`, the density in one pass.
+    """Masked autoregressive flow: `x_i = exp(s(y_<i)) y_i + t(y_<i)`; the density takes one pass.
 
-    Arguments are those of `autoregressive`, and these:
+    It takes the arguments of `autoregressive`, and these:
 
     Args:
         max_log_scale: bound on the log-scale of one layer.
@@ -105,7 +106,7 @@ def maf(
 def iaf(
     key: PRNGKeyArray, dim: int, *, max_log_scale: float = 4.0, **options: Unpack[AutoregressiveOptions]
 ) -> AbstractBijection:
-    """Inverse autoregressive flow: `y_i = exp(s(x_<i)) x_i + t(x_<i)`, a draw in one pass.
+    """Inverse autoregressive flow: `y_i = exp(s(x_<i)) x_i + t(x_<i)`; a draw takes one pass.
 
     Args and errors are those of `maf`. Source: Kingma et al. 2016, arXiv 1606.04934.
 
@@ -128,12 +129,12 @@ def nsf_autoregressive(
     circular: bool = False,
     **options: Unpack[AutoregressiveOptions],
 ) -> AbstractBijection:
-    """Autoregressive rational-quadratic splines: the flow for densities with sharp structure.
+    """Autoregressive rational-quadratic splines, for densities with sharp structure.
 
-    Arguments are those of `autoregressive`, and these:
+    It takes the arguments of `autoregressive`, and these:
 
     Args:
-        num_bins: pieces of a spline.
+        num_bins: number of pieces of a spline.
         bound: the splines act on `[-bound, bound]` and are the identity outside.
         circular: whether all coordinates are angles, as in `nsf_coupling`.
 
@@ -159,18 +160,18 @@ def naf(
     num_units: int = 8,
     **options: Unpack[AutoregressiveOptions],
 ) -> AbstractBijection:
-    """Neural autoregressive flow: `y_i = logit(sum_k w_k sigmoid(a_k x_i + b_k))`, the numbers given by `x_<i`.
+    """Neural autoregressive flow: `y_i = logit(sum_k w_k sigmoid(a_k x_i + b_k))`, with weights that depend on `x_<i`.
 
-    Smooth and onto the reals; the slow direction is numerical. Three layers by default.
+    The flow is smooth and onto the reals; the slow direction is numerical. It has three layers by default.
 
-    Arguments are those of `autoregressive`, and these:
+    It takes the arguments of `autoregressive`, and these:
 
     Args:
-        num_units: sigmoids of a coordinate.
+        num_units: number of sigmoids for a coordinate.
 
     Raises:
-        ValueError: as `autoregressive`, and where `num_units` is below 1.
-        RuntimeError: (of `eqx.error_if`) where the slow direction did not converge.
+        ValueError: as `autoregressive`, and if `num_units` is below 1.
+        RuntimeError: (from `eqx.error_if`) if the slow direction did not converge.
 
     Source: Huang, Krueger, Lacoste, Courville 2018, arXiv 1804.00779.
 
@@ -194,17 +195,17 @@ def bernstein(
     bound: float = 5.0,
     **options: Unpack[AutoregressiveOptions],
 ) -> AbstractBijection:
-    """Autoregressive Bernstein polynomials, straight lines outside `[-bound, bound]`; the slow direction is numerical.
+    """Autoregressive Bernstein polynomials, with straight lines outside `[-bound, bound]`.
 
-    Arguments are those of `autoregressive`, and these:
+    The slow direction is numerical. It takes the arguments of `autoregressive`, and these:
 
     Args:
-        degree: of the polynomials.
+        degree: degree of the polynomials.
         bound: half of the interval's length.
 
     Raises:
         ValueError: as `autoregressive`, and for an impossible polynomial.
-        RuntimeError: (of `eqx.error_if`) where the slow direction did not converge.
+        RuntimeError: (from `eqx.error_if`) if the slow direction did not converge.
 
     Source: Ramasinghe, Fernando, Khan, Barnes 2022, arXiv 2102.03509.
 

@@ -1,4 +1,4 @@
-"""Autoregressive flows whose layers are one network each, in place of a masked conditioner and a univariate map."""
+"""Autoregressive flows whose layers are single networks, without a separate conditioner and univariate map."""
 
 from collections.abc import Sequence
 
@@ -28,16 +28,16 @@ def bnaf(
     hidden: Sequence[int] = (8, 8),
     order: Order = "random",
 ) -> AbstractBijection:
-    """Block neural autoregressive flow: layers that are one monotone network each; the slow direction is numerical.
+    """Block neural autoregressive flow: each layer is one monotone network; the slow direction is numerical.
 
-    Arguments are those of `autoregressive`, but for these:
+    It takes the arguments of `autoregressive`, except for these:
 
     Args:
-        hidden: units that each coordinate has in the hidden layers of the network.
+        hidden: numbers of units for each coordinate in the hidden layers of the network.
 
     Raises:
-        ValueError: as `autoregressive`, and where there is no hidden layer.
-        RuntimeError: (of `eqx.error_if`) where the slow direction did not converge.
+        ValueError: as `autoregressive`, and if there is no hidden layer.
+        RuntimeError: (from `eqx.error_if`) if the slow direction did not converge.
 
     Source: De Cao, Titov, Aziz 2019, arXiv 1904.04676.
 
@@ -70,26 +70,26 @@ def tarflow(
     max_log_scale: float = 4.0,
     order: Order = "alternating",
 ) -> AbstractBijection:
-    """Transformer autoregressive flow: blocks of coordinates, each scaled and shifted in the light of those before it.
+    """Transformer autoregressive flow: scales and shifts blocks of coordinates, depending on the blocks before them.
 
     With `image_shape` the coordinates are the pixels of an image, row by row, and a block is a square patch. Patches
-    come in raster order, and reversed in every other layer.
+    are in raster order, reversed in every other layer.
 
-    Arguments are those of `autoregressive`, and these:
+    It takes the arguments of `autoregressive`, and these:
 
     Args:
-        block_size: coordinates in a block; by default so many that there are at most 16 blocks.
+        block_size: number of coordinates in a block; by default at most 16 blocks are made.
         image_shape: `(height, width)` or `(channels, height, width)` of an image with `dim` numbers.
-        patch_size: side of a patch, in pixels, where there is an `image_shape`.
-        width: of the transformers.
-        num_heads: of their attention.
-        num_blocks: their depth.
+        patch_size: side of a patch in pixels, with `image_shape`.
+        width: width of the transformers.
+        num_heads: number of attention heads.
+        num_blocks: number of transformer blocks in a layer.
         max_log_scale: bound on the log-scale of one layer.
 
     Raises:
-        ValueError: as `autoregressive`, and where the heads do not divide the width or `block_size` is not 1 to `dim`;
-            where an image does not have `dim` numbers, patches do not divide it, or it is given with a `block_size`
-            or another `order`.
+        ValueError: as `autoregressive`, and if the heads do not divide the width, or `block_size` is not 1 to `dim`.
+            Also if an image does not have `dim` numbers, patches do not divide it, or `image_shape` is given with a
+            `block_size` or another `order`.
 
     Source: Zhai et al. 2024, arXiv 2412.06329.
 
@@ -136,7 +136,7 @@ def tarflow(
 
 
 def _patches(image_shape: Sequence[int], patch_size: int, dim: int) -> tuple[Int[np.ndarray, " dim"], int]:
-    """Numbers of the pixels of an image, patch by patch in raster order, and how many a patch has."""
+    """Indices of an image's pixels, patch by patch in raster order, and the number of pixels in a patch."""
     expected = "image_shape expected (height, width) or (channels, height, width)"
     if isinstance(image_shape, str) or not isinstance(image_shape, Sequence):
         raise TypeError(f"{expected}, got {described(image_shape)}")

@@ -1,4 +1,4 @@
-"""Continuous flows as recipes: solutions of a differential equation, by a solver or in closed form."""
+"""Recipes of continuous flows: solutions of a differential equation, by a solver or in closed form."""
 
 from typing import Protocol, runtime_checkable
 
@@ -36,27 +36,28 @@ def ffjord(
 ) -> ContinuousFlow:
     """Free-form continuous flow: `dx/dt = v(t, x)` from base to target, `log |det dy/dx| = int tr(dv/dx) dt`.
 
-    No structure of layers: every coordinate may move with all others. Densities and draws cost a solution each, with
-    the exact divergence `dim` times as much. Train it on data by `fit_density(..., objective="flow_matching")`, which
-    solves nothing, and as a guide by `FlowVI`; as one, a smaller field is enough and faster, say of
-    `functools.partial(MLPField, hidden=(32, 32))`.
+    It has no layers: every coordinate may depend on all others. A density or a draw takes one solution of the equation,
+        with the exact divergence `dim` times as much. Train it on data by
+        `fit_density(..., objective="flow_matching")`, which needs no solver, and as a guide by `FlowVI`. As a guide, a
+        smaller field is enough and faster, for example `functools.partial(MLPField, hidden=(32, 32))`.
 
     Args:
         key: random key.
         dim: number of coordinates.
         cond_dim: length of a condition, None without one.
-        field: the vector field by `(key, dim, cond_dim=...)`.
-        divergence: of the field, as for `ContinuousFlow`; exact by default.
-        solver: of diffrax; `Tsit5` by default.
-        stepsize_controller: of diffrax; by default `continuous.adaptive(1e-4)`, whose steps have errors below 1e-5.
-        adjoint: of diffrax; by default one of recursive checkpoints.
+        field: recipe `(key, dim, cond_dim=...)` of the vector field.
+        divergence: divergence of the field, as for `ContinuousFlow`; exact by default.
+        solver: a diffrax solver; `Tsit5` by default.
+        stepsize_controller: a diffrax controller; by default `continuous.adaptive(1e-4)`, whose steps have errors below
+            1e-5.
+        adjoint: a diffrax adjoint; by default one with recursive checkpoints.
         interval: times of the base and the target.
-        training: how it is solved in training; by default with the exact divergence up to 32 coordinates, and above
-            with Hutchinson's estimator of one probe.
+        training: how the equation is solved in training. By default the divergence is exact up to 32 coordinates, and
+            above that estimated by Hutchinson's estimator with one probe.
 
     Raises:
-        ValueError: where `dim` is below 1 or the interval empty.
-        RuntimeError: (of `eqx.error_if`) where the solver fails.
+        ValueError: if `dim` is below 1 or the interval is empty.
+        RuntimeError: (from `eqx.error_if`) if the solver fails.
 
     Source: Grathwohl, Chen, Bettencourt, Sutskever, Duvenaud 2019, arXiv 1810.01367.
 
@@ -91,22 +92,22 @@ def matrix_exponential(
     time: float = 1.0,
     gate: Gate = "linear",
 ) -> Scan:
-    """Linear flow in time: layers that solve `dx/dt = g'(t) (W x + b)` in closed form, by the exponential of a matrix.
+    """Linear flow in time: layers that solve `dx/dt = g'(t) (W x + b)` in closed form, by a matrix exponential.
 
-    Exact and without a solver; at time 0 the identity. One layer makes any Gaussian of the base, and two, with matrices
-    of their own, are any linear map of positive determinant.
+    The flow is exact and needs no solver; at time 0 it is the identity. One layer can map the base to any Gaussian. Two
+    layers with their own matrices can be any linear map with a positive determinant.
 
     Args:
         key: random key.
         dim: number of coordinates.
-        cond_dim: 1 where the time is the condition; None where it is `time`.
+        cond_dim: 1 if the time is the condition; None if it is `time`.
         num_layers: number of layers.
         time: the time.
-        gate: `g(t)`: "linear", `t`, or "tanh", `tanh(rate t)` with a trained rate.
+        gate: "linear" for `g(t) = t`, or "tanh" for `g(t) = tanh(rate t)` with a trained rate.
 
     Raises:
-        ValueError: where `dim` or `num_layers` is below 1, `cond_dim` neither None nor 1, `time` not finite, or `gate`
-            unknown.
+        ValueError: if `dim` or `num_layers` is below 1, `cond_dim` is neither None nor 1, `time` is not finite, or
+            `gate` is unknown.
 
     Source: Xiao, Liu 2020, arXiv 2007.09651; Bilos, Sommer, Rangapuram, Januschowski, Gunnemann 2021 ("Neural flows"),
         arXiv 2110.13040.

@@ -1,4 +1,4 @@
-"""Flows of couplings: both directions fast."""
+"""Coupling flows: both directions are fast."""
 
 from collections.abc import Callable, Sequence
 from typing import TypedDict, Unpack
@@ -16,7 +16,7 @@ _AFFINE = bijections.AffineUnivariate()
 
 
 class CouplingOptions(TypedDict, total=False):
-    """What all flows of couplings take: `coupling` says what they mean, and has their defaults."""
+    """Options of all coupling flows; `coupling` explains them and has their defaults."""
 
     cond_dim: int | None
     num_layers: int
@@ -36,21 +36,22 @@ def coupling(
     order: Order = "random",
     adjacency: Adjacency = None,
 ) -> AbstractBijection:
-    """Couplings of any univariate map: `y_2 = f(x_2; g(x_1))`, halves changing from layer to layer.
+    """Couplings of any univariate map: `y_2 = f(x_2; g(x_1))`, with halves that change from layer to layer.
 
     Args:
         key: random key.
         dim: number of coordinates.
-        univariate: what is done to each coordinate.
+        univariate: map of each coordinate.
         cond_dim: length of a condition, None without one.
         num_layers: number of couplings.
         hidden: widths of the conditioners' hidden layers.
-        order: in which the coordinates come, and so what the halves are: "random", "alternating" between the same two
-            halves, or "nearby", where none moves far: for posteriors, whose coordinates have parents before children.
-        adjacency: `adjacency[i, j]`: whether coordinate `i` may depend on `j` in one layer; all by default.
+        order: order of the coordinates, which determines the halves: "random", "alternating" between the same two
+            halves, or "nearby", in which no coordinate moves far. The last one suits posteriors, where parents come
+            before children.
+        adjacency: `adjacency[i, j]` says whether coordinate `i` may depend on `j` in one layer; all by default.
 
     Raises:
-        ValueError: where `dim` or `num_layers` is below 1, `order` unknown, or `adjacency` not `(dim, dim)`.
+        ValueError: if `dim` or `num_layers` is below 1, `order` is unknown, or `adjacency` is not `(dim, dim)`.
 
     Example:
         >>> import jax
@@ -84,17 +85,18 @@ def nice(key: PRNGKeyArray, dim: int, **options: Unpack[CouplingOptions]) -> Abs
 def realnvp(
     key: PRNGKeyArray, dim: int, *, max_log_scale: float = 4.0, **options: Unpack[CouplingOptions]
 ) -> AbstractBijection:
-    """Affine couplings: `y_2 = exp(s(x_1)) x_2 + t(x_1)`, halves changing from layer to layer.
+    """Affine couplings: `y_2 = exp(s(x_1)) x_2 + t(x_1)`, with halves that change from layer to layer.
 
-    Cheap, smooth, and after an affine map that whitens enough for most posteriors; in one dimension it is affine.
+    They are cheap and smooth, and after an affine map that whitens they are enough for most posteriors. In one
+    dimension the flow is affine.
 
-    Arguments are those of `coupling`, and these:
+    It takes the arguments of `coupling`, and these:
 
     Args:
         max_log_scale: bound on the log-scale of one layer.
 
     Raises:
-        ValueError: as `coupling`, and where `max_log_scale` is not positive.
+        ValueError: as `coupling`, and if `max_log_scale` is not positive.
 
     Source: Dinh, Sohl-Dickstein, Bengio 2017, arXiv 1605.08803.
 
@@ -118,17 +120,17 @@ def nsf_coupling(
     circular: bool = False,
     **options: Unpack[CouplingOptions],
 ) -> AbstractBijection:
-    """Rational-quadratic-spline couplings: each coordinate of one half goes through a monotone spline.
+    """Rational-quadratic-spline couplings: each coordinate of one half passes through a monotone spline.
 
-    Bends what an affine coupling can only shift and scale, at about three times its price.
+    A spline can bend a density that an affine coupling can only shift and scale, at about three times the cost.
 
-    Arguments are those of `coupling`, and these:
+    It takes the arguments of `coupling`, and these:
 
     Args:
-        num_bins: pieces of a spline.
+        num_bins: number of pieces of a spline.
         bound: the splines act on `[-bound, bound]` and are the identity outside.
-        circular: whether all coordinates are angles on `[-pi, pi)`, in place of real numbers; the base distribution
-            is then one of angles, too: `dist.Uniform(-pi, pi).expand([dim]).to_event(1)`.
+        circular: whether all coordinates are angles on `[-pi, pi)`, in place of real numbers. The base must then be a
+            distribution of angles too: `dist.Uniform(-pi, pi).expand([dim]).to_event(1)`.
 
     Raises:
         ValueError: as `coupling`, and for an impossible spline.
@@ -163,14 +165,14 @@ def glow(
 ) -> AbstractBijection:
     """Layers of an affine coupling, an invertible matrix that mixes all coordinates, and an `ActNorm`.
 
-    Starts as the identity, as a guide should; for density estimation `bijections.initialize_from_data` makes every
-    layer standardise what it is given.
+    The flow starts as the identity, as a guide should. For density estimation, `bijections.initialize_from_data` makes
+    every layer standardise its input.
 
-    Arguments are those of `coupling`, and these:
+    It takes the arguments of `coupling`, and these:
 
     Args:
         max_log_scale: bound on the log-scale of one coupling.
-        linear: the matrix by `(key, dim)`: `LULinear`, `QRLinear`, `Householder`, `Cayley`, `MatrixExponential`.
+        linear: recipe `(key, dim)` of the matrix: `LULinear`, `QRLinear`, `Householder`, `Cayley`, `MatrixExponential`.
 
     Raises:
         ValueError: as `realnvp`.
@@ -198,9 +200,9 @@ def glow(
 def multiscale(
     key: PRNGKeyArray, dim: int, *, cond_dim: int | None = None, flow: Recipe = realnvp, num_levels: int = 2
 ) -> AbstractBijection:
-    """Flows of all, of half, of a quarter ... of the coordinates: on each level half of them leave early.
+    """Flows of all coordinates, of half, of a quarter and so on: at each level half of the coordinates leave early.
 
-    For many coordinates that come in order, such as series: later levels are cheap, and work on the coarse.
+    Use it for many ordered coordinates, such as series: later levels are cheap, and model the coarse structure.
 
     Args:
         key: random key.
@@ -210,7 +212,7 @@ def multiscale(
         num_levels: number of levels.
 
     Raises:
-        ValueError: where `num_levels` is below 1 or `dim` not a multiple of `2 ** (num_levels - 1)`.
+        ValueError: if `num_levels` is below 1 or `dim` is not a multiple of `2 ** (num_levels - 1)`.
 
     Source: Dinh, Sohl-Dickstein, Bengio 2017, arXiv 1605.08803.
 

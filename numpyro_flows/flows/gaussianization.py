@@ -1,4 +1,4 @@
-"""Gaussianization flows: layers of marginal maps and rotations, the density in closed form."""
+"""Gaussianization flows: layers of marginal maps and rotations, whose density has a closed form."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -32,25 +32,25 @@ def gaussianization(
     rotation: Rotation = bijections.Householder,
     init: RBIG | None = None,
 ) -> AbstractBijection:
-    """Layers of a mixture's distribution function on every coordinate and a rotation, all of it trained.
+    """Layers of a mixture's distribution function on every coordinate, and a rotation; all of it is trained.
 
-    Few parameters and no network: for data of few rows, or where a layer is to be looked at. Near the identity at the
-    start, or equal to a greedy fit.
+    The flow has few parameters and no network: use it for data with few rows, or to inspect its layers. It starts near
+        the identity, or equal to a greedy fit.
 
     Args:
         key: random key.
         dim: number of coordinates.
         cond_dim: length of a condition, on which the mixtures then depend; None without one.
         num_layers: number of layers.
-        num_components: of each mixture.
-        kind: of a component, "normal" or "logistic".
-        hidden: widths of the networks' hidden layers, where there is a condition.
+        num_components: number of components of each mixture.
+        kind: distribution of a component, "normal" or "logistic".
+        hidden: widths of the networks' hidden layers, if there is a condition.
         rotation: `bijections.Householder` or `bijections.Cayley`.
-        init: a fit by `fit_rbig` of any marginals but "empirical", that the flow equals at the start; it decides the
-            layers' number and kind.
+        init: a fit by `fit_rbig` with any marginals except "empirical". The flow equals it at the start, and it
+            determines the number and kind of the layers.
 
     Raises:
-        ValueError: where a size is below 1, `kind` unknown, or `init` of another dimension or of "empirical" marginals.
+        ValueError: if a size is below 1, `kind` is unknown, or `init` has another dimension or "empirical" marginals.
 
     Source: Meng, Song, Song, Ermon 2020, arXiv 2003.01941.
 
@@ -89,20 +89,21 @@ def coupling_gaussianization(
     rotation: Rotation = bijections.Householder,
     init: RBIG | None = None,
 ) -> AbstractBijection:
-    """As `gaussianization`, the mixtures of later coordinates predicted by a network that sees the earlier ones.
+    """Like `gaussianization`, but a network predicts the mixtures of later coordinates from the earlier ones.
 
-    The network adds to parameters that each coordinate has of its own: with weights of zero in its last layer, as at
-    the start, the flow is that of `gaussianization`.
+    The network adds to parameters that each coordinate has of its own. At the start its last weights are zero, and the
+    flow is that of `gaussianization`.
 
-    Arguments are those of `gaussianization`, and these:
+    It takes the arguments of `gaussianization`, and these:
 
     Args:
         hidden: widths of the networks' hidden layers.
-        passes: groups of coordinates, each of which depends on those before; 2, a coupling that moves both halves, to
-            `dim`, fully autoregressive. So many sweeps the sampling direction takes at most.
+        passes: number of groups of coordinates, each of which depends on the groups before it. 2 gives a coupling that
+            moves both halves, `dim` is fully autoregressive. It is also the largest number of sweeps in the sampling
+            direction.
 
     Raises:
-        ValueError: as `gaussianization`, and where `passes` is below 1.
+        ValueError: as `gaussianization`, and if `passes` is below 1.
 
     Source: Meng, Song, Song, Ermon 2020, arXiv 2003.01941; Ho et al. 2019, arXiv 1902.00275.
 
@@ -155,7 +156,7 @@ def _flow(
 def _parts(
     init: RBIG, dim: int
 ) -> tuple[AbstractUnivariate, Float[Array, "layers dim n"], bijections.Householder, bijections.Affine]:
-    """What a fit is made of."""
+    """The parts of a fit."""
     require_instance(RBIG, "gaussianization.fit_rbig(rng_key, data)", init=init)
     if init.bijection.shape != (dim,):
         raise ValueError(f"init expected a fit of {dim} coordinates, got one of {init.bijection.shape[0]}")
@@ -176,5 +177,5 @@ def _mixing(dim: int, num_layers: int) -> list[np.ndarray]:
 
 
 def _with_bias(layer: bijections.Autoregressive, params: Float[Array, "dim n"]) -> bijections.Autoregressive:
-    """The layer with these parameters where its network, last weights zero, says nothing."""
+    """The layer with these parameters if its network, whose last weights are zero, adds nothing."""
     return eqx.tree_at(lambda a: a.conditioner.mlp.biases[-1], layer, params.ravel())

@@ -1,4 +1,4 @@
-"""Flows that add something to what they are given: `y = x + g(x)`."""
+"""Flows that add a function to their input: `y = x + g(x)`."""
 
 from collections.abc import Sequence
 
@@ -12,18 +12,18 @@ from numpyro_flows.flows.stack import stacked
 def planar(
     key: PRNGKeyArray, dim: int, *, cond_dim: int | None = None, num_layers: int = 16, hidden: Sequence[int] = (32, 32)
 ) -> AbstractBijection:
-    """Planar flow: layers `y = x + u tanh(w . x + b)`; drawing is one pass, the density numerical.
+    """Planar flow: layers `y = x + u tanh(w . x + b)`; drawing takes one pass, the density is numerical.
 
     Args:
         key: random key.
         dim: number of coordinates.
-        cond_dim: length of a condition that the layers' numbers then depend on, None without one.
+        cond_dim: length of a condition on which the layers' parameters then depend, None without one.
         num_layers: number of layers.
-        hidden: widths of the hidden layers of the networks of the condition.
+        hidden: widths of the hidden layers of the condition's networks.
 
     Raises:
-        ValueError: where `dim` or `num_layers` is below 1.
-        RuntimeError: (of `eqx.error_if`) where an inverse did not converge.
+        ValueError: if `dim` or `num_layers` is below 1.
+        RuntimeError: (from `eqx.error_if`) if an inverse did not converge.
 
     Source: Rezende, Mohamed 2015, arXiv 1505.05770.
 
@@ -39,7 +39,7 @@ def planar(
 def radial(
     key: PRNGKeyArray, dim: int, *, cond_dim: int | None = None, num_layers: int = 16, hidden: Sequence[int] = (32, 32)
 ) -> AbstractBijection:
-    """Radial flow: layers that draw towards a centre or push away from it, both directions in closed form.
+    """Radial flow: layers that pull points towards a centre or push them away; both directions have a closed form.
 
     Args and errors are those of `planar`. Source: Rezende, Mohamed 2015, arXiv 1505.05770.
 
@@ -55,7 +55,7 @@ def radial(
 def sylvester(
     key: PRNGKeyArray, dim: int, *, cond_dim: int | None = None, num_layers: int = 8, hidden: Sequence[int] = (32, 32)
 ) -> AbstractBijection:
-    """Sylvester flow: layers `y = x + Q A tanh(B Q^T x + b)`, `Q` of Householder reflections, `A` and `B` triangular.
+    """Sylvester flow: layers `y = x + Q A tanh(B Q^T x + b)` with Householder reflections `Q`, and triangular `A`, `B`.
 
     Args and errors are those of `planar`. Source: van den Berg, Hasenclever, Tomczak, Welling 2018, arXiv 1803.05649.
 
@@ -85,19 +85,21 @@ def residual(
     max_lipschitz: float = 0.9,
     exact_dim: int = 64,
 ) -> AbstractBijection:
-    """Contractive residual flow: `y = x + g(x)`, `g` a free network of Lipschitz constant below 1.
+    """Contractive residual flow: `y = x + g(x)`, where `g` is a free network with a Lipschitz constant below 1.
 
-    The log-determinant is exact up to `exact_dim` coordinates and an unbiased estimate above: then not for importance
-    weights or certificates.
+    The log-determinant is exact up to `exact_dim` coordinates. Above that it is an unbiased estimate, which is not
+    suitable for importance weights or certificates.
 
-    Args: those of `planar`, and
+    It takes the arguments of `planar`, and these:
+
+    Args:
         hidden: widths of the hidden layers of `g`.
         max_lipschitz: bound on the Lipschitz constant, below 1.
-        exact_dim: most coordinates for which the log-determinant is exact.
+        exact_dim: largest number of coordinates with an exact log-determinant.
 
     Raises:
-        ValueError: as `planar`, and where `max_lipschitz` is not in (0, 1).
-        RuntimeError: (of `eqx.error_if`) where an inverse did not converge.
+        ValueError: as `planar`, and if `max_lipschitz` is not in (0, 1).
+        RuntimeError: (from `eqx.error_if`) if an inverse did not converge.
 
     Source: Chen, Behrmann, Duvenaud, Jacobsen 2019, arXiv 1906.02735.
 

@@ -1,4 +1,4 @@
-"""What all recipes share: layers of one structure, stacked and scanned, and the orders of coordinates they see."""
+"""The common part of all recipes: layers of one structure, stacked and scanned, and the orders of their coordinates."""
 
 import itertools
 from collections.abc import Callable
@@ -26,7 +26,7 @@ Fast = Literal["density", "sampling"]
 Adjacency = Bool[ArrayLike, "dim dim"] | None
 """`adjacency[i, j]`: whether coordinate `i` may depend on `j` in one layer."""
 
-_DISORDER = 0.4  # most that a coordinate moves with `order="nearby"`, as a share of their number
+_DISORDER = 0.4  # largest move of a coordinate with `order="nearby"`, as a share of their number
 
 
 def stacked(
@@ -34,7 +34,7 @@ def stacked(
 ) -> Scan:
     """`num_layers` of `layer(key, *arrays)`, each with its own row of the arrays, run one after the other."""
     require_key_and_sizes(key, dim, num_layers)
-    layers = eqx.filter_jit(eqx.filter_vmap(layer))  # compiled: op by op it takes ten times as long
+    layers = eqx.filter_jit(eqx.filter_vmap(layer))  # compiled: without jit it takes ten times as long
     return Scan(layers(jax.random.split(key, num_layers), *arrays))
 
 
@@ -49,15 +49,16 @@ def permuted(
 ) -> Scan:
     """`num_layers` of `layer(key, adjacency)`, each of which sees the coordinates in another order.
 
-    A layer is given the adjacency in its own order. The orders are natural, its reverse, another one, its reverse, ...
-    and back to natural: so two layers move every coordinate, the halves keep mixing, and layers that are the identity
-    make a stack that is. The others are any (`random`), again the natural one (`alternating`), or not far from it
-    (`nearby`): a model's trace has scales before what they scale, and these are what a layer should condition on
-    (centred eight schools: certified after 1,200 to 2,800 steps, with random orders after 2,800 to 5,200).
+    A layer gets the adjacency in its own order. The orders are natural, its reverse, another one, its reverse, and so
+    on, back to natural. So two layers move every coordinate, the halves keep mixing, and layers that are the identity
+    give the identity. The other orders are arbitrary (`random`), again the natural one (`alternating`), or not far from
+    it (`nearby`). A model's trace has scales before the sites that they scale, and a layer should condition on the
+    scales. So the centred eight schools were certified after 1,200 to 2,800 steps with `nearby`, and after 2,800 to
+    5,200 with random orders.
 
     Raises:
-        TypeError: where `key` is no random key, or a size no integer.
-        ValueError: where `dim` or `num_layers` is below 1, `order` is none of these, or `adjacency` not `(dim, dim)`.
+        TypeError: if `key` is not a random key, or a size is not an integer.
+        ValueError: if `dim` or `num_layers` is below 1, `order` is unknown, or `adjacency` is not `(dim, dim)`.
     """
     require_key_and_sizes(key, dim, num_layers)
     natural, num_others = np.arange(dim), (num_layers - 1) // 2
@@ -85,12 +86,12 @@ def permuted(
 
 
 def directed(fast: Fast, make: Callable[[], AbstractBijection]) -> AbstractBijection:
-    """What `make` gives, which is one pass to draw, or its inverse; a ValueError before that for another `fast`."""
+    """The result of `make`, which draws in one pass, or its inverse; a ValueError before that for an unknown `fast`."""
     require_choice(get_args(Fast), fast=fast)
     return make() if fast == "sampling" else Invert(make())
 
 
 def require_key_and_sizes(key: PRNGKeyArray, dim: int, num_layers: int) -> None:
-    """What every recipe of layers takes."""
+    """Check the arguments that every recipe of layers takes."""
     require_key(key, "key")
     require_counts(dim=dim, num_layers=num_layers)

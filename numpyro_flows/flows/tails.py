@@ -1,4 +1,4 @@
-"""Tails behind any flow."""
+"""Trainable tails for any flow."""
 
 from typing import Any
 
@@ -11,15 +11,15 @@ _SINH_ARCSINH = SinhArcsinh()
 
 
 def with_tails(recipe: Recipe, univariate: AbstractUnivariate = _SINH_ARCSINH) -> Recipe:
-    """The recipe of the same flow with a univariate map of every coordinate behind it.
+    """The recipe of the same flow, followed by a univariate map of every coordinate.
 
     The tails of a flow on a Gaussian base are Gaussian or nearly so. Those of a posterior's log-scales are not, and
-    tails decide on k-hat.
+    tails determine k-hat.
 
     Args:
-        recipe: of the flow.
-        univariate: `SinhArcsinh`, whose tails are lighter or heavier on either side, `TailTransform` for those of a
-            power law, or `AffineUnivariate` for location and scale.
+        recipe: recipe of the flow.
+        univariate: `SinhArcsinh`, whose tails are lighter or heavier on either side, `TailTransform` for power-law
+            tails, or `AffineUnivariate` for location and scale.
 
     Example:
         >>> import jax

@@ -1,4 +1,4 @@
-"""Gaussianization: data to a standard normal variable, layer by layer; what the layers do, and what they tell."""
+"""Gaussianization: maps data to a standard normal variable layer by layer, to inspect and measure the data."""
 
 from numpyro_flows.gaussianization.empirical import EmpiricalMarginal as EmpiricalMarginal
 from numpyro_flows.gaussianization.information import Estimate as Estimate

@@ -1,4 +1,4 @@
-"""A monotone curve through given knots, straight beyond them, for every coordinate."""
+"""A monotone curve through given knots for every coordinate, with straight lines beyond the knots."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Scalar
@@ -8,21 +8,21 @@ from numpyro_flows.bijections.spline import rational_quadratic, rational_quadrat
 
 
 class EmpiricalMarginal(AbstractShaped):
-    """`y_i = f_i(x_i)`: rational-quadratic between the knots `(x_k, y_k)` of slope `d_k`, straight lines beyond.
+    """`y_i = f_i(x_i)`: rational-quadratic between the knots `(x_k, y_k)` with slopes `d_k`, straight lines beyond.
 
     With `w`, `h` a bin's width and height, `s = h / w`, `t = (x - x_k) / w`:
 
         y = y_k + h (s t^2 + d_k t (1 - t)) / (s + (d_k + d_k+1 - 2 s) t (1 - t))
 
-    C1 and onto the reals, both directions in closed form.
+    The map is C1 and onto the reals, and both directions have a closed form.
 
     Args:
-        x: knots, `(dim, knots)`, rising along the last axis.
-        y: their values, of the same shape, rising too.
+        x: knots, `(dim, knots)`, increasing along the last axis.
+        y: values at the knots, of the same shape, increasing too.
         slopes: positive derivatives at the knots, of the same shape.
 
     Raises:
-        ValueError: where the shapes differ or have no two knots, or knots do not rise.
+        ValueError: if the shapes differ, there are fewer than two knots, or knots do not increase.
 
     Source: Gregory, Delbourgo 1982, IMA Journal of Numerical Analysis 2(2).
 

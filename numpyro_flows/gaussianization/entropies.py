@@ -1,4 +1,4 @@
-"""Entropies of samples: by spacings in one dimension, by nearest neighbours in several; exact on Gaussians."""
+"""Entropies of samples, by spacings in one dimension and by nearest neighbours in several; exact for Gaussians."""
 
 import math
 from collections.abc import Callable
@@ -9,18 +9,18 @@ from jaxtyping import Float
 from scipy.special import digamma, gammaln, polygamma
 
 _LOG_2PI = math.log(2 * math.pi)
-_NUM_NULL = 6  # samples that the bias is found by
-_MAX_NULL = 100_000  # numbers in one of them: of more points the bias is small
-_LEAST = 1e-12  # of a spacing or distance, as a share of the deviation: duplicates have no finite entropy
+_NUM_NULL = 6  # samples for the estimate of the bias
+_MAX_NULL = 100_000  # numbers in one of them: with more points the bias is small
+_LEAST = 1e-12  # smallest spacing or distance, in standard deviations: duplicates have no finite entropy
 
 Samples = Float[np.ndarray, "num dim"]
 
 
 def spacing_entropies(x: Samples) -> Float[np.ndarray, "num dim"]:
-    """What each point contributes to the entropy of its coordinate, in nats; the mean over points is the estimate.
+    """Contribution of each point to the entropy of its coordinate, in nats; the mean over points is the estimate.
 
-    For the sorted points `log[n (x_(i+m) - x_(i-m)) / (c_i m)]` with `m = sqrt(n)` and, at either end, where a spacing
-    is cut short, a `c_i` from 1 to 2 in place of 2; less the bias that the same estimate has on Gaussian samples.
+    For the sorted points it is `log[n (x_(i+m) - x_(i-m)) / (c_i m)]` with `m = sqrt(n)`. `c_i` is 2, and from 1 to 2
+    at either end, where a spacing is cut short. The bias that the same estimate has on Gaussian samples is subtracted.
 
     Source: Vasicek 1976, JRSS B 38(1); Ebrahimi, Pflughoeft, Soofi 1994, Statistics and Probability Letters 20(3).
 
@@ -35,8 +35,9 @@ def spacing_entropies(x: Samples) -> Float[np.ndarray, "num dim"]:
 def neighbour_entropy(x: Samples) -> float:
     """The joint entropy, in nats, by each point's distance `r` to its fifth neighbour, in one dimension its 15th.
 
-    The mean of `psi(n) - psi(k) + log V + d log r`, with `V` the volume of the unit ball, less the bias that the same
-    estimate has on Gaussian samples: all that is left of it where `x` is nearly Gaussian. So Gaussianize first.
+    The estimate is the mean of `psi(n) - psi(k) + log V + d log r`, with `V` the volume of the unit ball, minus the
+    bias of the same estimate on Gaussian samples. If `x` is nearly Gaussian, no other bias remains. So Gaussianize
+    first.
 
     Source: Kozachenko, Leonenko 1987, Problems of Information Transmission 23(2); after a flow: Ao, Li 2022, AAAI 36.
 
@@ -54,13 +55,13 @@ def neighbour_noise(dim: int) -> float:
 
 
 def divergences_from_normal(x: Samples) -> Float[np.ndarray, "num dim"]:
-    """What each point contributes to `KL(p_i || N(0, 1))` of its coordinate: for variance 1 the negentropy."""
+    """Contribution of each point to `KL(p_i || N(0, 1))` of its coordinate; for variance 1 this is the negentropy."""
     return 0.5 * (x**2 + _LOG_2PI) - spacing_entropies(x)
 
 
 def neighbour_distances(x: Samples, among: Samples, k: int) -> Float[np.ndarray, " num"]:
     """From each point to its `k`-th neighbour, in logarithms."""
-    from scipy.spatial import KDTree  # takes a quarter of a second to import, and few need it
+    from scipy.spatial import KDTree  # takes a quarter of a second to import, and is rarely needed
 
     distances, _ = KDTree(among).query(x, k)
     return np.log(np.maximum(distances[:, -1], _LEAST))
@@ -95,7 +96,7 @@ def _num_neighbours(dim: int) -> int:
 
 @cache
 def _bias(estimate: Callable, num: int, dim: int) -> float:
-    """Of an estimate on standard normal samples, which are the same each time, beside their mean log density."""
+    """Bias of an estimate on standard normal samples, the same ones each time, relative to their mean log density."""
     rng = np.random.default_rng(0)
     samples = [rng.normal(size=(min(num, _MAX_NULL // dim), dim)) for _ in range(_NUM_NULL)]
     return float(np.mean([estimate(x).mean() - 0.5 * (x**2 + _LOG_2PI).sum(1).mean() for x in samples]))

@@ -1,4 +1,4 @@
-"""What each layer of a flow does to data on their way to the base."""
+"""The effect of each layer of a flow on data on their way to the base."""
 
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,18 +24,18 @@ _MAX_POINTS = 2_000  # in a panel
 
 
 class LayerTable(NamedTuple):
-    """What `inspect_layers` found: a row for the data, then one after each part of each layer, on the way to the base.
+    """The result of `inspect_layers`: a row for the data, then one after each part of each layer, towards the base.
 
     Attributes:
-        layers: number of the layer, 0 for the data; several rows where a layer has several parts.
+        layers: number of the layer, 0 for the data; several rows if a layer has several parts.
         parts: name of the part.
-        samples: of shape `(rows, num, dim)`.
-        correlation: of the coordinates, `(rows, dim, dim)`.
-        skew: `(rows, dim)`.
-        kurtosis: in excess of a Gaussian's, `(rows, dim)`.
-        negentropy: of each coordinate, in nats, `(rows, dim)`; 0 for a Gaussian.
-        total_correlation: in nats, `(rows,)`; 0 for independent coordinates.
-        log_det: mean of the part's log-determinant, data to base, `(rows,)`: they sum to that of the flow.
+        samples: samples after the part, `(rows, num, dim)`.
+        correlation: correlation of the coordinates, `(rows, dim, dim)`.
+        skew: skewness, `(rows, dim)`.
+        kurtosis: excess kurtosis, `(rows, dim)`.
+        negentropy: negentropy of each coordinate, in nats, `(rows, dim)`; 0 for a Gaussian.
+        total_correlation: total correlation in nats, `(rows,)`; 0 for independent coordinates.
+        log_det: mean log-determinant of the part, from data to base, `(rows,)`; they sum to that of the flow.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -57,7 +57,7 @@ class LayerTable(NamedTuple):
     log_det: Float[np.ndarray, " rows"]
 
     def table(self) -> "pd.DataFrame":
-        """One line a row; of what each coordinate has, the largest size, of negentropies the sum."""
+        """One line for each row: of values for each coordinate the largest size, of negentropies the sum."""
         import pandas as pd
 
         dim = self.samples.shape[2]
@@ -76,10 +76,10 @@ class LayerTable(NamedTuple):
         )
 
     def plot(self, path: str | os.PathLike | None = None) -> "Figure":
-        """The first two coordinates after every part, and below the table's numbers as curves.
+        """Plot the first two coordinates after every part, and below them the numbers of the table as curves.
 
         Args:
-            path: of a file to write the picture to; its ending says which kind.
+            path: path of a file to write the plot to; its ending gives the format.
         """
         from numpyro_flows.picture import Picture
 
@@ -113,24 +113,24 @@ class LayerTable(NamedTuple):
 def inspect_layers(flow: Any, data: ArrayLike, condition: ArrayLike | None = None) -> LayerTable:
     """Samples and their statistics after every layer, on the way from the data to the base.
 
-    A layer is one step of a `Scan`, or a part of the outermost `Chain`; the parts of a chain within a layer have rows
-    of their own: of a Gaussianization flow the rotation, which leaves the divergence from a Gaussian alone and moves it
-    to the marginals, and the marginal map, which removes it. `Invert`, `Frozen` and `StandardizedCondition` are looked
-    through; what else there is, is one part.
+    A layer is one step of a `Scan`, or a part of the outermost `Chain`. The parts of a chain within a layer have their
+    own rows. In a Gaussianization flow these are two: the rotation does not change the divergence from a Gaussian, but
+    moves it to the marginals, and the marginal map removes it. The function looks into `Invert`, `Frozen` and
+    `StandardizedCondition`; any other bijection is one part.
 
-    The total correlation after a part is the sum of the marginal entropies, by spacings, less the joint entropy: that
-    at the base, by nearest neighbours, less the log-determinants from here to there. Inspect with data that the flow
-    was not trained on: overfitting looks like information.
+    The total correlation after a part is the sum of the marginal entropies, by spacings, minus the joint entropy. The
+    latter is that at the base, by nearest neighbours, minus the log-determinants from there to the base. Use data that
+    the flow was not trained on, because overfitting looks like information.
 
     Args:
-        flow: a bijection, or what has one as its attribute `bijection`, such as a `FlowDistribution`.
+        flow: a bijection, or an object with one as its attribute `bijection`, such as a `FlowDistribution`.
         data: events `(num, *shape)`, laid out as vectors.
-        condition: one for all, or one for each event; by default the flow's own.
+        condition: one condition for all events, or one for each; by default the flow's own.
 
     Raises:
-        TypeError: where `flow` has no bijection, or data are no numbers.
-        ValueError: where data have another shape, are fewer than 16 or not finite, or the condition is missing or of
-            another shape.
+        TypeError: if `flow` has no bijection, or data are not numbers.
+        ValueError: if data have another shape, have fewer than 16 rows or are not finite. Also if the condition is
+            missing or has another shape.
 
     Example:
         >>> from numpyro_flows import flows  # doctest: +SLOW
@@ -170,7 +170,7 @@ def inspect_layers(flow: Any, data: ArrayLike, condition: ArrayLike | None = Non
     deviation = centred.std(1)
     standard = centred / deviation[:, None]
     marginal = np.stack([spacing_entropies(row).mean(0) for row in rows])
-    to_come = log_det[::-1].cumsum()[::-1] - log_det  # what is still to be added behind each row
+    to_come = log_det[::-1].cumsum()[::-1] - log_det  # log-determinants that are added after each row
     joint = neighbour_entropy(rows[-1]) - to_come
     return LayerTable(
         layers,

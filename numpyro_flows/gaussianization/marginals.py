@@ -1,4 +1,4 @@
-"""Marginal maps fitted to data, every coordinate by itself: their transform makes it standard normal."""
+"""Marginal maps fitted to data, one for every coordinate, whose transform makes the coordinate standard normal."""
 
 import math
 from collections.abc import Callable
@@ -18,13 +18,13 @@ Samples = Float[np.ndarray, "num dim"]
 Marginal = Callable[[Samples], AbstractBijection]
 """From data `(num, dim)`, of about unit scale, to a map of every coordinate whose transform Gaussianizes."""
 
-_MAX_POINTS = 5_000  # that a mixture is fitted to; more tell it nothing
+_MAX_POINTS = 5_000  # a mixture is fitted to at most so many points; more do not improve it
 _MAX_STEPS = 100
-_DONE = 1e-4  # gain of a step in log-likelihood for each point
+_DONE = 1e-4  # fitting ends if a step gains less log likelihood for each point
 _PRIOR_COUNT = 2.0  # points that the prior of a component's variance is worth
-_PRIOR_SCALE = 0.3  # its scale, in deviations of the data
-_NO_LOSS = 1e-3  # points that the last location is worth, where a component has lost all
-_BOUND = 6.0  # of a spline, in deviations
+_PRIOR_SCALE = 0.3  # its scale, in standard deviations of the data
+_NO_LOSS = 1e-3  # points that the last location is worth, for a component without points
+_BOUND = 6.0  # of a spline, in standard deviations
 _LEAST_GAP = 0.005  # of a spline's knots
 _NEAR_LIMIT = 0.95  # of its bounded sizes
 
@@ -33,8 +33,8 @@ def fit_mixture(data: Samples, num_components: int = 8, kind: Kind = "normal") -
     """Maps `MixtureCDF` whose mixtures are fitted by expectation maximisation, started at the quantiles.
 
     The variance of each component has a prior worth two points, so that duplicates do not make it 0. A logistic
-    component is one of normals of many variances, whose mean precision at each point weighs it. Data are `(num, dim)`,
-    of about unit scale.
+    component is a mixture of normals with many variances; its mean precision at each point is the weight of the point.
+    Data are `(num, dim)`, of about unit scale.
 
     Source: Dempster, Laird, Rubin 1977, JRSS B 39(1); for mixtures of scales 1980, Multivariate Analysis V.
 
@@ -71,7 +71,7 @@ def fit_mixture(data: Samples, num_components: int = 8, kind: Kind = "normal") -
 
 
 def _normal(t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Log density, and the precision of the normals it is a mixture of, given a point."""
+    """Log density, and the mean precision of the mixed normals given a point."""
     return -0.5 * (t**2 + math.log(2 * math.pi)), np.ones_like(t)
 
 
@@ -86,8 +86,8 @@ _KINDS = {"normal": _normal, "logistic": _logistic}
 def fit_spline(data: Samples, num_bins: int = 32) -> Elementwise:
     """Maps `RationalQuadraticSpline` through means of neighbouring points and of their normal scores.
 
-    Straight from the data's last knots to the ends of the spline at 6 deviations, beyond which it is the identity. Data
-    are `(num, dim)`, of about unit scale.
+    The spline is straight from the data's last knots to its ends at 6 standard deviations, and the identity beyond.
+    Data are `(num, dim)`, of about unit scale.
 
     Example:
         >>> data = np.random.default_rng(0).uniform(-1.7, 1.7, (1_000, 1))
@@ -111,7 +111,7 @@ def fit_spline(data: Samples, num_bins: int = 32) -> Elementwise:
 
 
 def fit_empirical(data: Samples, num_knots: int = 32) -> EmpiricalMarginal:
-    """The empirical distribution function, smoothed through knots, with straight tails: those of a Gaussian.
+    """The empirical distribution function, smoothed through knots, with the straight tails of a Gaussian.
 
     Data are `(num, dim)`.
 
@@ -128,7 +128,7 @@ def fit_empirical(data: Samples, num_knots: int = 32) -> EmpiricalMarginal:
 def knots(data: Samples, num: int) -> tuple[Float[np.ndarray, "dim num"], Float[np.ndarray, "dim num"]]:
     """Means of neighbouring points, and of their normal scores: `num` groups of about equal range in scores.
 
-    In small samples groups share points; what would then be one knot is made several, a little apart.
+    In small samples groups share points. Groups that would give one knot are moved a little apart.
     """
     size = len(data)
     ordered, score = np.sort(data, axis=0), ndtri((np.arange(size) + 0.5) / size)
@@ -146,7 +146,7 @@ def knots(data: Samples, num: int) -> tuple[Float[np.ndarray, "dim num"], Float[
 
 
 def knot_slopes(x: Float[np.ndarray, "dim num"], y: Float[np.ndarray, "dim num"]) -> Float[np.ndarray, "dim num"]:
-    """Slopes of a monotone curve through knots: within, harmonic means of the neighbouring secants.
+    """Slopes of a monotone curve through knots; inner ones are harmonic means of the neighbouring secants.
 
     Source: Fritsch, Butland 1984, SIAM Journal on Scientific and Statistical Computing 5(2).
     """
@@ -163,7 +163,7 @@ def _to_end(knot: Float[np.ndarray, "dim 1"], end: float) -> Float[np.ndarray, "
 
 
 def _raw_sizes(sizes: Float[np.ndarray, "dim bins"]) -> Float[np.ndarray, "dim bins"]:
-    """What a spline makes bins of these sizes of."""
+    """The raw parameters that a spline turns into bins of these sizes."""
     log_size = np.log(sizes)
     log_size = log_size - log_size.mean(1, keepdims=True)
     return MAX_LOG_SIZE * np.arctanh(np.clip(log_size / MAX_LOG_SIZE, -_NEAR_LIMIT, _NEAR_LIMIT))

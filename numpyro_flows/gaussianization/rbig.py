@@ -26,8 +26,8 @@ MARGINALS: dict[str, Marginal] = {
     "spline": fit_spline,
     "empirical": fit_empirical,
 }
-_PATIENCE = 2  # layers of no significant gain that end the fit
-_NUM_NULL = 8  # Gaussian samples that tell what is significant
+_PATIENCE = 2  # the fit ends after so many layers without a significant gain
+_NUM_NULL = 8  # Gaussian samples that determine what is significant
 _SIGNIFICANT = 2.0  # standard deviations
 _MAX_NULL = 3_000  # size of these; noise falls like the root of the size
 
@@ -36,12 +36,12 @@ class RBIG(NamedTuple):
     """A fit by `fit_rbig`.
 
     Attributes:
-        bijection: `transform` from the base to the data, `inverse` from the data to the base: in closed form.
-        total_correlation_drops: by how much each layer, the first to act on data first, lowers the sum of its
-            coordinates' divergences from N(0, 1), in nats. That of the first one is what the standardised marginals
-            have; those of the others sum to the total correlation, as far as it was removed.
-        layers: how many there are.
-        seconds: that the fit took.
+        bijection: `transform` maps the base to the data, `inverse` the data to the base, both in closed form.
+        total_correlation_drops: decrease, by each layer, of the sum of its coordinates' divergences from N(0, 1), in
+            nats. The layer that acts on the data first comes first, and its value is the divergence of the standardised
+            marginals. The others sum to the total correlation, as far as it was removed.
+        layers: number of layers.
+        seconds: seconds that the fit took.
 
     Example:
         >>> import jax, numpy as np  # doctest: +SLOW
@@ -65,23 +65,23 @@ def fit_rbig(
     rotation: Kind = "best",
     max_layers: int = 50,
 ) -> RBIG:
-    """Data to a standard normal variable: standardised, then layers of a rotation and of marginal maps.
+    """Map data to a standard normal variable: standardise, then apply layers of a rotation and of marginal maps.
 
-    Each layer takes the rotation whose marginals are far from Gaussian and Gaussianizes them; the first one has no
-    rotation. A rotation leaves the divergence of the data from N(0, I) alone, and marginal maps lower it by just as
-    much as those of the marginals. The fit ends where two layers in a row take away no more than they would of Gaussian
-    data of the same size, whose noise they fit.
+    Each layer takes the rotation whose marginals are farthest from Gaussian, and Gaussianizes these; the first layer
+    has no rotation. A rotation does not change the divergence of the data from N(0, I). Marginal maps lower it by just
+    as much as they lower the marginals' divergences. The fit ends after two layers in a row that remove no more than
+    they would remove from Gaussian data of the same size, whose noise they fit.
 
     Args:
         rng_key: random key.
-        data: of shape `(num, dim)`.
+        data: data of shape `(num, dim)`.
         marginal: "mixture" of normals, "logistic" mixture, "spline", or "empirical".
         rotation: "best" of PCA, ICA and some random ones, or one of "pca", "ica", "random".
-        max_layers: number of layers at most.
+        max_layers: maximum number of layers.
 
     Raises:
-        ValueError: where data have another shape, fewer than `dim + 8` rows, rows that are not finite or columns that
-            are constant; where an option is unknown, or `max_layers` below 1.
+        ValueError: if data have another shape, fewer than `dim + 8` rows, rows that are not finite, or constant
+            columns. Also if an option is unknown, or `max_layers` is below 1.
 
     Source: Laparra, Camps-Valls, Malo 2011, IEEE Transactions on Neural Networks 22(4), arXiv 1602.00229.
 
@@ -117,7 +117,7 @@ def fit_rbig(
 
 
 def checked_samples(data: ArrayLike, name: str = "data") -> Samples:
-    """Data in double precision; a ValueError but for `dim + 8` or more finite rows `(num, dim)` that vary."""
+    """Data in double precision; a ValueError unless they are `dim + 8` or more finite rows `(num, dim)` that vary."""
     samples = as_numbers(data, name)
     if samples.ndim != 2 or samples.shape[1] < 1:
         advice = f": write {name}[:, None]" if samples.ndim == 1 else ""
@@ -142,7 +142,7 @@ def rng_of(key: PRNGKeyArray) -> np.random.Generator:
 def _fit_layer(
     z: Samples, matrix: np.ndarray, marginal: str
 ) -> tuple[tuple[np.ndarray, AbstractBijection], Samples, float]:
-    """A layer behind a rotation, the samples behind it, and by how much their marginals' divergences fell."""
+    """A layer after a rotation, the samples after it, and the decrease of their marginals' divergences."""
     z = z @ matrix.T
     marginals = MARGINALS[marginal](z)
     mapped = np.asarray(_transformed(marginals, jnp.asarray(z, float)), dtype=float)
@@ -162,7 +162,7 @@ def stack_of[T](modules: Sequence[T]) -> T:
 
 @cache
 def _least_drop(rotation: Kind, marginal: str, num: int, dim: int) -> float:
-    """What a layer takes away from Gaussian data, only seldom more: it fits their noise, and so does its rotation."""
+    """The decrease that a layer rarely exceeds on Gaussian data, by fitting their noise with its rotation and maps."""
     rng = np.random.default_rng(0)
     size = min(num, _MAX_NULL)
     drops = []

@@ -31,7 +31,7 @@ def pca(data: Samples) -> Matrix:
 
 
 def ica(data: Samples, rng: np.random.Generator) -> Matrix:
-    """The orthogonal matrix nearest to that which unmixes the data: symmetric FastICA with the contrast `log cosh`.
+    """The orthogonal matrix nearest to the one that unmixes the data: symmetric FastICA with the contrast `log cosh`.
 
     Data are `(num, dim)`, and the matrix `(dim, dim)`.
 
@@ -63,15 +63,15 @@ def ica(data: Samples, rng: np.random.Generator) -> Matrix:
 
 
 def random(dim: int, rng: np.random.Generator) -> Matrix:
-    """An orthogonal matrix, all equally likely."""
+    """A random orthogonal matrix; all are equally likely."""
     q, r = np.linalg.qr(rng.normal(size=(dim, dim)))
     return q * np.sign(np.diagonal(r))
 
 
 def most_informative(data: Samples, rng: np.random.Generator) -> Matrix:
-    """Of PCA, ICA and some random ones the matrix whose coordinates have the largest divergence from N(0, 1), in sum.
+    """The matrix, of PCA, ICA and some random ones, whose coordinates have the largest sum of divergences from N(0, 1).
 
-    What the next marginal map removes is just that. In two dimensions the random ones are a grid of angles. Data are
+    The next marginal map removes just this sum. In two dimensions the random ones are a grid of angles. Data are
     `(num, dim)`, and the matrix `(dim, dim)`.
 
     Example:
@@ -94,12 +94,12 @@ def most_informative(data: Samples, rng: np.random.Generator) -> Matrix:
 
 
 def find_rotation(kind: Kind, data: Samples, rng: np.random.Generator) -> Matrix:
-    """A rotation, of determinant 1, its coordinates in the order and of the signs that bring it near the identity.
+    """A rotation, of determinant 1, with the order and signs of its coordinates chosen to bring it near the identity.
 
-    Order and signs are nothing to the marginal maps behind it.
+    Order and signs do not matter to the marginal maps after it.
 
     Raises:
-        ValueError: where `kind` is unknown.
+        ValueError: if `kind` is unknown.
     """
     finders = {
         "best": lambda: most_informative(data, rng),
@@ -113,7 +113,7 @@ def find_rotation(kind: Kind, data: Samples, rng: np.random.Generator) -> Matrix
 
 def nearest_to_identity(matrix: Matrix) -> Matrix:
     """The rows of an orthogonal matrix in another order and with other signs: determinant 1, a large diagonal."""
-    from scipy.optimize import linear_sum_assignment  # takes half a second to import, and few need it
+    from scipy.optimize import linear_sum_assignment  # takes half a second to import, and is rarely needed
 
     rows = linear_sum_assignment(-np.abs(matrix.T))[1]
     matrix = matrix[rows]

@@ -1,1 +1,1 @@
-"""FlowVI's story: a model in, a posterior with a verdict out. It begins in `flow_vi.py`."""
+"""Posterior inference: a model in, a posterior with a verdict out. Start reading in `flow_vi.py`."""

@@ -1,4 +1,4 @@
-"""The evidence by bridge sampling: from draws of Markov chains and of a distribution of known density."""
+"""The evidence by bridge sampling, from draws of Markov chains and of a distribution with a known density."""
 
 import numpy as np
 from scipy.special import expit, logsumexp
@@ -24,7 +24,7 @@ def bridged(chains: Chains, mixture: Mixture, draws: Draws) -> tuple[float, floa
     log_odds = np.log(effective) - np.log(of_draws.size)
 
     def gap(log_z: float) -> float:
-        # each mean is of q's, or of p's, share at the draws of the other
+        # each mean is that of one density's share, at the draws of the other
         up = logsumexp(np.log(expit(log_odds + of_draws - log_z) + 1e-300)) - np.log(of_draws.size) - log_odds
         down = logsumexp(np.log(expit(-(log_odds + of_chains - log_z)) + 1e-300)) - np.log(of_chains.size)
         return float(up - down)

@@ -10,16 +10,16 @@ from numpyro_flows.inference.psis import smooth
 from numpyro_flows.inference.settings import FlowVISettings
 
 _DEFAULTS = FlowVISettings()
-DECIDING = (0.1, 0.25, 0.5)  # shares of the draws at which fewer may decide
-_FAR_OFF = 0.1  # an ESS that no further draws bring above `min_ess`
+DECIDING = (0.1, 0.25, 0.5)  # shares of the draws after which a verdict may be clear
+_FAR_OFF = 0.1  # an ESS that further draws do not raise above `min_ess`
 # An ESS above `sufficient_ess`. With 0.97 and a k-hat below 0.5, 5,000 draws certified up to a third of weights with a
-# rare tail of shape 0.8 to 1 that 20,000 refuse; with this none of 900.
+# rare tail of shape 0.8 to 1 that 20,000 draws refuse. With this value, none of 900 were certified.
 _NEARLY_EXACT = 0.992
-_COARSEST = 1.0  # nats, to which log densities must be resolved
+_COARSEST = 1.0  # nats: a certificate needs log densities with a finer resolution
 
 
 class Draws(NamedTuple):
-    """Draws `x` of a fit q with `log p(x, data)` and `log p(x, data) - log q(x)`."""
+    """Draws `x` from a fit q with `log p(x, data)` and `log p(x, data) - log q(x)`."""
 
     x: Float[np.ndarray, "draws dim"]
     log_density: Float[np.ndarray, " draws"]
@@ -29,10 +29,10 @@ class Draws(NamedTuple):
 class Check(NamedTuple):
     """One check of a fit.
 
-    name: what was looked at.
-    found: what was found; "not run" and why, where it was not.
-    cost: evaluations of the density.
-    blind: what it cannot see.
+    name: what was checked.
+    found: the result; "not run" and the reason if the check did not run.
+    cost: number of evaluations of the density.
+    blind: what the check cannot detect.
     """
 
     name: str
@@ -48,31 +48,33 @@ class Check(NamedTuple):
 class Certificate(NamedTuple):
     """The verdict on a fit q of the posterior p, from weights `w = p(x, data) / q(x)` of independent draws of q.
 
+    Weights cannot detect a mode that q misses, because q has no draws there. So the verdict includes other checks.
+
     Attributes:
-        certified: `khat < 0.7 and ess >= 0.5`, or `ess >= 0.99`, where log densities are resolved to less than 1 nat.
-        why: where not certified, the reason in words; else empty.
-        khat: Pareto shape of the largest weights; above 0.7 no finite number of draws of use tells what is missing. NaN
-            where the weights are too nearly constant for an estimate.
+        certified: whether `khat < 0.7 and ess >= 0.5`, or `ess >= 0.99`, and all other checks are passed. Log densities
+            must be resolved to less than 1 nat.
+        why: the reason if the fit is not certified; else empty.
+        khat: Pareto shape of the largest weights. Above 0.7 no practical number of draws gives reliable estimates. NaN
+            if the weights are too nearly constant to estimate it.
         ess: effective sample size over number of draws, `(sum w)^2 / (n sum w^2)`, in [0, 1].
         max_weight: largest normalised weight.
         elbo: mean of `log w`.
-        elbo_se: its standard error.
-        log_evidence: `log mean w`, the log of the model's evidence, with half of what lies beyond every draw.
-        log_evidence_se: its standard error, by the delta method; it contains what the fit may lack.
+        elbo_se: standard error of `elbo`.
+        log_evidence: log of the model's evidence: `log mean w`, plus half of the mass that lies beyond every draw.
+        log_evidence_se: standard error of `log_evidence`, by the delta method. It includes the mass that the fit may
+            lack.
         num_draws: number of weights.
-        tail_index: the smallest tail index on rays from the centre, on the unconstrained scale: beyond `r` the
-            probability falls like `r^-index`. With 2 or less there is no variance, with 1 or less no mean: read
-            medians and quantiles. Infinite for ordinary tails.
-        beyond: the share of the posterior that lies beyond every draw, at the ends of constrained sites
-            and of others that are scales, less what chance leaves there.
-        checks: what the verdict is based on, and what each check cannot see.
-        by: "weights", or "mcmc" where the draws are Markov chains'. Of chains `certified` is r-hat < 1.01 with bulk and
-            tail ESS > 400, and `khat`, `ess`, `max_weight`, `elbo` are NaN.
-        rhat: of chains, the largest rank-normalised r-hat of any unconstrained coordinate.
-        ess_bulk: the smallest bulk ESS, in draws.
-        ess_tail: the smallest tail ESS, in draws.
-
-    Weights see only where q has draws: a mode that q misses leaves them all perfect. So other checks stand beside them.
+        tail_index: smallest tail index on rays from the centre, on the unconstrained scale. Beyond `r` the probability
+            falls like `r^-index`. At 2 or less there is no variance, at 1 or less no mean: use medians and quantiles.
+            Infinite for ordinary tails.
+        beyond: share of the posterior that lies beyond every draw, minus the share expected by chance. It counts the
+            ends of sites that are constrained or are scales of others.
+        checks: the checks behind the verdict, with what each of them cannot detect.
+        by: "weights", or "mcmc" if the draws come from Markov chains. Chains are certified if r-hat < 1.01 and bulk and
+            tail ESS > 400. For chains `khat`, `ess`, `max_weight` and `elbo` are NaN.
+        rhat: largest rank-normalised r-hat of an unconstrained coordinate; NaN without chains.
+        ess_bulk: smallest bulk ESS of the chains, in draws.
+        ess_tail: smallest tail ESS of the chains, in draws.
     """
 
     certified: bool
@@ -95,7 +97,7 @@ class Certificate(NamedTuple):
 
     @classmethod
     def unknown(cls, why: str, num_draws: int = 0) -> "Certificate":
-        """Of a fit that weights say nothing about."""
+        """The certificate of a fit without usable weights."""
         nan = float("nan")
         return cls(False, why, float("inf"), 0.0, 1.0, nan, nan, nan, nan, num_draws)
 
@@ -103,7 +105,7 @@ class Certificate(NamedTuple):
         return "\n".join(["CERTIFIED" if self.certified else f"NOT CERTIFIED: {self.why}", *self.figures()])
 
     def figures(self) -> list[str]:
-        """What the verdict is based on, in lines of text."""
+        """The figures behind the verdict, as lines of text."""
         evidence = f"log evidence {self.log_evidence:.3f} +- {self.log_evidence_se:.3f}"
         if self.by == "mcmc":
             lines = [
@@ -124,10 +126,10 @@ class Certificate(NamedTuple):
         return lines
 
     def with_beyond(self, share: float) -> "Certificate":
-        """Where a share of the posterior lies beyond every draw.
+        """The certificate if a share of the posterior lies beyond every draw.
 
-        The weights contain between none and all of it, as a weight near the end stands for what lies beyond. So half
-        of it is added, with the standard deviation of a uniform distribution.
+        The weights include between none and all of this share, because a weight near the end may stand for the mass
+        beyond it. So half of the share is added, with the standard deviation of a uniform distribution.
         """
         share = float(share)  # a checkpoint compares types
         se = float(np.hypot(self.log_evidence_se, share / np.sqrt(12.0)))
@@ -137,7 +139,7 @@ class Certificate(NamedTuple):
 
 
 def relative_ess(log_weights: Float[np.ndarray, " draws"]) -> float:
-    """`(sum w)^2 / (n sum w^2)`, in [0, 1]; 0 where a log weight is NaN or infinite upwards, or none is finite."""
+    """`(sum w)^2 / (n sum w^2)`, in [0, 1]; 0 if a log weight is NaN or +inf, or none is finite."""
     log_weights = np.asarray(log_weights, np.float64)
     if not _usable(log_weights):
         return 0.0
@@ -146,15 +148,15 @@ def relative_ess(log_weights: Float[np.ndarray, " draws"]) -> float:
 
 
 def log_mean(log_weights: Float[np.ndarray, " draws"]) -> float:
-    """`log mean w`, the log evidence; a weight that is NaN counts as none."""
+    """`log mean w`, the log evidence; a weight that is NaN counts as 0."""
     log_weights = np.asarray(log_weights, np.float64)
     return float(logsumexp(np.where(np.isnan(log_weights), -np.inf, log_weights)) - np.log(log_weights.size))
 
 
 def decided(log_weights: Float[np.ndarray, " draws"], settings: FlowVISettings = _DEFAULTS) -> bool:
-    """Whether fewer draws than `certificate_draws` decide a verdict, beyond the errors of its figures.
+    """Whether the verdict is clear from fewer draws than `certificate_draws`, beyond the errors of its figures.
 
-    A tenth of them may show that a fit is far off, a quarter that it is nearly exact.
+    A tenth of the draws can show that a fit is far off, a quarter that it is nearly exact.
     """
     share = log_weights.size / settings.certificate_draws
     if share < DECIDING[0] or not _usable(log_weights):
@@ -166,13 +168,13 @@ def decided(log_weights: Float[np.ndarray, " draws"], settings: FlowVISettings =
 def certify(
     log_weights: Float[np.ndarray, " draws"], resolution: float = 0.0, settings: FlowVISettings = _DEFAULTS
 ) -> Certificate:
-    """Judge a fit by its log weights (unnormalized: their mean carries the evidence).
+    """Check a fit by its log weights.
 
     Args:
-        log_weights: of at least 1,000 independent draws.
-        resolution: spacing of floating-point numbers at the size of the log densities, in nats. Where it is coarse it
-            is named as a possible cause, and from 1 nat on nothing is certified.
-        settings: with the thresholds.
+        log_weights: log weights of at least 1,000 independent draws, unnormalized: their mean gives the evidence.
+        resolution: spacing of floating-point numbers at the size of the log densities, in nats. A coarse one is named
+            as a possible cause. At 1 nat or more nothing is certified.
+        settings: the thresholds.
 
     Source: Vehtari, Simpson, Gelman, Yao, Gabry 2024, arXiv 1507.02646.
     """
@@ -214,8 +216,8 @@ def resample(
 ) -> Int[np.ndarray, " num_samples"]:
     """Indices of `num_samples` draws taken in proportion to their Pareto-smoothed weights, in random order.
 
-    Systematic resampling: a draw of weight `w` is taken `floor` or `ceil` of `num_samples w` times. A weight that is
-    NaN or infinite counts as none; where all are, so that nothing can be learned from them, each draw counts alike.
+    Systematic resampling takes a draw of weight `w` either `floor` or `ceil` of `num_samples w` times. A weight that is
+    NaN or infinite counts as 0. If no weight is finite, all draws count equally.
     """
     finite = np.isfinite(log_weights)
     log_weights = np.where(finite, log_weights, -np.inf) if finite.any() else np.zeros(log_weights.size)
@@ -231,7 +233,7 @@ def _usable(log_weights: np.ndarray) -> bool:
 
 def _reason(khat: float, ess: float, resolution: float, settings: FlowVISettings) -> str:
     why = (
-        f"k-hat {khat:.2f} and ESS {ess:.1%} (certified are k-hat < {settings.max_khat} with ESS >= "
+        f"k-hat {khat:.2f} and ESS {ess:.1%} (a certificate needs k-hat < {settings.max_khat} with ESS >= "
         f"{settings.min_ess:.0%}, or ESS >= {settings.sufficient_ess:.0%}): the fit does not match the posterior"
     )
     if resolution >= _COARSEST:

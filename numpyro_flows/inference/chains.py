@@ -1,4 +1,4 @@
-"""Many short Markov chains side by side, on the host: between modes by a mixture, within them by the density."""
+"""Many short Markov chains side by side, on the host: a mixture moves them between modes, the density within a mode."""
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -11,13 +11,13 @@ from numpyro_flows.inference.newton import Density
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.tempering import Particles, Whitened, move
 
-_AT_ONCE = 16  # sweeps whose proposals are drawn together
+_AT_ONCE = 16  # sweeps for which proposals are drawn together
 
 
 class Sampler:
-    """Chains of sweeps, each of which leaves the density as it is.
+    """Chains of sweeps, each of which leaves the density invariant.
 
-    A sweep is an independence Metropolis step with a mixture as proposal, Hamiltonian moves of random lengths, and
+    A sweep is an independence Metropolis step with a mixture as the proposal, Hamiltonian moves of random lengths, and
     jumps by the difference of two other chains in some of the coordinates. Chains start from weighted draws of the
     mixture.
 
@@ -41,7 +41,7 @@ class Sampler:
 
     @np.errstate(over="ignore", invalid="ignore")
     def sweeps(self, num: int, every: int) -> Chains:
-        """So many sweeps; every so many a draw is kept."""
+        """Run so many sweeps, and keep a draw after every `every` of them."""
         settings, rng = self._settings, self._rng
         xs, heights, proposals = [], [], iter(())
         for i in range(num):
@@ -67,7 +67,7 @@ class Sampler:
             self._replace(np.flatnonzero(accepted), new)
 
     def _by_differences(self) -> None:
-        """Each half of the chains jumps by differences of two of the other half, in a random part of coordinates."""
+        """Each half of the chains jumps by differences of two chains of the other half, in random coordinates."""
         rng, num, dim = self._rng, *self._particles.u.shape
         halves = np.array_split(rng.permutation(num), 2)
         for own, other in (halves, halves[::-1]):

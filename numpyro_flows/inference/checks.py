@@ -1,4 +1,4 @@
-"""What a verdict is based on: each check with what it found, what it took, and what it cannot see."""
+"""The checks behind a verdict: what each of them found, what it cost, and what it cannot detect."""
 
 import numpy as np
 
@@ -16,12 +16,12 @@ _BLIND = {
 
 
 def of_weights(num_draws: int) -> Check:
-    """The check that `num_draws` weights are."""
+    """The check by `num_draws` weights."""
     return Check("weights", f"of {num_draws:,} draws", num_draws, "anything where the fit has no draws")
 
 
 def checks_of(survey: Survey, of_draws: Check) -> tuple[Check, ...]:
-    """The checks that draws and a survey are."""
+    """The checks by draws and by a survey."""
     checks = [of_draws]
     if survey.left_out:
         return (*checks, Check("a search elsewhere", f"not run: {survey.left_out}", 0, "everything"))
@@ -34,7 +34,7 @@ def checks_of(survey: Survey, of_draws: Check) -> tuple[Check, ...]:
             found, cost = f"{shares[name].value:.2g} of the posterior lie outside of the fit", shares[name].cost
         elif probe is not None and len(probe.x):
             found, cost = "no mass outside of the fit", probe.cost
-        elif name == "draws around other modes":  # always there: a checkpoint has as many checks as the fit began with
+        elif name == "draws around other modes":  # always listed: a checkpoint needs a constant number of checks
             found, cost = "no other modes to draw around", 0
         else:
             found, cost = f"not run: {_why_not(name)}", 0

@@ -35,16 +35,16 @@ from numpyro_flows.training.steps import Optimizer, TrainState, train_chunk
 
 
 class FlowFunctions(NamedTuple):
-    """What the flow stage calls, of a bijection's `arrays`: `params`, their trained part, and `fixed`, the rest.
+    """The functions of the flow stage. A bijection's `arrays` are `params`, the trained part, and `fixed`, the rest.
 
-    make: loc, scale, seed -> arrays of an untrained flow around that Gaussian, which stays fixed: trained is a map of
-        coordinates in which it is standard, so that one learning rate fits all.
+    make: loc, scale, seed -> arrays of an untrained flow around that Gaussian, which stays fixed. The trained part maps
+        coordinates in which the Gaussian is standard, so that one learning rate fits all.
     begin: params -> `TrainState`, before the first step.
-    train: `TrainState`, fixed, seeds `(chunk, 4)`, learning rates `(chunk,)`, share of the forward KL
-        -> `TrainState`, losses `(chunk,)`, number skipped.
+    train: `TrainState`, fixed, seeds `(chunk, 4)`, learning rates `(chunk,)`, share of the forward KL -> `TrainState`,
+        losses `(chunk,)`, number skipped.
     draw: arrays, seed -> `Block`.
     log_prob: arrays, points `(block, dim)` -> the flow's log densities `(block,)`.
-    draw_coarsely: the same by the ODE solver of training; None where nothing is solved.
+    draw_coarsely: like `draw`, by the ODE solver of training; None if the flow has no solver.
     static: the bijection without its arrays.
     """
 
@@ -68,10 +68,10 @@ def compile_flow(
     devices: Devices = ONE_DEVICE,
     minibatch: Minibatch | None = None,
 ) -> FlowFunctions:
-    """Trace the functions one after the other, as Python must, while XLA compiles those traced in other threads.
+    """Trace the functions one after the other, as Python must, while XLA compiles traced ones in other threads.
 
-    Particles, draws and points are shared among the devices. Steps of training by a `minibatch` have the reverse KL
-    alone: what all particles of a step have too much or too little would change the weights of the forward one.
+    Particles, draws and points are shared among the devices. Training steps with a `minibatch` minimise only the
+    reverse KL. An error common to all particles of a step would change the weights of the forward KL.
     """
     seed = np.zeros(4, np.uint32)
     loc = np.zeros(target.dim, scale.dtype)
@@ -122,7 +122,7 @@ def compile_flow(
 
 
 def compile_starts(pool: Executor, target: Fitted, init_loc_fn: Callable) -> Ahead:
-    """Seed -> one start by a NumPyro strategy; for its default of uniform ones, which NumPy draws, from the prior."""
+    """Seed -> one start by a NumPyro strategy; by the default one (uniform starts, drawn by NumPy) a prior draw."""
     strategy = init_to_sample if init_loc_fn is init_to_uniform else init_loc_fn
 
     def start(seed: Seed) -> Array:
@@ -142,7 +142,7 @@ def drawing(
     change: Callable[[AbstractBijection], AbstractBijection] = without_errors,
     devices: Devices = ONE_DEVICE,
 ) -> Callable[[PyTree, Seed], Block]:
-    """The function that draws `num` events from the bijection of given arrays, or from what `change` makes of it."""
+    """The function that draws `num` events from the bijection of given arrays, or from `change` of it."""
 
     @full_precision()
     def draw(arrays: PyTree, seed: Seed) -> Block:
@@ -169,5 +169,5 @@ def scoring(
 
 
 def join(blocks: Iterable[Block]) -> Draws:
-    """Draws from blocks, joined in NumPy: JAX would compile a function for each number of draws."""
+    """Draws from blocks, joined in NumPy, because JAX would compile a function for each number of draws."""
     return Draws(*(np.concatenate(leaves) for leaves in zip(*blocks)))

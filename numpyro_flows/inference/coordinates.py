@@ -1,4 +1,4 @@
-"""What is known of the coordinates of a posterior's unconstrained vector."""
+"""Properties of the coordinates of a posterior's unconstrained vector."""
 
 from typing import Any, NamedTuple
 
@@ -12,14 +12,14 @@ from numpyro_flows.modeling.angles import WrapTransform
 
 
 class Coordinates(NamedTuple):
-    """What is known of the coordinates of the unconstrained vector.
+    """Properties of the coordinates of the unconstrained vector.
 
-    names: of their sites, with an index where a site has several.
-    reach: how far from zero the constraint's arithmetic goes, as `exp(x)` of single precision to 78; infinite for sites
-        that are not constrained.
-    periodic: whether they are angles on the line, those of `CircularReparam` too: values that differ by `2 pi` are the
-        same.
-    flat: whether their site has no prior to draw from, as a flat one.
+    names: names of their sites, with an index if a site has several coordinates.
+    reach: distance from zero at which the constraint's arithmetic ends, such as 78 for `exp(x)` in single precision;
+        infinite for unconstrained sites.
+    periodic: whether they are angles on the line, including those of `CircularReparam`: values that differ by `2 pi`
+        are the same.
+    flat: whether their site has no prior to draw from, such as a flat one.
     """
 
     names: Shaped[np.ndarray, " dim"]
@@ -34,7 +34,7 @@ class Coordinates(NamedTuple):
 
     @classmethod
     def of(cls, name: str, site: dict[str, Any]) -> "Coordinates":
-        """Of one latent site of a trace."""
+        """The coordinates of one latent site of a trace."""
         transform, shape = biject_to(site["fn"].support), jnp.shape(site["value"])
         shape = transform.inverse_shape(shape)
         names = [f"{name}{list(index)}" if shape else name for index in np.ndindex(shape)]
@@ -49,7 +49,7 @@ class Coordinates(NamedTuple):
 
 
 def _reach(transform: Any) -> float:
-    """Where a constraint's arithmetic ends: `exp(x)` is zero, or `1 - tanh(x)^2` a rounding error."""
+    """The point at which a constraint's arithmetic ends: `exp(x)` becomes zero, or `1 - tanh(x)^2` a rounding error."""
     numbers = jnp.finfo(jnp.result_type(float))
     if isinstance(transform, IdentityTransform | WrapTransform):
         return np.inf

@@ -1,4 +1,4 @@
-"""What one evaluation of a density costs, told from its program: so the same fit is the same on any machine."""
+"""The cost of one evaluation of a density, computed from its program: so the same fit is the same on any machine."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,10 +10,10 @@ from jaxtyping import Array, Scalar
 
 
 class Cost(NamedTuple):
-    """Numbers that an evaluation computes in all, those of its largest array, and those that it may have at once.
+    """Numbers that an evaluation computes in total, numbers in its largest array, and numbers that it may hold at once.
 
-    What does not depend on the point, as a block of rows that is read, is shared by all points, and does not count.
-    Loops of a length that nobody knows before, as of an ODE solver with adaptive steps, count as one step.
+    Values that do not depend on the point, such as a block of rows, are shared by all points and do not count. Loops of
+    unknown length, such as those of an adaptive ODE solver, count as one step.
     """
 
     numbers: int
@@ -22,12 +22,12 @@ class Cost(NamedTuple):
 
     @classmethod
     def of(cls, log_density: Callable[[Array], Scalar], dim: int) -> "Cost":
-        """Of a log density of vectors with its gradient."""
+        """The cost of a log density of vectors with its gradient."""
         return _cost(jax.make_jaxpr(jax.value_and_grad(log_density))(jnp.zeros(dim)).jaxpr, [True])
 
 
 def _cost(program: Any, moving: Sequence[bool]) -> Cost:
-    """Of a program whose inputs depend on the point where `moving` says so."""
+    """The cost of a program whose inputs depend on the point if `moving` says so."""
     numbers, largest, at_once = 0, 0, 0
     depends = {variable for variable, moves in zip(program.invars, moving) if moves}
     for equation in program.eqns:
@@ -45,7 +45,7 @@ def _cost(program: Any, moving: Sequence[bool]) -> Cost:
 
 
 def _moving_inside(equation: Any, part: Any, inputs: list[bool]) -> list[bool]:
-    """Which inputs of a program inside an operation depend on the point; of a loop's state all, as any step may."""
+    """Which inputs of a program inside an operation depend on the point; a loop's state does, because any step may."""
     if len(part.invars) != len(inputs):
         return [True] * len(part.invars)
     if equation.primitive.name != "scan":
@@ -59,6 +59,6 @@ def _kind(variable: Any) -> tuple[Any, Any]:
 
 
 def _parts(params: dict[str, Any]) -> list[Any]:
-    """The programs that an operation has inside, as a loop or a call has."""
+    """The programs inside an operation, such as a loop or a call."""
     values = (item for value in params.values() for item in (value if isinstance(value, tuple | list) else (value,)))
     return [getattr(item, "jaxpr", item) for item in values if hasattr(item, "eqns")]

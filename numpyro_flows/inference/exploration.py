@@ -1,7 +1,8 @@
-"""Points that no fit chose: where they have far more posterior density than fit density, the fit lacks something.
+"""Points that no fit chose. If the posterior density there far exceeds the fit's, the fit lacks something.
 
-Importance weights see only where the fit has draws. So other points are made: draws of the prior, of the fit's Gaussian
-at many scales, along its axes, and tempered particles. They are made once for a model and serve every fit of it.
+Importance weights cannot detect mass where the fit has no draws. So other points are made: draws of the prior, draws of
+the fit's Gaussian at many scales, points along its axes, and tempered particles. They are made once for a model and
+serve every fit of it.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,9 +24,9 @@ LogProb = Callable[[Float[np.ndarray, "points dim"]], Float[np.ndarray, " points
 class Probe(NamedTuple):
     """Points of one kind with their `log p`.
 
-    log_proposal: the log density of what they were drawn from, where that is known.
+    log_proposal: log density of the distribution that they were drawn from, if it is known.
     follows_posterior: whether they are roughly draws of the posterior.
-    cost: evaluations of the density that they took.
+    cost: number of evaluations of the density that they took.
     """
 
     name: str
@@ -37,9 +38,9 @@ class Probe(NamedTuple):
 
 
 class Share(NamedTuple):
-    """The posterior's mass where one kind of probe lies outside a fit, over the fit's own, and its standard error.
+    """The posterior's mass outside a fit by one kind of probe, relative to the fit's mass, with its standard error.
 
-    cost: evaluations of the density.
+    cost: number of evaluations of the density.
     """
 
     name: str
@@ -85,15 +86,15 @@ def explore(
 def outside(
     probe: Probe, log_prob: LogProb, log_evidence: float, settings: FlowVISettings
 ) -> Bool[np.ndarray, " points"]:
-    """Which points have `p / q > 10 Z`, ten times what a perfect fit has everywhere."""
+    """Which points have `p / q > 10 Z`, ten times the value that a perfect fit has everywhere."""
     log_ratio = probe.log_density - np.asarray(log_prob(probe.x), np.float64)
-    return ~(log_ratio <= log_evidence + np.log(settings.outside))  # also where q is not finite
+    return ~(log_ratio <= log_evidence + np.log(settings.outside))  # also True if q is not finite
 
 
 def share_outside(probe: Probe, there: Bool[np.ndarray, " points"], log_evidence: float) -> Share:
     """The posterior's mass at such points, by draws of a known density `r`: `E_r[p / r 1(outside)] / Z`.
 
-    Unbiased, and nearly always too low where `r` has few draws.
+    The estimate is unbiased, but nearly always too low if `r` has few draws there.
     """
     log_weights = probe.log_density - probe.log_proposal
     log_weights = np.where(there & ~np.isnan(log_weights), log_weights, -np.inf)  # a NaN would hide all other shares
@@ -108,7 +109,7 @@ def suspects(
     rng: np.random.Generator,
     settings: FlowVISettings,
 ) -> tuple[Float[np.ndarray, "points dim"], tuple[Share, ...]]:
-    """Points outside the fit, at most `settings.particles`, and the shares that those of known densities show."""
+    """Points outside the fit, at most `settings.particles`, and the shares shown by probes of known density."""
     chosen, shares = [np.zeros((0, probes[0].x.shape[1]))], []
     most = settings.particles // len(probes)
     for probe in probes:
@@ -128,9 +129,9 @@ def suspects(
 
 
 def _ends_of_climbs(density: Density, fit: GaussianFit, rng: np.random.Generator, settings: FlowVISettings) -> Climb:
-    """Where Newton's method ends that starts around the fit; nowhere above `FlowVISettings.max_full_dim` dimensions.
+    """The ends of climbs by Newton's method that start around the fit; none above `max_full_dim` dimensions.
 
-    The ends of the climbs that led to the fit are among them.
+    They include the ends of the climbs that led to the fit.
     """
     dim = fit.loc.size
     if dim > settings.max_full_dim:
@@ -155,14 +156,14 @@ def _ladder(fit: GaussianFit, rng: np.random.Generator, settings: FlowVISettings
 
 
 def _on_axes(fit: GaussianFit, rng: np.random.Generator, settings: FlowVISettings) -> np.ndarray:
-    """Points on both sides along the coordinates' axes: of many coordinates fewer, or not on all axes."""
+    """Points on both sides along the coordinates' axes; with many coordinates fewer points, or not all axes."""
     dim = fit.loc.size
     num = int(np.clip(settings.axis_points // (2 * dim), 4, settings.axis_distances))
     distances = np.geomspace(*settings.dispersion, num)
     most = max(settings.axis_points // (2 * len(distances)), 1)
     axes = np.arange(dim) if dim <= most else rng.choice(dim, most, replace=False)
     sds = fit.scale if fit.scale.ndim == 1 else np.linalg.norm(fit.scale, axis=1)
-    steps = np.repeat(distances, 2) * np.tile([1.0, -1.0], num)  # the near ones first: far out a solver is slow
+    steps = np.repeat(distances, 2) * np.tile([1.0, -1.0], num)  # near points first: a solver is slow in the tails
     moves = np.zeros((len(steps), len(axes), dim))
     moves[:, np.arange(len(axes)), axes] = steps[:, None] * sds[axes]
     # and the origin, where sparse priors have a spike
@@ -170,7 +171,7 @@ def _on_axes(fit: GaussianFit, rng: np.random.Generator, settings: FlowVISetting
 
 
 def _finite(probe: Probe) -> Probe:
-    """Without points at which the density is zero or broken, or that are infinite, as a draw of 0 is on a log scale."""
+    """The points without those that are infinite, and without those at which the density is zero or broken."""
     usable = np.isfinite(probe.log_density) & np.isfinite(probe.x).all(axis=1)
     if probe.log_proposal is None:
         return probe._replace(x=probe.x[usable], log_density=probe.log_density[usable])

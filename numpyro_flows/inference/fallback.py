@@ -1,4 +1,4 @@
-"""What follows where a fit is refused: a mixture with components in every mode that is known, and Markov chains."""
+"""What follows after a fit is refused: a mixture with components in every known mode, and Markov chains."""
 
 from dataclasses import dataclass, replace
 
@@ -20,30 +20,32 @@ from numpyro_flows.inference.stages import Context, Fit
 from numpyro_flows.inference.survey import Survey, look_around, search
 from numpyro_flows.training.reasons import Reason
 
-_MOST_NUMBERS = 50_000_000  # in memory at a time: fewer draws where they are long vectors
-_LEAST_DRAWS = 100  # effective ones, that have a covariance
+_MOST_NUMBERS = 50_000_000  # in memory at a time: fewer draws if they are long vectors
+_LEAST_DRAWS = 100  # effective draws, which a covariance needs
 _HELP = "docs/how_a_fit_is_certified.md#what-to-try"
 
 
 @dataclass(frozen=True)
 class Fallback:
-    """The stage that makes draws where a fit is refused.
+    """The stage that makes draws after a fit is refused.
 
-    First a mixture of Student-t distributions: one for the fit, one for each mode that a search finds which compares
-    with the mixture so far, again until it finds none. The mixture is moved towards the posterior by its own weights,
-    which then judge it as they judge a flow. Where they refuse it, it is the proposal of Markov chains.
+    It first fits a mixture of Student-t distributions: one for the fit, and one for each mode that a search finds. The
+    search compares points with the mixture so far, and is repeated until it finds no further mode. The mixture's own
+    weights move it towards the posterior, and then certify or refuse it, as for a flow. If the mixture is refused, it
+    becomes the proposal of Markov chains.
 
-    A certified fit that cuts off a little of a neck gets a component that reaches into it. A fit that is interrupted or
-    of an improper posterior is left as it is.
+    If a certified fit cuts off a small part of a neck, it gets a component that reaches into the neck. A fit that was
+    interrupted, or whose posterior is improper, stays as it is.
 
     Args:
-        of_modes: before a flow is trained: only the mixture, and only where a search found other modes, and the fit is
-            good for one or they are very many. A flow that starts in one mode rarely reaches another.
+        of_modes: True for the use before a flow is trained. Then only the mixture is fitted, and only if a search found
+            other modes and the fit is good for one mode, or there are very many modes. A flow that starts in one mode
+            rarely reaches another.
     """
 
     of_modes: bool = False
 
-    @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # what is not finite far out has density zero
+    @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # a density that is not finite counts as zero
     def __call__(self, context: Context, fit: Fit) -> Fit:
         if fit.chains is not None or fit.stopped:
             return fit
@@ -80,19 +82,19 @@ class Fallback:
 
 
 def _explained(result: Fit, fit: Fit, mixture: Fit, chains: Fit | None = None) -> Fit:
-    """A result with the reasons of all that was refused, and where to read what to try."""
+    """A result with the reasons of all refusals, and a link to advice."""
     why = f"{fit.certificate.why}; by a mixture as well: {mixture.certificate.why}"
     why += f"; and by Markov chains: {chains.certificate.why}" if chains else ""
     return result._replace(certificate=result.certificate._replace(why=f"{why}. What to try: {_HELP}"))
 
 
 def fit_mixture(context: Context, fit: Fit, gaussian: GaussianFit, rng: np.random.Generator) -> tuple[Mixture, Survey]:
-    """A mixture that lacks nothing which a search finds, and what the last search found."""
+    """A mixture extended until a search finds nothing that it lacks, and the result of the last search."""
     density, settings = context.density, context.settings
     bell, flow = Bell(gaussian.loc, gaussian.scale), trained_flow(fit, settings)
     prior = context.prior(context.seeds, settings.thorough().prior_draws)
     survey = look_around(density, rng, gaussian, prior, context.target.coordinates, settings.thorough())
-    # what the search before found is not forgotten: of modes 10,000 standard deviations away only the first climbs know
+    # the probes of the earlier search are kept: only the first climbs find modes 10,000 standard deviations away
     survey = survey._replace(probes=(*survey.probes, *fit.survey.probes))
     mixture = Mixture.even([bell, *([] if flow is None else [flow]), *of_particles(survey, settings)])
     mixture = mixture.joined(_bells(fit.survey.modes, density, rng, settings), 0.5)
@@ -117,7 +119,7 @@ def fit_mixture(context: Context, fit: Fit, gaussian: GaussianFit, rng: np.rando
 
 
 def _bells(modes: tuple[Mode, ...], density: Density, rng: np.random.Generator, settings: FlowVISettings) -> list[Bell]:
-    """Gaussians at modes; of a few modes by natural gradients, which in many dimensions need far fewer points."""
+    """Gaussians at modes. Few modes are refined by natural gradients: in many dimensions these need fewer points."""
     bells = [Bell(mode.loc, mode.factor) for mode in modes]
     if len(modes) > settings.num_candidates:
         return bells
@@ -126,13 +128,13 @@ def _bells(modes: tuple[Mode, ...], density: Density, rng: np.random.Generator, 
 
 
 def _into_necks(context: Context, fit: Fit, gaussian: GaussianFit, rng: np.random.Generator) -> Fit:
-    """A certified fit with what it cuts off of necks, where that is worth it and certified as well.
+    """A certified fit extended into necks, if it cuts off enough of them and the extended fit is certified too.
 
-    The mixture has the fit itself in it, with a fixed share `s`. So its weights are at most `1 / s` of the fit's, and
-    their tail is no heavier: the k-hat that counts is the smaller one of both.
+    The mixture contains the fit itself, with a fixed share `s`. So its weights are at most `1 / s` times the fit's, and
+    their tail is no heavier: the smaller k-hat of the two counts.
     """
     density, settings = context.density, context.settings
-    least = 0.25 * settings.min_cut  # draws reach farther than those that resampling keeps
+    least = 0.25 * settings.min_cut  # all draws reach farther than the resampled ones
     if fit.certificate.beyond < least and not any(end.scale for end in fit.survey.ends):
         return fit
     mixture = Mixture.even([trained_flow(fit, settings) or Bell(gaussian.loc, gaussian.scale)])
@@ -145,7 +147,7 @@ def _into_necks(context: Context, fit: Fit, gaussian: GaussianFit, rng: np.rando
     deeper = by_weights(without_khat, fit, gaussian, mixture, fit.survey, rng, 2 * settings.certificate_draws)
     if not deeper.certificate.certified:
         return fit
-    # the fit's own weights are what a file keeps, and judges anew
+    # a file stores the fit's own weights and checks them again
     certificate = deeper.certificate._replace(khat=min(khat, deeper.certificate.khat))
     return deeper._replace(certificate=certificate, log_weights=fit.log_weights)
 
@@ -153,7 +155,7 @@ def _into_necks(context: Context, fit: Fit, gaussian: GaussianFit, rng: np.rando
 def _by_chains(
     context: Context, fit: Fit, gaussian: GaussianFit, mixture: Mixture, survey: Survey, rng: np.random.Generator
 ) -> Fit:
-    """The fit with draws of Markov chains, and their verdict; Ctrl-C ends them, if not at once."""
+    """The fit with draws of Markov chains, and their verdict; Ctrl-C ends the chains, after the first sweeps."""
     density, settings = context.density, context.settings
     sampler = Sampler(density, gaussian, mixture, rng, settings)
     num, done, every = settings.first_sweeps, 0, 1

@@ -1,4 +1,4 @@
-"""A fingerprint of a model's arguments: whether a saved fit is loaded with the data that it was fitted to."""
+"""A fingerprint of a model's arguments, to check that a saved fit is loaded with the data that it was fitted to."""
 
 import hashlib
 from collections.abc import Iterator
@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_ROWS = 4_096  # that are read at a time
+_ROWS = 4_096  # rows that are read at a time
 
 
 class Fingerprint(NamedTuple):
     """Hashes of all arguments.
 
-    single: of the arguments in single precision, as JAX sees them by default.
-    double: of them in double precision; empty where JAX did not have it enabled.
-    unknown: arguments, by path, that are neither numbers nor strings, and of which only the type counts.
+    single: hash of the arguments in single precision, as JAX sees them by default.
+    double: hash of them in double precision; empty if JAX did not have it enabled.
+    unknown: paths of arguments that are neither numbers nor strings; only their type is compared.
     """
 
     single: str
@@ -51,7 +51,7 @@ def fingerprint(args: tuple, kwargs: dict[str, Any]) -> Fingerprint:
 
 
 def _numbers(leaf: Any) -> np.ndarray | None:
-    """A leaf as an array of numbers; None where it is none."""
+    """A leaf as an array of numbers; None if it is not one."""
     if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
     if not (isinstance(leaf, bool | int | float | complex) or hasattr(leaf, "__array__")):
@@ -63,9 +63,9 @@ def _numbers(leaf: Any) -> np.ndarray | None:
 
 
 def _bytes(array: np.ndarray, *, narrow: bool) -> tuple[int, Iterator[bytes]]:
-    """Numbers as JAX sees them, of one type for each of whole, real and complex ones: their length, and in parts.
+    """Numbers as JAX sees them, as their number of bytes and the bytes in parts; all whole numbers have the same type.
 
-    In parts, as an array may be a file that is larger than memory.
+    So have all real and all complex ones. The bytes come in parts because an array may be a file larger than memory.
     """
     types = {"f": np.float32 if narrow else np.float64, "c": np.complex64 if narrow else np.complex128}
     kind = np.dtype(types.get(array.dtype.kind, np.int64))

@@ -1,4 +1,4 @@
-"""What NumPyro's kernels on a fit share: the model's density in the coordinates of the flow's base."""
+"""The common part of NumPyro's kernels on a fit: the model's density in the coordinates of the flow's base."""
 
 import warnings
 from abc import abstractmethod
@@ -19,7 +19,7 @@ Keys = Key[Array, "..."] | UInt32[Array, "... 2"]
 
 
 class AbstractFlowKernel(MCMCKernel):
-    """A kernel for the posterior of a fit, whose model and data it takes from there.
+    """A kernel for the posterior of a fit. Model and data come from the fit.
 
     Raises:
         TypeError: if `posterior` is not a `FlowPosterior`.
@@ -32,7 +32,7 @@ class AbstractFlowKernel(MCMCKernel):
         posterior._require_model()
         if posterior.chains is not None:
             warnings.warn(
-                "the posterior's verdict is on its `chains`, and its flow may lack modes that they have, which this "
+                "the posterior's verdict is about its `chains`: its flow may lack modes that they have, and that this "
                 "kernel may never reach",
                 UserWarning,
                 stacklevel=3,

@@ -154,5 +154,5 @@ class FlowMH(AbstractFlowKernel):
 
 
 def _finite(log_weight: Scalar) -> Scalar:
-    """Minus infinity in place of what is not finite."""
+    """Values with minus infinity in place of those that are not finite."""
     return jnp.where(jnp.isfinite(log_weight), log_weight, -jnp.inf)

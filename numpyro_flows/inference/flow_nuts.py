@@ -15,7 +15,7 @@ from numpyro.util import is_prng_key
 from numpyro_flows.inference.flow_kernel import AbstractFlowKernel, Keys, require_no_arguments
 from numpyro_flows.inference.posterior import FlowPosterior
 
-_STARTS = 10  # base points of which a chain starts at the first with a finite potential and gradient
+_STARTS = 10  # candidates for a chain's start: the first with a finite potential and gradient is used
 _OURS = {
     "model": "the posterior has its own",
     "potential_fn": "the posterior determines it",

@@ -36,17 +36,17 @@ from numpyro_flows.training.watch import Watch
 
 @dataclass(frozen=True)
 class FlowTraining:
-    """The stage that trains the guide's flow around the Gaussian of the fit before, in rounds, until it is certified.
+    """The stage that trains the guide's flow around the Gaussian of the earlier stages until the flow is certified.
 
-    A fit that is good enough is left as it is.
+    If the earlier fit is good enough, the stage leaves it as it is.
 
     Args:
-        objective: what is minimised: `PathKL()`, `ForwardKL()`, or a function of your own like them.
-        optimizer: of a learning rate, as `optax.adam` is; by default that with gradients clipped to a norm of 10. The
-            rate's peak is `FlowVISettings.learning_rate`, and each round has a cosine of it.
+        objective: the loss: `PathKL()`, `ForwardKL()`, or a function of your own with the same arguments.
+        optimizer: a function of the learning rate, such as `optax.adam`; by default Adam with gradients clipped to a
+            norm of 10. The learning rate peaks at `FlowVISettings.learning_rate` and falls as a cosine in each round.
 
     Raises:
-        TypeError: where one of them cannot be called.
+        TypeError: if an argument cannot be called.
 
     Example:
         >>> import optax  # doctest: +SLOW
@@ -98,10 +98,11 @@ class FlowTraining:
 
 @dataclass(frozen=True)
 class FlowTask:
-    """The compiled functions of the flow stage: steps of training, and verdicts on draws.
+    """The compiled functions of the flow stage: training steps, and verdicts on draws.
 
-    density: the target's on the host, and `gaussian` the fit's, to search around it.
-    values_alone: where the evaluations of verdicts are counted, as those "flow" took.
+    density: the target's density on the host.
+    gaussian: the fit's Gaussian; the search starts around it.
+    values_alone: counter of evaluations; those of verdicts count for "flow".
     """
 
     settings: FlowVISettings
@@ -139,7 +140,7 @@ class FlowTask:
                 certificate = judge(draws, self._searched(arrays, certificate.log_evidence, state), self.settings)
             coarse = self._solves_too_coarsely(arrays, state.num_rounds)
         if estimated := estimates(self.functions.static):
-            why = f"log densities are random estimates, by {', '.join(estimated)}, and weights must not be"
+            why = f"log densities are random estimates ({', '.join(estimated)}), but weights need exact ones"
             certificate = certificate._replace(
                 certified=False, why="; ".join([why, certificate.why] if certificate.why else [why])
             )
@@ -150,26 +151,26 @@ class FlowTask:
         return {"ess": certificate.ess, "khat": certificate.khat, "elbo": certificate.elbo}
 
     def _searched(self, arrays: PyTree, log_evidence: float, state: State) -> Survey:
-        """The survey with what its probes show that these arrays of the flow lack."""
+        """The survey, updated by the mass that its probes find outside this flow."""
         log_prob = FlowComponent(arrays, self.functions.draw, self.functions.log_prob, self.settings.block).log_prob
         rng = self.seeds.rng("search", state.num_rounds)
         return search(self.density, self.gaussian, self.survey, log_prob, log_evidence, rng, self.settings)
 
     def _solves_too_coarsely(self, arrays: PyTree, round_number: int) -> bool:
-        """Whether a continuous flow as training solves it has another ELBO than by its own solver."""
+        """Whether the ELBO of a continuous flow by training's solver differs from that by its own solver."""
         if self.functions.draw_coarsely is None:
             return False
         seed = self.seeds.one("solver", round_number)
         _, _, coarse = self.functions.draw_coarsely(arrays, seed)
         _, _, own = self.functions.draw(arrays, seed)
         apart = np.abs(np.mean(np.asarray(coarse, np.float64) - np.asarray(own, np.float64)))
-        return not apart <= self.settings.solver_gap  # nor where it is NaN
+        return not apart <= self.settings.solver_gap  # also True for NaN
 
 
 def train_flow(task: FlowTask, start: Fit, watch: Watch) -> Fit:
-    """The flow around the Gaussian of `start`, trained until a verdict on it is good enough, or what comes nearest.
+    """Train the flow around the Gaussian of `start` until its verdict is good enough, and return the best fit.
 
-    Ctrl-C ends the training with a verdict on what was trained by then; a second one gives back the best before.
+    Ctrl-C ends the training with a verdict on the flow so far; a second Ctrl-C returns the best fit before.
     """
     settings, functions = task.settings, task.functions
     policy = UntilCertified(settings, functions.begin)
@@ -211,7 +212,7 @@ def _identity(task: FlowTask, start: Fit, arrays: PyTree) -> dict[str, object]:
 
 
 def _minibatch(context: Context, centre: np.ndarray) -> Minibatch | None:
-    """What a model with a subsampled plate is trained by; nothing where it has none."""
+    """The estimated density that training uses for a model with a subsampled plate; None for other models."""
     if context.target.rows is None:
         return None
     (value,), (gradient,) = context.density(centre[None])
@@ -219,7 +220,7 @@ def _minibatch(context: Context, centre: np.ndarray) -> Minibatch | None:
 
 
 def explained(fit: Fit, ending: Ending) -> Fit:
-    """The fit with what ended its training, as its reason and, where it is not certified, in its `why`."""
+    """The fit with the reason that ended its training; if it is not certified, also in its `why`."""
     certificate = fit.certificate
     if not certificate.certified:
         why = f"{certificate.why}, after {fit.losses.size} steps of training"

@@ -54,47 +54,52 @@ _COUNTED = (MixtureTraining, "mixture"), (FlowTraining, "flow"), (Fallback, "fal
 class FlowVI:
     """Variational inference with a normalizing flow, and a verdict on its result by importance sampling.
 
-    A Gaussian is fitted first, from several starts. Where up to 20,000 fresh draws of it are not good enough, a mixture
-    of simple distributions is tried, which takes a second. Where that is refused, the flow is trained around the
-    Gaussian in rounds of a decaying learning rate, each judged on other fresh draws, until it is certified with
-    `target_ess`. Rounds go by the reverse KL, and by the forward KL once the flow is close: it fills the tails that
-    decide on k-hat. What a fit lacks is searched for at points that it did not choose.
+    FlowVI tries three approximations and stops at the first that passes its checks:
 
-    One default for every model, whose constants `FlowVISettings` has. Used like NumPyro's `MCMC`. The page
-    docs/how_a_fit_is_certified.md explains what a verdict means.
+    1. A Gaussian, fitted from several starts and checked by up to 20,000 fresh draws.
+    2. A mixture of simple distributions, which takes about a second.
+    3. The flow, trained around the Gaussian in rounds with a decaying learning rate. Fresh draws check each round, and
+       training ends when the fit is certified with `target_ess`. The rounds minimise the reverse KL; once the flow is
+       close, they mainly minimise the forward KL, which fills the tails that determine k-hat.
+
+    FlowVI also searches for missed modes, necks and heavy tails at points that the fit did not choose.
+
+    The same defaults (`FlowVISettings`) serve every model. `run` is used like that of NumPyro's `MCMC`. The page
+    docs/how_a_fit_is_certified.md explains how to read a verdict.
 
     Args:
         model: a NumPyro model with continuous latent sites.
-        guide: an `AutoFlow` of the same model, for another flow or other starts, and no mixture is tried before it; by
-            default of affine couplings with tails, or of splines where there is one coordinate only. Its recipe is
-            traced: where it cannot be, as those of FlowJAX, make the bijection before and give `lambda key, dim:
-            bijection`.
+        guide: an `AutoFlow` of the same model, to choose another flow or other starts. FlowVI then tries no mixture
+            before the flow. The default flow has affine couplings with tails, or splines if the model has only one
+            coordinate. FlowVI traces the guide's recipe. FlowJAX's recipes cannot be traced: make the bijection first
+            and pass `lambda key, dim: bijection`.
         stages: functions `stage(context, fit) -> fit`, called one after the other: `GaussianStart`, `MixtureTraining`
-            (not by default where a guide is given), `FlowTraining`, and your own (CONTRIBUTING.md has one).
-        verify: how hard to look for what the fit lacks. `"auto"` searches with some 20,000 evaluations of the density,
-            `"thorough"` with ten times as many, `"weights"` does not search; the verdict names every check that ran.
-        fallback: what follows where the fit is refused: `"mcmc"`, a mixture with components in every mode that a search
-            finds, and where that is refused as well, Markov chains with it as their proposal; None for nothing.
-        settings: every constant of the fit. Four of them have arguments of their own, which count where they are given:
-        num_steps: most steps of the flow stage.
+            (left out by default if `guide` is given), `FlowTraining`, and your own (CONTRIBUTING.md has an example).
+        verify: how thoroughly to search for what the fit lacks. `"auto"` uses about 20,000 evaluations of the density,
+            `"thorough"` ten times as many, and `"weights"` does not search. The verdict names every check that ran.
+        fallback: what to do if the fit is refused. `"mcmc"` fits a mixture with components in every mode that a search
+            finds; if that is refused too, it runs Markov chains with this mixture as their proposal. None does nothing.
+        settings: the constants of the fit. An argument below replaces the setting of the same name.
+        num_steps: maximum number of steps of the flow stage.
         num_particles: draws for each step.
         learning_rate: peak learning rate of Adam.
         target_ess: relative effective sample size, in (0, 1], at which training stops.
-        progress_bar: whether to show one.
-        callback: called after each round of the flow stage with `step`, `losses` and `figures` ("ess", "khat", "elbo");
-            where it returns True, the fit ends there.
-        checkpoint: path of a file that the flow stage is written to after each round, on Ctrl-C and, in the main
-            thread, on SIGTERM. A second call with the same model, data, key and settings goes on from there, and ends
-            as an uninterrupted one would, bit for bit on a device whose arithmetic is. One file is for one fit at a
-            time; data behind a callback to the host are not seen. Several processes cannot have one.
-        mesh: a `jax.sharding.Mesh` of one axis, whose devices split the particles of a step, the draws of a verdict and
-            the points of an evaluation. The result is that of one device, to rounding. docs/several_devices.md explains
-            data on several devices and several processes.
+        progress_bar: whether to show a progress bar.
+        callback: called after each round of the flow stage with `step`, `losses` and `figures` ("ess", "khat", "elbo").
+            If it returns True, the fit ends.
+        checkpoint: path of a file to which the state of the flow stage is written after each round, on Ctrl-C and, in
+            the main thread, on SIGTERM. A second call with the same model, data, key and settings continues from this
+            file. It gives the result of an uninterrupted call, bit for bit if the device computes deterministically.
+            Use one file for one fit. The file does not notice a change of data behind a callback to the host. Fits by
+            several processes cannot have a checkpoint.
+        mesh: a `jax.sharding.Mesh` with one axis. Its devices split the particles of a step, the draws of a verdict and
+            the points of an evaluation. The result equals that of one device up to rounding. docs/several_devices.md
+            explains how to use data on several devices and several processes.
 
     Raises:
-        TypeError: where `model` cannot be called, `guide` is not an `AutoFlow`, or an argument is of another kind.
-        ValueError: for a guide of another model, numbers out of their range, a checkpoint in no folder, and a mesh of
-            several axes.
+        TypeError: if `model` cannot be called, `guide` is not an `AutoFlow`, or an argument has the wrong type.
+        ValueError: if `guide` belongs to another model, a number is out of its range, the folder of `checkpoint` does
+            not exist, or `mesh` has several axes.
 
     Example:
         >>> import jax, numpyro, numpyro.distributions as dist
@@ -131,7 +136,9 @@ class FlowVI:
         if not (guide is None or isinstance(guide, AutoFlow)):
             raise TypeError(f"guide expected an AutoFlow or None, got {type(guide).__name__}")
         if guide is not None and guide.model is not model:
-            raise ValueError(f"guide expected to be one of {model}, got one of {guide.model}")
+            raise ValueError(
+                f"guide expected an AutoFlow of the model {model}, got one of {guide.model}: make it by AutoFlow(model)"
+            )
         require_instance(FlowVISettings, "FlowVISettings(num_steps=2000)", settings=settings)
         if stages is None:
             mixture = [MixtureTraining()] if guide is None else []
@@ -162,7 +169,9 @@ class FlowVI:
         self.settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
         trainings = sum(isinstance(stage, FlowTraining) for stage in stages)
         if checkpoint is not None and trainings > 1:
-            raise ValueError(f"checkpoint expected one FlowTraining, whose state it is, got {trainings} stages of it")
+            raise ValueError(
+                f"checkpoint expected one FlowTraining stage, because it stores the state of one, got {trainings}"
+            )
         self.stages = stages
         self.devices = Devices.of(mesh)
         self.watch = Watch(progress_bar, callback, checkpoint).checked()
@@ -170,15 +179,15 @@ class FlowVI:
     def run(self, rng_key: PRNGKeyArray, *args: Any, **kwargs: Any) -> FlowPosterior:
         """Fit the posterior of the model called with `args` and `kwargs`.
 
-        Ctrl-C ends the fit and returns the best that there is by then; before there is a Gaussian it raises. A result
-        that is not certified says so in a `UserWarning`, in `FlowPosterior.why` and first in its `print_summary()`.
+        Ctrl-C ends the fit and returns the best result so far; before the Gaussian is fitted it raises. If the result
+        is not certified, a `UserWarning`, `FlowPosterior.why` and the first line of `print_summary()` give the reason.
 
         Raises:
-            TypeError: where `rng_key` is not one random key.
-            ValueError: where the model has no latent site, a discrete one, a `numpyro.param` site without a given
-                value, several subsampled plates, latent sites in one, a site larger than its plates or data that are
-                not finite, where its density is not finite at any start, or the checkpoint is of another fit, or for
-                several processes.
+            TypeError: if `rng_key` is not one random key.
+            ValueError: if the model cannot be fitted: it has no latent site, a discrete one, or a `numpyro.param` site
+                without a given value. Also if it has several subsampled plates, a latent site in such a plate, a site
+                larger than its plates, or data that are not finite. Also if the density is finite at no start, or the
+                checkpoint belongs to another fit or to several processes.
         """
         require_key(rng_key)
         seeds, clock = Seeds.of(rng_key), Clock()
@@ -207,7 +216,7 @@ class FlowVI:
                 devices=self.devices,
             )
             fit = self._staged(context)
-        read = target.rows.block / target.rows.size if target.rows else 1.0  # of the data in a step
+        read = target.rows.block / target.rows.size if target.rows else 1.0  # share of the data that a step reads
         density.gradients["flow"] += round(fit.losses.size * settings.num_particles * read)
         fit = fit._replace(bijection=on_one_device(fit.bijection))
         if self.devices.several_processes:  # so that a process can draw by itself
@@ -240,14 +249,14 @@ class FlowVI:
         )
 
     def run_several(self, rng_key: PRNGKeyArray, num: int, *args: Any, **kwargs: Any) -> SeveralFits:
-        """Fit the same posterior `num` times with different keys, to see how far the fits agree.
+        """Fit the same posterior `num` times with different keys, to see how well the fits agree.
 
         Raises:
-            TypeError: where `rng_key` is not one random key, or `num` no integer.
-            ValueError: where `num` is below 2, there is a checkpoint, which is of one fit, or for the reasons of `run`.
+            TypeError: if `rng_key` is not one random key, or `num` is not an integer.
+            ValueError: if `num` is below 2, a checkpoint is given (a file stores one fit), or `run` raises one.
         """
         if self.watch.checkpoint is not None:
-            raise ValueError("checkpoint expected None for several fits, as one file is for one fit: call run")
+            raise ValueError("checkpoint expected None for several fits, because a file stores one fit: call run")
         return run_several(self.run, rng_key, num, args, kwargs)
 
     def run_many(self, rng_key: PRNGKeyArray, *args: Any, in_axes: InAxes = 0, **kwargs: Any) -> ManyFits:
@@ -259,24 +268,24 @@ class FlowVI:
         Args:
             rng_key: a random key.
             args: the model's arguments, with a leading axis of data sets.
-            in_axes: the axis of data sets of each argument, as in `jax.vmap`; None for one that all share.
-            kwargs: keywords that all share.
+            in_axes: the axis of data sets for each argument, as in `jax.vmap`; None for an argument that all share.
+            kwargs: keyword arguments that all data sets share.
 
         Raises:
-            TypeError: where `rng_key` is not one random key.
-            ValueError: where the arguments have no common number of data sets, or there is a checkpoint, which is of
-                one fit.
+            TypeError: if `rng_key` is not one random key.
+            ValueError: if the arguments have different numbers of data sets, or a checkpoint is given (a file stores
+                one fit).
         """
         if self.watch.checkpoint is not None:
-            raise ValueError("checkpoint expected None for many fits, as one file is for one fit: call run")
+            raise ValueError("checkpoint expected None for many fits, because a file stores one fit: call run")
         quiet = copy.copy(self)
         quiet.watch = self.watch._replace(progress_bar=False)
         return run_many(quiet.run, rng_key, args, in_axes, kwargs, self.watch.progress_bar)
 
     def _staged(self, context: Context) -> Fit:
-        """What the stages make of nothing.
+        """Run all stages.
 
-        Ctrl-C gives what there is by then, and raises where that is nothing.
+        Ctrl-C returns the fit so far, and raises if nothing was fitted yet.
         """
         fit = Fit.before(context.target.dim)
         for stage in self._all_stages():
@@ -316,7 +325,7 @@ class FlowVI:
 
 @contextmanager
 def _compilers() -> Iterator[Executor]:
-    """Threads to compile in; at the end none is waited for whose function nobody needed."""
+    """Threads for compilation; at the end, functions that are no longer needed are not waited for."""
     pool = ThreadPoolExecutor()
     try:
         yield pool

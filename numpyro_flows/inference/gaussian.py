@@ -1,8 +1,9 @@
 """The Gaussian stage: from several starts to one Gaussian that fits an unnormalized density.
 
 Newton's method climbs from every start, the Gaussians compete by their ELBO on the same draws, and natural-gradient
-variational inference refines the best. No learning rate to choose. All of it runs on the host around one compiled
-function, the density with its gradient: algebra of this size is faster in NumPy than XLA is to compile it.
+variational inference refines the best. There is no learning rate to choose. All of this runs on the host around one
+compiled function, the density with its gradient: for algebra of this size NumPy takes less time than XLA needs to
+compile it.
 """
 
 import contextlib
@@ -18,16 +19,16 @@ from numpyro_flows.inference.newton import Climb, Density, climb, values
 from numpyro_flows.inference.settings import FlowVISettings
 
 _DEEPEST = 100.0  # nats
-_BLOCK = 1_000  # draws of a verdict at a time, which are not kept
-_WIDTHS = (1.0, 0.1)  # of Gaussians at starts: of 45 dimensions with counts, the wider ones were lost
-_MORE = 4  # most times that a Gaussian that came from a start is refined again, as it may have been far away
+_BLOCK = 1_000  # draws for a verdict at a time; they are not kept
+_WIDTHS = (1.0, 0.1)  # of Gaussians at starts: with counts in 45 dimensions the wider ones diverged
+_MORE = 4  # maximum number of repeated refinements for a Gaussian from a start, which may be far away
 
 
 class GaussianFit(NamedTuple):
-    """`N(loc, scale scale^T)`: `scale` lower-triangular, or a vector where the covariance is diagonal.
+    """`N(loc, scale scale^T)`: `scale` is lower-triangular, or a vector if the covariance is diagonal.
 
-    `elbo` is its ELBO on a few draws, -inf where every start and everything found from it is not finite. `climbs` are
-    what Newton's method found from the starts.
+    `elbo` is its ELBO on a few draws, -inf if every start and everything found from it is not finite. `climbs` are the
+    results of Newton's method from the starts.
     """
 
     loc: Float[np.ndarray, " dim"]
@@ -37,21 +38,21 @@ class GaussianFit(NamedTuple):
 
     @property
     def usable(self) -> bool:
-        """Whether its width is positive in every direction, and so finite that squares far out are finite as well."""
+        """Whether its width is positive in every direction, and small enough that squares in the tails are finite."""
         widths = self.scale if self.scale.ndim == 1 else np.diag(self.scale)
         most = 1e-7 * np.sqrt(np.finfo(self.scale.dtype).max)
         small = np.isfinite(self.loc).all() and (np.abs(self.scale) < most).all()
         return bool(small and (widths > 0.0).all())
 
 
-@np.errstate(over="ignore", invalid="ignore")  # what is not finite far out is dealt with where it matters
+@np.errstate(over="ignore", invalid="ignore")  # code that needs finite values checks for them
 def fit_gaussian(
     density: Density, rng: np.random.Generator, starts: Float[np.ndarray, "starts dim"], settings: FlowVISettings
 ) -> GaussianFit:
-    """The Gaussian of largest ELBO that Newton's method and natural gradients find from `starts`.
+    """The Gaussian with the largest ELBO that Newton's method and natural gradients find from `starts`.
 
-    The best of those at the modes is refined. Where few of its draws would count, the best of a few widths at the
-    starts is too, at first as a diagonal one, and the better one wins.
+    The best of those at the modes is refined. If few of its draws have weight, the best of a few widths at the starts
+    is refined too, at first as a diagonal Gaussian, and the better one of the two is returned.
     """
     dim = starts.shape[1]
     full = dim <= settings.max_full_dim
@@ -77,16 +78,16 @@ def fit_gaussian(
 
 
 def moment_matched(x: Float[np.ndarray, "draws dim"], settings: FlowVISettings) -> GaussianFit:
-    """The Gaussian with the mean and the covariance of draws; of few draws, or many dimensions, a diagonal one.
+    """The Gaussian with the mean and the covariance of draws; diagonal if there are few draws or many dimensions.
 
-    It is in the draws' own precision, on which tolerances depend.
+    It has the draws' own precision, on which tolerances depend.
     """
     num, dim = x.shape
     dtype, x = x.dtype, x.astype(np.float64)
     loc, sds = x.mean(0), x.std(0) + np.finfo(dtype).tiny
     scale = sds
     if dim <= settings.max_full_dim and num >= 5 * dim:
-        with contextlib.suppress(np.linalg.LinAlgError):  # draws on a line, but for rounding
+        with contextlib.suppress(np.linalg.LinAlgError):  # draws on a line, up to rounding
             scale = sds[:, None] * np.linalg.cholesky(np.cov((x - loc) / sds, rowvar=False).reshape(dim, dim))
     loc, scale = loc.astype(dtype), scale.astype(dtype)
     return GaussianFit(loc, scale, -np.inf, no_climbs(loc))
@@ -96,7 +97,7 @@ def moment_matched(x: Float[np.ndarray, "draws dim"], settings: FlowVISettings) 
 def refined(
     density: Density, rng: np.random.Generator, loc: np.ndarray, factor: np.ndarray, settings: FlowVISettings
 ) -> GaussianFit:
-    """A Gaussian moved up by natural gradients."""
+    """A Gaussian improved by natural gradients."""
     best = _refine(density, rng, loc, factor, settings)
     return GaussianFit(best.loc, triangular(best.factor), best.elbo, no_climbs(loc))
 
@@ -104,13 +105,13 @@ def refined(
 def _candidates(climbs: Climb, num: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Locations and factors of the Gaussians at the best few different ends of climbs."""
     evidence = climbs.log_density + np.linalg.slogdet(climbs.factor)[1]
-    _, different = np.unique(np.round(evidence, 2), return_index=True)  # one mode found twice has one evidence
+    _, different = np.unique(np.round(evidence, 2), return_index=True)  # a mode found twice has the same evidence
     best = sorted(different, key=lambda i: -np.nan_to_num(evidence[i], nan=-np.inf))[:num]
     return [(climbs.x[i], climbs.factor[i]) for i in best]
 
 
 def no_climbs(loc: np.ndarray) -> Climb:
-    """Of a Gaussian that none led to."""
+    """The climbs of a Gaussian that no climb led to."""
     dim = loc.size
     return Climb(np.zeros((0, dim), loc.dtype), np.zeros(0), np.zeros((0, dim, dim)), np.zeros(0, bool))
 
@@ -126,7 +127,7 @@ def _best(
 
 
 class _Ascent(NamedTuple):
-    """A Gaussian, its ELBO and the log weights of some draws, of which `E[r]` and `E[r u^T]` are (or its diagonal)."""
+    """A Gaussian, its ELBO, the log weights of some draws, and their means `E[r]` and `E[r u^T]` (or its diagonal)."""
 
     loc: np.ndarray
     factor: np.ndarray
@@ -139,11 +140,12 @@ class _Ascent(NamedTuple):
 def _refine(
     density: Density, rng: np.random.Generator, loc: np.ndarray, factor: np.ndarray, settings: FlowVISettings
 ) -> _Ascent:
-    """Natural-gradient ascent of the ELBO over Gaussians, full ones or diagonal ones as `factor` is.
+    """Natural-gradient ascent of the ELBO over Gaussians, full or diagonal like `factor`.
 
-    In coordinates `u` where the Gaussian is standard, with `r = grad log p(u) + u` (zero everywhere once p is that
-    Gaussian, so the noise vanishes at a fit), the precision becomes `P = I - rate E[r u^T]` (Stein's identity for the
-    expected Hessian) and the mean moves by `rate P^-1 E[r]`, both within bounds.
+    The coordinates `u` are those in which the Gaussian is standard. Let `r = grad log p(u) + u`, which is zero
+    everywhere once p equals that Gaussian, so that the noise vanishes at a perfect fit. The precision becomes
+    `P = I - rate E[r u^T]`, by Stein's identity for the expected Hessian, and the mean moves by `rate P^-1 E[r]`. Both
+    changes are bounded.
 
     Source: Khan and Rue 2023, arXiv 2107.04562.
     """
@@ -172,7 +174,7 @@ def _refine(
 
 
 def _settled(kept: list[np.ndarray], settings: FlowVISettings) -> bool:
-    """Whether the last steps gained next to nothing on as many before: a quarter of a window where noise allows it."""
+    """Whether the last steps gained next to nothing over as many before; if noise allows, a quarter of a window."""
     for window in (settings.refine_window // 4, settings.refine_window):
         if window == 0 or len(kept) < 2 * window or len(kept) % window:
             continue
@@ -184,7 +186,7 @@ def _settled(kept: list[np.ndarray], settings: FlowVISettings) -> bool:
 
 
 def _bounded(gradients: np.ndarray) -> np.ndarray:
-    """Gradients whose products are numbers: deep in a neck they overflow."""
+    """Gradients bounded so that their products are finite: deep in a neck they overflow."""
     most = np.finfo(gradients.dtype).max ** 0.25
     return np.clip(np.nan_to_num(gradients), -most, most)
 
@@ -208,7 +210,7 @@ def _stepped(ascent: _Ascent, rate: float, settings: FlowVISettings) -> tuple[np
 def draw_gaussian(
     density: Density, fit: GaussianFit, rng: np.random.Generator, settings: FlowVISettings
 ) -> Iterator[Draws]:
-    """Fresh draws of the Gaussian, as many as a verdict needs, in blocks."""
+    """Fresh draws of the Gaussian in blocks, as many as a verdict needs."""
     left = settings.certificate_draws
     while left > 0:
         u = rng.standard_normal((min(_BLOCK, left), fit.loc.size))
@@ -234,9 +236,9 @@ def gaussian_log_prob(
 
 
 def _finite_mean(log_weights: np.ndarray) -> float:
-    """The ELBO of log weights, -inf where it is not finite; none counts as lower than `_DEEPEST` below the median.
+    """The ELBO of log weights, -inf if it is not finite; none counts as lower than `_DEEPEST` below the median.
 
-    In a neck the density of a draw may be e^-1e100, of which nothing can be learned but that it is far too low.
+    In a neck the density of a draw may be e^-1e100, which shows only that it is far too low.
     """
     mean = float(_clipped(log_weights).mean())
     return mean if np.isfinite(mean) else -np.inf

@@ -1,4 +1,4 @@
-"""A mixture of Gaussians fitted to points, as many as the points justify."""
+"""A mixture of Gaussians fitted to points, with as many components as the points justify."""
 
 import contextlib
 import warnings
@@ -15,7 +15,7 @@ from numpyro_flows.inference.tempering import Whitened
 
 _MOST_STEPS = 100
 _LEAST_GAIN = 1e-3  # nats for each point
-_LEAST_VARIANCE = 1e-9  # of a component, where that of all points is about 1
+_LEAST_VARIANCE = 1e-9  # of a component, relative to about 1 for all points
 
 
 def grouped(
@@ -23,7 +23,7 @@ def grouped(
 ) -> Mixture:
     """The mixture of Gaussians with the best BIC, fitted to points in the coordinates of a Gaussian around them.
 
-    Covariances are diagonal where there are fewer than five points for each dimension.
+    Covariances are diagonal if there are fewer than five points for each dimension.
     """
     whitened = np.asarray(Whitened.points(around, rng.permutation(points)[: settings.mixture_draws]), np.float64)
     num, dim = whitened.shape
@@ -43,20 +43,20 @@ def grouped(
 
 
 def _clusters(x: Float[np.ndarray, "points dim"], k: int, full: bool, rng: np.random.Generator) -> Mixture:
-    """Gaussians at the centres of clusters, all as wide as the clusters are on average."""
+    """Gaussians at the centres of clusters, all with the average width of the clusters."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a cluster without points: it stays where it was
+        warnings.simplefilter("ignore")  # for a cluster without points, which stays where it was
         centres, nearest = kmeans2(x, k, minit="++", rng=rng)
     away = x - centres[nearest]
     factor = np.sqrt((away**2).mean(0) + _LEAST_VARIANCE)
     if full:
-        with contextlib.suppress(np.linalg.LinAlgError):  # of points on a line, but for rounding
+        with contextlib.suppress(np.linalg.LinAlgError):  # of points on a line, up to rounding
             factor = np.linalg.cholesky(away.T @ away / len(x) + _LEAST_VARIANCE * np.eye(x.shape[1]))
     return Mixture.even([Bell(centre, factor) for centre in centres])
 
 
 def _converged(mixture: Mixture, x: Float[np.ndarray, "points dim"], settings: FlowVISettings) -> Mixture:
-    """By expectation maximisation, until the log likelihood gains next to nothing."""
+    """The mixture after expectation maximisation, when the log likelihood gains next to nothing."""
     before = -np.inf
     for _ in range(_MOST_STEPS):
         log_likelihood = mixture.log_prob(x).mean()
@@ -68,7 +68,7 @@ def _converged(mixture: Mixture, x: Float[np.ndarray, "points dim"], settings: F
 
 
 def _bic(mixture: Mixture, x: Float[np.ndarray, "points dim"], full: bool) -> float:
-    """The Bayesian information criterion; infinite where the mixture's density is broken."""
+    """The Bayesian information criterion; infinite if the mixture's density is not finite."""
     num, dim = x.shape
     parameters = len(mixture.components) * (1 + dim + (dim * (dim + 1) // 2 if full else dim)) - 1
     log_likelihood = mixture.log_prob(x).sum()

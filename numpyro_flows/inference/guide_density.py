@@ -1,4 +1,4 @@
-"""A guide that somebody trained, as a distribution of the unconstrained latent vector."""
+"""A trained guide as a distribution of the unconstrained latent vector."""
 
 from concurrent.futures import Executor
 from typing import Any
@@ -23,7 +23,7 @@ from numpyro_flows.training.seeds import Seed, seed_key
 class GuideDensity:
     """Draws of a guide with `log p` and `log q`, and its log density at given points, in blocks.
 
-    `has_log_prob` says whether the latter is there: NumPyro's block neural flows have no inverse.
+    `has_log_prob` says whether that log density exists: NumPyro's block neural flows have no inverse.
     """
 
     def __init__(self, pool: Executor, target: Target, posterior: dist.Distribution, block: int):
@@ -52,11 +52,11 @@ class GuideDensity:
 
 
 def posterior_of(guide: AutoGuide, params: dict[str, Any], target: Target) -> dist.Distribution:
-    """The distribution that a guide with trained parameters has on the target's vectors.
+    """The distribution of a guide with trained parameters on the target's vectors.
 
     Raises:
-        TypeError: where the guide is not a continuous one.
-        ValueError: where it has no density, or is of a model with other latent sites.
+        TypeError: if the guide is not continuous.
+        ValueError: if it has no density, or belongs to a model with other latent sites.
     """
     if isinstance(guide, AutoDelta):
         raise ValueError("guide expected a density, got an AutoDelta, which is a point: fit AutoLaplaceApproximation")
@@ -91,11 +91,11 @@ def _vector_posterior(guide: AutoContinuous, params: dict[str, Any]) -> dist.Dis
         with numpyro.handlers.substitute(data=params):
             return current_posterior(guide)
     except NotImplementedError as error:
-        raise ValueError(f"guide expected a density, and {type(guide).__name__} has none") from error
+        raise ValueError(f"guide expected a density, got {type(guide).__name__}, which has none") from error
 
 
 def _independent_normals(guide: AutoNormal, params: dict[str, Any], target: Target) -> dist.Distribution:
-    """`AutoNormal` has a normal for each unconstrained site, with these names of its parameters."""
+    """`AutoNormal` as a distribution: a normal for each unconstrained site, with parameters of these names."""
 
     def joined(kind: str) -> Array:
         names = {site: f"{site}_{guide.prefix}_{kind}" for site in target.shapes}
@@ -108,7 +108,7 @@ def _independent_normals(guide: AutoNormal, params: dict[str, Any], target: Targ
 
 
 def _scored_draws(posterior: dist.Distribution, seed: Seed, num: int) -> tuple[Array, Array]:
-    """Draws with their log densities, without an inverse of what transformed them."""
+    """Draws with their log densities, computed without the inverse of a transform."""
     key = seed_key(seed)
     if isinstance(posterior, dist.TransformedDistribution):
         x, intermediates = posterior.sample_with_intermediates(key, (num,))

@@ -1,4 +1,4 @@
-"""How a density falls far out, where no draw ever goes: without moments, or so slowly that it is improper."""
+"""The decrease of a density far beyond all draws: without moments, or so slow that the density is improper."""
 
 from typing import NamedTuple
 
@@ -12,14 +12,15 @@ from numpyro_flows.inference.newton import Counted, Density, values
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.tempering import Whitened
 
-_MARGIN = 20.0  # nats that a heavy tail may lie below the bulk, as one of little mass does
+_MARGIN = 20.0  # nats: a heavy tail with little mass may lie so far below the bulk
 
 
 class Tails(NamedTuple):
     """The smallest tail index on any ray, infinite for ordinary tails.
 
-    The probability beyond a distance `r` falls like `r^-tail_index`; a Student-t's is its degrees of freedom. On a ray
-    with an index of 0 or less no integral exists: the posterior is improper. `cost` counts evaluations.
+    The probability beyond a distance `r` falls like `r^-tail_index`; for a Student-t the index is its degrees of
+    freedom. If a ray has an index of 0 or less, no integral exists: the posterior is improper. `cost` counts
+    evaluations.
     """
 
     tail_index: float = np.inf
@@ -37,12 +38,13 @@ def tails(
 ) -> Tails:
     """The heaviest tail on rays from a fit's centre.
 
-    The rays are both sides of every coordinate's axis, those between any two axes, random ones, and those through the
+    The rays are both sides of every coordinate's axis, rays between any two axes, random ones, and rays through the
     farthest of the probes that follow the posterior, which may lie along no axis.
 
     Between two far distances `r`, a hundred times apart, the log density falls by `a` per unit of `log r`. The index is
-    `a - 1 - k`, where `k` counts the directions across the ray in which the density is as wide as it is far out: none
-    for one heavy-tailed coordinate among others, all for a joint Student-t. A Gaussian's `a` is in the thousands there.
+    `a - 1 - k`. Here `k` counts the directions across the ray in which the density is as wide as it is far out. It is 0
+    for one heavy-tailed coordinate among others, and counts all directions for a joint Student-t. For a Gaussian `a` is
+    in the thousands there.
     """
     dim, periodic = fit.loc.size, coordinates.periodic
     sds = fit.scale if fit.scale.ndim == 1 else np.linalg.norm(fit.scale, axis=1)
@@ -57,7 +59,7 @@ def tails(
     falls = -np.diff(heights, axis=0) / np.log(far / near)
     # not finite: the density overflows out there
     slow = np.isfinite(falls) & (falls < settings.min_degrees_of_freedom + dim)
-    # a plateau lower than any such power law is where a constraint's arithmetic ends; in single precision soon
+    # a plateau below any such power law is the end of a constraint's arithmetic, which is near in single precision
     lost = (settings.min_degrees_of_freedom + dim) * np.log([[far], [far**2 / near]]) + _MARGIN
     underflow = -float(np.log(np.finfo(fit.loc.dtype).tiny))
     lost = np.where((rays != 0.0) @ coordinates.constrained, np.minimum(lost, 0.5 * underflow), lost)
@@ -65,7 +67,7 @@ def tails(
     index = np.inf
     for i in np.flatnonzero(slow[1]):
         index = min(index, _index(density, fit, far / near * rays[i], falls[1, i], heights[2][i], periodic, settings))
-    # what the nearer distances show, where there is no farther one: nothing about a density that rises there
+    # if only nearer distances are left, they show nothing about a density that rises there
     for i in np.flatnonzero(slow[0] & ~np.isfinite(falls[1]) & (falls[0] > 1.0)):
         index = min(index, _index(density, fit, rays[i], falls[0, i], heights[1][i], periodic, settings))
     return Tails(index, counted.num)
@@ -94,9 +96,9 @@ def _index(
 
 
 def _diagonals(sds: Float[np.ndarray, " dim"], settings: FlowVISettings) -> np.ndarray:
-    """Rays between any two axes, as sums and differences of coordinates may be what a density does not depend on.
+    """Rays between any two axes, because a density may not depend on sums or differences of coordinates.
 
-    None in many dimensions, where there are more than a few of them.
+    There are none in many dimensions, where they would be too many.
     """
     dim = sds.size
     if dim > settings.most_dim_of_diagonals:
@@ -108,7 +110,7 @@ def _diagonals(sds: Float[np.ndarray, " dim"], settings: FlowVISettings) -> np.n
 
 
 def _through_farthest(fit: GaussianFit, probes: tuple[Probe, ...], settings: FlowVISettings) -> np.ndarray:
-    """Rays through the probes that follow the posterior and lie farthest from the centre."""
+    """Rays through those probes that follow the posterior and lie farthest from the centre."""
     x = np.concatenate([np.zeros((0, fit.loc.size)), *(probe.x for probe in probes if probe.follows_posterior)])
     u = Whitened.points(fit, x)
     farthest = np.argsort(-(u**2).sum(1))[: settings.tail_rays]

@@ -20,8 +20,9 @@ _STAGES = ("gaussian", "mixture", "flow", "fallback")
 class HostDensity:
     """A target's log density and gradient at any number of points, for algorithms in NumPy.
 
-    They are evaluated `batch` at a time, values alone `block`, each device its part of them. It counts the points for
-    the stage of a fit that `counted_for` names: `gradients` those with a gradient, `values_alone` those without.
+    Points are evaluated `batch` at a time, or `block` at a time without gradients, and the devices share them. The
+    points are counted for the stage of a fit that `counted_for` names: in `gradients` those with a gradient, in
+    `values_alone` the others.
     """
 
     def __init__(self, pool: Executor, target: Fitted, batch: int, block: int, devices: Devices = ONE_DEVICE):
@@ -49,12 +50,12 @@ class HostDensity:
         return in_blocks(self._value, x.astype(self.dtype), self._block)
 
     def wait(self) -> None:
-        """Until the compilation is over."""
+        """Wait until the compilation is over."""
         self._with_gradient.wait()
 
 
 class HostPrior:
-    """Draws of a target's prior with their log densities, on the host; none where no site's prior can be drawn from."""
+    """Draws of a target's prior with their log densities, on the host; none if no site has a prior to draw from."""
 
     def __init__(self, pool: Executor, target: Fitted, batch: int):
         self._batch = batch

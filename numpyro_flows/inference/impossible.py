@@ -1,4 +1,4 @@
-"""Where a model's arithmetic has broken down: probabilities above one, log-gamma functions without digits."""
+"""Checks for a breakdown of a model's arithmetic: probabilities above one, log-gamma functions without digits."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from numpyro.primitives import Messenger
 
 from numpyro_flows.inference.model_checks import is_discrete
 
-_TOLERANCE = 0.01  # nats: above the rounding error of log-gamma functions of counts, far below what is worth a climb
+_TOLERANCE = 0.01  # nats: above the rounding error of log-gamma functions of counts, far below a relevant gain
 # distributions with log-gamma functions, of these parameters
 _WITH_GAMMA = (dist.Beta, dist.Dirichlet, dist.Gamma, dist.InverseGamma, dist.StudentT, dist.MultivariateStudentT)
 _WITH_GAMMA += (dist.BetaBinomial, dist.DirichletMultinomial, dist.GammaPoisson)
@@ -19,11 +19,11 @@ _LOST = 1.0  # nats
 
 
 class Impossible(Messenger):
-    """A handler around a model that looks where its log density is not what it should be.
+    """A handler around a model that checks whether its log density is impossible.
 
-    Differences of log-gamma functions lose all digits at large arguments. So a negative binomial distribution of a
-    concentration of 1e20 gives probabilities of e^100,000, and a beta one densities of any size. A search would take
-    such a region for most of the posterior.
+    Differences of log-gamma functions lose all digits at large arguments. So a negative binomial distribution with a
+    concentration of 1e20 gives probabilities of e^100,000, and a beta distribution gives densities of any size. A
+    search would take such a region for most of the posterior.
 
     Attributes:
         found: for some sites, whether an observed discrete value has a probability above one, or a parameter is so

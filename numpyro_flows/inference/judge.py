@@ -1,4 +1,4 @@
-"""The verdict on a fit: what the weights of fresh draws say, and what was seen elsewhere."""
+"""The verdict on a fit: from the weights of fresh draws, and from a search elsewhere."""
 
 import numpy as np
 from jaxtyping import Float
@@ -13,7 +13,7 @@ from numpyro_flows.inference.survey import Survey, Weighed, lacking
 def judge(draws: Weighed, survey: Survey, settings: FlowVISettings) -> Certificate:
     """The verdict on fresh draws of a fit."""
     finite = np.abs(draws.log_density[np.isfinite(draws.log_density)])
-    most = np.quantile(finite, 0.99) if finite.size else 0.0  # a few draws may be absurdly far out
+    most = np.quantile(finite, 0.99) if finite.size else 0.0  # a few draws may be extreme outliers
     resolution = float(np.spacing(most)) if most else 0.0
     certificate = certify(draws.log_weight, resolution, settings)
     certificate = certificate._replace(
@@ -34,13 +34,15 @@ def with_survey(
     survey: Survey,
     settings: FlowVISettings,
 ) -> Certificate:
-    """The verdict with what was seen where no draws are.
+    """The verdict extended by what a survey found where there are no draws.
 
     Args:
-        certificate: what the draws themselves say.
-        missed: share of the posterior that they lack.
-        lowest: the draws' range begins here, and ends at `highest`.
-        survey: what was seen.
+        certificate: the verdict on the draws alone.
+        missed: share of the posterior that the draws lack.
+        lowest: lower ends of the draws' range.
+        highest: upper ends of the draws' range.
+        survey: what was found elsewhere.
+        settings: the thresholds.
     """
     cut = [(end, share_beyond(end, lowest, highest, certificate.log_evidence)) for end in survey.ends]
     causes = [survey.left_out] if survey.left_out else []
@@ -60,7 +62,7 @@ def with_survey(
         for end, share in cut
         if share > settings.max_cut and not end.improper
     ]
-    # beyond the farthest of n draws of the posterior itself lies 1/n, of one among many ends by chance 5/n
+    # of the posterior itself, 1/n lies beyond the farthest of n draws; by chance 5/n for one of many ends
     by_chance = np.array([1.0 if end.scale else 5.0 for end in survey.ends]) / certificate.num_draws
     beyond = sum(
         max(share - least, 0.0)

@@ -1,4 +1,4 @@
-"""The verdict on draws of Markov chains: whether the chains agree, and what was seen where they have no draws."""
+"""The verdict on draws of Markov chains: whether the chains agree, and what a search found where they have no draws."""
 
 from typing import Any, NamedTuple
 
@@ -18,13 +18,13 @@ from numpyro_flows.inference.survey import Survey, missed_beyond, search
 # Vehtari, Gelman, Simpson, Carpenter, Bürkner 2021, arXiv 1903.08008
 MAX_RHAT = 1.01
 MIN_ESS = 400.0
-_MOST_OUTSIDE = 0.1  # share of the draws outside of the fitted density: of a mode with less no search knows
+_MOST_OUTSIDE = 0.1  # share of the draws outside the fitted density; a search cannot find modes with a smaller share
 
-_EXPECTED = f"certified are r-hat < {MAX_RHAT} with bulk and tail ESS > {MIN_ESS:.0f}"
+_EXPECTED = f"a certificate needs r-hat < {MAX_RHAT} with bulk and tail ESS > {MIN_ESS:.0f}"
 
 
 class Agreement(NamedTuple):
-    """Rank-normalised r-hat, bulk and tail ESS of every coordinate of chains; NaN where a coordinate never changes."""
+    """Rank-normalised r-hat, bulk and tail ESS of every coordinate of chains; NaN if a coordinate never changes."""
 
     rhat: Float[np.ndarray, " dim"]
     ess_bulk: Float[np.ndarray, " dim"]
@@ -47,7 +47,7 @@ class Agreement(NamedTuple):
         return cls(*map(np.asarray, figures))
 
     def worst(self) -> dict[str, Any]:
-        """The worst figures over all coordinates, as a certificate by Markov chains has them."""
+        """The worst figures over all coordinates, as fields of a certificate by Markov chains."""
         return {
             "by": "mcmc",
             "rhat": float(self.rhat.max()),
@@ -56,7 +56,7 @@ class Agreement(NamedTuple):
         }
 
     def why(self, names: np.ndarray) -> str:
-        """Why chains are not certified, with the worst coordinate's name; empty where they are."""
+        """Why chains are not certified, with the worst coordinate's name; empty if they are."""
         worst = np.argmax(self.rhat)  # the first NaN, where there is one
         if not self.rhat[worst] < MAX_RHAT:
             return f"r-hat {self.rhat[worst]:.2f} of {names[worst]} ({_EXPECTED}): the chains do not agree"
@@ -80,20 +80,20 @@ def judge_draws(
 ) -> Certificate:
     """The verdict on the draws of chains.
 
-    Chains know nothing of modes that none of them visited. So the survey's probes are compared with a density that was
-    fitted to the draws. That is crude: where a posterior has a neck, `p / q` is large at many draws, too. So what a
-    search finds there counts only as far as it exceeds the share of the draws at which `p / q` is as large.
+    Chains cannot show modes that none of them visited. So the survey's probes are compared with a density that was
+    fitted to the draws. This comparison is crude: if a posterior has a neck, `p / q` is large at many draws, too. So a
+    search counts only as far as its result exceeds the share of the draws at which `p / q` is as large.
 
     Args:
-        density: the posterior's, unnormalised.
+        density: density of the posterior, unnormalised.
         chains: unconstrained draws.
-        log_prob: of the density `q` that was fitted to `chains[:, ::2]`; what it lacks is seen by the other half.
-        log_evidence: as importance weights of draws of `q` give it. Where it is not finite, the search takes the
+        log_prob: log density `q` that was fitted to `chains[:, ::2]`; the other half shows what it lacks.
+        log_evidence: log evidence by importance weights of draws of `q`. If it is not finite, the search uses the
             estimate `1 / mean(q / p)` over the draws.
         survey: probes, tails and ends, as `look_around` finds them.
-        rng: for the search.
-        settings: with the thresholds of the search.
-        log_evidence_se: the standard error of `log_evidence`.
+        rng: random generator for the search.
+        settings: thresholds of the search.
+        log_evidence_se: standard error of `log_evidence`.
     """
     num_chains, num_draws, dim = chains.shape
     agreement = Agreement.of(chains)

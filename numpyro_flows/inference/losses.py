@@ -1,4 +1,4 @@
-"""What a flow on an unnormalized density is trained for: an objective is a callable object, a new one a new file."""
+"""Objectives for flows on an unnormalized density. An objective is a callable object; a new one gets a new file."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ LogDensity = Callable[[Float[Array, " dim"]], Scalar]
 
 
 class Objective(Protocol):
-    """A loss of the flow `x = bijection(u)`, differentiable in the bijection, by draws `u ~ N(0, I)`.
+    """A loss of the flow `x = bijection(u)`, differentiable in the bijection, from draws `u ~ N(0, I)`.
 
-    forward: the share of the forward KL that the round asks for, 0 until the weights are good enough.
+    forward: weight of the forward KL in this round; 0 until the importance weights are good enough.
     """
 
     def __call__(
@@ -33,10 +33,10 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class PathKL:
-    """`KL(q || p)` by path gradients, and where the weights are good enough for it, in part `KL(p || q)`.
+    """`KL(q || p)` by path gradients; once the weights are good enough, mostly `KL(p || q)`.
 
-    The objective of `FlowTraining` by default. Its constants are `FlowVISettings`: from `forward_ess` on the second has
-    the weight `forward_share`, and in it no draw counts more than `max_weight` times the mean.
+    This is the default objective of `FlowTraining`. Its constants are in `FlowVISettings`. Above `forward_ess`,
+    `KL(p || q)` has the weight `forward_share`, and no draw counts more than `max_weight` times the mean.
 
     Source: Vaitl, Nicoli, Nakajima, Kessel 2022, arXiv 2207.08219.
 
@@ -59,7 +59,7 @@ class PathKL:
 
 @dataclass(frozen=True)
 class ForwardKL:
-    """`KL(p || q)` alone, by path gradients with weights: it covers the posterior, where the start is close to it.
+    """`KL(p || q)` alone, by weighted path gradients. It covers the posterior if the start is close to it.
 
     Source: Vaitl, Nicoli, Nakajima, Kessel 2022, arXiv 2207.08219.
 
@@ -93,11 +93,11 @@ def path_loss(
     `s = grad_x log q(x)`, carried through the flow on the way forward, and `g = grad_x log p(x)`, all three held fixed:
 
     - `c = 1` (`forward=0`) is the path gradient of `KL(q || p)`, as in `PathELBO`;
-    - `c = w / mean(w)` with `w = p(x) / q(x)` (`forward=1`) is that of `KL(p || q)`, which covers the tails that the
-      first leaves thin. It needs weights that are not degenerate; none counts more than `max_weight` times the mean.
+    - `c = w / mean(w)` with `w = p(x) / q(x)` (`forward=1`) is that of `KL(p || q)`, which covers tails that `KL(q ||
+      p)` leaves too thin. It needs weights that are not degenerate; none counts more than `max_weight` times the mean.
 
-    Both vanish draw by draw where q is p. Draws at which the density or its gradient is not finite count as none; NaN
-    where that leaves none. Source: Vaitl, Nicoli, Nakajima, Kessel 2022, arXiv 2207.08219.
+    If q equals p, both gradients are zero for every draw. Draws at which the density or its gradient is not finite are
+    left out; if all are, the loss is NaN. Source: Vaitl, Nicoli, Nakajima, Kessel 2022, arXiv 2207.08219.
     """
     x, log_det, score = jax.vmap(transform_with_score, in_axes=(None, 0, 0))(bijection, base_draws, -base_draws)
     log_p, gradient = jax.vmap(jax.value_and_grad(log_density))(jax.lax.stop_gradient(x))

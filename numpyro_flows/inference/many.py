@@ -26,10 +26,10 @@ class ManyFits:
     """Fits of one model to many data sets; made by `FlowVI.run_many`.
 
     Attributes:
-        posteriors: the fits in the order of the data sets; None where one failed.
-        table: a row of the verdict for each data set: `certified`, `by`, `khat`, `ess`, `rhat`, `log_evidence`,
-            `log_evidence_se`, `seconds`, and `why`, the reason or the error where it is not certified.
-        certified: which fits are, `(data sets,)`.
+        posteriors: the fits in the order of the data sets; None for a fit that failed.
+        table: a row for each data set: `certified`, `by`, `khat`, `ess`, `rhat`, `log_evidence`, `log_evidence_se`,
+            `seconds`, and `why`: the reason if the fit is not certified, or the error if it failed.
+        certified: whether each fit is certified, `(data sets,)`.
 
     Example:
         >>> import jax, numpyro, numpyro.distributions as dist  # doctest: +SLOW
@@ -64,7 +64,7 @@ def run_many(
     kwargs: dict[str, Any],
     progress_bar: bool,
 ) -> ManyFits:
-    """The fit `run(key, *args, **kwargs)` of each data set."""
+    """Fit each data set by `run(key, *args, **kwargs)`."""
     import pandas as pd
 
     require_key(rng_key)
@@ -93,7 +93,9 @@ def run_many(
     if not fits.certified.all() or missing:
         refused = np.flatnonzero(~fits.certified)
         which = ", ".join(map(str, refused[:10])) + (", ..." if refused.size > 10 else "")
-        text = f"{refused.size} of {len(rows)} fits are not certified ({which}){missing}: `table` says why"
+        text = (
+            f"{refused.size} of {len(rows)} fits are not certified ({which}){missing}: see the column `why` of `table`"
+        )
         warnings.warn(text, UserWarning, stacklevel=3)
     return fits
 
@@ -124,6 +126,6 @@ def _data_sets(args: tuple, in_axes: InAxes) -> list[tuple]:
     def cut(arg: Any, axis: int | None, number: int) -> Any:
         return arg if axis is None else jax.tree.map(lambda leaf: jnp.asarray(np.take(leaf, number, axis)), arg)
 
-    # NumPy cuts at once, where JAX would compile it
+    # NumPy slices at once; JAX would compile this
     on_host = tuple(arg if axis is None else jax.tree.map(np.asarray, arg) for arg, axis in zip(args, axes))
     return [tuple(map(cut, on_host, axes, [i] * len(args))) for i in range(num)]

@@ -1,4 +1,4 @@
-"""Latent values that a mask takes out of the density, as `obs_mask` does: flat, improper directions."""
+"""Latent values that a mask removes from the density, as `obs_mask` does: flat, improper directions."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
@@ -19,7 +19,7 @@ _PROBES = 3  # random points at which the density must not depend on a masked en
 
 
 class Traced(Protocol):
-    """What is asked of a target."""
+    """The methods of a target that this module needs."""
 
     dim: int
 
@@ -32,9 +32,9 @@ class Traced(Protocol):
 class Free(NamedTuple):
     """The entries of a site that the density does not depend on, each `(*batch,)`.
 
-    entries: true for these.
-    with_jacobian: those of them whose constraint's Jacobian is in the density all the same: true where the distribution
-        itself is masked, `dist.Gamma(1, 1).mask(False)`, in place of the site.
+    entries: true for these entries.
+    with_jacobian: true for those of them whose constraint's Jacobian is still in the density, because the distribution
+        itself is masked, `dist.Gamma(1, 1).mask(False)`, and not the site.
     """
 
     entries: Bool[np.ndarray, "*batch"]
@@ -42,9 +42,9 @@ class Free(NamedTuple):
 
 
 def find_free(target: Traced, masked: list[str]) -> dict[str, Free]:
-    """The free entries of the sites `masked`, where there are any: false in the mask, and without influence.
+    """The free entries of the sites `masked`: entries for which the mask is false and that have no influence.
 
-    A mask that depends on latent sites frees none: an entry that it takes out here, it leaves in elsewhere.
+    A mask that depends on latent sites frees no entry: it may remove an entry here and keep it elsewhere.
     """
 
     def probe(x: Float[Array, " dim"]) -> Any:
@@ -65,7 +65,7 @@ def find_free(target: Traced, masked: list[str]) -> dict[str, Free]:
 
 
 def with_normals(model: Callable, free: Mapping[str, Free]) -> Callable:
-    """`model` with a standard normal for its free entries, on the unconstrained scale: its evidence stays the same."""
+    """`model` with a standard normal for its free entries, unconstrained, which leaves its evidence unchanged."""
 
     def completed(*args: Any, **kwargs: Any) -> Any:
         with trace() as sites:
@@ -87,7 +87,7 @@ def with_normals(model: Callable, free: Mapping[str, Free]) -> Callable:
 
 
 def free_coordinates(shapes: Mapping[str, tuple[int, ...]], free: Mapping[str, Free]) -> Bool[np.ndarray, " dim"]:
-    """The same for the coordinates of the unconstrained vector."""
+    """The free coordinates of the unconstrained vector."""
     parts = []
     for name, shape in shapes.items():
         entries = free[name].entries if name in free else np.array(False)
@@ -96,7 +96,7 @@ def free_coordinates(shapes: Mapping[str, tuple[int, ...]], free: Mapping[str, F
 
 
 def _kept(distribution: Any) -> Bool[Array, "*batch"]:
-    """Which entries of a site its masks leave in, of its batch shape: those of which they leave any element in."""
+    """Which entries of a site its masks keep, of its batch shape: those of which they keep any element."""
     shape = distribution.shape()
     kept = jnp.ones(shape, bool)
     for d in unwrapped(distribution):
@@ -107,7 +107,7 @@ def _kept(distribution: Any) -> Bool[Array, "*batch"]:
 
 
 def _is_fixed(function: Callable[[Array], Array], points: Float[Array, "points dim"]) -> bool:
-    """Whether a function does not depend on its argument, which JAX tells from its program: it then gets no axis."""
+    """Whether a function does not depend on its argument: JAX sees this in the program, and gives it no axis."""
     try:
         jax.eval_shape(jax.vmap(function, out_axes=None), points)
     except ValueError:  # "vmap has mapped output but out_axes is None"
@@ -116,7 +116,7 @@ def _is_fixed(function: Callable[[Array], Array], points: Float[Array, "points d
 
 
 def _entries(of_coordinates: Bool[np.ndarray, "probes *shape"], shape: tuple[int, ...]) -> Bool[np.ndarray, "*batch"]:
-    """Whether it holds at all probes for all coordinates of an entry."""
+    """Whether a property holds at all probes for all coordinates of an entry."""
     return of_coordinates.reshape((*shape, -1)).all((0, -1))
 
 

@@ -1,4 +1,4 @@
-"""The density of a model with a subsampled plate, estimated from some of its rows: for steps of training."""
+"""The density of a model with a subsampled plate, estimated from some of its rows, for training steps."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,10 +16,12 @@ class Minibatch(NamedTuple):
 
         f_B(x) + (f(c) - f_B(c)) + (grad f(c) - grad f_B(c)) . (x - c)
 
-    is an estimate of `f(x)` whose error vanishes to second order in `x - c`. All particles of a step share the rows.
+    estimates `f(x)`, with an error that vanishes to second order in `x - c`. All particles of a step share the rows.
 
     Attributes:
-        centre: `c`, with `f(c)` as `value` and `grad f(c)` as `gradient`.
+        centre: `c`.
+        value: `f(c)`.
+        gradient: `grad f(c)`.
 
     Source: Baker, Fearnhead, Fox, Nemeth 2019, arXiv 1706.05439.
     """
@@ -29,7 +31,7 @@ class Minibatch(NamedTuple):
     gradient: Float[Array, " dim"]
 
     def log_density(self, target: Fitted, rng_key: PRNGKeyArray) -> Callable[[Float[Array, " dim"]], Scalar]:
-        """`x ->` the estimate by rows that `rng_key` chooses, each as likely as any other."""
+        """A function of `x` that returns the estimate from rows chosen by `rng_key`, each with the same probability."""
         assert target.rows is not None
         rows = jax.random.randint(rng_key, (target.rows.block,), 0, target.rows.size)
         value, gradient = jax.value_and_grad(target.log_density_with)(self.centre, rows)

@@ -1,4 +1,4 @@
-"""A mixture fitted to an unnormalized density by importance sampling: where modes are apart, it has draws in each."""
+"""A mixture fitted to an unnormalized density by importance sampling. If modes are far apart, it has draws in each."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -15,7 +15,7 @@ from numpyro_flows.inference.product import Product
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.training.logs import log_sum_exp
 
-_DRAWS_EACH = 100  # at least, of a component in a round: with 30, one of 120 modes was lost in every other round
+_DRAWS_EACH = 100  # minimum for a component in a round: with 30, one of 120 modes was lost in every other round
 _LEAST_ESS = 0.05  # of tempered weights
 
 
@@ -34,7 +34,7 @@ class Bell(NamedTuple):
     df: float = 1e6
 
     def require_coherent(self, dim: int) -> None:
-        """Raise a ValueError where the parts do not fit together, as in a broken file."""
+        """Raise a ValueError if the parts do not fit together, for example in a damaged file."""
         whole = self.loc.shape == (dim,) and self.factor.shape in ((dim,), (dim, dim)) and self.df > 0
         factor = np.diag(self.factor) if self.factor.ndim == 1 else self.factor
         if not (whole and (np.diagonal(factor) > 0).all() and (np.triu(factor, 1) == 0).all()):
@@ -62,7 +62,7 @@ class Bell(NamedTuple):
     def towards(
         self, x: Float[np.ndarray, "points dim"], weights: Float[np.ndarray, " points"], settings: FlowVISettings
     ) -> "Bell":
-        """A step of expectation maximisation for weighted points, held back where few of them count.
+        """A step of expectation maximisation for weighted points, regularised if few of them have weight.
 
         Source: Liu, Rubin 1995 (maximum likelihood of the Student-t).
         """
@@ -81,7 +81,7 @@ class Bell(NamedTuple):
             covariance = kept * self.factor @ self.factor.T + (1.0 - kept) * away.T @ away
             try:
                 factor = np.linalg.cholesky(covariance)
-            except np.linalg.LinAlgError:  # singular but for rounding
+            except np.linalg.LinAlgError:  # singular up to rounding
                 return self
         bells = [Bell(loc, factor, df) for df in settings.degrees_of_freedom]
         squares = bells[0].squares(x)
@@ -112,10 +112,10 @@ class Mixture(NamedTuple):
         with np.errstate(divide="ignore"):
             shares = np.log(self.shares)
         parts = np.stack([share + component.log_prob(x) for share, component in zip(shares, self.components)])
-        return np.where(np.isnan(parts), -np.inf, parts)  # where a flow's inverse breaks, far out
+        return np.where(np.isnan(parts), -np.inf, parts)  # a flow's inverse may break in the tails
 
     def joined(self, more: Sequence[Component], share: float) -> "Mixture":
-        """With more components, which have a share together."""
+        """The mixture with more components, which together have the share `share`."""
         if not more:
             return self
         shares = np.concatenate([self.shares * (1.0 - share), np.full(len(more), share / len(more))])
@@ -131,7 +131,7 @@ def weighted_draws(mixture: Mixture, density: Density, rng: np.random.Generator,
 
 
 def normalized(log_weights: Float[np.ndarray, " draws"]) -> Float[np.ndarray, " draws"]:
-    """Weights that sum to 1; those that are not finite count as none, and where all are, all are zero."""
+    """Weights that sum to 1. Weights that are not finite count as 0; if all are, the result is all zeros."""
     finite = np.isfinite(log_weights)
     if not finite.any():
         return np.zeros(log_weights.size)
@@ -145,8 +145,8 @@ def adapted(
 ) -> Mixture:
     """The mixture moved towards the density, by expectation maximisation on its own weighted draws, in rounds.
 
-    The round with the largest effective sample size wins; one of at least `enough` is the last. Where it is small,
-    weights are tempered: a few draws would pull all components to them.
+    The round with the largest effective sample size is returned; a round with at least `enough` is the last. If the
+    effective sample size is small, weights are tempered, because a few draws would attract all components.
 
     Source: Cappe, Douc, Guillin, Marin, Robert 2008 (population Monte Carlo), arXiv 0710.4242; the tempering: Koblents,
     Miguez 2015, arXiv 1208.5600.

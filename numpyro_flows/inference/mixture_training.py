@@ -1,4 +1,4 @@
-"""The stage that fits a mixture of simple distributions, which needs values of the density only, and no compiler."""
+"""The stage that fits a mixture of simple distributions. It needs only values of the density, and no compilation."""
 
 from dataclasses import dataclass
 
@@ -11,24 +11,24 @@ from numpyro_flows.inference.proposals import along_necks, by_weights, is_one_of
 from numpyro_flows.inference.rounds import finished
 from numpyro_flows.inference.stages import Context, Fit
 
-_BELLS = 8  # at good draws, and most at optima that a search found
-_WIDTH = 0.7  # of their scale, to begin with
-_SHARE = 0.7  # of them together
-_ENOUGH = 0.9  # an ESS from which on draws are cheaper than a better mixture
-_COMFORTABLE = 0.5  # k-hat of a Gaussian that needs nothing more
+_BELLS = 8  # components at good draws, and maximum number at optima that a search found
+_WIDTH = 0.7  # initial scale of these, relative to the Gaussian's
+_SHARE = 0.7  # total share of these
+_ENOUGH = 0.9  # above this ESS, draws are cheaper than a better mixture
+_COMFORTABLE = 0.5  # a Gaussian with a smaller k-hat needs no mixture
 
 
 @dataclass(frozen=True)
 class MixtureTraining:
-    """The stage that fits a mixture around the Gaussian of the fit before; where it is certified, it is the posterior.
+    """The stage that fits a mixture around the Gaussian of the earlier stages. If certified, it is the posterior.
 
-    Its components are the Gaussian, Student-t distributions at good draws of it, independent coordinates, and
-    Laplace's approximation along coordinates that others' scales depend on, or that are cut off. They are moved to the
-    posterior by their own weighted draws.
+    The components are the Gaussian, Student-t distributions at good draws of it, and a distribution with independent
+    coordinates. Laplace's approximation adds components along coordinates that are scales of others, or that the
+    Gaussian cuts off. The mixture's own weighted draws move the components towards the posterior.
 
-    In up to some 20 dimensions that takes a tenth of the time of a flow, which has to be compiled. In more, mixtures
-    are rarely close to a posterior that is not Gaussian. A fit that is good enough, one that lacks other modes, or is
-    of an improper posterior, is left as it is.
+    In up to about 20 dimensions this takes a tenth of the time of a flow, which has to be compiled. In more dimensions,
+    mixtures are rarely close to a posterior that is not Gaussian. The stage leaves a fit as it is if the fit is good
+    enough or lacks other modes, or if the posterior is improper.
 
     Source: Cappe, Douc, Guillin, Marin, Robert 2008 (population Monte Carlo), arXiv 0710.4242.
 
@@ -42,7 +42,7 @@ class MixtureTraining:
         True
     """
 
-    @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # what is not finite far out has density zero
+    @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # a density that is not finite counts as zero
     def __call__(self, context: Context, fit: Fit) -> Fit:
         settings, certificate = context.settings, fit.certificate
         good = finished(certificate, settings) and certificate.certified

@@ -1,4 +1,4 @@
-"""What a model must be for its posterior to be fitted; each check names the site, what is wrong, and the next step."""
+"""Requirements on a model for its posterior to be fitted. Each check names the site, the problem and the next step."""
 
 import inspect
 import warnings
@@ -22,10 +22,10 @@ Site = dict[str, Any]
 
 
 class RefuseUnfit(Messenger):
-    """A handler around a model that refuses the sites whose values NumPyro would make up: before it does.
+    """A handler around a model that refuses sites before NumPyro makes up values for them.
 
     Attributes:
-        parameters: the values that NumPyro made up for `numpyro.param` sites, which `require_priors` looks at.
+        parameters: values that NumPyro made up for `numpyro.param` sites; `require_priors` checks these.
 
     Raises:
         ValueError: for a discrete site that is not observed.
@@ -56,7 +56,7 @@ class RefuseUnfit(Messenger):
 
 
 def require_priors(density: Callable[[dict[str, Any]], Any], parameters: dict[str, Any]) -> None:
-    """Raise a ValueError where a density computes with parameters; `random_eqx_module` puts samples in their place.
+    """Raise a ValueError if a density depends on parameters; `random_eqx_module` puts samples in their place.
 
     `parameters` are their values by name, with shapes in place of arrays.
     """
@@ -82,7 +82,7 @@ def check_sites(sites: dict[str, Site]) -> None:
 
 @contextmanager
 def naming_arguments(model: Callable, args: tuple, kwargs: dict[str, Any]) -> Iterator[None]:
-    """Where a model stops with an error of types or shapes, name the arguments that may be its cause.
+    """If a model stops with an error of types or shapes, name the arguments that may be its cause.
 
     Raises:
         TypeError: for arguments that are not arrays, such as lists and pandas objects, with the model's own error.
@@ -108,30 +108,30 @@ def naming_arguments(model: Callable, args: tuple, kwargs: dict[str, Any]) -> It
         if isinstance(error, ValueError) and "broadcast" in str(error):
             shapes = ", ".join(f"{name} {np.shape(leaf)}" for name, leaf in leaves if hasattr(leaf, "shape"))
             raise ValueError(
-                f"the model expected arguments whose shapes fit together and its plates, got {shapes}; {failed}"
+                f"the model expected arguments whose shapes fit each other and its plates, got {shapes}; {failed}"
             ) from error
         raise
 
 
 def named_arguments(model: Callable, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a model's call by the names that the model gives them."""
+    """The arguments of a model's call, by the model's names for them."""
     arguments = _bound(model, args, kwargs)
     return {"args": args, "kwargs": kwargs} if arguments is None else arguments
 
 
 def nonfinite_entries(values: dict[str, Any]) -> str:
-    """Which arrays in `values` have entries that are NaN or infinite, in words; empty where none has."""
+    """Text that names the arrays in `values` with NaN or infinite entries; empty if there are none."""
     counts = [(path, leaf, _count_nonfinite(leaf)) for path, leaf in jax.tree.leaves_with_path(values)]
     return ", ".join(f"{bad} of {np.size(leaf)} in {_place(path)}" for path, leaf, bad in counts if bad)
 
 
 def is_masked(distribution: Any) -> bool:
-    """Whether a mask may take elements of a site out of the density."""
+    """Whether a mask may remove elements of a site from the density."""
     return any(isinstance(d, dist.MaskedDistribution) and mask_of(d) is not True for d in unwrapped(distribution))
 
 
 def unwrapped(distribution: Any) -> Iterator[Any]:
-    """A distribution and, one in the other, those that it expands, masks or declares independent."""
+    """A distribution and, one inside the other, those that it expands, masks or declares independent."""
     yield distribution
     while isinstance(distribution, dist.ExpandedDistribution | dist.Independent | dist.MaskedDistribution):
         distribution = distribution.base_dist
@@ -144,7 +144,7 @@ def _abstract(leaf: Any) -> Any:
 
 
 def _bound(model: Callable, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any] | None:
-    """Arguments by name; None where they do not fit the signature, or there is none."""
+    """Arguments by name; None if they do not fit the signature, or there is no signature."""
     try:
         return dict(inspect.signature(model).bind(*args, **kwargs).arguments)
     except (TypeError, ValueError):
@@ -166,7 +166,7 @@ def _check_observed(name: str, site: Site) -> None:
 
 
 def _scores(site: Site) -> bool:
-    """Whether a distribution takes its data as they are, as some of a user's own take lists."""
+    """Whether a distribution accepts its data as they are; some user-defined ones accept lists."""
     try:
         return jnp.isrealobj(site["fn"].log_prob(site["value"]))
     except Exception:  # whatever a distribution makes of them
@@ -174,7 +174,7 @@ def _scores(site: Site) -> bool:
 
 
 def _check_shape(name: str, site: Site) -> None:
-    """Make sure that broadcasting has not made a site larger than its data, or stretched it beyond its plates."""
+    """Check that broadcasting has not made a site larger than its data or its plates."""
     if is_in_scan(site):  # a scan has axes of its own
         return
     data = np.shape(site["value"])
@@ -218,7 +218,7 @@ def _check_shape(name: str, site: Site) -> None:
 
 
 def _own_batch(distribution: Any) -> tuple[int, ...]:
-    """The batch shape that a distribution had before it was expanded, by its plates for one."""
+    """The batch shape that a distribution had before it was expanded, for example by its plates."""
     if isinstance(distribution, dist.ExpandedDistribution | dist.MaskedDistribution):
         return _own_batch(distribution.base_dist)
     if isinstance(distribution, dist.Independent):
@@ -232,13 +232,13 @@ def _size(shape: tuple[int, ...], dim: int) -> int:
 
 
 def is_discrete(distribution: Any) -> bool:
-    """Whether its values are; not where it has no support, as a factor."""
+    """Whether its values are discrete; False if it has no support, such as a factor."""
     support = getattr(distribution, "support", None)
     return support is not None and support.is_discrete
 
 
 def is_factor(distribution: Any) -> bool:
-    """Whether a site was made by `numpyro.factor`, in plates and masks or not."""
+    """Whether a site was made by `numpyro.factor`, possibly in plates and masks."""
     return any(isinstance(d, dist.Unit) for d in unwrapped(distribution))
 
 
@@ -262,7 +262,7 @@ def _place(path: Any) -> str:
 
 
 def has_sampler(distribution: Any) -> bool:
-    """Whether draws of it can be had: not of an improper prior, say."""
+    """Whether it can be sampled from; an improper prior cannot."""
     try:
         jax.eval_shape(distribution.sample, jax.random.key(0))
     except NotImplementedError:

@@ -1,4 +1,4 @@
-"""Modes that a fit lacks: Gaussians around them, from draws of which the mass there is measured."""
+"""Modes that a fit lacks: Gaussians around them, whose draws measure the mass there."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from numpyro_flows.inference.mixture import Bell, Component, Mixture
 from numpyro_flows.inference.newton import Climb, Density, climb, values
 from numpyro_flows.inference.settings import FlowVISettings
 
-_MOST_OF_TAILS = 0.05  # share of points outside of the modes' ellipsoids, where 2% of a normal distribution's are
+_MOST_OF_TAILS = 0.05  # share of points outside the modes' ellipsoids; for a normal distribution it is 2%
 
 
 class Mode(NamedTuple):
@@ -23,7 +23,7 @@ class Mode(NamedTuple):
     optimum: bool = True
 
     def around(self, x: Float[np.ndarray, "points dim"]) -> Bool[np.ndarray, " points"]:
-        """Whether points lie in the ellipsoid that has nearly all of it, three standard deviations beyond the mean."""
+        """Whether points lie in the ellipsoid of nearly all its mass, three standard deviations beyond the mean."""
         dim = self.loc.size
         log_peak = gaussian_log_prob(self.loc, self.factor, self.loc[None])
         squares = 2.0 * (log_peak - gaussian_log_prob(self.loc, self.factor, x))
@@ -37,10 +37,10 @@ def modes_at(
     rng: np.random.Generator,
     settings: FlowVISettings,
 ) -> list[Mode]:
-    """Gaussians for points that are near modes: at the optima that climbs from them reach, with the curvature there.
+    """Gaussians for points near modes: at the optima that climbs from these points reach, with the curvature there.
 
-    Points around which no climb converges, at a kink or in a neck, are grouped by a mixture of Gaussians. Where there
-    are very many modes, not all are found.
+    Points around which no climb converges, at a kink or in a neck, are grouped by a mixture of Gaussians. If there are
+    very many modes, not all are found.
     """
     modes: list[Mode] = []
     rest, climbed = points, points[:0]
@@ -79,7 +79,7 @@ def draws_of(density: Density, distribution: Component, rng: np.random.Generator
 
 
 def _optima(climbs: Climb, modes: list[Mode]) -> list[Mode]:
-    """The optima at which climbs converged that are not around `modes`."""
+    """The optima that climbs reached and that are not around `modes`."""
     found: list[Mode] = []
     for x, factor in zip(climbs.x[climbs.converged], climbs.factor[climbs.converged]):
         if len(_apart_from([*modes, *found], x[None])):
@@ -88,7 +88,7 @@ def _optima(climbs: Climb, modes: list[Mode]) -> list[Mode]:
 
 
 def _apart_from(modes: list[Mode], points: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, "rest dim"]:
-    """The points that lie in no mode's ellipsoid."""
+    """The points outside all modes' ellipsoids."""
     inside = np.zeros(len(points), bool)
     for mode in modes:
         inside |= mode.around(points)

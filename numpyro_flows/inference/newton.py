@@ -1,4 +1,4 @@
-"""Newton's method from many starts at once, on the host: it needs one compiled function, the density's gradient."""
+"""Newton's method from many starts at once, on the host. It needs one compiled function: the density's gradient."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -22,8 +22,8 @@ def values(density: Density, x: Float[np.ndarray, "points dim"]) -> Float[np.nda
     return density.values(x) if hasattr(density, "values") else density(x)[0]  # pyright: ignore[reportFunctionMemberAccess]
 
 
-_FEWEST_AXES = 5  # of fewer a curvature costs less than the steps that it would serve
-_NEAR = 0.1  # squared length of a last step, in standard deviations, over which the curvature hardly changes
+_FEWEST_AXES = 5  # with fewer axes, a curvature costs less than the steps that it would save
+_NEAR = 0.1  # squared length of a last step, in standard deviations: the curvature hardly changes over it
 
 
 class Counted:
@@ -42,10 +42,11 @@ class Counted:
 
 
 class Climb(NamedTuple):
-    """Where climbs ended.
+    """The results of climbs.
 
-    `factor` holds for each a `C` with `C C^T` the inverse of the absolute curvature, along its columns, there or at the
-    point before the last step; `converged` says which ones ended at a local optimum.
+    factor: for each climb a matrix `C` such that `C C^T` is the inverse of the absolute curvature along the columns of
+        `C`, at the end or at the point before the last step.
+    converged: which climbs ended at a local optimum.
     """
 
     x: Float[np.ndarray, "climbs dim"]
@@ -54,7 +55,7 @@ class Climb(NamedTuple):
     converged: Bool[np.ndarray, " climbs"]
 
 
-@np.errstate(over="ignore", invalid="ignore")  # what is not finite far out is dealt with where it matters
+@np.errstate(over="ignore", invalid="ignore")  # code that needs finite values checks for them
 def climb(
     density: Density,
     starts: Float[np.ndarray, "climbs dim"],
@@ -65,16 +66,17 @@ def climb(
 ) -> Climb:
     """Climb from every start, in coordinates where the inverse of the first curvature is `factor factor^T`.
 
-    The climbs stay in the plane that the columns of `factor`, one for all or each its own, span around their starts.
+    The climbs stay in the plane around their starts that the columns of `factor` span (one for all climbs, or one
+    each).
 
-    The steps use the absolute values of the curvature's eigenvalues, which climbs away from saddles (Dauphin et al.
-    2014, arXiv 1406.2572), and the best of several lengths. The curvature comes from differences of gradients along
-    axes that the curvature before makes standard: so a model needs no second derivatives, which those with an ODE
-    solver do not have, and scales that differ by orders of magnitude do no harm. Where the density is expensive
-    (`FlowVISettings.keep_curvature`), one curvature serves several steps, which correct it by BFGS while they get on
-    (Nocedal and Wright 2006, section 6.1).
+    The steps use the absolute values of the curvature's eigenvalues, which leads away from saddle points (Dauphin et
+    al. 2014, arXiv 1406.2572), and the best of several lengths. The curvature comes from differences of gradients along
+    axes that the earlier curvature makes standard. So a model needs no second derivatives, which models with an ODE
+    solver do not have, and scales that differ by orders of magnitude do no harm. If the density is expensive
+    (`FlowVISettings.keep_curvature`), several steps share one curvature and correct it by BFGS (Nocedal and Wright
+    2006, section 6.1).
 
-    Without `curvature_at_ends` the factors of the ends mean nothing.
+    Without `curvature_at_ends` the factors of the ends are meaningless.
     """
     climbs = _Climbs(density, starts, factor, settings)
     for _ in range(settings.newton_steps * (1 + climbs.patience)):
@@ -88,8 +90,10 @@ def climb(
 class _Climbs:
     """The state of all climbs; one row each.
 
-    factors: make a curvature of before standard, and `metric` is the inverse curvature in those coordinates.
-    fresh: whether it is that of differences at `x`; `due` whether it has to be before the next step.
+    factors: matrices that make an earlier curvature standard.
+    metric: the inverse curvature in those coordinates.
+    fresh: whether it comes from differences at `x`.
+    due: whether it must be renewed before the next step.
     """
 
     def __init__(self, density: Density, starts: np.ndarray, factor: np.ndarray, settings: FlowVISettings):
@@ -108,7 +112,7 @@ class _Climbs:
         self._since, self._mark = np.zeros(num, int), np.full(num, np.inf)
 
     def renew_curvature(self) -> None:
-        """By differences, where it is due; a climb that had too many ends."""
+        """Renew the curvature by differences if it is due; a climb that has renewed it too often ends."""
         self.active &= ~(self._due & (self._renewed == self._settings.newton_steps))
         rows = np.flatnonzero(self.active & self._due)
         if rows.size == 0:
@@ -119,9 +123,9 @@ class _Climbs:
         self._fresh[rows], self._due[rows], self._since[rows], self._mark[rows] = True, self.patience == 0, 0, np.inf
 
     def step(self, curvature_at_ends: bool) -> None:
-        """The best of several steps in every climb, a full one alone where it is higher and the curvature is not new.
+        """Take the best of several steps in every climb; only a full step if it is higher and the curvature is not new.
 
-        A climb ends where its step is short, or none is higher with a new curvature.
+        A climb ends if its step is short, or no step is higher with a new curvature.
         """
         rows = np.flatnonzero(self.active)
         if rows.size == 0:
@@ -166,7 +170,7 @@ class _Climbs:
         return better, taken
 
     def _correct(self, rows: np.ndarray, moved: np.ndarray, fallen: np.ndarray) -> np.ndarray:
-        """Correct the metric by how far the gradient fell along a step; whether it fell, as it does below a mode."""
+        """Correct the metric by the decrease of the gradient along a step; whether it decreased, as below a mode."""
         if self.patience == 0:
             return np.ones(len(rows), bool)
         product = (moved * fallen).sum(1)
@@ -185,7 +189,7 @@ def _pull(factors: np.ndarray, gradient: np.ndarray) -> np.ndarray:
 
 
 def _curvature_factors(density: Density, x: np.ndarray, factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """New factors at `x` from differences of gradients along the columns of the old ones, and where all curve down."""
+    """New factors at `x` from differences of gradients along the old factors, and whether all directions curve down."""
     half = np.finfo(x.dtype).eps ** (1 / 3)
     ahead = x[:, None] + half * factors.swapaxes(1, 2)
     behind = x[:, None] - half * factors.swapaxes(1, 2)

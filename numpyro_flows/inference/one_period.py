@@ -1,4 +1,4 @@
-"""Angles on the real line: a density that repeats itself, of which a fit is to have one copy."""
+"""Angles on the real line: the density is periodic, and a fit should cover one period."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +18,10 @@ _WIDEST = np.pi / np.sqrt(3.0)  # the standard deviation of a uniform angle
 def log_share_of_copy(
     x: Float[Any, "*draws dim"], centre: Float[Any, " dim"], periodic: Bool[np.ndarray, " dim"]
 ) -> Float[Any, "*draws"]:
-    """The log of what counts at `x` of all copies: the sum of `log_share` over the angles.
+    """The log share of the copy at `x` among all copies: the sum of `log_share` over the angles.
 
-    A density times that is one copy of the posterior: without it the evidence would count as many as a fit covers.
+    The density times this share is one copy of the posterior. Without it the evidence would count every copy that a fit
+    covers.
     """
     return log_share(x[..., periodic], centre[periodic])[0].sum(-1)
 
@@ -28,7 +29,7 @@ def log_share_of_copy(
 def nearest_copy(
     x: Float[Array, " dim"], centre: Float[Array, " dim"], periodic: Bool[np.ndarray, " dim"]
 ) -> tuple[Float[Array, " dim"], Scalar]:
-    """The copy within half a turn of a centre, and the log of what counts there."""
+    """The copy within half a turn of a centre, and the log share there."""
     x = jnp.where(periodic, centre + wrap(x - centre), x)
     return x, log_share_of_copy(x, centre, periodic)
 
@@ -36,7 +37,7 @@ def nearest_copy(
 def one_copy(
     draws: Float[np.ndarray, "*draws dim"], periodic: Bool[np.ndarray, " dim"]
 ) -> tuple[Float[np.ndarray, "*draws dim"], Float[np.ndarray, " dim"]]:
-    """Draws with every angle within half a turn of its circular mean, and a centre: these means, of others medians."""
+    """Draws with every angle within half a turn of its circular mean; the centre has these means, else medians."""
     axes = tuple(range(draws.ndim - 1))
     centre = np.median(draws, axis=axes)
     centre[periodic] = np.angle(np.exp(1j * draws[..., periodic]).mean(axes))
@@ -45,10 +46,10 @@ def one_copy(
 
 
 def narrowed(gaussian: GaussianFit, periodic: Bool[np.ndarray, " dim"]) -> GaussianFit:
-    """A Gaussian at the copy around zero, that no angle makes wider than its period.
+    """A Gaussian at the copy around zero, in which no angle is wider than its period.
 
-    Where the data say little of an angle, the fit covers many copies, and wanders off to 1e10, where single precision
-    knows no angles.
+    If the data say little about an angle, the fit covers many copies and drifts off to 1e10, where single precision
+    cannot represent angles.
     """
     if not (periodic.any() and gaussian.usable):
         return gaussian
@@ -56,7 +57,7 @@ def narrowed(gaussian: GaussianFit, periodic: Bool[np.ndarray, " dim"]) -> Gauss
     folded = np.where(periodic, gaussian.loc - 2.0 * np.pi * turns, gaussian.loc)
     gaussian = gaussian._replace(loc=folded.astype(gaussian.loc.dtype))
     scale = np.diag(gaussian.scale) if gaussian.scale.ndim == 1 else gaussian.scale
-    with np.errstate(over="ignore"):  # of one that is nearly infinitely wide
+    with np.errstate(over="ignore"):  # for a Gaussian that is nearly infinitely wide
         wide = periodic & (np.linalg.norm(scale, axis=1) > _WIDEST)
     if not wide.any():
         return gaussian
@@ -69,7 +70,7 @@ def narrowed(gaussian: GaussianFit, periodic: Bool[np.ndarray, " dim"]) -> Gauss
 
 @dataclass(frozen=True)
 class OnePeriod:
-    """One copy, around a centre, of a density that repeats itself."""
+    """One copy, around a centre, of a periodic density."""
 
     density: Density
     centre: Float[np.ndarray, " dim"]
@@ -89,5 +90,5 @@ class OnePeriod:
 
 
 def one_period(density: Density, centre: Float[np.ndarray, " dim"], periodic: Bool[np.ndarray, " dim"]) -> Density:
-    """The density itself where no coordinate is an angle."""
+    """One copy of a periodic density; the density itself if no coordinate is an angle."""
     return OnePeriod(density, centre, periodic) if periodic.any() else density

@@ -42,23 +42,24 @@ _DEFAULTS = FlowVISettings()
 
 
 class FlowPosterior(Shown):
-    """A fitted posterior with the importance weights that judge it; made by `FlowVI.run`.
+    """A fitted posterior with its importance weights and their verdict; made by `FlowVI.run`.
 
     Attributes:
-        certificate: the verdict and all its figures. The main of them are attributes here, too: `certified`, `why`,
-            `khat`, `ess`, `elbo`, `log_evidence` and `log_evidence_se`.
-        guide: the trained `AutoFlow`, for NumPyro's `Predictive`, `NeuTraReparam` and so on, with its `params`.
-        bijection: the trained map from `N(0, I)` to the unconstrained latent vector; affine where a Gaussian is enough.
+        certificate: the verdict with all figures. `certified`, `why`, `khat`, `ess`, `elbo`, `log_evidence` and
+            `log_evidence_se` are attributes of the posterior too.
+        guide: the trained `AutoFlow`, with its `params`, for NumPyro's `Predictive`, `NeuTraReparam` and so on.
+        bijection: the trained map from `N(0, I)` to the unconstrained latent vector; affine if a Gaussian is enough.
         losses: negative ELBO estimates, one for each step of the flow stage, `(steps,)`.
-        seconds: wall time: tracing, compilation, gaussian (with its verdict), flow, certificate (its), mixture, mcmc.
-        gradient_evaluations: of the model's log density by stage; `value_evaluations` are those of values alone.
-        num_skipped: steps left out because their loss or gradient was not finite.
-        reason: what ended the training, in a word or two, "good enough" say.
-        log_weights: of the certificate's draws, `(draws,)`.
-        chains: where a mixture or Markov chains have the verdict, some of their draws `x`, unconstrained, `(chains,
-            draws, dim)`, with `log_density`. `guide`, `bijection` and `log_prob` are those of the Gaussian or flow
+        seconds: wall time by stage: tracing, compilation, gaussian and flow, certificate (of the flow), mixture, mcmc.
+        gradient_evaluations: number of gradients of the model's log density, by stage.
+        value_evaluations: number of evaluations of the log density without gradient, by stage.
+        num_skipped: number of steps skipped because their loss or gradient was not finite.
+        reason: what ended the training, in one or two words, such as "good enough".
+        log_weights: log importance weights of the certificate's draws, `(draws,)`.
+        chains: draws of the mixture or Markov chains, if the verdict is about these: unconstrained `x`,
+            `(chains, draws, dim)`, with `log_density`. Then `guide`, `bijection` and `log_prob` are those of the fit
             before.
-        model: the model, with its `args` and `kwargs`. Loaded without (`has_model`), there are no weights.
+        model: the model, with its `args` and `kwargs`. Without it (`has_model` is False), there are no weights.
 
     Example:
         >>> import jax, numpyro, numpyro.distributions as dist, numpyro_flows  # doctest: +SLOW
@@ -112,7 +113,7 @@ class FlowPosterior(Shown):
 
     @cached_property
     def guide(self) -> AutoFlow:
-        # NumPyro sets a guide up by running the model op by op, a second or two: only where somebody asks for it
+        # NumPyro sets up a guide by running the model op by op, which takes a second or two: only on request
         guide = copy.copy(self._guide)
         guide.set_up(self.bijection, *self.args, **self.kwargs)
         return guide
@@ -122,14 +123,14 @@ class FlowPosterior(Shown):
     ) -> dict[str, Array]:
         """Draws of all latent and deterministic sites, each of shape `(num_samples, *site)`.
 
-        Of four times as many independent draws of the flow, or of the mixture that has the verdict, importance
-        resampling keeps `num_samples`: so they follow the posterior also where the fit is a little off. Of a density
-        that takes long there are fewer, of a good fit just `num_samples`. Where Markov chains have the verdict, they
-        are draws of these. With `resample=False` they are the flow's own, as they are by default of a posterior loaded
-        without its model.
+        Importance resampling picks `num_samples` of four times as many independent draws of the flow, or of the mixture
+        if the verdict is about a mixture. So they follow the posterior even if the fit is slightly off. The pool is
+        smaller if the density is expensive, and has just `num_samples` draws if the fit is good. If the verdict is
+        about Markov chains, the draws come from these. With `resample=False` they are the flow's own, the default for a
+        posterior loaded without its model.
 
         Raises:
-            ValueError: where `num_samples` is below 1, or `resample` is True and there is no model.
+            ValueError: if `num_samples` is below 1, or `resample` is True and there is no model.
         """
         require_key(rng_key)
         require_counts(num_samples=num_samples)
@@ -145,10 +146,10 @@ class FlowPosterior(Shown):
     ) -> tuple[dict[str, Array], Float[np.ndarray, " num_samples"]]:
         """Draws of the flow, or of the mixture, with their log weights `log p(x, data) - log q(x)`.
 
-        The mean weight is an estimate of the evidence. Of draws of Markov chains every weight is the evidence.
+        The mean weight estimates the evidence. If the draws come from Markov chains, every weight is the evidence.
 
         Raises:
-            ValueError: where `num_samples` is below 1, or there is no model.
+            ValueError: if `num_samples` is below 1, or there is no model.
         """
         require_key(rng_key)
         require_counts(num_samples=num_samples)
@@ -157,13 +158,13 @@ class FlowPosterior(Shown):
         return self._constrain(draws.x), np.asarray(draws.log_weight, np.float64)
 
     def log_prob(self, sites: Mapping[str, ArrayLike]) -> Float[Array, "*batch"]:
-        """The flow's log density of latent sites' values, each of shape `(*batch, *site)`; others are ignored.
+        """The flow's log density at values of the latent sites, each `(*batch, *site)`; other sites are ignored.
 
-        The flow has angles on the line, where each counts as its copies together, one of them with a share. The density
-        of an angle is that of one copy over its share, which is the flow's where it fits the posterior.
+        The flow represents an angle by a real number with copies `x + 2 pi k`. The angle's density is that of one copy
+        over its share. It is the flow's density of the angle if the flow fits the posterior.
 
         Raises:
-            ValueError: where a latent site is missing or has the wrong shape.
+            ValueError: if a latent site is missing or has the wrong shape.
         """
         if not hasattr(sites, "keys"):
             raise TypeError(f"sites expected a dict of sites' values, got {described(sites)}")
@@ -181,19 +182,21 @@ class FlowPosterior(Shown):
         num_samples: int = 10_000,
         **options: Any,
     ) -> FlowDistribution:
-        """The posterior of some latent sites as one joint distribution, to be the prior of the next model.
+        """The posterior of some latent sites as a joint distribution, to use as the prior of the next model.
 
-        A density is fitted to resampled draws, as today's data would not weigh the flow's own errors out (at an ESS of
-        95% an update was off by 0.17 sd, by draws by 0.03). Use it in a model by `sample_sites("prior", prior)`.
+        A density is fitted to resampled draws. The flow's own approximation error would stay in the prior, and new data
+        would not remove it: an update was off by 0.17 sd at an ESS of 95%, and by 0.03 sd with resampled draws. Use it
+        in a model as `sample_sites("prior", prior)`.
 
         Args:
             sites: names of latent sites; all by default.
-            rng_key: for the draws and the fit to them.
+            rng_key: random key for the draws and for the fit to them.
             num_samples: number of draws.
-            options: of `fit_density`; its base is standard normal by default, as NUTS of the next model moves there.
+            options: options of `fit_density`. The base is standard normal by default, which suits NUTS of the next
+                model.
 
         Raises:
-            ValueError: where a name is none of a latent site, or a site's support depends on other sites.
+            ValueError: if a name is not that of a latent site, or a site's support depends on other sites.
         """
         from numpyro_flows.inference.priors import as_prior
 
@@ -209,38 +212,37 @@ class FlowPosterior(Shown):
     ) -> "xr.DataTree":
         """The fit as an ArviZ DataTree of `num_chains` chains with `num_samples` draws each.
 
-        - `posterior`: resampled draws in independent chains of `num_samples` draws, so that ArviZ's r-hat, ESS and rank
-          plots work, or all Markov chains as they are; with the certificate as attributes.
+        - `posterior`: resampled draws in independent chains, so that ArviZ's r-hat, ESS and rank plots work, or all
+          Markov chains if the verdict is about these. The certificate is in its attributes.
         - `sample_stats`: a draw's `log_weight` before resampling, and `lp`, its unconstrained `log p(x, data)`.
-        - `posterior_predictive`, `log_likelihood` and `observed_data`: of the observed sites, where the model has any;
-          `numpyro.factor` sites are none, nor those in a subsampled plate.
-        - `prior` and `prior_predictive`: one chain of `num_samples` draws of the model run forward, without data and
-          without its factors.
+        - `posterior_predictive`, `log_likelihood` and `observed_data`: for the observed sites, if there are any.
+          `numpyro.factor` sites and sites in a subsampled plate do not count as observed.
+        - `prior` and `prior_predictive`: `num_samples` draws of the model run forward, without data and factors.
 
-        A predictive or prior group is left out where a site has no sampler, as `ImproperUniform` has none. Dimensions
-        after `chain` and `draw` have the names of the model's plates; `coords` are their labels. A `/` in a site's
-        name (NumPyro's `scope`) becomes a `.`, as ArviZ needs it.
+        A predictive or prior group is left out if a site has no sampler, such as `ImproperUniform`. Dimensions after
+        `chain` and `draw` have the names of the model's plates; `coords` are their labels. A `/` in a site's name
+        (NumPyro's `scope`) becomes a `.`, because ArviZ needs it.
 
         Raises:
-            TypeError: where an argument is of another kind.
-            ValueError: where a number is below 1, or `coords` do not fit the model's dimensions.
+            TypeError: if an argument has the wrong type.
+            ValueError: if a number is below 1, or `coords` do not fit the model's dimensions.
         """
         from numpyro_flows.inference.to_arviz import to_datatree
 
         return to_datatree(self, jax.random.key(0) if rng_key is None else rng_key, num_samples, num_chains, coords)
 
     def summary(self, **kwargs: Any) -> "pd.DataFrame":
-        """A row for each scalar: ArviZ's table of resampled draws, and whether the scalar has a mean and an sd at all.
+        """ArviZ's table of the posterior, with NaN for means and standard deviations that do not exist.
 
-        From 20,000 weighted draws `x` by a fixed key, with weights `w` that sum to 1 and `m = sum w x`:
+        ArviZ's columns use resampled draws. Others use 20,000 draws `x` with weights `w`; `sum w = 1`, `m = sum w x`:
 
-        - `mcse_mean`: the standard error of the resampled draws' mean, `sqrt(sum w^2 (x - m)^2)` and resampling's own;
-        - `khat`: Pareto k-hat of `w |x - median|`. From `max_khat` (0.7) on mean and sd are NaN. The sd alone is NaN
-          where the k-hat of `w (x - median)^2` is 0.85 or more;
+        - `mcse_mean`: standard error of the resampled draws' mean: `sqrt(sum w^2 (x - m)^2)`, and resampling's own;
+        - `khat`: Pareto k-hat of `w |x - median|`. At `max_khat` (0.7) or above, mean and sd are NaN. The sd alone is
+          NaN if the k-hat of `w (x - median)^2` is 0.85 or more;
         - `median` and `iqr`, the interquartile range, which always exist.
 
-        Draws of Markov chains have ArviZ's r-hat, ESS and errors. Without the model weights are equal. Keywords go to
-        `arviz_stats.summary`; `round_to="none"` gives all digits.
+        For Markov chains the table has ArviZ's r-hat, ESS and errors. Without the model, all weights are equal.
+        Keywords go to `arviz_stats.summary`; `round_to="none"` gives all digits.
 
         Source: Vehtari, Simpson, Gelman, Yao, Gabry 2024, arXiv 1507.02646, for k-hat.
         """
@@ -249,7 +251,7 @@ class FlowPosterior(Shown):
         return summary(self, kwargs)  # pyright: ignore[reportReturnType]
 
     def print_summary(self) -> None:
-        """Print the verdict, the table of `summary`, and which rows lack a mean or an sd, and why."""
+        """Print the verdict, the table of `summary`, and which rows have no mean or sd, with the reason."""
         from numpyro_flows.inference.summary import print_summary
 
         print_summary(self)
@@ -262,13 +264,11 @@ class FlowPosterior(Shown):
         return f"FlowPosterior({self.verdict()})"
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the fit to one file; the model and its data are not in it, only a fingerprint of the data.
-
-        The file at `path` is whole at every moment: the old one, or the new one.
+        """Write the fit to one file, atomically: neither the model nor its data, only a fingerprint of the data.
 
         Raises:
-            TypeError: where the flow holds a function of your own.
-            ValueError: where the posterior was loaded without its model.
+            TypeError: if the flow contains a function of your own.
+            ValueError: if the posterior was loaded without its model.
         """
         self._require_model()
         save_tree(path, "FlowPosterior", StoredFit.of(self))
@@ -282,7 +282,7 @@ class FlowPosterior(Shown):
         trusted: tuple[type, ...] = (),
         **kwargs: Any,
     ) -> "FlowPosterior":
-        """Read what `save` wrote, and judge it anew, by the default settings. It cannot run code, even a stranger's.
+        """Load a posterior that `save` wrote, without running code, and check its weights again, by default settings.
 
         Without the model you get draws of the latent sites, `log_prob`, `summary` and the certificate. Importance
         resampling, deterministic sites, predictions and `compare_with_nuts` need the model and its arguments.
@@ -293,9 +293,9 @@ class FlowPosterior(Shown):
             trusted: your own classes, or FlowJAX's, that are in the flow: `trusted=(MyBijection,)`.
 
         Raises:
-            TypeError: where `trusted` is no tuple of classes.
-            ValueError: where anything is wrong with the file, the model or its arguments are not those of the fit, or
-                there is no model and a site's support depends on other sites.
+            TypeError: if `trusted` is not a tuple of classes.
+            ValueError: if the file is damaged, or the model or its arguments are not those of the fit. Also if no model
+                is given and a site's support depends on other sites.
         """
         fit = StoredFit.read(path, trusted)
         model = without_model if model is None else model
@@ -305,12 +305,12 @@ class FlowPosterior(Shown):
         return _restored(fit, target, model, args, kwargs)
 
     def __reduce__(self) -> tuple[Callable, tuple]:
-        """For `pickle` and `copy`: as a file has it, with the model and its arguments; what is compiled is not kept."""
+        """For `pickle` and `copy`: the contents of a file, the model and its arguments, without compiled functions."""
         return _unpickled, (StoredFit.of(self), self.model, self.args, self.kwargs)
 
     def _require_model(self) -> None:
         if not self.has_model:
-            self.model()  # which says so
+            self.model()  # raises the error
 
     def _constrain(self, x: Float[Array | np.ndarray, "num dim"]) -> dict[str, Array]:
         return jax.tree.map(jnp.asarray, in_blocks(self._constrain_block, np.asarray(x), self._settings.block))

@@ -1,4 +1,4 @@
-"""Draws of a fitted posterior: of its flow, of a mixture or of chains, with their importance weights."""
+"""Draws of a fitted posterior from its flow, a mixture or chains, with their importance weights."""
 
 from collections.abc import Callable
 
@@ -20,14 +20,14 @@ from numpyro_flows.inference.target import Target
 from numpyro_flows.training.ahead import Later
 from numpyro_flows.training.seeds import Seed, Seeds
 
-_LEAST_ESS = 0.25  # for which as many more draws are made as it takes
+_LEAST_ESS = 0.25  # the pool grows like 1 / ESS, down to this ESS
 
 
 class PosteriorDraws:
-    """Where the draws of a posterior come from.
+    """The source of a posterior's draws.
 
-    block: arrays of the flow, seed -> `Block`; compiled on first use where the fit has not done so.
-    mixture: has the verdict where it is there, and `chains` otherwise where they are.
+    block: arrays of the flow, seed -> `Block`; compiled on first use if the fit has not done so.
+    mixture: if there is one, the verdict is about it. Otherwise it is about `chains`, if there are any.
     """
 
     def __init__(
@@ -43,20 +43,20 @@ class PosteriorDraws:
         self._arrays, static = eqx.partition(bijection, eqx.is_array)
         self._block = block or Later(drawing(target, static, settings.block))  # pyright: ignore[reportArgumentType]
         self._values = Later(jax.vmap(target.log_density))
-        self.mixture = mixture if isinstance(target, Target) else None  # whose draws are nothing without weights
+        self.mixture = mixture if isinstance(target, Target) else None  # whose draws need weights
         self._chains = None if self.mixture else chains
         self._log_evidence = float(np.nan_to_num(certificate.log_evidence))
         self._pool = max(settings.pool, round(1.0 / float(np.clip(np.nan_to_num(certificate.ess), _LEAST_ESS, 1.0))))
         self._settings = settings
 
     def of_flow(self, seeds: Seeds, num: int) -> Draws:
-        """The flow's own, with their weights."""
+        """The flow's own draws, with their weights."""
         num_blocks = -(-num // self._settings.block)
         draws = join(self._block(self._arrays, seed) for seed in seeds.many(num_blocks, "draws"))
         return Draws(*(leaf[:num] for leaf in draws))
 
     def weighted(self, seeds: Seeds, num: int) -> Draws:
-        """Those of the verdict with their weights, which are equal for draws of chains."""
+        """Draws of the flow, mixture or chains of the verdict, with their weights, which are equal for chains."""
         if self.mixture is not None:
             x = self.mixture.draw(seeds.rng("mixture"), num).astype(jnp.result_type(float))
             log_density = np.asarray(in_blocks(self._values, x, self._settings.block), np.float64)
@@ -64,11 +64,11 @@ class PosteriorDraws:
         if self._chains is None:
             return self.of_flow(seeds, num)
         x, log_density = self._chains.flat
-        index = np.resize(seeds.rng("chains").permutation(len(x)), num)  # again only where there are not enough
+        index = np.resize(seeds.rng("chains").permutation(len(x)), num)  # draws repeat only if there are not enough
         return Draws(x[index], log_density[index], np.full(num, self._log_evidence))
 
     def resampled(self, seeds: Seeds, num: int) -> Draws:
-        """Those that importance resampling keeps, with the weights they had before it; of chains any."""
+        """Draws kept by importance resampling, with their weights before it; for chains, random draws of these."""
         if self._chains is not None:
             return self.weighted(seeds, num)
         draws = self.weighted(seeds, self._pool * num)

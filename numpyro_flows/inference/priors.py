@@ -39,7 +39,7 @@ def as_prior(
     draw_key, fit_key = jax.random.split(rng_key)
     draws = posterior.sample(draw_key, num_samples, resample=True)
     some = {name: draws[name] for name in names}
-    # as an interval: NumPyro's samplers need real vectors behind a latent site, which a flow of angles has not
+    # as an interval: NumPyro's samplers need real vectors behind a latent site, which a flow of angles lacks
     inside = {name: _INTERVAL if is_angle(supports[name]) else supports[name] for name in names}
     # NUTS of the next model moves on the base, best on a normal one
     options = {"base": dist.Normal(0.0, 1.0), **options}

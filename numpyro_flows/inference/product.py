@@ -1,4 +1,4 @@
-"""Independent coordinates with several modes each, as those of many spike-and-slab coefficients: `k^dim` modes."""
+"""Independent coordinates with several modes each, such as many spike-and-slab coefficients: `k^dim` modes."""
 
 from typing import NamedTuple
 
@@ -9,9 +9,9 @@ from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.training.logs import log_sum_exp
 
 _NORMALS = 6  # for each coordinate
-_STEPS = 2  # of expectation maximisation at a time: with 5 or 20 it ended in worse optima
+_STEPS = 2  # steps of expectation maximisation at a time: 5 or 20 led to worse optima
 _LEAST_SD = 1e-4  # of a normal, in standard deviations of its coordinate
-_LEAST = 1e-100  # of that where all points are alike: squares of smaller numbers are zero
+_LEAST = 1e-100  # of the sd of equal points: squares of smaller numbers are zero
 
 
 class Normals(NamedTuple):
@@ -23,7 +23,7 @@ class Normals(NamedTuple):
 
     @classmethod
     def of(cls, x: Float[np.ndarray, " points"]) -> "Normals":
-        """At quantiles of points, which may be equal."""
+        """Normals at quantiles of points, which may be equal."""
         locs = np.quantile(x, (np.arange(_NORMALS) + 0.5) / _NORMALS)
         sds = np.maximum(np.gradient(locs), _least_sd(locs, float(x.std())))
         return cls(np.full(_NORMALS, 1.0 / _NORMALS), locs, sds)
@@ -40,7 +40,7 @@ class Normals(NamedTuple):
         return np.log(self.shares / (self.sds * np.sqrt(2.0 * np.pi)))[:, None] - 0.5 * z**2
 
     def towards(self, x: Float[np.ndarray, " points"], weights: Float[np.ndarray, " points"], kept: float) -> "Normals":
-        """By points whose weights sum to 1; these normals themselves count for the share `kept`."""
+        """Normals moved towards points whose weights sum to 1; these normals themselves count for the share `kept`."""
         mean = self.shares @ self.locs
         sd = float(np.sqrt(self.shares @ (self.sds**2 + (self.locs - mean) ** 2)))
         new = self
@@ -61,19 +61,19 @@ def _least_sd(locs: Float[np.ndarray, " normals"], sd: float) -> float:
 
 
 class Product(NamedTuple):
-    """Coordinates that are independent, each with a mixture of normals."""
+    """Independent coordinates, each with a mixture of normals."""
 
     coordinates: tuple[Normals, ...]
 
     @classmethod
     def of(cls, x: Float[np.ndarray, "points dim"], settings: FlowVISettings) -> "Product":
         """Fitted to points of the same weight."""
-        x = x.astype(np.float64)  # squares of single precision overflow far out
+        x = x.astype(np.float64)  # squares in single precision overflow in the tails
         start = cls(tuple(Normals.of(column) for column in x.T))
         return start.towards(x, np.ones(len(x)), settings)
 
     def require_coherent(self, dim: int) -> None:
-        """Raise a ValueError where the parts do not fit together, as in a broken file."""
+        """Raise a ValueError if the parts do not fit together, for example in a damaged file."""
         for normals in self.coordinates:
             shapes = {np.shape(leaf) for leaf in normals}
             usable = (normals.sds > 0).all() and (normals.shares >= 0).all() and np.isclose(normals.shares.sum(), 1.0)
@@ -91,7 +91,7 @@ class Product(NamedTuple):
     def towards(
         self, x: Float[np.ndarray, "points dim"], weights: Float[np.ndarray, " points"], settings: FlowVISettings
     ) -> "Product":
-        """Steps of expectation maximisation for weighted points, held back where few of them count."""
+        """Steps of expectation maximisation for weighted points, regularised if few of them have weight."""
         total = weights.sum()
         if not total > np.finfo(float).tiny:
             return self

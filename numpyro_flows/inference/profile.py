@@ -1,4 +1,4 @@
-"""The marginal density of one coordinate, beyond where a fit has draws: necks that it cuts off, and improper ends."""
+"""The marginal density of one coordinate beyond a fit's draws: necks that the fit cuts off, and improper ends."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,25 +13,26 @@ from numpyro_flows.inference.newton import Counted, Density, climb, values
 from numpyro_flows.inference.scale_like import are_scales, scale_like
 from numpyro_flows.inference.settings import FlowVISettings
 
-_FEW = (2.5, 6.0, 30.0, 120.0)  # standard deviations: a first look
+_FEW = (2.5, 6.0, 30.0, 120.0)  # standard deviations: a first profile
 _NEAR = 3.0
-_NOTHING = 12.0  # nats below the centre, from which on a marginal holds nothing
+_NOTHING = 12.0  # nats below the centre at which a marginal has no mass left
 _MOST, _MOST_WORK = 32, 320  # coordinates, and these times dimensions
-_LONGER = 20  # times as far, each half as far again, where a marginal does not fall: 4e5 standard deviations
+_LONGER = 20  # further points if a marginal does not fall, each 1.5 times as far: to 4e5 standard deviations
 
 
 class End(NamedTuple):
     """The marginal of a coordinate towards one of its ends.
 
-    coordinate: its number, and `name`, its site's.
+    coordinate: index of the coordinate.
+    name: name of its site.
     at: values, from the fit's centre outwards.
-    log_marginal: log of `p(x_i, data)` there, with the other coordinates integrated out.
-    cost: evaluations of the density.
-    scale: whether the curvature shows others' scales to depend on it.
-    reached: how far it goes, in standard deviations of the fit.
-    others: where the density of the other coordinates is highest there, and `factors`, lower-triangular ones of their
-        covariances.
-    lost: whether it ends where no optimum of the others was found any more.
+    log_marginal: log of `p(x_i, data)` at these values, with the other coordinates integrated out.
+    cost: number of evaluations of the density.
+    scale: whether the curvature shows that it is a scale of others.
+    reached: distance that was reached, in standard deviations of the fit.
+    others: points at which the density of the other coordinates is highest.
+    factors: lower-triangular factors of their covariances.
+    lost: whether it ends because no optimum of the others was found.
     """
 
     coordinate: int
@@ -68,8 +69,9 @@ class End(NamedTuple):
     def improper(self) -> bool:
         """Whether the marginal does not fall between the two farthest values.
 
-        Where it rises high from the centre on, or ends near it, the fit is far from the posterior, and this says
-        nothing. Nor where the search for the others lost its way deep below the centre, as with an ODE's parameters.
+        False if it rises high from the centre on, or ends near it: then the fit is far from the posterior, and the
+            marginal shows nothing. False also if the search for the others got lost deep below the centre, as with an
+            ODE's parameters.
         """
         first, last = self.log_marginal[[0, -1]]
         if self.reached < _NEAR or (self.lost and last < first - _NOTHING):
@@ -84,10 +86,10 @@ def ends(
 ) -> tuple[list[End], int]:
     """Both ends of single coordinates' marginals, by Laplace's approximation to the integral over all others.
 
-    Of coordinates that others' scales depend on, as an unconstrained `log tau`, of constrained ones, and of those with
-    a flat prior; and how many of them were left out, where they are many. In a neck the others' conditional
-    distribution is nearly Gaussian, so the approximation is close there. An end stops where no optimum of the others is
-    found, or their scales have become too uneven for the arithmetic.
+    The coordinates are those that are scales of others, such as an unconstrained `log tau`, constrained ones, and those
+    with a flat prior. If there are many, some are left out; their number is returned too. In a neck the others'
+    conditional distribution is nearly Gaussian, so the approximation is close there. An end stops if no optimum of the
+    others is found, or if their scales have become too uneven for the arithmetic.
     """
     chosen = np.flatnonzero(coordinates.constrained | (coordinates.flat & ~coordinates.periodic))
     if fit.scale.ndim == 1:
@@ -120,7 +122,7 @@ def _to(
 
 
 def _fully(density: Density, profiles: list["_Profile"], settings: FlowVISettings) -> None:
-    """Profiles at all distances, and beyond where they do not fall."""
+    """Profiles at all distances, and beyond if they do not fall."""
     farthest = settings.profile_distances[-1]
     going = _to(density, profiles, settings.profile_distances, settings)
     for profile in profiles:
@@ -136,7 +138,7 @@ def _falls(at: Sequence[float] | np.ndarray, log_marginal: Sequence[float] | np.
 
 
 class _Optimum(NamedTuple):
-    """Where the density of the others is highest at a value of coordinate `i`, and how it falls around there.
+    """The point where the density of the others is highest at a value of coordinate `i`, and its curvature there.
 
     factor: `(dim, dim - 1)`, zero in row `i`.
     """
@@ -157,7 +159,7 @@ class _Optimum(NamedTuple):
 def _further(
     density: Density, profiles: list["_Profile"], distance: float, settings: FlowVISettings
 ) -> list["_Profile"]:
-    """Those that have a value more, at a distance from the fit's centre; all in the same calls of the density."""
+    """Extend profiles by one value, at a distance from the fit's centre, in the same calls; the extended ones."""
     if not profiles:
         return []
     candidates = np.stack([profile.starts(distance) for profile in profiles])
@@ -195,13 +197,13 @@ class _Profile:
 
     @property
     def factor(self) -> Float[np.ndarray, "dim others"]:
-        """The last one, or the fit's."""
+        """The last factor, or the fit's."""
         return self.optima[-1].factor if self.optima else self._first
 
     def starts(self, distance: float) -> Float[np.ndarray, "2 dim"]:
         """Two points with coordinate `i` at a distance from the fit's centre, in standard deviations.
 
-        The others are as at the last optimum, or go on as they went from the one before.
+        The others are at the last optimum, or continue the step to it from the optimum before.
         """
         at = self._fit.loc[self.i] + self._sign * distance * self._sd
         last = self.optima[-1].x if self.optima else self._fit.loc
@@ -215,11 +217,11 @@ class _Profile:
         return there
 
     def goes_on(self, optimum: _Optimum) -> bool:
-        """Whether Laplace's approximation holds at an optimum; then it is kept."""
+        """Keep an optimum if Laplace's approximation holds there; returns whether it does."""
         self._lost = not (optimum.converged and np.isfinite(optimum.height))
         if self._lost or not abs(optimum.x[self.i]) < self._reach:
             return False
-        most_uneven = np.finfo(optimum.x.dtype).eps ** -0.4  # beyond, differences of gradients are rounding errors
+        most_uneven = np.finfo(optimum.x.dtype).eps ** -0.4  # beyond this, differences of gradients are rounding errors
         if len(self._others):
             first, own = self._first[self._others], optimum.factor[self._others]
             if np.linalg.cond(np.linalg.solve(first, own)) > most_uneven:
@@ -234,7 +236,7 @@ class _Profile:
 
     @property
     def plain(self) -> bool:
-        """Whether a first look reached its end and it falls as a Gaussian's does: a closer one would show nothing."""
+        """Whether a first profile reached its end and falls like a Gaussian's: then a closer one would show nothing."""
         if len(self.optima) <= len(_FEW):
             return False
         depth = [optimum.log_marginal - self.optima[0].log_marginal for optimum in self.optima]
@@ -247,9 +249,9 @@ class _Profile:
         return _Profile(self._fit, self.i, self._sign, self._reach)
 
     def look_back(self, density: Density, settings: FlowVISettings) -> None:
-        """Where the marginal rises at its end, climb from there to the values before.
+        """If the marginal rises at its end, climb from there to the values before.
 
-        The others may have several optima, of which the climbs on the way out found a lower one.
+        The others may have several optima, and the climbs outwards may have found a lower one.
         """
         if len(self.optima) < 2 or self.falls:
             return

@@ -1,4 +1,4 @@
-"""Mixtures in the place of a fit: their components, and the verdict on their draws."""
+"""Mixtures that replace a fit: their components, and the verdict on their draws."""
 
 import equinox as eqx
 import numpy as np
@@ -19,11 +19,11 @@ from numpyro_flows.inference.stages import Context, Fit
 from numpyro_flows.inference.survey import Survey, search, weigh
 
 _LEAST_KEPT = 1_000  # draws, so that each chain has some
-_MOST_NUMBERS = 50_000_000  # in memory at a time: fewer draws where they are long vectors
+_MOST_NUMBERS = 50_000_000  # in memory at a time: fewer draws if they are long vectors
 
 
 def is_one_of_modes(fit: Fit, settings: FlowVISettings) -> bool:
-    """Whether a search found optima outside of a fit, which is good for one mode, or very many."""
+    """Whether a search found optima outside a fit that is good for one mode, or very many of them."""
     modes = fit.survey.modes
     if fit.survey.product is not None or len(modes) >= settings.most_modes:
         return True
@@ -33,7 +33,7 @@ def is_one_of_modes(fit: Fit, settings: FlowVISettings) -> bool:
 
 
 def trained_flow(fit: Fit, settings: FlowVISettings) -> FlowComponent | None:
-    """The trained flow, where there is one with an exact density."""
+    """The trained flow, if there is one with an exact density."""
     if fit.draw is None or fit.log_prob is None or estimates(fit.bijection):
         return None
     return FlowComponent(eqx.filter(fit.bijection, eqx.is_array), fit.draw, fit.log_prob, settings.block)
@@ -52,14 +52,14 @@ def along_necks(
     rng: np.random.Generator,
     settings: FlowVISettings,
 ) -> list[Sliced]:
-    """Distributions along the coordinates whose marginals go on where the mixture has no draws."""
+    """Distributions along the coordinates whose marginals extend beyond the mixture's draws."""
     draws = weighted_draws(mixture, density, rng, settings.mixture_draws)
     lowest, highest, log_evidence = draws.x.min(0), draws.x.max(0), log_mean(draws.log_weight)
     found = []
     for downwards, upwards in zip(survey.ends, survey.ends[1:]):
         if downwards.coordinate == upwards.coordinate:
             shares = [share_beyond(end, lowest, highest, log_evidence) for end in (downwards, upwards)]
-            if downwards.scale or max(shares) > least:  # far in a neck of scales there are draws, but too few
+            if downwards.scale or max(shares) > least:  # deep in a neck of scales there are draws, but too few
                 found.append(Sliced.of(downwards, upwards))
     return found
 
@@ -73,14 +73,14 @@ def by_weights(
     rng: np.random.Generator,
     num: int,
 ) -> Fit:
-    """The fit with draws that importance resampling keeps of `num` of the mixture's, and their verdict."""
+    """The fit with draws that importance resampling keeps out of `num` draws of the mixture, and their verdict."""
     density, settings = context.density, context.settings
     num = max(1_000, min(num, _MOST_NUMBERS // fit.loc.size))
     draws = weighted_draws(mixture, density, rng, num)
     if survey.probes:
         survey = search(density, gaussian, survey, mixture.log_prob, log_mean(draws.log_weight), rng, settings)
     certificate = judge(weigh([draws], settings), survey, settings)
-    # half as many as count: few of them twice
+    # half the effective number, so that few are repeated
     kept = int(np.clip(0.5 * np.nan_to_num(certificate.ess) * num, _LEAST_KEPT, settings.certificate_draws))
     index = resample(draws.log_weight, kept, rng)
     return fit._replace(

@@ -1,7 +1,7 @@
 """Pareto-smoothed importance sampling, and the tail shape of any sample.
 
-ArviZ has it too, and the tests hold this to its results; but importing ArviZ's statistics takes half as long as a whole
-fit of an everyday posterior, and a certificate needs no more than these few lines.
+ArviZ has it too, and the tests compare the results. But importing ArviZ's statistics takes half as long as a whole fit
+of an everyday posterior, and a certificate needs only these few lines.
 """
 
 import numpy as np
@@ -14,8 +14,8 @@ def smooth(log_weights: Float[np.ndarray, " draws"]) -> tuple[Float[np.ndarray, 
     """Pareto-smoothed, normalised log weights, and k-hat, the shape of their tail.
 
     The largest weights, `min(n / 5, 3 sqrt(n))` of them, are replaced by the expected order statistics of a generalized
-    Pareto distribution fitted to them, cut at the largest. Weights of zero stay zero. k-hat is NaN, and nothing is
-    smoothed, where the tail is too nearly constant for a fit.
+    Pareto distribution fitted to them, truncated at the largest. Weights of zero stay zero. If the tail is too nearly
+    constant for a fit, k-hat is NaN and nothing is smoothed.
 
     Source: Vehtari, Simpson, Gelman, Yao, Gabry 2024, arXiv 1507.02646.
     """
@@ -28,7 +28,7 @@ def smooth(log_weights: Float[np.ndarray, " draws"]) -> tuple[Float[np.ndarray, 
     shape, scale = _fit_generalized_pareto(excess)
     if np.isfinite(shape):
         exceeded = 1 - (np.arange(num_tail) + 0.5) / num_tail
-        with np.errstate(over="ignore"):  # weights that are hopeless: what is infinite is cut at the largest
+        with np.errstate(over="ignore"):  # degenerate weights: infinite values are truncated at the largest
             quantiles = scale * np.expm1(-shape * np.log(exceeded)) / shape if shape else -scale * np.log(exceeded)
         log_weights[tail] = np.minimum(np.log(cutoff + quantiles), 0.0)
     return log_weights - np.log(np.exp(log_weights).sum()), float(shape)
@@ -37,9 +37,9 @@ def smooth(log_weights: Float[np.ndarray, " draws"]) -> tuple[Float[np.ndarray, 
 def tail_shape(values: Float[np.ndarray, " draws"], least_share: float = 0.0) -> float:
     """k-hat of positive values: the shape of a generalized Pareto distribution fitted to the largest of them.
 
-    `E values^p` exists where the shape is below `1 / p`. It is NaN where there is no tail: where the largest values are
-    too nearly constant for a fit, or their excess over the smallest of them holds less than `least_share` of the sum of
-    squares. It is infinite where a value is.
+    `E values^p` exists if the shape is below `1 / p`. The shape is NaN if there is no tail. Then the largest values are
+    too nearly constant for a fit, or their excess over the smallest of them has less than `least_share` of the sum of
+    squares. The shape is infinite if a value is infinite.
     """
     largest = values.max()
     if not np.isfinite(largest):
@@ -56,7 +56,7 @@ def tail_shape(values: Float[np.ndarray, " draws"], least_share: float = 0.0) ->
 
 
 def _num_tail(num: int) -> int:
-    """How many of so many values are their tail."""
+    """How many of `num` values belong to their tail."""
     return int(min(num / 5, 3 * np.sqrt(num)))
 
 

@@ -1,4 +1,4 @@
-"""A fit as those see it that describe, store and export it: a `FlowPosterior`, without importing it."""
+"""A fit as seen by code that describes, stores and exports it: a `FlowPosterior`, without importing it."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -13,7 +13,7 @@ from numpyro_flows.inference.settings import FlowVISettings
 
 
 class Result(Protocol):
-    """The attributes of a `FlowPosterior`, which explains them."""
+    """The attributes of a `FlowPosterior`, which documents them."""
 
     model: Callable
     has_model: bool

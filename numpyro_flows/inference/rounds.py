@@ -1,4 +1,4 @@
-"""Rounds of the flow stage: which one comes next, and when fresh draws are good enough."""
+"""Rounds of the flow stage: the choice of the next round, and when fresh draws are good enough."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from numpyro_flows.training.steps import TrainState, cosine_schedule
 
 
 class Judged(NamedTuple):
-    """A verdict on arrays of the flow, by weights of fresh draws; `coarse`: whether training solves too coarsely."""
+    """A verdict on arrays of the flow, by weights of fresh draws; `coarse`: whether training's solver is too coarse."""
 
     certificate: Certificate
     log_weights: Float[np.ndarray, " draws"]
@@ -27,9 +27,10 @@ class Judged(NamedTuple):
 
 
 class Best(NamedTuple):
-    """The arrays that the next round begins from, and their verdict.
+    """The arrays from which the next round begins, and their verdict.
 
-    Before a round was better than the Gaussian, which `trained` says, the arrays are untrained and the verdict is its.
+    `trained` is False until a round is better than the Gaussian: then the arrays are untrained and the verdict is the
+    Gaussian's.
     """
 
     arrays: PyTree
@@ -38,7 +39,7 @@ class Best(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Peak rate and length of the next round; `ending` names what ends the training whatever the ESS."""
+    """Peak rate and length of the next round; `ending` names a reason to end the training whatever the ESS."""
 
     peak: float
     num_steps: int
@@ -53,10 +54,10 @@ _ENDINGS = {
 
 @dataclass(frozen=True)
 class UntilCertified:
-    """Rounds that grow, until a verdict is good enough.
+    """Rounds of increasing length, until a verdict is good enough.
 
-    They go by the reverse KL, and by the forward KL once the weights are good enough for it. A round that ends worse
-    than it began is undone, and the next one goes at half the rate.
+    They minimise the reverse KL and, once the weights are good enough, mainly the forward KL. A round that ends worse
+    than it began is undone, and the next one has half the learning rate.
     """
 
     settings: FlowVISettings
@@ -93,7 +94,7 @@ class UntilCertified:
             state = state._replace(best=Best(eqx.combine(state.train.params, state.fixed), score, trained=True))
         else:
             peak /= 2
-        # moments begin anew with each round
+        # the optimiser's moments restart in each round
         params, _ = trained_and_fixed(state.best.arrays)
         fixed = with_more_steps(state.fixed) if score.coarse else state.fixed
         longer = min(settings.round_growth * num_steps, settings.longest_round)
@@ -101,11 +102,11 @@ class UntilCertified:
 
 
 def finished(certificate: Certificate, settings: FlowVISettings) -> bool:
-    """Whether more training is of no use: by its weights the fit is good, be it that it lacks a mode or not."""
+    """Whether more training is of no use: the weights are good, whether or not the fit lacks a mode."""
     return certificate.ess >= settings.target_ess and _safe(certificate, settings)
 
 
 def _safe(certificate: Certificate, settings: FlowVISettings) -> bool:
-    """Whether weights would be certified again on other draws, too."""
+    """Whether weights would probably be certified on other draws, too."""
     comfortable = certificate.ess >= settings.min_ess and certificate.khat < settings.target_khat
     return comfortable or certificate.ess >= settings.sufficient_ess

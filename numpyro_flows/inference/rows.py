@@ -1,4 +1,4 @@
-"""The rows of a subsampled plate, which a density reads in blocks: all of them, in the memory of one block."""
+"""The rows of a subsampled plate. A density reads all of them in blocks, in the memory of one block."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from numpyro.primitives import Messenger
 from numpyro_flows.modeling._numpyro import open_plates
 from numpyro_flows.training.ahead import NO_OPTIMIZATION
 
-_POINTS = 4  # at which a density is looked at
+_POINTS = 4  # points at which a density is compared
 _ROUNDING = 1e3, 1e-6  # units of precision, and a share of the whole, by which sums of rows may differ
 RowNumbers = Int[Array, " block"]
 
@@ -21,10 +21,10 @@ class Rows(NamedTuple):
     """The subsampled plate of a model.
 
     Attributes:
-        plate: its name.
-        size: its number of rows.
+        plate: name of the plate.
+        size: number of its rows.
         block: its `subsample_size`, the number of rows that are read at a time.
-        inside: names of the sites in it, or that depend on its rows, of which a run of the model has a block only.
+        inside: names of the sites in it or depending on its rows; a run of the model has only a block of them.
     """
 
     plate: str
@@ -34,10 +34,10 @@ class Rows(NamedTuple):
 
     @classmethod
     def of(cls, sites: dict[str, dict[str, Any]]) -> "Rows | None":
-        """The subsampled plate in a trace of `WithRows(model)`; None where there is none.
+        """The subsampled plate in a trace of `WithRows(model)`; None if there is none.
 
         Raises:
-            ValueError: where there are several, or one has latent sites inside.
+            ValueError: if there are several, or one has latent sites inside.
         """
         plates = {name: site["args"] for name, site in sites.items() if site["type"] == "plate"}
         subsampled = {name: args for name, args in plates.items() if is_subsampled(*args)}
@@ -53,21 +53,21 @@ class Rows(NamedTuple):
         latent = [name for name, site in inside.items() if site["type"] == "sample" and not site["is_observed"]]
         if latent:
             raise ValueError(
-                f"expected latent sites outside of the subsampled plate {plate!r}, got {latent}: a block of rows does "
-                "not know the others' values; marginalise them, or leave subsample_size out"
+                f"expected latent sites outside of the subsampled plate {plate!r}, got {latent}: a block of rows "
+                "lacks the values of the other rows. Marginalise these sites, or leave subsample_size out"
             )
         return cls(plate, size, block, frozenset(inside))
 
     def mean[T: PyTree](self, of_block: Callable[[RowNumbers], T]) -> T:
         """The mean of `of_block(rows)` over blocks that have every row once, weighted by their numbers of rows.
 
-        The log density with a block counts it as the whole, so this is the one with all rows.
+        The log density with a block scales it to the whole, so this mean is the log density with all rows.
         """
         full, rest = divmod(self.size, self.block)
         first = jnp.arange(self.block)
 
         def add(sums: Any, number: Array) -> tuple[Any, None]:
-            # with what rounding lost so far (Kahan 1965), which adds up over many blocks in single precision
+            # plus the rounding errors so far (Kahan 1965), which add up over many blocks in single precision
             total, lost = sums
             term = jax.tree.map(jnp.subtract, of_block(first + number * self.block), lost)
             new = jax.tree.map(jnp.add, total, term)
@@ -83,7 +83,7 @@ class Rows(NamedTuple):
 
 
 class WithRows(Messenger):
-    """A handler that gives a model's subsampled plate these rows, or the first ones; it changes no other model.
+    """A handler that gives a model's subsampled plate these rows, or the first ones; it leaves other models unchanged.
 
     An `np.memmap` in `numpyro.subsample` stays on disk: rows are read from it when they are used.
     """
@@ -104,18 +104,18 @@ class WithRows(Messenger):
                 # any other shape NumPyro itself broadcasts or refuses
                 if len(plate.rows) < plate.size and axis >= 0 and array.shape[axis] == plate.size:
                     msg["value"] = _read(array, plate.rows, axis)
-                    msg["kwargs"] = {"event_dim": None}  # which tells the plates that this is done
+                    msg["kwargs"] = {"event_dim": None}  # so that the plates know that this is done
 
 
 def is_subsampled(size: int, subsample_size: int | None) -> bool:
-    """Whether a plate of these arguments has a part of its rows only."""
+    """Whether a plate with these arguments has only a part of its rows."""
     return subsample_size is not None and subsample_size != size
 
 
 def require_seen_plates(sites: dict[str, dict[str, Any]]) -> None:
-    """Raise a ValueError where a site has a part of its rows by a plate that is not in the trace.
+    """Raise a ValueError if a site has only a part of its rows because of a plate that is not in the trace.
 
-    Of such a plate NumPyro draws the rows, once for all.
+    For such a plate NumPyro draws the rows once for all.
     """
     for name, site in sites.items():
         unseen = [plate for plate in _plates_around(site) if plate not in sites]
@@ -130,12 +130,12 @@ def require_seen_plates(sites: dict[str, dict[str, Any]]) -> None:
 def depending_on_rows(
     run: Callable[[Array, RowNumbers], tuple[Array, dict[str, Array]]], rows: Rows, dim: int
 ) -> frozenset[str]:
-    """The deterministic sites outside of the plate that depend on its rows all the same.
+    """The deterministic sites outside the plate that still depend on its rows.
 
     `run(x, rows)` gives the log density with these rows in place of all, and the deterministic sites.
 
     Raises:
-        ValueError: where the log density is not a sum over rows, as where a statistic of a block is in it.
+        ValueError: if the log density is not a sum over rows, for example because it uses a statistic of a block.
     """
     half = max(rows.block // 2, 1)
     rng = np.random.default_rng(0)
@@ -150,7 +150,7 @@ def depending_on_rows(
     one, other, both, differ = jax.jit(jax.vmap(at), compiler_options=NO_OPTIMIZATION)(points)
     mean, size = 0.5 * (one + other), 1.0 + jnp.maximum(jnp.abs(one), jnp.abs(other))
     apart = np.asarray(jnp.abs(both - mean) / size)
-    if (apart > max(_ROUNDING[0] * jnp.finfo(apart.dtype).eps, _ROUNDING[1])).any():  # not where it is NaN
+    if (apart > max(_ROUNDING[0] * jnp.finfo(apart.dtype).eps, _ROUNDING[1])).any():  # ignoring NaN
         raise ValueError(
             f"expected a log density that is a sum over the rows of the plate {rows.plate!r}, got one that is not: "
             f"with twice as many rows it is off by {np.nanmax(apart):.2g} of itself. Keep all that depends on rows in "

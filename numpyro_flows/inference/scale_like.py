@@ -1,4 +1,4 @@
-"""How much others' scales depend on a coordinate, as on `log tau` of a hierarchical model, told by the curvature."""
+"""How much others' scales depend on a coordinate, such as `log tau` of a hierarchical model, by the curvature."""
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -8,8 +8,8 @@ from numpyro_flows.inference.newton import Density
 
 _AWAY = 2.0  # standard deviations from the centre, to both sides
 _DIRECTIONS = 4
-_ONE = 1.0  # of which on a coordinate is a scale of others: one of `posteriordb`, `tau` of a centred model, has more
-_ALL = 20.0  # of all others together: where they are many they tell their scale well, and it moves little
+_ONE = 1.0  # above this, a coordinate is a scale of others; in `posteriordb`, `tau` of one centred model has more
+_ALL = 20.0  # of all others together: if they are many they determine their scale well, and it changes little
 
 
 def are_scales(dependence: Float[np.ndarray, " dim"]) -> Bool[np.ndarray, " dim"]:
@@ -26,7 +26,7 @@ def scale_like(density: Density, fit: GaussianFit) -> Float[np.ndarray, " dim"]:
     """
     dim, half = fit.loc.size, np.finfo(fit.loc.dtype).eps ** (1 / 3)
     sds = np.linalg.norm(fit.scale, axis=1, keepdims=True)
-    along = fit.scale / sds  # where `x_i` goes, in standard coordinates: a row for each `i`
+    along = fit.scale / sds  # the direction of `x_i` in standard coordinates: a row for each `i`
     signs = np.random.default_rng(0).choice([-1.0, 1.0], (_DIRECTIONS, 1, dim))
     aside = signs - (signs * along).sum(-1, keepdims=True) * along  # `x_i` stays
     centres = _AWAY * np.stack([along, -along])
@@ -35,4 +35,4 @@ def scale_like(density: Density, fit: GaussianFit) -> Float[np.ndarray, " dim"]:
     gradients = density(points.reshape(-1, dim).astype(fit.loc.dtype))[1].reshape(points.shape)
     curvature = -((gradients[0] - gradients[1]) * (aside @ fit.scale.T)).sum(-1).sum(1)
     ratio = np.abs(np.log(curvature[0] / curvature[1]))
-    return np.where(np.isfinite(ratio), ratio, 0.0)  # convex on a side: not near one mode
+    return np.where(np.isfinite(ratio), ratio, 0.0)  # convex on one side: not near a mode

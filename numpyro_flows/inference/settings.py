@@ -1,4 +1,4 @@
-"""Every constant of a fit by `FlowVI`, with where it comes from."""
+"""All constants of a fit by `FlowVI`, with their sources."""
 
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -12,7 +12,7 @@ _SHARES = (
     *("unit_start_ess", "forward_ess", "forward_share", "min_ess", "sufficient_ess", "target_ess"),
     *("max_broken", "heavier", "max_missed", "tempering_ess", "max_cut", "min_cut", "least_share"),
 )
-# what a certificate is looser by where it is above, or below, its default
+# settings that make a certificate less strict above, or below, their defaults
 _LOOSER_ABOVE = ("max_khat", "max_broken", "max_missed", "max_cut", "outside")
 _LOOSER_BELOW = (
     *("min_ess", "sufficient_ess", "min_degrees_of_freedom", "certificate_draws"),
@@ -21,138 +21,148 @@ _LOOSER_BELOW = (
     *("particles", "temperatures", "moves", "leapfrog_steps", "settling_moves"),
 )
 _SEARCH = ("prior_draws", "ladder_draws", "axis_distances", "particles")
-_MOST_AT_ONCE = 2**20  # numbers in an array: beyond, memory is slower than arithmetic
-_FEWEST_AT_ONCE = 8  # share the reading of the data: of 1e6 x 50 one by one took four times as long
-_EXPENSIVE = 1e6  # numbers that a density computes, a millisecond: from there on the search is smaller
+_MOST_AT_ONCE = 2**20  # numbers in an array: above this, memory is slower than arithmetic
+_FEWEST_AT_ONCE = 8  # points that share one pass over the data: one at a time, 1e6 x 50 took four times as long
+_EXPENSIVE = 1e6  # numbers that a density computes, about a millisecond: above this the search is smaller
 _SMALLEST_SEARCH = 0.25
-_LEAST = {"certificate_draws": 1_000, "mode_draws": 1_000, "refine_draws": 2}  # else nothing can be estimated
+_LEAST = {"certificate_draws": 1_000, "mode_draws": 1_000, "refine_draws": 2}  # fewer would not give an estimate
 
 
 @dataclass(frozen=True)
 class FlowVISettings:
     """The constants of a fit, in the order of its stages: `FlowVI(model, settings=FlowVISettings(max_khat=0.5))`.
 
-    None depends on a model's name. "Measured" is: on the 20 posteriors of `benchmarks.posteriordb`, on two cores.
+    No constant depends on a model's name. "Measured" means: on the 20 posteriors of `benchmarks.posteriordb`, on two
+    cores.
 
-    Shapes (sizes of compiled functions, without influence on a fit but for its random numbers):
+    Shapes (sizes of compiled functions; in a fit they change only the random numbers):
 
-    - `batch`: points of one evaluation of density and gradient, fewer of large data; measured, 128 took up to a third
-      longer, as many calls have fewer points.
-    - `block`: draws of one call of the compiled sampler, and points whose value alone is computed at a time. Fewer if
-      that is expensive: all wait for the slowest one, and small calls are filled up.
-    - `chunk`: steps of one call of the training loop: what the progress bar and Ctrl-C wait for.
+    - `batch`: points for one evaluation of density and gradient, fewer for large data. Measured: 128 took up to a third
+      longer, because many calls have fewer points.
+    - `block`: draws in one call of the compiled sampler, and points in one call of the density without gradient. FlowVI
+      takes fewer for an expensive density: all points wait for the slowest one, and small calls are padded.
+    - `chunk`: steps in one call of the training loop. The progress bar and Ctrl-C wait for the end of a call.
 
-    Starts (one start is never to be trusted: Agrawal, Sheldon, Domke 2020, arXiv 2006.10343):
+    Starts (a single start is not reliable: Agrawal, Sheldon, Domke 2020, arXiv 2006.10343):
 
-    - `num_starts`: points of either kind from which Newton's method climbs: uniform ones and draws from the prior.
-    - `start_radius`: the uniform ones are in `(-2, 2)` on the unconstrained scale, as NumPyro's own first values.
+    - `num_starts`: number of uniform starts of Newton's method, and of starts drawn from the prior.
+    - `start_radius`: uniform starts are in `(-2, 2)` on the unconstrained scale, like NumPyro's initial values.
 
     Newton:
 
-    - `newton_steps`: most steps; measured, climbs that arrive at all do so in 5 to 20.
-    - `newton_lengths`: lengths of a step tried side by side, in place of a line search.
-    - `newton_tolerance`: squared length of a step, in local standard deviations, at which a climb is over.
-    - `keep_curvature`: whether one curvature serves several steps. Set for densities that are expensive: of others
-      the steps' own arithmetic takes longer than the gradients that are saved.
-    - `max_full_dim`: above it a covariance is diagonal, and Newton and the search for modes are left out: all
-      three cost at least the square of the dimension.
+    - `newton_steps`: maximum number of steps. Measured: climbs that converge take 5 to 20.
+    - `newton_lengths`: step lengths that are tried side by side, in place of a line search.
+    - `newton_tolerance`: squared step length, in local standard deviations, at which a climb ends.
+    - `keep_curvature`: whether several steps use one curvature. This saves time only if the density is expensive:
+      otherwise the arithmetic of the steps takes longer than the gradients that are saved.
+    - `max_full_dim`: above this dimension the covariance is diagonal, and Newton's method and the search for modes are
+      left out. The cost of all three grows at least like the square of the dimension.
 
     Gaussian:
 
-    - `num_candidates`: Gaussians at modes that compete, those of the largest evidence by Laplace's approximation.
-    - `refine_steps`, `refine_draws`: most natural-gradient steps, and draws of each, in pairs `u, -u`.
-    - `refine_window`, `refine_gain`: they end where so many steps have gained less than so many nats of ELBO over
-      as many before; half of the 0.02 nat by which seeds may differ.
-    - `refine_max_move`: most that one step moves the mean, in standard deviations.
-    - `refine_precision_bounds`: most that one step changes a precision.
-    - `unit_start_ess`: where the Gaussian at a mode has less, the best of two widths at a start competes: a density
-      without a mode, such as a centred hierarchical model's, needs it. It is refined as a diagonal one first: of
-      89 and 104 dimensions, full ones were lost at once, and diagonal ones within 3 nats after 0.1 s.
+    - `num_candidates`: number of Gaussians at modes that compete: those with the largest evidence by Laplace's
+      approximation.
+    - `refine_steps`, `refine_draws`: maximum number of natural-gradient steps, and draws for each, in pairs `u, -u`.
+    - `refine_window`, `refine_gain`: refinement ends if the ELBO of the last `refine_window` steps exceeds that of as
+      many steps before by less than `refine_gain` nats. This is half of the 0.02 nats by which seeds may differ.
+    - `refine_max_move`: largest move of the mean in one step, in standard deviations.
+    - `refine_precision_bounds`: smallest and largest factor by which one step changes a precision.
+    - `unit_start_ess`: if the Gaussian at a mode has a smaller ESS, the better of two widths at a start competes too. A
+      density without a mode, such as that of a centred hierarchical model, needs this. It is refined as a diagonal
+      Gaussian first: in 89 and 104 dimensions full ones diverged at once, and diagonal ones were within 3 nats after
+      0.1 s.
 
     Flow:
 
-    - `num_steps`: budget; measured, the hardest of the 20 took 7,600.
-    - `num_particles`: draws of one step; measured, 256 took twice the time for the same ESS.
-    - `learning_rate`: peak of Adam's; measured, 5e-3 took twice the steps on the centred eight schools.
-    - `first_round`, `round_growth`, `longest_round`: steps of a round, and the factor from one to the next; measured,
-      the first is enough for 7 of the 9 posteriors that need a flow.
-    - `forward_ess`: from this ESS on the weights are good enough to train by the forward KL, which fills the tails.
-    - `forward_share`: weight of the forward KL then; the rest, the reverse KL, calls back draws that went astray.
-    - `forward_rate`: learning rate then, as a share of the others'.
-    - `max_weight`: most that one draw counts in the forward KL, in units of the mean.
-    - `solver_gap`: nats of ELBO between the ODE solver of training and a flow's own, from which
-      the solver steps of training are doubled: training learns to cheat a solver that is too coarse.
+    - `num_steps`: maximum number of steps. Measured: the hardest of the 20 posteriors took 7,600.
+    - `num_particles`: draws for one step. Measured: 256 took twice the time for the same ESS.
+    - `learning_rate`: peak learning rate of Adam. Measured: 5e-3 took twice the steps on the centred eight schools.
+    - `first_round`, `round_growth`, `longest_round`: steps of the first and of the longest round, and the factor from
+      one round to the next. Measured: one round is enough for 7 of the 9 posteriors that need a flow.
+    - `forward_ess`: above this ESS training uses the forward KL, which fills the tails; below it the weights are too
+      uneven for that.
+    - `forward_share`: weight of the forward KL above `forward_ess`. The rest, the reverse KL, brings stray draws back.
+    - `forward_rate`: factor on the learning rate above `forward_ess`.
+    - `max_weight`: largest weight of a draw in the forward KL, in units of the mean weight.
+    - `solver_gap`: difference of the ELBO, in nats, between the ODE solver of training and the flow's own. Above it the
+      solver steps of training are doubled, because training exploits the errors of a solver that is too coarse.
 
     Certificate:
 
-    - `certificate_draws`: fresh draws of a verdict; with 10,000 k-hat varied by 0.1 from one set to the next, and one
-      fit of 100 passed by luck.
-    - `max_khat`, `min_ess`: certified are fits with k-hat below 0.7 (Vehtari et al. 2024, arXiv 1507.02646) and an ESS
-      of at least half,
-    - `sufficient_ess`: or with this ESS whatever k-hat: nearly constant weights look heavy-tailed on their own tiny
-      scale (a k-hat of 1.05 at an ESS of 99.9% was seen).
-    - `target_ess`, `target_khat`: where training ends: as k-hat varies, somewhat below the certificate's threshold, or
-      where the ESS is sufficient by itself.
-    - `least_gain`: nats of ELBO per 1,000 steps below which training ends short of the target ESS, if k-hat is good.
-    - `max_broken`: share of draws at which the density may be NaN, as where a solver fails far out; they count as none.
+    - `certificate_draws`: fresh draws for a verdict. With 10,000, k-hat varied by 0.1 between sets of draws, and 1 fit
+      in 100 passed by chance.
+    - `max_khat`, `min_ess`: a fit is certified if k-hat is below 0.7 (Vehtari et al. 2024, arXiv 1507.02646) and the
+      relative ESS is at least 0.5.
+    - `sufficient_ess`: a fit with this ESS is certified whatever its k-hat. Nearly constant weights can look
+      heavy-tailed on their own tiny scale (a k-hat of 1.05 at an ESS of 99.9% was seen).
+    - `target_ess`, `target_khat`: training ends at these values, or at `sufficient_ess`. The k-hat is somewhat below
+      the certificate's threshold, because k-hat varies between sets of draws.
+    - `least_gain`: nats of ELBO per 1,000 steps. If k-hat is good, training that gains less ends before `target_ess`.
+    - `max_broken`: largest share of draws at which the density may be NaN, for example because a solver fails in the
+      tails. These draws are left out.
 
     Missed modes:
 
-    - `dispersed_starts`: climbs from around the fitted Gaussian,
-    - `dispersion`: at so many of its standard deviations, from the first to the second, evenly on a log scale: of two
-      like modes, climbs from beyond the middle between them end in the other.
-    - `mode_draws`, `least_mode_draws`: draws of Gaussians around other modes that measure the mass there, in all and at
-      least of each.
-    - `outside`: how many times the posterior's density must exceed the fit's at a point to be outside of it.
-    - `prior_draws`: draws of the prior.
-    - `ladder`, `ladder_draws`: draws of the fit's Gaussian at so many times its scale. With these a rotated bump half
-      as wide as the fit and 8 standard deviations away was found in 30 of 30 searches in 5 dimensions, 13 in 8, and 1
-      in 20; one as wide as the fit in 30 in 8 and 20.
-    - `axis_distances`, `axis_points`: most points on each side of an axis, between the distances of `dispersion`, and
-      most in all.
-    - `inflation`, `particles`, `temperatures`, `tempering_ess`, `moves`: tempered particles start from the fit's
-      Gaussian so many times as wide; their number, the most steps, the least ESS of one, and the moves in it.
+    - `dispersed_starts`: number of climbs that start around the fitted Gaussian.
+    - `dispersion`: smallest and largest distance of these starts, in the Gaussian's standard deviations, evenly spaced
+      on a log scale. Of two modes of equal width, climbs that start beyond the midpoint end in the other one.
+    - `mode_draws`, `least_mode_draws`: draws from Gaussians around other modes that measure the mass there, in total
+      and at least for each mode.
+    - `outside`: a point is outside the fit if the posterior's density is this many times the fit's.
+    - `prior_draws`: number of draws from the prior.
+    - `ladder`, `ladder_draws`: factors on the scale of the fit's Gaussian, and the number of draws from these. They
+      were tested on a rotated mode at 8 standard deviations. If it was half as wide as the fit, 30 of 30 searches found
+      it in 5 dimensions, 13 in 8, and 1 in 20. If it was as wide as the fit, all 30 found it in 8 and in 20.
+    - `axis_distances`, `axis_points`: maximum number of points on each side of an axis, between the distances of
+      `dispersion`, and in total.
+    - `inflation`, `particles`: tempered particles start from the fit's Gaussian, widened by this factor; their number.
+    - `temperatures`, `tempering_ess`, `moves`: maximum number of tempering steps, the smallest ESS of a step, and the
+      moves in it.
     - `leapfrog_steps`, `leapfrog_lengths`: steps of a move, and the range of their lengths in standard deviations.
-    - `settling_moves`: moves of points that lie outside, before the mass around them is measured.
-    - `max_groups`: most Gaussians for points around which no climb converges.
-    - `most_modes`: from so many modes on one search looks for no more; the next one goes on.
-    - `heavier`: share of the posterior that lies elsewhere from which the fit starts again there.
-    - `max_missed`: share that a fit may lack, beyond three standard errors.
+    - `settling_moves`: moves of points outside the fit, before the mass around them is measured.
+    - `max_groups`: maximum number of Gaussians for points around which no climb converges.
+    - `most_modes`: a search stops at this number of modes; the next search continues.
+    - `heavier`: if a larger share of the posterior lies elsewhere, the fit starts again there.
+    - `max_missed`: largest share of the posterior that a fit may lack, beyond three standard errors.
 
     Necks:
 
     - `profile_distances`: distances, in standard deviations, at which the marginals of single coordinates are
-      computed: of at least `profiled` of those that are constrained, flat or scales of others.
-    - `max_cut`: share of such a marginal that may lie beyond every draw. A mixture gets a component that
-      reaches there from `min_cut` on, a certified fit from a quarter of it; always where others' scales depend on the
-      coordinate. Modes of less than `min_cut` get none in a mixture.
+      computed. These are coordinates that are constrained, have a flat prior, or are scales of others.
+    - `profiled`: minimum number of such coordinates, if the model has as many.
+    - `max_cut`: largest share of such a marginal that may lie beyond every draw.
+    - `min_cut`: a mixture gets a component that reaches into a neck if more than this share lies beyond every draw; a
+      certified fit gets one above a quarter of it. It always gets one if other scales depend on the coordinate. Modes
+      with a smaller share get no component.
 
     Heavy tails:
 
-    - `most_dim_of_diagonals`: most dimensions in which rays go between any two axes, too.
-    - `tail_rays`, `tail_distances`: directions beside the coordinates' own, and the distances, in standard deviations
-      of the Gaussian, between which the fall of the log density is measured.
+    - `most_dim_of_diagonals`: maximum dimension in which rays between any two axes are checked too.
+    - `tail_rays`, `tail_distances`: number of random directions beside the axes, and the distances, in standard
+      deviations of the Gaussian, between which the decrease of the log density is measured.
     - `min_degrees_of_freedom`: tails of this index or less have no variance, and the verdict says so.
 
-    Where a fit is refused:
+    After a fit is refused:
 
-    - `mixture_rounds`, `mixture_draws`: most rounds that move a mixture towards the posterior, and draws of one.
-    - `shrinkage`: its old covariances count as so many points for each dimension.
-    - `degrees_of_freedom`: of its Student-t components, each of which has the best.
-    - `least_share`: components with less are left out.
-    - `searches`: most searches for what it lacks, after each of which it has more components, up to `most_components`.
-    - `chains`: Markov chains side by side, and `chain_moves`, Hamiltonian moves of one sweep, and
-      `chain_jumps`, its jumps by differences of chains: where single coordinates have two modes, they go between them.
-    - `first_sweeps`, `most_sweeps`: there are twice as many, again and again, until the chains agree.
-    - `chain_draws`: chains that have more than twice as many draws lose every second one.
+    - `mixture_rounds`, `mixture_draws`: maximum number of rounds that move a mixture towards the posterior, and draws
+      for each.
+    - `shrinkage`: the old covariance of a component counts as this many points for each dimension.
+    - `degrees_of_freedom`: choices for a Student-t component; each component has its best one.
+    - `least_share`: components with a smaller share are left out.
+    - `searches`: maximum number of searches for what the mixture lacks. Each adds components, up to `most_components`.
+    - `chains`: number of Markov chains, run side by side.
+    - `chain_moves`: Hamiltonian moves in one sweep.
+    - `chain_jumps`: jumps in one sweep by the difference of two chains. They connect the modes of single coordinates.
+    - `first_sweeps`, `most_sweeps`: the number of sweeps is doubled until the chains agree or the maximum is reached.
+    - `chain_draws`: chains with more than twice as many draws keep every second one.
 
     Draws:
 
-    - `pool`: fresh draws for each one that importance resampling returns.
+    - `pool`: fresh draws for each draw that importance resampling returns.
 
     Raises:
-        TypeError: where one is of another kind than its default.
-        ValueError: where one is out of its range.
+        TypeError: if a value has another type than its default.
+        ValueError: if a value is out of its range.
 
     Example:
         >>> from numpyro_flows import FlowVISettings
@@ -272,15 +282,15 @@ class FlowVISettings:
                 require_numbers("(0, inf)", **{name: value})
 
     def thorough(self) -> "FlowVISettings":
-        """The same with ten times the search for what a fit lacks."""
+        """The same settings with ten times the search for what a fit lacks."""
         counts = {name: 4 * getattr(self, name) for name in (*_SEARCH, "dispersed_starts", "mode_draws")}
         return replace(self, **counts, moves=4, leapfrog_steps=5)
 
     def affordable(self, cost: Cost) -> "FlowVISettings":
-        """The same for a density of this cost: of an expensive one fewer points at a time, and a smaller search.
+        """The same settings, adapted to a density of this cost: fewer points at a time and a smaller search.
 
-        What was given, and is not the default, stays. So do the climbs: with a quarter of them, 4 of 104 fits of two
-        equal modes had only one, and were certified.
+        Values that differ from the default stay. The number of climbs stays too: with a quarter of them, 4 of 104 fits
+        of two equal modes found only one mode and were certified.
         """
         share = float(np.clip(np.sqrt(_EXPENSIVE / max(cost.numbers, 1)), _SMALLEST_SEARCH, 1.0))
         scaled = {name: int(np.ceil(share * getattr(FlowVISettings(), name))) for name in (*_SEARCH, "pool")}
@@ -293,12 +303,12 @@ class FlowVISettings:
         return replace(self, **{name: number for name, number in scaled.items() if name not in given})
 
     def of_draws(self, cost: Cost) -> "FlowVISettings":
-        """The same for draws of a fit: of an expensive density fewer at a time, and fewer that are not kept."""
+        """The same settings for draws from a fit: an expensive density gets smaller blocks and a smaller pool."""
         affordable = self.affordable(cost)
         return replace(self, block=affordable.block, pool=affordable.pool)
 
     def loosened(self) -> str:
-        """The settings by which a certificate says less than the default's, as text; empty where there are none."""
+        """The settings that make a certificate less strict than the defaults, as text; empty if there are none."""
         default = type(self)()
         above = [name for name in _LOOSER_ABOVE if getattr(self, name) > getattr(default, name)]
         below = [name for name in _LOOSER_BELOW if getattr(self, name) < getattr(default, name)]
@@ -306,7 +316,7 @@ class FlowVISettings:
 
 
 def _require_tuple(name: str, value: Any, default: Any) -> None:
-    """Positive numbers: two that rise, or any number of lengths."""
+    """Check a tuple of positive numbers: two in increasing order, or any number of lengths."""
     require_instance(tuple, str(default), **{name: value})
     for number in value:
         require_numbers("(0, inf)", **{f"each number of {name}": number})

@@ -1,4 +1,4 @@
-"""Independent fits of the same model and data, and how far they agree."""
+"""Independent fits of the same model and data, and how well they agree."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,11 +25,13 @@ class SeveralFits:
 
     Attributes:
         posteriors: the fits.
-        rhat: the rank-normalised r-hat of each scalar, with 1,000 resampled draws of each fit as a chain: above 1.01
-            fits differ by more than chance. A scalar that never changes has NaN.
-        log_evidence: the log evidence of each fit, and `log_evidence_se`, its standard error.
-        evidence_gap: the largest difference of two log evidences, over the standard error of that difference.
-        certified: whether all fits are.
+        rhat: rank-normalised r-hat of each scalar, where 1,000 resampled draws of each fit are a chain. Above 1.01 the
+            fits differ by more than chance. It is NaN for a scalar that never changes.
+        log_evidence: log evidence of each fit.
+        log_evidence_se: standard error of each log evidence.
+        evidence_gap: largest difference between two log evidences, over the standard error of that difference. Values
+            within about 3 can be due to chance alone.
+        certified: whether all fits are certified.
 
     Example:
         >>> import jax, numpyro, numpyro.distributions as dist  # doctest: +SLOW
@@ -72,7 +74,7 @@ class SeveralFits:
 def run_several(
     run: Callable[..., FlowPosterior], rng_key: PRNGKeyArray, num: int, args: tuple, kwargs: dict[str, Any]
 ) -> SeveralFits:
-    """`num` fits `run(key, *args, **kwargs)` with different keys, and how far they agree."""
+    """`num` fits `run(key, *args, **kwargs)` with different keys, and how well they agree."""
     require_key(rng_key)
     require_counts(2, num=num)
     posteriors = tuple(run(key, *args, **kwargs) for key in jax.random.split(rng_key, num))
@@ -99,6 +101,6 @@ def _rhat(posteriors: tuple[FlowPosterior, ...], rng_key: PRNGKeyArray) -> "pd.S
     draws = [posterior.sample(key, _DRAWS) for posterior, key in zip(posteriors, keys, strict=True)]
     chains = {name: np.stack([np.asarray(fit[name], np.float64) for fit in draws]) for name in draws[0]}
     dataset = Layout.of(posteriors[0]).dataset(chains)
-    with np.errstate(divide="ignore", invalid="ignore"):  # ArviZ's, of scalars that never change
+    with np.errstate(divide="ignore", invalid="ignore"):  # from ArviZ, for scalars that never change
         table = pd.DataFrame(summary(dataset, kind="diagnostics", round_to="none"))
     return pd.Series(table["r_hat"], name="rhat")

@@ -1,4 +1,4 @@
-"""How a posterior is shown: a card in notebooks, and ArviZ's pictures."""
+"""How a posterior is shown: a card in notebooks, and ArviZ's plots."""
 
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ _GREEN, _RED = "#1a7f37", "#cf222e"
 
 
 class Shown:
-    """Pictures by ArviZ of resampled draws, and the verdict as HTML."""
+    """ArviZ's plots of resampled draws, and the verdict as HTML."""
 
     if TYPE_CHECKING:
         certified: bool
@@ -24,7 +24,7 @@ class Shown:
         """Marginal densities, with means and credible intervals; keywords go to `arviz_plots.plot_dist`."""
         import arviz_plots
 
-        defaults: dict[str, Any] = {"figure_kwargs": {"layout": "constrained"}}  # else titles of two lines are cut
+        defaults: dict[str, Any] = {"figure_kwargs": {"layout": "constrained"}}  # otherwise titles of two lines are cut
         return arviz_plots.plot_dist(self.to_datatree(), **(defaults | kwargs))
 
     def plot_forest(self, **kwargs: Any) -> "PlotCollection":

@@ -1,4 +1,4 @@
-"""A distribution along one coordinate, and given it Gaussians of all others: it reaches into necks."""
+"""A distribution along one coordinate, and Gaussians of all others given it. It reaches into necks."""
 
 from typing import NamedTuple
 
@@ -14,11 +14,11 @@ _BINS = 4_000
 class Sliced(NamedTuple):
     """`r(x_i) N(x_others; mean(x_i), F(x_i) F(x_i)^T)`, where `r` is the root of Laplace's approximation to a marginal.
 
-    The marginal itself would have too few draws deep in a neck, which is what this distribution is for: a mixture with
-    it was refused at a k-hat of 0.73, and is certified with the root at 0.59.
+    This distribution is for the deep end of a neck, where the marginal itself would have too few draws. A mixture with
+    the marginal was refused at a k-hat of 0.73; with the root it is certified, at 0.59.
 
-    `r` is constant in each of many bins. Means and `F = L diag(d)`, with `L` unit lower-triangular, are known at a few
-    values; between them the means, `L` and `log d` are linear.
+    `r` is constant in each of many bins. The means and `F = L diag(d)`, with `L` unit lower-triangular, are known at a
+    few values; between them the means, `L` and `log d` are linear.
     """
 
     coordinate: int
@@ -31,7 +31,7 @@ class Sliced(NamedTuple):
 
     @classmethod
     def of(cls, downwards: End, upwards: End) -> "Sliced":
-        """From the profiles of a coordinate towards both ends, which begin at the same value."""
+        """The distribution from the profiles of a coordinate towards both ends, which begin at the same value."""
         both = [
             np.concatenate([low[:0:-1], high])
             for low, high in (
@@ -57,7 +57,7 @@ class Sliced(NamedTuple):
         )
 
     def require_coherent(self, dim: int) -> None:
-        """Raise a ValueError where the parts do not fit together, as in a broken file."""
+        """Raise a ValueError if the parts do not fit together, for example in a damaged file."""
         num, others = self.values.size, dim - 1
         shapes = [np.shape(leaf) for leaf in self[1:]]
         expected = [(num,), (num, others), (num, others, others), (num, others), (_BINS + 1,), (_BINS,)]
@@ -105,7 +105,7 @@ class Sliced(NamedTuple):
     def _cells(
         self, at: Float[np.ndarray, " points"]
     ) -> tuple[Int[np.ndarray, " points"], Float[np.ndarray, " points"]]:
-        """Between which values each point lies, and how far it is from the lower one to the upper."""
+        """The interval of values in which each point lies, and how far the point is from the lower to the upper one."""
         cells = np.clip(np.searchsorted(self.values, at) - 1, 0, len(self.values) - 2)
         return cells, (at - self.values[cells]) / (self.values[cells + 1] - self.values[cells])
 

@@ -1,4 +1,4 @@
-"""What the stages of a fit hand on: a stage is a function `stage(context, fit) -> fit`."""
+"""The state that stages of a fit pass on: a stage is a function `stage(context, fit) -> fit`."""
 
 from concurrent.futures import Executor
 from typing import NamedTuple, Protocol
@@ -28,19 +28,19 @@ from numpyro_flows.training.watch import Watch
 
 
 class Context(NamedTuple):
-    """What the stages of a fit share.
+    """The objects that the stages of a fit share.
 
     target: the model as a density: `dim`, and `log_density(x)` of one vector, to be traced.
     density: the same on the host: `density(points)` gives log densities and gradients in NumPy.
-    prior: `prior(seeds, num)` gives draws of it, as far as the model's sites have any.
-    verify: how hard to look for what a fit lacks: "auto", "thorough" or, not at all, "weights".
-    guide: with the recipe of the flow.
+    prior: `prior(seeds, num)` gives draws of the prior, as far as the model's sites have one.
+    verify: how thoroughly to search for what a fit lacks: "auto", "thorough", or "weights" for no search.
+    guide: the guide, which has the recipe of the flow.
     settings: the constants of the fit.
-    seeds: by name: a stage draws by `seeds.rng("name of the stage")`.
+    seeds: seeds by name: a stage draws by `seeds.rng("name of the stage")`.
     clock: the seconds of the stages.
-    pool: threads to compile in.
+    pool: threads for compilation.
     watch: progress bar, callback, checkpoint.
-    devices: those that share the work.
+    devices: the devices that share the work.
     """
 
     target: Fitted
@@ -59,16 +59,19 @@ class Context(NamedTuple):
 class Fit(NamedTuple):
     """A bijection from `N(0, I)` to the unconstrained posterior, with the verdict on it.
 
-    loc, scale: a Gaussian near the posterior: `scale` lower-triangular, or a vector where the covariance is diagonal.
-    bijection: what is fitted; of a Gaussian stage that Gaussian.
-    certificate: the verdict, on draws with these `log_weights`.
-    survey: what a search around the Gaussian found; every later verdict needs it.
-    losses: of every step of training, `num_skipped` of which changed nothing.
-    reason: why training ended; None where there was none.
-    draw: the compiled sampler of the bijection, if there is one, and `log_prob` its compiled density.
-    mixture: what the verdict is on, where that is a mixture.
-    chains: draws of it, or of Markov chains, where the verdict is on these.
-    refused: a mixture that was refused before a flow was trained, what its last search found, and the fit by it.
+    loc, scale: a Gaussian near the posterior: `scale` is lower-triangular, or a vector if the covariance is diagonal.
+    bijection: the fitted bijection; for a Gaussian stage that of the Gaussian.
+    certificate: the verdict on the fit's draws.
+    log_weights: log weights of these draws.
+    survey: the result of a search around the Gaussian; every later verdict needs it.
+    losses: loss of every training step.
+    num_skipped: number of training steps that changed nothing.
+    reason: why training ended; None without training.
+    draw: the compiled sampler of the bijection, if there is one.
+    log_prob: the compiled density of the bijection, if there is one.
+    mixture: the mixture that the verdict is about, if it is about a mixture.
+    chains: draws of the mixture, or of Markov chains, if the verdict is about these.
+    refused: a mixture that was refused before a flow was trained, the result of its last search, and the fit by it.
     """
 
     loc: Float[np.ndarray, " dim"]
@@ -88,17 +91,17 @@ class Fit(NamedTuple):
 
     @classmethod
     def before(cls, dim: int) -> "Fit":
-        """`N(0, I)`, which nothing was fitted or searched for."""
+        """`N(0, I)`, without any fit or search."""
         dtype = np.dtype(jnp.result_type(float))
         loc, scale = np.zeros(dim, dtype), np.ones(dim, dtype)
-        why = "nothing was fitted: let the first stage be one that starts, such as GaussianStart()"
+        why = "nothing was fitted: the first stage must fit something, such as GaussianStart()"
         certificate = Certificate.unknown(why)
         survey = Survey(left_out="no stage searched for what the fit lacks")
         return cls(loc, scale, _gaussian(loc, scale), certificate, np.full(1, np.nan), survey)
 
     @property
     def stopped(self) -> bool:
-        """Whether nothing more is to be tried."""
+        """Whether no further stage should be tried."""
         return self.reason in (Reason.INTERRUPTED, Reason.NOT_FINITE) or self.survey.improper
 
     @property
@@ -115,13 +118,13 @@ class Stage(Protocol):
 def around(
     context: Context, loc: Float[np.ndarray, " dim"], scale: Float[np.ndarray, "dim dim"] | Float[np.ndarray, " dim"]
 ) -> Fit:
-    """The fit that is a given Gaussian: what every stage that starts from somewhere returns."""
+    """The fit that is a given Gaussian. A stage that starts from its own Gaussian returns this."""
     loc, scale = (np.asarray(array, context.density.dtype) for array in (loc, scale))
     return surveyed(context, GaussianFit(loc, scale, -np.inf, no_climbs(loc)))
 
 
 def surveyed(context: Context, gaussian: GaussianFit) -> Fit:
-    """A Gaussian with its verdict and what a search around it finds: it may find a better one elsewhere."""
+    """A Gaussian with its verdict and the result of a search around it, which may find a better Gaussian elsewhere."""
     density, settings, coordinates = context.density, context.settings, context.target.coordinates
     rng = context.seeds.rng("survey")
     if context.verify == "weights":

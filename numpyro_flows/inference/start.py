@@ -16,9 +16,9 @@ from numpyro_flows.training.ahead import Ahead
 
 @dataclass(frozen=True)
 class GaussianStart:
-    """The stage that fits a Gaussian from several starts, and searches around it for modes and heavy tails.
+    """The stage that fits a Gaussian from several starts, and searches around it for other modes and heavy tails.
 
-    Newton's method climbs from every start, and natural gradients refine the best Gaussian at a mode that was found.
+    Newton's method climbs from every start to a mode. Natural gradients then refine the best Gaussian at a mode.
 
     Example:
         >>> import jax, numpyro, numpyro.distributions as dist  # doctest: +SLOW
@@ -47,7 +47,7 @@ class GaussianStart:
 
 
 def _starts(context: Context, by_model: Ahead | None) -> Float[np.ndarray, "starts dim"]:
-    """Starts of a user's own strategy; by default uniform ones, half of them draws of the prior where there are any."""
+    """Starts by a user's own strategy; by default uniform ones, or half uniform and half drawn from the prior."""
     num, seeds = context.settings.num_starts, context.seeds
     if by_model is not None:
         starts = np.stack([by_model(seed) for seed in seeds.many(num, "starts")])

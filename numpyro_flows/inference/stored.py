@@ -1,4 +1,4 @@
-"""A fit as it is in a file or a pickle, and what stands for its model where there is none."""
+"""A fit in the form of a file or a pickle, and stand-ins for a missing model."""
 
 import os
 import warnings
@@ -30,27 +30,28 @@ from numpyro_flows.modeling.sites import Sites, SitesTransform
 
 _LEAST_WEIGHTS = 1_000
 _Stored = Bell | Product | Sliced
-_POINTS = 3  # at which log densities are compared
-_ULPS = 256  # by which a log density may differ between machines and versions, in units of its precision
+_POINTS = 3  # points at which log densities are compared
+_ULPS = 256  # units of precision by which a log density may differ between machines and versions
 
 
 class StoredFit(NamedTuple):
-    """What a file has of a `FlowPosterior`: all but the model and its data.
+    """The part of a `FlowPosterior` that a file stores: everything except the model and its data.
 
     Attributes:
-        bijection: the trained map, from `N(0, I)` to the unconstrained latent vector.
-        prefix: of the guide's names.
-        log_weights: importance weights, of which loading makes the certificate.
-        components, shares: of a mixture, whose weights these are; None where there is none, or a flow is in it.
-        chains: draws of a mixture, or of Markov chains, which loading looks at instead.
-        by: what the verdict was by, weights or Markov chains.
-        refused: why the fit was not certified; empty where it was. A file can only refuse.
-        beyond: the share of the posterior beyond every draw.
-        shapes: the latent sites' unconstrained shapes.
-        sites: their shapes and supports; None where a support depends on other sites.
-        free_entries: by site, the number of entries that a mask takes out of the density.
-        points: unconstrained vectors, and `log_densities`, the model's there.
-        fingerprint: of the model's arguments.
+        bijection: the trained map from `N(0, I)` to the unconstrained latent vector.
+        prefix: prefix of the guide's names.
+        log_weights: importance weights, from which loading makes the certificate.
+        components, shares: those of the mixture with these weights; None if there is none, or it contains a flow.
+        chains: draws of a mixture, or of Markov chains, whose agreement is checked on loading.
+        by: the basis of the verdict, "weights" or "mcmc".
+        refused: why the fit was not certified; empty if it was. A file can only refuse.
+        beyond: share of the posterior beyond every draw.
+        shapes: unconstrained shapes of the latent sites.
+        sites: shapes and supports of the latent sites; None if a support depends on other sites.
+        free_entries: number of entries that a mask removes from the density, by site.
+        points: unconstrained vectors.
+        log_densities: the model's log densities at `points`.
+        fingerprint: fingerprint of the model's arguments.
     """
 
     bijection: AbstractBijection
@@ -77,7 +78,7 @@ class StoredFit(NamedTuple):
 
     @classmethod
     def of(cls, posterior: Result) -> "StoredFit":
-        """What is kept of a posterior."""
+        """The stored part of a posterior."""
         target = posterior._target
         points = posterior._draws.first_of_flow(_POINTS)  # compiled already
         components, shares = _in_files(posterior._draws.mixture)
@@ -107,11 +108,11 @@ class StoredFit(NamedTuple):
 
     @classmethod
     def read(cls, path: str | os.PathLike, trusted: tuple[type, ...]) -> "StoredFit":
-        """What a file has; a TypeError where `trusted` is no tuple of classes, a ValueError for a broken file."""
+        """The contents of a file; a TypeError if `trusted` is not a tuple of classes, a ValueError for a bad file."""
         fit = load_tree(path, "FlowPosterior", cls, trusted=trusted)
         try:
             fit.require_coherent()
-        except Exception as error:  # JAX's own, where shapes do not fit
+        except Exception as error:  # from JAX, if shapes do not fit
             raise ValueError(f"expected a whole fit in {os.fspath(path)!r}: {error}") from error
         return fit
 
@@ -139,12 +140,12 @@ class StoredFit(NamedTuple):
         return Mixture(self.components, self.shares) if self.components and self.shares is not None else None
 
     def unchanged(self) -> dict[str, Any]:
-        """What a posterior has as the file has it."""
+        """The attributes that a posterior takes unchanged from the file."""
         names = "bijection log_weights chains losses seconds gradient_evaluations value_evaluations num_skipped reason"
         return {name: getattr(self, name) for name in names.split()}
 
     def require_coherent(self) -> None:
-        """Raise a ValueError where the parts do not fit together."""
+        """Raise a ValueError if the parts do not fit together."""
         dim = sum(int(np.prod(shape)) for shape in self.shapes.values())
         bijection = self.bijection
         if not isinstance(bijection, Chain) or bijection.shape != (dim,) or bijection.cond_shape is not None:
@@ -170,7 +171,7 @@ class StoredFit(NamedTuple):
                 raise ValueError(f"expected a bijection to vectors of shape {(dim,)}, got {value.shape}")
 
     def require_fitted_to(self, target: Target) -> None:
-        """Raise a ValueError where a model's arguments, by fingerprint, or log densities are not those of the fit."""
+        """Raise a ValueError if a model's arguments, by fingerprint, or its log densities are not those of the fit."""
         if not self.fingerprint.is_of(target.args, target.kwargs):
             raise ValueError(
                 "expected the model and data that were fitted, got other arguments: their fingerprint differs. "
@@ -187,15 +188,15 @@ class StoredFit(NamedTuple):
             )
         if self.fingerprint.unknown:
             warnings.warn(
-                f"the arguments {', '.join(self.fingerprint.unknown)} are no numbers, so their content has no "
-                "fingerprint: only the log density tells whether they are those of the fit",
+                f"the arguments {', '.join(self.fingerprint.unknown)} are not numbers, so their content has no "
+                "fingerprint: only the log density shows whether they are those of the fit",
                 UserWarning,
                 stacklevel=3,
             )
 
 
 class StoredSites:
-    """In the place of a `Target`: the latent sites of a fit, without the model's density."""
+    """A stand-in for a `Target`: the latent sites of a fit, without the model's density."""
 
     def __init__(self, sites: Sites, free_entries: dict[str, int]):
         self.free_entries = free_entries
@@ -209,11 +210,11 @@ class StoredSites:
         self.rows = None
 
     def unchanged_fingerprint(self) -> Fingerprint:
-        """Of no arguments."""
+        """The fingerprint of no arguments."""
         return fingerprint((), {})
 
     def log_density(self, x: Float[Array, " dim"]) -> Scalar:
-        """Unknown: NaN, by which weights are unknown too, and resampling takes each draw alike."""
+        """NaN, because the density is unknown: the weights are unknown too, and resampling treats all draws equally."""
         return jnp.full((), jnp.nan, x.dtype)
 
     def of_one_period(self, centre: Float[Array, " dim"]) -> "StoredSites":
@@ -238,7 +239,7 @@ class StoredSites:
 
 
 def without_model(*args: Any, **kwargs: Any) -> NoReturn:
-    """In the place of the model of a posterior that was loaded without it."""
+    """A stand-in for the model of a posterior that was loaded without it."""
     raise ValueError(
         "expected a posterior with its model, got one that was loaded without: give it the model and its arguments, "
         "FlowPosterior.load(path, model, *args)"
@@ -246,18 +247,18 @@ def without_model(*args: Any, **kwargs: Any) -> NoReturn:
 
 
 def target_of(fit: StoredFit, model: Callable, args: tuple, kwargs: dict[str, Any]) -> Target | StoredSites:
-    """The model as a density, or what stands for it.
+    """The model as a density, or its stand-in.
 
     Raises:
-        ValueError: where the model has other latent sites. Without one: where arguments are given all the same, or the
-            sites' supports are unknown.
+        ValueError: if the model has other latent sites. Without a model: if arguments are given, or the sites' supports
+            are unknown.
     """
     if model is without_model:
         if args or kwargs:
             raise ValueError("model expected the model of these arguments, got None: give both or neither")
         if fit.sites is None:
             raise ValueError(
-                "expected latent sites whose supports do not depend on each other to load a fit without its model, got "
+                "expected latent sites with independent supports to load a fit without its model, got "
                 f"others of {list(fit.shapes)}: give the model too, FlowPosterior.load(path, model, *args)"
             )
         return StoredSites(fit.sites, fit.free_entries)
@@ -268,7 +269,7 @@ def target_of(fit: StoredFit, model: Callable, args: tuple, kwargs: dict[str, An
 
 
 def _in_files(mixture: Mixture | None) -> tuple[tuple[_Stored, ...] | None, np.ndarray | None]:
-    """Components and shares of a mixture; none of one with a flow in it, of which a file cannot have the functions."""
+    """Components and shares of a mixture; None if it contains a flow, whose functions a file cannot store."""
     if mixture is None:
         return None, None
     components = tuple(part for part in mixture.components if isinstance(part, _Stored))
@@ -276,7 +277,7 @@ def _in_files(mixture: Mixture | None) -> tuple[tuple[_Stored, ...] | None, np.n
 
 
 def _require_mixture(components: tuple[_Stored, ...], shares: Float[np.ndarray, " components"], dim: int) -> None:
-    """Raise a ValueError where a mixture is none of vectors of this size."""
+    """Raise a ValueError if a mixture does not have vectors of this size."""
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves((components, shares))]
     if not all(np.isfinite(leaf).all() for leaf in leaves):
         raise ValueError("expected a mixture of finite numbers")
@@ -290,7 +291,7 @@ def _require_mixture(components: tuple[_Stored, ...], shares: Float[np.ndarray, 
 
 
 def _refusal(posterior: Result) -> str:
-    """Why the fit is not certified by the default settings, as far as is known; empty where it is."""
+    """Why the fit is not certified by the default settings, as far as is known; empty if it is."""
     if not posterior.certificate.certified:
         return posterior.certificate.why
     loosened = posterior._settings.loosened()
@@ -308,5 +309,5 @@ def _sites_of(target: Target | StoredSites) -> Sites | None:
 
 
 def _log_densities(target: Target | StoredSites, points: Float[Array, "points dim"]) -> Float[np.ndarray, " points"]:
-    with jax.default_matmul_precision("highest"):  # else a GPU has ten bits of a product
+    with jax.default_matmul_precision("highest"):  # otherwise a GPU has ten bits in a product
         return np.asarray(jax.vmap(target.log_density)(points))

@@ -21,36 +21,38 @@ from numpyro_flows.inference.to_arviz import Layout, attributes, in_chains
 from numpyro_flows.inference.verdict import verdict
 from numpyro_flows.training.seeds import Seeds
 
-NUM_DRAWS = 20_000  # the thresholds were measured with so many
-_LEAST_DRAWS = 4_000  # where there are many scalars
-_MOST_NUMBERS = 40_000_000  # of all draws, in memory
+NUM_DRAWS = 20_000  # the thresholds were measured with this number
+_LEAST_DRAWS = 4_000  # for models with many scalars
+_MOST_NUMBERS = 40_000_000  # numbers of all draws in memory
 _CHAINS = 4
 
-# The variance does not exist where the shape of `w (x - median)^2` is 1 or more; its estimate scatters by 0.07 to 0.1.
-# Measured on sets of 20,000 draws: this line marks 1 of 3,000 of a lognormal (sigma 1), none of 3,000 of a Weibull
-# (shape 0.5), and none of 300 of a normal, a gamma (shape 0.1) or a Student-t with 4 degrees of freedom. Of a Student-t
-# with 3 it marks 0.8%, and with 2.5 20%. Without a variance, it marks 94% with 2 and all with 1.5. `max_khat`, for the
-# mean, marks 0.3% with 2, 26% with 1.5, and all 300 of a half-Cauchy, which has no mean; of the others none.
+# The variance does not exist if the shape of `w (x - median)^2` is 1 or more. The estimated shape has a standard error
+# of 0.07 to 0.1. Share of sets of 20,000 draws that this threshold marks:
+# - with a variance: lognormal (sigma 1) 1 of 3,000; Weibull (shape 0.5) 0 of 3,000; normal, gamma (shape 0.1) and
+#   Student-t with 4 degrees of freedom 0 of 300; Student-t with 3 degrees of freedom 0.8%, with 2.5 20%;
+# - without a variance: Student-t with 2 degrees of freedom 94%, with 1.5 all.
+# `max_khat`, for the mean, marks 0.3% with 2 degrees of freedom, 26% with 1.5, all 300 of a half-Cauchy, which has no
+# mean, and none of the others.
 MAX_KHAT_OF_SQUARES = 0.85
 
-_NO_MEAN = ("mean", "sd", "mcse_mean", "mcse_sd")  # what a scalar without mean has not
+_NO_MEAN = ("mean", "sd", "mcse_mean", "mcse_sd")  # NaN for a scalar without a mean
 _NO_SD = ("sd", "mcse_mean", "mcse_sd")
 _OWN = ("median", "iqr", "mcse_mean", "khat")
-_OF_CHAINS = ("median", "iqr", "khat")  # ArviZ has the errors of chains
+_OF_CHAINS = ("median", "iqr", "khat")  # for chains, ArviZ gives the errors
 _ZERO = 700.0  # nats below the largest log weight from which a weight is rounded to zero
 _MOST_NAMES = 10  # in a line of text
 
 
 class WeightedDraws(NamedTuple):
-    """Draws of all sites with their weights, and which of them resampling keeps.
+    """Draws of all sites with their weights, and the draws that resampling keeps.
 
     Attributes:
         sites: values of the sites, each `(draws, *site)`.
-        weights: normalised importance weights, `(draws,)`; draws whose weight is zero, or NaN, are left out.
-        smoothed: the same, Pareto-smoothed: draws are resampled by these.
-        mcse_factors: what `mcse_factors` gives for them.
+        weights: normalised importance weights, `(draws,)`; draws whose weight is zero or NaN are left out.
+        smoothed: Pareto-smoothed weights, used for resampling.
+        mcse_factors: result of `mcse_factors` for the smoothed weights.
         kept: indices of the resampled draws, chain by chain.
-        num_chains: Markov chains, or those that resampled draws are cut into, for ArviZ's r-hat.
+        num_chains: number of Markov chains, or of chains into which resampled draws are split for ArviZ's r-hat.
     """
 
     sites: dict[str, np.ndarray]
@@ -62,7 +64,7 @@ class WeightedDraws(NamedTuple):
 
     @classmethod
     def of(cls, posterior: Result, rng_key: PRNGKeyArray) -> "WeightedDraws":
-        """20,000 draws, fewer where there are more than 2,000 scalars; their weights are equal without a model."""
+        """20,000 draws, or fewer if there are more than 2,000 scalars; without a model their weights are equal."""
         settings, seeds = posterior._settings, Seeds.of(rng_key)
         x = jax.ShapeDtypeStruct((settings.block, posterior._target.dim), jnp.result_type(float))
         shapes = jax.eval_shape(posterior._constrain_block, x).values()
@@ -105,7 +107,7 @@ def summary(posterior: Result, options: dict[str, Any]) -> pd.DataFrame | xr.Dat
     by_chains = posterior.certificate.by == "mcmc"
     options = {"kind": "all" if by_chains else "stats", "fmt": "wide", "round_to": "auto"} | options
     in_full: dict[str, Any] = options | {"fmt": "xarray", "round_to": "none"}
-    with np.errstate(divide="ignore", invalid="ignore"):  # ArviZ's, of scalars that never change
+    with np.errstate(divide="ignore", invalid="ignore"):  # from ArviZ, for scalars that never change
         base: Any = arviz_summary(dataset, **in_full)
     own = _own_columns(draws, layout, posterior._settings)[list(base.data_vars)].sel(options.get("coords") or {})
     table = _joined(base, own, posterior._settings, _OF_CHAINS if by_chains else _OWN)
@@ -113,7 +115,7 @@ def summary(posterior: Result, options: dict[str, Any]) -> pd.DataFrame | xr.Dat
 
 
 def print_summary(posterior: Result) -> None:
-    """The verdict, the table of `summary`, and which of its rows lack moments, and why."""
+    """Print the verdict, the table of `summary`, and which rows have no moments, with the reason."""
     table = summary(posterior, {})
     assert isinstance(table, pd.DataFrame)
     print(verdict(posterior))
@@ -123,7 +125,7 @@ def print_summary(posterior: Result) -> None:
 
 
 def marked(table: pd.DataFrame, posterior: Result) -> list[str]:
-    """Lines of text that name the rows without a mean, and those without only an sd, and say why."""
+    """Lines of text that name the rows without a mean, and those that lack only the sd, with the reason."""
     mean, sd, khat = (table[name].to_numpy() for name in ("mean", "sd", "khat"))
     lacking = {
         "no mean or standard deviation": khat >= posterior._settings.max_khat,
@@ -131,7 +133,7 @@ def marked(table: pd.DataFrame, posterior: Result) -> list[str]:
     }
     tails = "the tails" if posterior.certificate.certified else "the tails, or those of this fit's weights,"
     return [
-        f"{what}: {tails} are too heavy; read the median and iqr of {_listed(table.index[rows])}"
+        f"{what}: {tails} are too heavy; use the median and iqr of {_listed(table.index[rows])}"
         for what, rows in lacking.items()
         if rows.any()
     ]
@@ -167,7 +169,7 @@ def _of_scalar(x: Float[np.ndarray, " draws"], draws: WeightedDraws, settings: F
     variance = (draws.smoothed * squares).sum()
     mcse = np.sqrt((draws.mcse_factors * squares).sum())
     mcse_of_variance = np.sqrt((draws.mcse_factors * (squares - variance) ** 2).sum())
-    # around the median: where there is no mean, that of the draws is so far out that nearly all are equally far from it
+    # around the median: without a mean, that of the draws is so far out that nearly all draws are equally far from it
     distances = np.abs(x - median)
     least_share = 1 - settings.sufficient_ess  # as in the certificate: weights may look heavy-tailed on a tiny scale
     khat = tail_shape(draws.weights * distances)
@@ -191,7 +193,7 @@ def _joined(base: xr.Dataset, own: xr.Dataset, settings: FlowVISettings, names: 
 
 
 def _rounded(table: xr.Dataset, round_to: Any) -> xr.Dataset:
-    """By default a thousandth of the interquartile range is the last digit: the Monte Carlo error is larger."""
+    """Round the table; by default to a thousandth of the interquartile range, which is below the Monte Carlo error."""
     if round_to in ("none", "None"):
         return table
     if round_to != "auto":

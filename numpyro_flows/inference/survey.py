@@ -1,4 +1,4 @@
-"""A look around a fit: what its own weights cannot show."""
+"""A search around a fit for what its own weights cannot show."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -19,21 +19,23 @@ from numpyro_flows.inference.profile import End, ends
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.tempering import Whitened, move
 
-_FEW_OF_MODES = 4.0  # times what the modes found hold: then they are far from all
+_FEW_OF_MODES = 4.0  # times the mass of the modes found: then many are missing
 _DEGENERATE = "the Gaussian is infinitely wide or narrow in a direction: the posterior is improper, or far too uneven"
 
 
 class Survey(NamedTuple):
-    """What was seen around a fit.
+    """The result of a search around a fit.
 
-    shares: what the fit lacks, by kinds of probes.
-    modes: other modes, where it lacks something, and `product`, a distribution of independent coordinates
-        around the same points, where that shows more: then there are too many modes to find them all.
-    tails: how the density falls far out.
-    ends: marginals of single coordinates, out to where no draws are; `num_left_out` were left out, as they are many.
-    left_out: why there was no search, or none to its end; else empty.
-    probes: points that no fit chose, to look at other fits with.
-    coordinates: what is known of the coordinates.
+    shares: what the fit lacks, by kind of probe.
+    modes: other modes, if the fit lacks something.
+    product: a distribution of independent coordinates around the same points, if it shows more than the modes: then
+        there are too many modes to find them all.
+    tails: the decrease of the density in the far tails.
+    ends: marginals of single coordinates, extended beyond all draws.
+    num_left_out: number of coordinates without such a marginal, because there are many.
+    left_out: why there was no search, or an incomplete one; else empty.
+    probes: points that no fit chose, for the check of other fits.
+    coordinates: properties of the coordinates.
     """
 
     shares: tuple[Share, ...] = ()
@@ -53,9 +55,9 @@ class Survey(NamedTuple):
 
 
 class Weighed(NamedTuple):
-    """What a verdict needs of draws; the draws themselves would take gigabytes.
+    """The figures of draws that a verdict needs; the draws themselves would take gigabytes.
 
-    lowest, highest: the draws' range.
+    lowest, highest: range of the draws.
     """
 
     log_density: Float[np.ndarray, " draws"]
@@ -65,7 +67,7 @@ class Weighed(NamedTuple):
 
 
 def weigh(blocks: Iterable[Draws], settings: FlowVISettings) -> Weighed:
-    """What is kept of blocks of draws, one after the other, until they decide a verdict."""
+    """The figures of blocks of draws, one after the other, until they decide a verdict."""
     kept, num = [], 0
     marks = [share * settings.certificate_draws for share in DECIDING]
     for block in blocks:
@@ -100,10 +102,10 @@ def survey_around(
     coordinates: Coordinates,
     settings: FlowVISettings,
 ) -> tuple[GaussianFit, Weighed, Survey]:
-    """A Gaussian, fresh draws of it, and what a search around it finds.
+    """A Gaussian, figures of its fresh draws, and the result of a search around it.
 
-    Where the search finds most of the posterior elsewhere, the Gaussian is fitted again from there. Ctrl-C ends the
-    search; a second time it raises.
+    If the search finds most of the posterior elsewhere, the Gaussian is fitted again from there. Ctrl-C ends the
+    search; a second Ctrl-C raises.
     """
     try:
         while True:
@@ -134,7 +136,7 @@ def look_around(
     coordinates: Coordinates,
     settings: FlowVISettings,
 ) -> Survey:
-    """Tails, ends of marginals, and probes around a Gaussian, which `search` compares with a fit."""
+    """Tails, ends of marginals, and probes around a Gaussian, for `search` to compare with a fit."""
     probes = tuple(explore(density, gaussian, prior, rng, settings))
     found, num_left_out = ends(density, gaussian, coordinates, settings)
     return Survey(
@@ -163,7 +165,7 @@ def _searched(
     return search(density, gaussian, survey, log_prob, log_mean(draws.log_weight), rng, settings)
 
 
-@np.errstate(over="ignore", invalid="ignore")  # what is not finite far out has density zero
+@np.errstate(over="ignore", invalid="ignore")  # a density that is not finite counts as zero
 def search(
     density: Density,
     gaussian: GaussianFit,
@@ -173,10 +175,10 @@ def search(
     rng: np.random.Generator,
     settings: FlowVISettings,
 ) -> Survey:
-    """The survey with what its probes show that a fit lacks, which has the density `log_prob` and this evidence.
+    """The survey extended by the mass that its probes find outside a fit with the density `log_prob` and this evidence.
 
-    Short chains settle from the probes that lie outside of the fit. Where some end outside as well, draws around them
-    measure the mass there.
+    Short chains start at the probes that lie outside the fit. If some end outside as well, draws around them measure
+    the mass there.
     """
     if not np.isfinite(log_evidence):
         return survey
@@ -213,18 +215,19 @@ def search(
 def _log_volume(gaussian: GaussianFit, settings: FlowVISettings) -> float:
     """Log of a thousand times the volume of a region 30 times as wide as a Gaussian in every direction.
 
-    Where the density is lower than the evidence over that, nothing of such a size holds a thousandth of the posterior.
+    If the density is lower than the evidence divided by this, no region of such a size holds a thousandth of the
+    posterior.
     """
     dim, scale = gaussian.loc.size, gaussian.scale
     log_det = np.log(scale if scale.ndim == 1 else np.diag(scale)).sum()
     return float(log_det + dim * np.log(max(settings.ladder) * np.sqrt(2 * np.pi * np.e)) + np.log(1e3))
 
 
-@np.errstate(invalid="ignore")  # where no weight is finite
+@np.errstate(invalid="ignore")  # if no weight is finite
 def lacking(survey: Survey, draws: Weighed, settings: FlowVISettings) -> float:
-    """The share of the posterior that a fit lacks, where it is beyond doubt.
+    """The share of the posterior that a fit certainly lacks.
 
-    Taken off is what the fit's own draws find where `p / q` is as large.
+    The share that the fit's own draws find where `p / q` is as large is subtracted.
     """
     log_weights = np.where(np.isnan(draws.log_weight), -np.inf, np.asarray(draws.log_weight, np.float64))
     weights = np.exp(np.minimum(log_weights - log_mean(draws.log_weight), 50.0))
@@ -233,7 +236,10 @@ def lacking(survey: Survey, draws: Weighed, settings: FlowVISettings) -> float:
 
 
 def missed_beyond(survey: Survey, own_share: float, own_se: float) -> float:
-    """What a fit lacks beyond its own draws' share: the estimate whose lower bound, by three errors, is the largest."""
+    """The missing share beyond that of the fit's own draws: the estimate with the largest lower bound.
+
+    The lower bound is three standard errors below the estimate.
+    """
     estimates = [(share.value - own_share, 3 * np.hypot(share.se, own_se)) for share in survey.shares]
     most, error = max(estimates, key=lambda estimate: estimate[0] - estimate[1], default=(0.0, 0.0))
     return most / (1.0 + most) if most > error else 0.0

@@ -1,4 +1,4 @@
-"""A NumPyro model with its data as a density on unconstrained vectors."""
+"""A NumPyro model and its data as a density on unconstrained vectors."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -38,20 +38,21 @@ class Target:
     """The unnormalized posterior `p(x, data)` of a model on `x` in `R^dim`, its latent sites unconstrained and raveled.
 
     The sites follow each other in the order of the trace, as in NumPyro's continuous autoguides. The model is traced
-    abstractly, which costs no compilation. Entries of latent sites that a mask takes out of the density, as `obs_mask`
-    does, have a standard normal one. `rng_key` is for what the model itself draws.
+    abstractly, without compilation. A mask, such as `obs_mask`, may remove entries of latent sites from the density;
+    these entries get a standard normal density. `rng_key` is for the draws that the model itself makes.
 
     Attributes:
-        shapes: the latent sites' unconstrained shapes, and `site_shapes` as the model has them.
-        model: the model, with the standard normal of such entries, and some rows of a subsampled plate.
-        free: which coordinates belong to such entries.
-        free_entries: their number by site.
-        rows: the subsampled plate, whose rows are read in blocks, one after the other; None where there is none.
+        shapes: unconstrained shapes of the latent sites.
+        site_shapes: shapes of the latent sites in the model.
+        model: the model, with standard normal densities for masked entries, and some rows of a subsampled plate.
+        free: which coordinates belong to masked entries.
+        free_entries: number of masked entries by site.
+        rows: the subsampled plate, whose rows are read in blocks, one after the other; None if there is none.
 
     Raises:
-        ValueError: where the model has no latent site, a discrete one, a `numpyro.param` site without prior or given
-            value, several subsampled plates, latent sites in one, a log density that is not a sum over its rows, a
-            site larger than its plates, or observed values that are not finite.
+        ValueError: if the model has no latent site, a discrete one, or a `numpyro.param` site without a prior or given
+            value. Also if it has several subsampled plates, a latent site in one, or a log density that is not a sum
+            over its rows. Also if a site is larger than its plates, or observed values are not finite.
     """
 
     def __init__(self, model: Callable, rng_key: PRNGKeyArray, args: tuple = (), kwargs: dict[str, Any] | None = None):
@@ -113,11 +114,11 @@ class Target:
             raise ValueError(f"the model expected a latent site that no mask takes out, got only {list(self.shapes)}")
 
     def unchanged_fingerprint(self) -> Fingerprint:
-        """Of the model's arguments; a ValueError where these have changed since the target was made."""
+        """The fingerprint of the model's arguments; a ValueError if they have changed since the target was made."""
         now = fingerprint(self.args, self.kwargs)
         if self._fingerprint is not None and self._fingerprint != now:
             raise ValueError(
-                "expected the data that were fitted, got others: an array or a file has changed since then; fit anew"
+                "expected the data that were fitted, got other data: an array or a file has changed. Fit again"
             )
         return now
 
@@ -128,7 +129,7 @@ class Target:
         return other
 
     def of_one_period(self, centre: Float[ArrayLike, " dim"]) -> "Target":
-        """The target with one copy of each angle on the line, around a centre; itself where it has no angles."""
+        """The target with one copy of each angle on the line, around a centre; the target itself without angles."""
         target = copy.copy(self)
         target._centre = jnp.asarray(centre) if self.coordinates.periodic.any() else None
         return target
@@ -141,8 +142,8 @@ class Target:
     def log_density(self, x: Float[Array, " dim"]) -> Scalar:
         """`log p(x, data)`, with the Jacobian of the constraints.
 
-        NaN where a runtime check of the model fires, a probability of discrete data is above one, or `log p` is so
-        large that it is resolved to no less than one nat.
+        It is NaN if a runtime check of the model fires or a probability of discrete data is above one. It is also NaN
+        if `log p` is so large that its rounding error reaches one nat.
         """
         kind = (x.dtype, jnp.result_type(float))
         with model_run():
@@ -153,18 +154,18 @@ class Target:
 
     @model_run()
     def log_density_with(self, x: Float[Array, " dim"], rows: RowNumbers) -> Scalar:
-        """The same with these rows of the subsampled plate counted as all of them."""
+        """The log density with these rows of the subsampled plate in place of all."""
         return self._log_density_with(x, rows) + self._log_share(x)
 
     @model_run()
     def constrain(self, x: Float[Array, " dim"]) -> dict[str, Array]:
-        """The latent sites' values at `x`, and those of the deterministic sites; not of any in a subsampled plate."""
+        """The values of the latent and deterministic sites at `x`, without those in a subsampled plate."""
         sites = constrain_fn(self._model, self.args, self.kwargs, self.unravel(x), return_deterministic=True)
         return {name: value for name, value in sites.items() if self.rows is None or name not in self.rows.inside}
 
     @model_run()
     def unconstrain(self, sites: Mapping[str, ArrayLike]) -> Float[Array, " dim"]:
-        """The vector `x` of latent sites' values; a ValueError where one is missing."""
+        """The vector `x` of latent sites' values; a ValueError if one is missing."""
         missing = sorted(self.shapes.keys() - sites.keys())
         if missing:
             raise ValueError(f"expected a value for every latent site, missing {missing}")
@@ -183,7 +184,7 @@ class Target:
 
     @model_run()
     def prior_draw(self, rng_key: PRNGKeyArray) -> tuple[Float[Array, " dim"], Scalar]:
-        """A draw `x` of the prior and its log density; that of an improper site is uniform in `(-2, 2)`."""
+        """A draw `x` of the prior and its log density; improper sites are uniform in `(-2, 2)`."""
         sites = self._trace(seed(self.model, rng_key), init_to_sample)
         log_probs = []
         for name in self.shapes:
@@ -210,16 +211,16 @@ class Target:
         return jnp.sum(jnp.stack(log_dets))
 
     def supports(self) -> dict[str, constraints.Constraint]:
-        """The support of every latent site; a ValueError where one depends on the values of other sites."""
+        """The support of every latent site; a ValueError if one depends on the values of other sites."""
         low, high = (self.sites(jnp.full(self.dim, value)) for value in (-1.0, 1.0))
-        # by `eq`: to `==` of NumPyro two constraints with equal arrays are different ones
+        # by `eq`: for NumPyro's `==`, two constraints with equal arrays differ
         moving = [name for name in self.shapes if not np.all(low[name]["fn"].support.eq(high[name]["fn"].support))]
         if moving:
-            raise ValueError(f"expected supports that do not depend on other sites, got such of {moving}")
+            raise ValueError(f"expected supports that do not depend on other sites, got supports that do for {moving}")
         return {name: low[name]["fn"].support for name in self.shapes}
 
     def require_finite(self, starts: Float[Array, "starts dim"]) -> None:
-        """Raise a ValueError where no start has a finite log density; it names the sites and the data that are not."""
+        """Raise a ValueError if no start has a finite log density, and name the sites and data that are not finite."""
         if np.isfinite(jax.vmap(self.log_density)(starts)).any():
             return
 
@@ -228,11 +229,11 @@ class Target:
             observed = {n: s["value"] for n, s in sites.items() if s["is_observed"] and not is_masked(s["fn"])}
             return {name: site["fn"].log_prob(site["value"]) for name, site in sites.items()}, observed
 
-        log_probs, observed = jax.jit(details)(starts[0])  # within jit NumPyro does not check what is not finite
+        log_probs, observed = jax.jit(details)(starts[0])  # within jit NumPyro does not check for NaN and infinity
         bad = [name for name, value in log_probs.items() if not np.isfinite(value).all()]
         infinite = [name for name in bad if np.isposinf(log_probs[name]).any()]
-        causes = [f"not finite are the sites {bad or list(self.shapes)}"]
-        causes += [f"{infinite} are +inf, which no density may be"] if infinite else []
+        causes = [f"the log density is not finite at the sites {bad or list(self.shapes)}"]
+        causes += [f"{infinite} are +inf, which is not a valid density"] if infinite else []
         causes += [f"observed values are NaN or infinite: {found}"] if (found := nonfinite_entries(observed)) else []
         arguments = nonfinite_entries(named_arguments(self.model, self.args, self.kwargs))
         causes += [f"entries of the model's arguments are NaN or infinite: {arguments}"] if arguments else []
@@ -291,14 +292,14 @@ class Target:
 
 
 class Reduced:
-    """The density of a target with free coordinates on the others, on which it depends: what is fitted."""
+    """The density of a target on all but its free coordinates, on which it does not depend: this is fitted."""
 
     def __init__(self, target: Target):
         self._target = target
         self.index = np.flatnonzero(~target.free)
         self.coordinates = Coordinates(*(leaf[self.index] for leaf in target.coordinates))
         self.dim, self.rows = self.index.size, target.rows
-        self._constant = 0.5 * target.free.sum() * np.log(2 * np.pi)  # takes off the normals' density at zero
+        self._constant = 0.5 * target.free.sum() * np.log(2 * np.pi)  # subtracts the normals' density at zero
 
     def of_one_period(self, centre: Float[ArrayLike, " dim"]) -> "Reduced":
         return Reduced(self._target.of_one_period(self._whole(jnp.asarray(centre))))

@@ -28,7 +28,7 @@ class Particles(NamedTuple):
 
 
 class Whitened:
-    """A density in coordinates in which a Gaussian fit is standard; it is zero where it or its gradient is not finite.
+    """A density in coordinates in which a Gaussian fit is standard. It is zero where it or its gradient is not finite.
 
     The density is that of `x`, without the constant Jacobian.
     """
@@ -53,14 +53,14 @@ class Whitened:
         return self._fit.loc + outward(self._fit.scale, u)
 
 
-@np.errstate(over="ignore", invalid="ignore")  # what is not finite far out has density zero
+@np.errstate(over="ignore", invalid="ignore")  # a density that is not finite counts as zero
 def temper(density: Whitened, dim: int, rng: np.random.Generator, settings: FlowVISettings) -> Particles:
-    """Particles of about the posterior, by sequential Monte Carlo from `r = N(0, s^2 I)`, in the fit's coordinates.
+    """Particles that roughly follow the posterior, by sequential Monte Carlo from `r = N(0, s^2 I)` around the fit.
 
-    The particles follow `p^b r^(1-b)`. Each step raises the exponent `b` as far as the effective sample size of the
-    particles' weights allows, resamples them, and moves them by Hamiltonian Monte Carlo. The lengths of its steps
-    are random over two orders of magnitude, because modes may be much narrower than the fit. Two modes found
-    get particles in a proportion that is only roughly theirs.
+    The particles follow `p^b r^(1-b)`, in the fit's coordinates. Each step raises the exponent `b` as far as the
+    effective sample size of the particles' weights allows, resamples them, and moves them by Hamiltonian Monte Carlo.
+    The step lengths are random over two orders of magnitude, because modes may be much narrower than the fit. If two
+    modes are found, the proportion of their particles is only roughly right.
 
     Source: Del Moral, Doucet, Jasra 2006; adaptive exponents: Jasra, Stephens, Doucet, Tsagaris 2011.
     """
@@ -91,7 +91,7 @@ def move(
     exponent: float = 1.0,
     width: float = 1.0,
 ) -> Particles:
-    """One Hamiltonian Monte Carlo transition of every particle, which leaves `p^b N(0, width^2 I)^(1-b)` as it is."""
+    """One Hamiltonian Monte Carlo transition of every particle, which leaves `p^b N(0, width^2 I)^(1-b)` invariant."""
     num, dim = particles.u.shape
     shortest, longest = np.log(settings.leapfrog_lengths)
     length = np.exp(rng.uniform(shortest, longest, (num, 1))) * dim**-0.25
@@ -116,8 +116,8 @@ def move(
 def _next(log_ratio: np.ndarray, exponent: float, settings: FlowVISettings) -> tuple[float, np.ndarray]:
     """The next exponent, and the particles' normalised weights for it.
 
-    Particles of zero density have no weight, and do not count as particles: else no exponent would be good where they
-    are the most.
+    Particles of zero density have no weight and do not count as particles. Otherwise no exponent would be good enough
+    if they are the majority.
     """
     alive = np.isfinite(log_ratio)
 

@@ -98,20 +98,20 @@ def _forward(
     with_data: bool = False,
     options: dict[str, Any] = OPTIMIZATION_LEVEL,
 ) -> dict[str, Array] | None:
-    """Some sites' values, each `(num, *site)`, in runs of the model, one for each row of `words`.
+    """Values of some sites, each `(num, *site)`, in runs of the model, one for each row of `words`.
 
     NumPyro's `Predictive` does the same, but only with Threefry keys, which take twice as long to compile.
 
     Args:
-        posterior: of the model.
+        posterior: the posterior whose model is run.
         words: seeds, `(num, 4)`.
-        names: of the sites.
+        names: names of the sites.
         given: values of other sites, each `(num, *site)`.
-        with_data: whether observed sites have their data as value; else they are drawn.
-        options: of the compiler.
+        with_data: whether observed sites have their data as values; otherwise they are drawn.
+        options: options of the compiler.
 
     Returns:
-        The values; None where a site has no sampler.
+        The values; None if a site has no sampler.
     """
     model = WithRows(posterior.model)
     model = model if with_data else uncondition(model)
@@ -122,18 +122,18 @@ def _forward(
         return {name: sites[name]["value"] for name in names}
 
     runs = jax.jit(lambda keys, given: jax.lax.map(run, (keys, given)), compiler_options=options)
-    for impl, size in (("rbg", 4), ("threefry2x32", 2)):  # JAX has Poisson draws for the second alone
+    for impl, size in (("rbg", 4), ("threefry2x32", 2)):  # JAX has Poisson draws only for the second kind
         keys = jax.random.wrap_key_data(jnp.asarray(words[:, :size]), impl=impl)
         try:
             with model_run():
                 return runs(keys, given or {})
-        except NotImplementedError:  # what NumPyro and JAX raise where there is no sampler
+        except NotImplementedError:  # raised by NumPyro and JAX without a sampler
             continue
     return None
 
 
 class Layout(NamedTuple):
-    """What a model says of its data: dimensions of its sites, sizes of its plates, values of its observed sites."""
+    """The layout of a model's data: dimensions of its sites, sizes of its plates, values of its observed sites."""
 
     dims: dict[str, list[str]]
     sizes: dict[str, int]
@@ -159,12 +159,12 @@ class Layout(NamedTuple):
                 if rows is None or name not in rows.inside
             }
 
-        values = jax.jit(observed)()  # within jit: op by op, a model takes seconds
+        values = jax.jit(observed)()  # within jit: otherwise a model takes seconds
         _complete_numpyro()
         return cls(infer_dims(with_rows, args, kwargs), sizes, values)
 
     def require_known(self, coords: Any) -> None:
-        """Make sure that coordinates are of the model's dimensions, one label for each element."""
+        """Check that coordinates belong to the model's dimensions, one label for each element."""
         if not (coords is None or isinstance(coords, Mapping)):
             raise TypeError(f"coords expected a dict of labels by dimension, got {described(coords)}")
         known = sorted({dim for dims in self.dims.values() for dim in dims} | self.sizes.keys())
@@ -199,9 +199,9 @@ class Layout(NamedTuple):
         )
 
     def _dims_of(self, name: str, shape: tuple[int, ...]) -> list[str]:
-        """Names of the dimensions of a site's value; none where ArviZ's guess does not fit its shape.
+        """Names of the dimensions of a site's value; none if ArviZ's guess does not fit its shape.
 
-        It does not where a site has batch dimensions left of its plates', or a deterministic one has others.
+        The guess fails if a site has batch dimensions left of its plates', or a deterministic site has others.
         """
         dims = self.dims.get(name, [])[: len(shape)]
         fits = all(self.sizes.get(dim, size) == size for dim, size in zip(dims, shape))
@@ -209,7 +209,7 @@ class Layout(NamedTuple):
 
 
 def attributes(posterior: Result) -> dict[str, Any]:
-    """The certificate and the work as netCDF stores them: numbers and strings, no booleans."""
+    """The certificate and the cost in a form that netCDF can store: numbers and strings, no booleans."""
     certificate = posterior.certificate._asdict()
     certificate["checks"] = "; ".join(f"{check.name}: {check.found}" for check in certificate["checks"])
     return {
@@ -225,7 +225,7 @@ def attributes(posterior: Result) -> dict[str, Any]:
 def _complete_numpyro() -> None:
     """Make the modules that ArviZ's `infer_dims` reads attributes of their packages.
 
-    ArviZ loads NumPyro lazily. Where it is imported before NumPyro, `from numpyro.infer import MCMC` runs that package
+    ArviZ loads NumPyro lazily. If it is imported before NumPyro, `from numpyro.infer import MCMC` runs that package
     twice, and the second copy lacks its modules.
     """
     for package, name in ((numpyro.infer, "initialization"), (numpyro.ops, "pytree")):

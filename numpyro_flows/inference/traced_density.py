@@ -1,4 +1,4 @@
-"""A function with a gradient of its own, traced once."""
+"""A function with its own gradient, traced once."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ def with_gradient_of(
     with_gradient: Callable[[Array], tuple[Scalar, Array]],
     x: jax.ShapeDtypeStruct,
 ) -> Callable[[Array], Scalar]:
-    """`function` of arrays like `x`, with its gradient, traced here and now: to use it later runs no model."""
+    """`function` of arrays like `x`, with its gradient, traced here and now; later calls do not run the model."""
     value = traced(function, x)
     value_and_gradient = traced(with_gradient, x)
 

@@ -1,10 +1,10 @@
-"""A verdict as text."""
+"""Verdicts as text."""
 
 from numpyro_flows.inference.result import Result
 
 
 def verdict(posterior: Result) -> str:
-    """The certificate of a posterior, and what it took, in a few lines."""
+    """The certificate of a posterior and the cost of the fit, in a few lines."""
     c = posterior.certificate
     first = "CERTIFIED" if c.certified else f"NOT CERTIFIED: {c.why}"
     if c.certified and (loosened := posterior._settings.loosened()):

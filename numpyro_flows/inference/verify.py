@@ -1,4 +1,4 @@
-"""The verdict on what somebody else fitted: a guide of NumPyro, or draws."""
+"""The verdict on a fit made without `FlowVI`: a NumPyro guide, or draws."""
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -39,7 +39,7 @@ from numpyro_flows.training.one_thread import one_thread
 from numpyro_flows.training.seeds import Seeds
 
 _DEFAULTS = FlowVISettings()
-_LEAST_DRAWS = 4  # that ArviZ has an r-hat of
+_LEAST_DRAWS = 4  # ArviZ's r-hat needs so many
 
 
 def verify_fit(
@@ -52,32 +52,33 @@ def verify_fit(
     verify: Literal["auto", "thorough", "weights"] = "auto",
     **kwargs: Any,
 ) -> Certificate:
-    """Check what you fitted without `FlowVI`, by the checks that `FlowVI` makes.
+    """Check a NumPyro guide, or draws such as those of NUTS, with the same checks as `FlowVI`.
 
-    - Of a guide, 20,000 fresh draws get importance weights, and decide by k-hat and ESS.
-    - Of draws, as NUTS gives them, all unconstrained coordinates must have a rank-normalised r-hat below 1.01, and bulk
-      and tail ESS above 400.
+    - A guide: 20,000 fresh draws get importance weights. k-hat and ESS must pass.
+    - Draws: every unconstrained coordinate must have a rank-normalised r-hat below 1.01, and bulk and tail ESS above
+      400.
 
-    Both are then compared with points that they did not choose, to find modes, necks and heavy tails that they lack.
-    For draws this needs a density, which is a mixture of Gaussians fitted to every other draw. The evidence comes from
-    that mixture's importance weights, and is NaN where their k-hat is 0.7 or more. If more than 10% of the draws lie
-    outside of the mixture, the search is blind and the draws are not certified; `verify="weights"` skips the search.
+    Both are then compared with points that they did not choose, to find missed modes, necks and heavy tails. For draws
+    this comparison needs a density: a mixture of Gaussians, fitted to every other draw. The mixture's importance
+    weights give the evidence, which is NaN if their k-hat is 0.7 or more. If more than 10% of the draws lie outside the
+    mixture, the search is blind and the draws are not certified; `verify="weights"` skips the search.
 
     Args:
         model: the NumPyro model that was fitted.
-        guide_or_draws: an `AutoNormal`, or an `AutoContinuous` guide with a density (not `AutoDAIS`); or an `MCMC` that
-            has run; or a dict with draws of every latent site, each `(chains, draws, *site)` as from
-            `MCMC.get_samples(group_by_chain=True)`, or `(draws, *site)` of one chain.
-        rng_key: for the guide's draws and the search.
-        args: the model's arguments, and `kwargs`.
+        guide_or_draws: a guide (`AutoNormal`, or an `AutoContinuous` with a density, so not `AutoDAIS`), an `MCMC` that
+            has run, or a dict with draws of every latent site. Each site's draws have the shape `(chains, draws,
+            *site)`, as from `MCMC.get_samples(group_by_chain=True)`, or `(draws, *site)` for one chain.
+        rng_key: random key for the guide's draws and the search.
+        args: the model's arguments.
         params: the guide's trained parameters, `svi_result.params`.
-        settings: with the thresholds.
-        verify: how hard to search, as in `FlowVI`.
+        settings: the thresholds and other constants.
+        verify: how thoroughly to search, as in `FlowVI`.
+        kwargs: the model's keyword arguments.
 
     Raises:
-        TypeError: where `guide_or_draws` is another kind of object, a guide is not continuous or lacks its `params`.
-        ValueError: where a guide has no density or is of another model, a latent site is missing, draws have the wrong
-            shape or lie outside of the support, or a mask takes entries of a guide's model out of the density.
+        TypeError: if `guide_or_draws` has another type, or a guide is not continuous or comes without `params`.
+        ValueError: if a guide has no density, belongs to another model, or its model has masked latent entries. Also if
+            a latent site is missing, or draws have the wrong shape or lie outside the support.
 
     Source: Vehtari, Simpson, Gelman, Yao, Gabry 2024, arXiv 1507.02646, for k-hat; Vehtari, Gelman, Simpson, Carpenter,
     Bürkner 2021, arXiv 1903.08008, for r-hat.
@@ -103,10 +104,10 @@ def verify_fit(
     require_choice(("auto", "thorough", "weights"), verify=verify)
     if not isinstance(guide_or_draws, AutoGuide | MCMC) and not hasattr(guide_or_draws, "keys"):
         raise TypeError(
-            f"guide_or_draws expected a guide of NumPyro, an MCMC or a dict of draws, got {described(guide_or_draws)}"
+            f"guide_or_draws expected a NumPyro guide, an MCMC or a dict of draws, got {described(guide_or_draws)}"
         )
     if isinstance(guide_or_draws, AutoGuide) and params is None:
-        raise TypeError("params expected those of the guide, as svi.run(...).params, got None")
+        raise TypeError("params expected the guide's parameters, got None: pass params=svi_result.params")
     if verify == "thorough":
         settings = settings.thorough()
     seeds = Seeds.of(rng_key)
@@ -135,7 +136,10 @@ class _Verification:
         target, settings = self._target, self._settings
         if target.free.any():
             masked = list(target.free_entries)
-            raise ValueError(f"the model of a guide expected no masked entries of latent sites, got some of {masked}")
+            raise ValueError(
+                f"the guide's model expected latent sites without masked entries, got masked entries in {masked}: "
+                "remove the mask, or fit the model with FlowVI"
+            )
         q = GuideDensity(pool, target, posterior_of(guide, params, target), settings.block)
         num_blocks = -(-settings.certificate_draws // settings.block)
         blocks = [Draws(*map(np.asarray, q.draw(seed))) for seed in self._seeds.many(num_blocks, "verdict")]
@@ -189,7 +193,7 @@ class _Verification:
 
 
 def _unconstrained(draws: MCMC | Mapping[str, ArrayLike], target: Target) -> Float[np.ndarray, "chains draws dim"]:
-    """Draws of all latent sites as vectors, without coordinates that a mask takes out."""
+    """Draws of all latent sites as vectors, without masked coordinates."""
     values = draws.get_samples(group_by_chain=True) if isinstance(draws, MCMC) else draws
     sites = Sites(target.site_shapes)
     packed = np.asarray(sites.pack(values))
@@ -197,20 +201,20 @@ def _unconstrained(draws: MCMC | Mapping[str, ArrayLike], target: Target) -> Flo
         packed = packed[None]
     if packed.ndim != 3 or packed.shape[1] < _LEAST_DRAWS:
         raise ValueError(
-            f"guide_or_draws expected draws (chains, draws, *site), at least {_LEAST_DRAWS} of each chain, got the "
-            f"leading axes {packed.shape[:-1]}"
+            f"guide_or_draws expected draws of shape (chains, draws, *site), at least {_LEAST_DRAWS} for each chain, "
+            f"got the leading axes {packed.shape[:-1]}"
         )
     flat = sites.unpack(packed.reshape(-1, packed.shape[-1]))
     with model_run():
         x = np.asarray(jax.jit(jax.vmap(target.unconstrain))(flat))
     require_all(
-        np.isfinite(x).all(1), "guide_or_draws expected draws inside of the sites' supports, got others", "draws"
+        np.isfinite(x).all(1), "guide_or_draws expected draws inside the sites' supports, got draws outside", "draws"
     )
     return x[:, ~target.free].reshape(*packed.shape[:2], -1)
 
 
 def _without(survey: Survey, draws: Draws, log_prob: LogProb, settings: FlowVISettings) -> Survey:
-    """The survey without the share that the guide's own draws, by their weights, find outside of another density."""
+    """The survey minus the share that the guide's own weighted draws find outside the density `log_prob`."""
     log_evidence = log_mean(draws.log_weight)
     outside = draws.log_density - log_prob(draws.x) > log_evidence + np.log(settings.outside)
     own = np.where(outside, np.exp(np.minimum(draws.log_weight - log_evidence, 50.0)), 0.0)

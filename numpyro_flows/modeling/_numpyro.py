@@ -1,4 +1,4 @@
-"""The one file that names NumPyro's private API, saved files' names apart; tested by `tests/test_private_api.py`."""
+"""The only file that uses NumPyro's private API, except names in saved files; tested by `tests/test_private_api.py`."""
 
 import copy
 import warnings
@@ -26,7 +26,7 @@ class VectorGuide(AutoContinuous):
 
     @abstractmethod
     def after_setup(self, init: Float[Array, " dim"]) -> None:
-        """Called when the model has been run once, with the latent vector of `init_loc_fn`."""
+        """Called after the first run of the model, with the latent vector of `init_loc_fn`."""
 
     @abstractmethod
     def current_posterior(self) -> dist.Distribution:
@@ -64,14 +64,14 @@ class TwoWayTransform(Transform):
 
     @abstractmethod
     def inverse(self, y: Array) -> Array:
-        """What the transform maps to `y`."""
+        """The point that the transform maps to `y`."""
 
     def _inverse(self, y: Array) -> Array:  # pyright: ignore
         return self.inverse(y)
 
 
 class OnLine(type(constraints.circular)):  # pyright: ignore
-    """`constraints.circular`, whose real coordinate is any of the angle's copies on the line, in place of a logit."""
+    """`constraints.circular` whose real coordinate is any copy of the angle on the line, in place of a logit."""
 
 
 def current_posterior(guide: AutoContinuous) -> Any:
@@ -80,12 +80,12 @@ def current_posterior(guide: AutoContinuous) -> Any:
 
 
 def latent_name(guide: AutoContinuous) -> str:
-    """The name of the site of that vector."""
+    """The name of the latent vector's site."""
     return f"_{guide.prefix}_latent"
 
 
 class OpenPlate(NamedTuple):
-    """A plate that a model is in: its dimension, its whole size, and the numbers of the rows that it has."""
+    """A plate around the running model: its dimension, its whole size, and the indices of its rows."""
 
     dim: int
     size: int
@@ -93,23 +93,23 @@ class OpenPlate(NamedTuple):
 
 
 def open_plates() -> list[OpenPlate]:
-    """All of them, the outermost first."""
+    """All open plates, the outermost first."""
     plates = [handler for handler in primitives._PYRO_STACK if isinstance(handler, primitives.plate)]
     return [OpenPlate(plate.dim, plate.size, plate._indices) for plate in plates]
 
 
 def mask_of(distribution: dist.MaskedDistribution) -> bool | Array:
-    """What is kept of a masked distribution."""
+    """The mask of a masked distribution."""
     return distribution._mask
 
 
 def is_in_scan(site: dict[str, Any]) -> bool:
-    """Whether a site is of NumPyro's `scan`, and has its axes in front."""
+    """Whether a site belongs to NumPyro's `scan`, and has its axes in front."""
     return site.get("_control_flow_done", False)
 
 
 def validates(distribution: dist.Distribution) -> bool | None:
-    """Whether a distribution checks what it is asked for."""
+    """Whether a distribution validates its arguments."""
     return distribution._validate_args
 
 

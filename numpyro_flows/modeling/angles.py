@@ -1,4 +1,4 @@
-"""Angles on the real line: their share of the copies there, and models whose angles have the line for coordinates."""
+"""Angles on the real line: the share of each copy, and models whose angles have the line as coordinates."""
 
 import math
 from collections.abc import Callable
@@ -26,11 +26,11 @@ _TO_CIRCLE = biject_to(constraints.circular)
 
 
 def log_share(x: Float[Any, "*shape"], centre: Float[Any, "*shape"]) -> tuple[Any, Any]:
-    """`log w(x)` and its derivative, each `(*shape,)`: of an angle's copies `x + 2 pi k`, the share that counts at `x`.
+    """`log w(x)` and its derivative, each `(*shape,)`: the share of the copy `x` of an angle among all `x + 2 pi k`.
 
-    `w(x) = g(x) / sum_k g(x + 2 pi k)` for `g` the density of `N(centre, 0.8^2)`. The shares of all copies sum to one,
-    wherever the centre is: so `p(x) w(x)` on the line has the mass of the periodic `p` on the circle. It is near one
-    around the centre, a half at a half turn, and smooth.
+    `w(x) = g(x) / sum_k g(x + 2 pi k)`, where `g` is the density of `N(centre, 0.8^2)`. The shares of all copies sum to
+    one for every centre. So `p(x) w(x)` on the line has the mass of the periodic `p` on the circle. The share is near
+    one around the centre, one half at a half turn, and smooth.
     """
     xp = jnp if isinstance(x, jax.Array) else np
     offset = x - centre
@@ -47,12 +47,12 @@ on_line = OnLine()
 
 
 def is_on_line(support: constraints.Constraint) -> bool:
-    """Whether it is that of such angles, by itself or of independent numbers."""
+    """Whether it is the support of such angles, alone or in independent numbers."""
     return isinstance(scalar_support(support), OnLine)
 
 
 class WrapTransform(TwoWayTransform, ParameterFreeTransform):
-    """`wrap(x)` in `[-pi, pi)`, many to one: the inverse is the copy there, and the log-determinant 0."""
+    """`wrap(x)` in `[-pi, pi)`, many to one: the inverse is the copy there, and the log-determinant is 0."""
 
     @property
     def domain(self) -> constraints.Constraint:
@@ -76,11 +76,11 @@ biject_to.register(OnLine, lambda constraint: WrapTransform())
 
 
 class AnglesTransform(TwoWayTransform, InFiles):
-    """Real vectors with angles on the line to NumPyro's coordinates, in which angles are `logit((x + pi) / 2 pi)`.
+    """From angles on the line to NumPyro's coordinates, in which angles are `logit((x + pi) / 2 pi)`.
 
-    A guide `q` on the line counts each draw by its share `w` of the copies: `log_abs_det_jacobian` has `log w` in it.
-    With `-log q(x) + log w(x) + log p` of a draw an ELBO is a bound on the log evidence, exact where `q = p w / Z`. The
-    inverse is the copy nearest to the centre, and a density there the guide's as far as `q` is near to that.
+    A guide `q` on the line weights each draw by its share `w` of the copies: `log_abs_det_jacobian` includes `log w`.
+    With `-log q(x) + log w(x) + log p` for a draw, an ELBO is a bound on the log evidence, and exact if `q = p w / Z`.
+    The inverse is the copy nearest to the centre. The guide's density there is right as far as `q` is near `p w / Z`.
 
     Args:
         angles: which coordinates are angles.
@@ -127,7 +127,7 @@ class AnglesTransform(TwoWayTransform, InFiles):
 
 
 def with_angles_on_line(model: Callable) -> Callable:
-    """The model with the line for the coordinates of its latent angles, on which its density repeats itself."""
+    """The model with the line as coordinates of its latent angles; its density is periodic there."""
     return _AnglesOnLine(model)
 
 
@@ -139,7 +139,7 @@ class _AnglesOnLine(Messenger):
 
 
 def _on_line(fn: dist.Distribution) -> dist.Distribution:
-    if isinstance(fn, dist.MaskedDistribution):  # which others look for
+    if isinstance(fn, dist.MaskedDistribution):  # other code checks for it
         return _AngleOnLine(fn.base_dist).mask(mask_of(fn))
     return _AngleOnLine(fn)
 

@@ -1,4 +1,4 @@
-"""Columns of several kinds: which are discrete, which are angles, which are real, and where each stands in an event."""
+"""Columns of several kinds: which are discrete, which are angles, which are real, and their places in an event."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -11,14 +11,14 @@ from numpyro.distributions import constraints
 from numpyro_flows.arguments import as_array
 from numpyro_flows.modeling.sites import Sites, table_as_sites
 
-_MOST_LEVELS = 32  # of a bounded support, up to which its values are unordered categories
+_MOST_LEVELS = 32  # a bounded support with at most so many values has unordered categories
 
 
 class Columns(NamedTuple):
-    """Where the values of an event are in its raveled vector.
+    """Places of an event's values in its raveled vector.
 
-    sites: names and shapes of the sites, one after the other; None where an event is an array.
-    event_shape: shape of an event; of sites that of the raveled vector.
+    sites: names and shapes of the sites, one after the other; None if an event is an array.
+    event_shape: shape of an event; for sites that of the raveled vector.
     discrete, angles, linear: places in the raveled vector.
     """
 
@@ -34,10 +34,10 @@ class Columns(NamedTuple):
         return int(np.prod(self.event_shape))
 
     def pack(self, value: ArrayLike | Mapping[str, ArrayLike]) -> Float[Array, "*batch size"]:
-        """Raveled vectors of an array, a dict of sites or a DataFrame; of sites the vectors are taken as well.
+        """Raveled vectors of an array, a dict of sites or a DataFrame; for sites, vectors are accepted too.
 
         Raises:
-            ValueError: for another shape, a missing site, or sites where an event is an array.
+            ValueError: if the shape is wrong, a site is missing, or sites are given but an event is an array.
         """
         if self.sites is not None:
             value = table_as_sites(value)
@@ -53,7 +53,7 @@ class Columns(NamedTuple):
         return array.astype(jnp.result_type(float)).reshape(*batch, self.size)
 
     def unpack(self, vector: Float[Array, "*batch size"]) -> Any:
-        """Events, or a dict of sites, where discrete sites are integers."""
+        """Events, or a dict of sites in which discrete sites are integers."""
         if self.sites is None:
             return vector.reshape(*vector.shape[:-1], *self.event_shape)
         values, first = Sites(dict(self.sites)).unpack(vector), 0
@@ -77,7 +77,7 @@ def scalar_support(support: constraints.Constraint) -> constraints.Constraint:
 
 
 def is_angle(support: Any) -> bool:
-    """Whether it is `constraints.circular`, by itself or of independent numbers."""
+    """Whether it is `constraints.circular`, alone or in independent numbers."""
     return isinstance(scalar_support(support), type(constraints.circular))
 
 
@@ -87,7 +87,7 @@ def is_discrete(support: Any) -> bool:
 
 
 def is_mixed(support: Any) -> bool:
-    """Whether a support, a list or a dict of them has angles or whole numbers."""
+    """Whether a support, or a list or dict of supports, has angles or whole numbers."""
     if isinstance(support, Mapping):
         support = support.values()
     some = support if isinstance(support, Iterable) and not isinstance(support, str) else [support]
@@ -95,10 +95,10 @@ def is_mixed(support: Any) -> bool:
 
 
 def bounds(support: constraints.Constraint) -> tuple[int, int | None]:
-    """The least and the largest whole number of a discrete support; None for no largest.
+    """The least and the largest whole number of a discrete support; None without a largest.
 
     Raises:
-        ValueError: for another discrete support than integers from a bound on, or within two.
+        ValueError: for a discrete support other than the integers from a bound on, or between two bounds.
     """
     inner: Any = scalar_support(support)
     if isinstance(inner, type(constraints.boolean)):

@@ -1,4 +1,4 @@
-"""Some columns or sites of an event: which they are, where they are in the real vector, and their own support."""
+"""Some columns or sites of an event: their indices, their places in the real vector, and their own support."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -19,9 +19,9 @@ from numpyro_flows.modeling.supports import inside
 class EventColumns(NamedTuple):
     """The columns of events with one axis, or the sites of a joint event.
 
-    size: number of columns, of sites the length of the raveled vector.
-    sites: None where an event is an array.
-    constrain: from real vectors to events; None where they are the same.
+    size: number of columns; for sites the length of the raveled vector.
+    sites: the sites; None if an event is an array.
+    constrain: transform from real vectors to events; None if they are the same.
     """
 
     size: int
@@ -32,15 +32,15 @@ class EventColumns(NamedTuple):
     def of(cls, event_shape: tuple[int, ...], sites: Sites | None, constrain: Transform | None) -> "EventColumns":
         """Raises: ValueError where an event has no or several axes."""
         if len(event_shape) != 1:
-            raise ValueError(f"expected events with one axis, whose columns these are, got event shape {event_shape}")
+            raise ValueError(f"expected events with one axis, to select columns, got event shape {event_shape}")
         return cls(event_shape[0], sites, constrain)
 
     def checked(self, columns: Any, name: str) -> list[Any]:
         """Columns as non-negative integers, or names of sites.
 
         Raises:
-            TypeError: where it is no list or tuple, or one of its elements is no integer or no string.
-            ValueError: where there is none, one twice, or one that does not exist.
+            TypeError: if it is not a list or tuple, or an element is not an integer or a string.
+            ValueError: if it is empty, or has a column twice or one that does not exist.
         """
         if not isinstance(columns, Sequence | np.ndarray) or isinstance(columns, str):
             example = [0, 2] if self.sites is None else list(self.sites.shapes)[:1]
@@ -59,12 +59,12 @@ class EventColumns(NamedTuple):
         return found
 
     def others(self, columns: Sequence[Any]) -> list[Any]:
-        """All but these, in their order."""
+        """All columns except these, in their order."""
         every = range(self.size) if self.sites is None else self.sites.shapes
         return [column for column in every if column not in columns]
 
     def places(self, columns: Sequence[Any]) -> tuple[int, ...]:
-        """Coordinates of the real vector."""
+        """Coordinates of these columns in the real vector."""
         if self.sites is None:
             return tuple(columns)
         if not isinstance(self.constrain, SitesTransform):
@@ -74,7 +74,7 @@ class EventColumns(NamedTuple):
         return tuple(place for name in columns for place in range(first[name], first[name] + sizes[name]))
 
     def constrain_of(self, columns: Sequence[Any]) -> Transform | None:
-        """From the real numbers of these columns to their values."""
+        """The transform from the real numbers of these columns to their values."""
         if self.sites is not None:
             return SitesTransform(self._sites_of(columns))
         return None if self.constrain is None else _restricted(self.constrain, tuple(columns), self.size)
@@ -83,7 +83,7 @@ class EventColumns(NamedTuple):
         """The real numbers of values by column, whose batch shapes broadcast.
 
         Raises:
-            ValueError: where shapes do not fit, or a value is outside its support.
+            ValueError: if shapes do not fit, or a value is outside its support.
         """
         shapes = [() if self.sites is None else self.sites.shapes[column] for column in columns]
         arrays = [as_array(value, f"column {column!r}") for column, value in zip(columns, values.values())]
@@ -110,7 +110,7 @@ class EventColumns(NamedTuple):
 
 
 def _restricted(constrain: Transform, columns: tuple[int, ...], size: int) -> Transform:
-    """What a transform that maps every column by itself does to some.
+    """The part of an elementwise transform that acts on some columns.
 
     Raises:
         ValueError: for another transform.
@@ -120,7 +120,7 @@ def _restricted(constrain: Transform, columns: tuple[int, ...], size: int) -> Tr
     while isinstance(constrain, transforms.IndependentTransform):
         constrain = constrain.base_transform
     if constrain.domain.event_dim or constrain.codomain.event_dim:
-        raise ValueError(f"expected a support of every column by itself, got {constrain.codomain}")
+        raise ValueError(f"expected a support with a constraint for each column, got {constrain.codomain}")
 
     def some(parameter: Any) -> Any:
         has_columns = np.ndim(parameter) and np.shape(parameter)[-1] == size > 1

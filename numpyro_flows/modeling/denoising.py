@@ -9,19 +9,19 @@ from numpyro_flows.arguments import as_array, require_instance, require_numbers
 
 
 def denoise(distribution: dist.Distribution, y: ArrayLike, noise: float) -> Float[Array, "*shape"]:
-    """`y + noise^2 grad log p(y)`: the mean of `x` given `y = x + noise e`, where `p` is the density of such `y`.
+    """The mean of `x` given `y = x + noise e`: `y + noise^2 grad log p(y)`, where `p` is the density of such `y`.
 
-    For draws of a flow that was trained by `fit_density(..., noise=noise)`. Tweedie's formula is exact for the mean, if
-    `p` is the density of `y`; the means vary a little less than the `x` do.
+    Use it for draws of a flow trained by `fit_density(..., noise=noise)`. Tweedie's formula for the mean is exact if
+    `p` is the density of `y`. The means vary a little less than `x` does.
 
     Args:
-        distribution: of the noisy data, a FlowDistribution or any other whose density has a gradient.
+        distribution: distribution of the noisy data: a FlowDistribution, or any other whose density has a gradient.
         y: draws of shape `(*sample, *batch, *event)`.
         noise: standard deviation of the Gaussian noise.
 
     Raises:
-        TypeError: where `distribution` is none, or `y` or `noise` are no numbers.
-        ValueError: where the shape of `y` does not end in those of batch and event, or `noise` is negative.
+        TypeError: if `distribution` is not a distribution, or `y` or `noise` are not numbers.
+        ValueError: if the shape of `y` does not end in the batch and event shapes, or `noise` is negative.
 
     Source: Robbins 1956; Efron 2011, JASA 106(496); for flows Zhai et al. 2024, arXiv 2412.06329.
 

@@ -1,4 +1,4 @@
-"""Probabilities of discrete columns: each by a network that sees the columns before it and a condition."""
+"""Probabilities of discrete columns, each by a network that sees the columns before it and a condition."""
 
 import math
 from abc import abstractmethod
@@ -18,11 +18,11 @@ _MAX_LOG_SCALE = 7.0  # of a logistic, in standard deviations of the training ro
 
 
 class AbstractDiscrete(eqx.Module):
-    """The probabilities of one whole number, given what is `seen`: a vector of fixed length.
+    """The probabilities of one whole number, given the vector `seen` of fixed length.
 
     Attributes:
-        low: the least value.
-        high: the largest value; None without bound.
+        low: the smallest value.
+        high: the largest value; None if unbounded.
         code_size: length of `encode(k)`.
     """
 
@@ -40,7 +40,7 @@ class AbstractDiscrete(eqx.Module):
 
     @abstractmethod
     def encode(self, k: Float[Array, "*batch"]) -> Float[Array, "*batch code"]:
-        """What later columns see of a value."""
+        """The code of a value for later columns."""
 
     def inside(self, k: Float[Array, "*batch"]) -> Bool[Array, "*batch"]:
         """Whether values are in the support."""
@@ -53,9 +53,9 @@ class Categories(AbstractDiscrete):
 
     Args:
         key: random key of the network.
-        low, high: the least and the largest level.
-        seen_dim: length of what the network sees.
-        shares: of each level in the data, `(high - low + 1,)`, all positive: the probabilities at the start.
+        low, high: the smallest and the largest level.
+        seen_dim: length of the network's input.
+        shares: share of each level in the data, `(high - low + 1,)`, all positive: the probabilities at the start.
     """
 
     network: Parameters
@@ -69,7 +69,7 @@ class Categories(AbstractDiscrete):
         self.network = Parameters(key, jnp.log(jnp.asarray(shares, float)), seen_dim, _HIDDEN)
         self.__check_init__()
 
-    def __check_init__(self) -> None:  # also of what a file has
+    def __check_init__(self) -> None:  # also checks objects loaded from a file
         if self.code_size != self.high - self.low + 1:
             raise ValueError(f"code_size expected {self.high - self.low + 1}, got {self.code_size}")
         require_counts(**{"the number of levels": self.code_size})
@@ -88,13 +88,13 @@ class Counts(AbstractDiscrete):
     """`p(k) = (F(t(k + 1)) - F(t(k))) / (F(t(high + 1)) - F(t(low)))`: ordered whole numbers from `low` on.
 
     `t(k) = log(1 + k - low)`, and `F` is the distribution function of a mixture of logistic distributions, whose
-    parameters a network gives. The division makes the probabilities sum to 1. Differences are computed in
-    logarithms, without cancellation, also in the tails.
+    parameters a network gives. The division makes the probabilities sum to 1. Differences are computed in logarithms,
+    without cancellation, also in the tails.
 
     Args:
         key: random key of the network.
-        low, high: the least and the largest value; `high=None` without bound.
-        seen_dim: length of what the network sees.
+        low, high: the smallest and the largest value; `high=None` if unbounded.
+        seen_dim: length of the network's input.
         loc, scale: mean and standard deviation of `t` in the data.
         num_components: number of logistic distributions.
 
@@ -124,7 +124,7 @@ class Counts(AbstractDiscrete):
         self.network = Parameters(key, start, seen_dim, _HIDDEN)
         self.__check_init__()
 
-    def __check_init__(self) -> None:  # also of what a file has
+    def __check_init__(self) -> None:  # also checks objects loaded from a file
         if not (math.isfinite(self.loc) and math.isfinite(self.scale) and self.scale > 0):
             raise ValueError(f"loc and scale expected finite numbers, scale > 0, got {self.loc} and {self.scale}")
         if self.high is not None and self.high < self.low:
@@ -162,7 +162,7 @@ class Counts(AbstractDiscrete):
 
     @property
     def _end(self) -> float:
-        """Where the last cell ends, in standard deviations of `t`."""
+        """The end of the last cell, in standard deviations of `t`."""
         return math.inf if self.high is None else (math.log1p(self.high - self.low + 1) - self.loc) / self.scale
 
     def _mixture(self, seen: Float[Array, " size"]) -> tuple[Array, Array, Array]:
@@ -170,7 +170,7 @@ class Counts(AbstractDiscrete):
         return jax.nn.log_softmax(logits), loc, jnp.exp(_MAX_LOG_SCALE * jnp.tanh(log_scale / _MAX_LOG_SCALE))
 
     def _log_whole(self, loc: Array, scale: Array) -> Array:
-        """The log mass of the support by each component."""
+        """The log mass of the support for each component."""
         start = (self._start - loc) / scale
         if self.high is None:
             return jax.nn.log_sigmoid(-start)
@@ -192,7 +192,7 @@ class DiscreteFactor(eqx.Module):
 
     @property
     def code_size(self) -> int:
-        """Length of what later factors see of the columns."""
+        """Length of the columns' codes for later factors."""
         return sum(column.code_size for column in self.columns)
 
     def log_prob(self, values: Float[Array, " dim"], condition: Float[Array, " cond_dim"]) -> Scalar:
@@ -211,15 +211,15 @@ class DiscreteFactor(eqx.Module):
         return jnp.stack(values)
 
     def encode(self, values: Float[Array, "*batch dim"]) -> Float[Array, "*batch code"]:
-        """What later factors see of rows."""
+        """The codes of rows for later factors."""
         return jnp.concatenate([column.encode(values[..., i]) for i, column in enumerate(self.columns)], axis=-1)
 
     def inside(self, values: Float[Array, "*batch dim"]) -> Bool[Array, "*batch dim"]:
-        """Of each value, whether it is in its column's support."""
+        """For each value, whether it is in its column's support."""
         return jnp.stack([column.inside(values[..., i]) for i, column in enumerate(self.columns)], axis=-1)
 
     def feasible(self, values: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
-        """The values, with the least one of its column for each that is outside the support."""
+        """The values, with the smallest value of its column in place of each value outside the support."""
         lows = jnp.asarray([column.low for column in self.columns], values.dtype)
         return jnp.where(self.inside(values), values, lows)
 
@@ -230,7 +230,7 @@ class DiscreteFactor(eqx.Module):
 def chain_log_prob(
     columns: tuple[Categories | Counts, ...], values: Float[Array, " dim"], condition: Float[Array, " cond_dim"]
 ) -> Scalar:
-    """The log probability of one row in the support, given a condition as the networks see it."""
+    """The log probability of one row in the support, given a condition in the networks' form."""
     log_prob, codes = jnp.zeros((), values.dtype), []
     with full_precision():
         for column, k in zip(columns, values):

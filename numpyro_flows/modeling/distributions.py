@@ -29,34 +29,34 @@ from numpyro_flows.modeling.trees import Split, leading_shape, over_leading_axis
 class FlowDistribution(WithMarginals, dist.TransformedDistribution, InFiles):
     """The distribution of `y = f(x | condition)` for `x ~ base_dist`, with density `p(f^-1(y)) |det dx/dy|`.
 
-    To sample from, to score, and to put in `numpyro.sample` as a prior or a likelihood: gradients flow through values,
-    parameters and the condition. `log_prob` is one inverse pass; a density that follows a draw of
-    `sample_with_intermediates` needs none. `marginal(columns)` and `condition_on(values)` give the distribution of some
-    columns or sites, by themselves and given others.
+    Use it for sampling, for scoring, and in `numpyro.sample` as a prior or a likelihood. Gradients flow through values,
+    parameters and the condition. `log_prob` takes one inverse pass. The density of a draw from
+    `sample_with_intermediates` needs no pass. `marginal(columns)` and `condition_on(values)` give the distribution of
+    some columns or sites, by themselves and given others.
 
-    Outside its support, at its boundary and at values that are not finite the density is 0. The object is a pytree
-    whose leaves are what is an array when it is made; `jax.vmap` and NumPyro's `scan` put axes in front of them, over
-    which sampling and scoring then map.
+    The density is 0 outside the support, on its boundary and at values that are not finite. The object is a pytree. Its
+    leaves are the arrays that it is made with. `jax.vmap` and NumPyro's `scan` put axes in front of them; sampling and
+    scoring then map over these axes.
 
-    Where `constrain` is one of several sites, `sample` gives a dict of them and `log_prob` takes one. To NumPyro such a
-    distribution must be one event, the vector of all sites' values, which `vector` is: `sample_sites` makes it sites of
-    a model.
+    If `constrain` maps to several sites, `sample` returns a dict of sites and `log_prob` takes one. NumPyro needs such
+    a distribution as one event, the vector of all sites' values: this is `vector`. `sample_sites` turns it into sites
+    of a model.
 
     Args:
-        bijection: of this library or of FlowJAX.
+        bijection: a bijection of this library or of FlowJAX.
         base_dist: a NumPyro distribution with the bijection's event shape; standard normal by default.
-        condition: array of shape `(*batch, *cond_shape)`, whose batch shape becomes one of the distribution; for a
-            bijection with an embedding an array or a dict of arrays as that takes. Where the bijection has a condition
-            and none is given, the distribution can only be told one: `given(condition)`.
+        condition: array of shape `(*batch, *cond_shape)`; its batch shape becomes one of the distribution. A bijection
+            with an embedding takes an array or a dict of arrays. If a conditional bijection gets no condition, add one
+            later with `given(condition)`.
         constrain: NumPyro transform of the flow's real vectors onto the support of the events, for example
             `biject_to(constraints.positive)`, or `SitesTransform`.
 
     Attributes:
-        fit: how `fit_density` fitted it, or `few_steps` distilled it; None for all others.
+        fit: how `fit_density` fitted it, or `few_steps` distilled it; None for other distributions.
 
     Raises:
-        TypeError: where `bijection` is none.
-        ValueError: where the condition or the base distribution has the wrong shape.
+        TypeError: if `bijection` is not a bijection.
+        ValueError: if the condition or the base distribution has the wrong shape.
 
     Example:
         >>> import jax
@@ -102,11 +102,11 @@ class FlowDistribution(WithMarginals, dist.TransformedDistribution, InFiles):
 
     @classmethod
     def infer_shapes(cls, *args: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Refused: NumPyro's would be wrong, as a flow's shapes are those of its bijection, base and condition."""
+        """Not supported: NumPyro's rule would be wrong, because a flow's shapes depend on its bijection."""
         raise NotImplementedError("make the flow, then ask for its batch_shape and event_shape")
 
     def __repr__(self) -> str:
-        """What the density is of, on which base, and of a fitted one what was kept, with its held-out score."""
+        """The shape and support of the density, its base and, if it was fitted, the held-out score of what was kept."""
         batch = f"batch_shape={self.batch_shape}, " if self.batch_shape else ""
         events = f"event_shape={self.event_shape}" if self.sites is None else f"sites={list(self.sites.shapes)}"
         fitted = "" if self.fit is None else f", {self.fit.brief}"
@@ -126,12 +126,12 @@ class FlowDistribution(WithMarginals, dist.TransformedDistribution, InFiles):
 
     @property
     def base_dist(self) -> dist.Distribution:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """As NumPyro sees it: where the base is itself a transformed distribution, the base of that."""
+        """The base as NumPyro sees it: if the base is a transformed distribution, the base of that."""
         return self._merged.base_dist
 
     @property
     def transforms(self) -> list[Transform]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """As NumPyro sees them: those of the base, the flow, and `constrain` where there is one."""
+        """The transforms as NumPyro sees them: those of the base, the flow, and `constrain` if there is one."""
         return self._merged.transforms
 
     @property
@@ -142,12 +142,12 @@ class FlowDistribution(WithMarginals, dist.TransformedDistribution, InFiles):
 
     @property
     def sites(self) -> Sites | None:
-        """Names, shapes and supports of the sites; None where an event is an array."""
+        """Names, shapes and supports of the sites; None if an event is an array."""
         return support if isinstance(support := self.support, Sites) else None
 
     @property
     def vector(self) -> "FlowDistribution":
-        """The same distribution with arrays for events, the vectors of the sites' values, as NumPyro expects them."""
+        """The same distribution with arrays as events: the vectors of the sites' values, as NumPyro expects them."""
         return self._but(self.condition, is_vector=True)
 
     @property
@@ -184,14 +184,14 @@ class FlowDistribution(WithMarginals, dist.TransformedDistribution, InFiles):
         that it was fitted with.
 
         Raises:
-            ValueError: where the bijection has no condition, or one of other keys or shapes.
+            ValueError: if the bijection has no condition, or the condition has other keys or shapes.
         """
         if self.bijection.cond_shape is None:
             raise ValueError("expected a conditional flow, got one without condition")
         return self._but(condition, is_vector=self._is_vector)
 
     def sample(self, key: PRNGKeyArray, sample_shape: tuple[int, ...] = ()) -> Any:  # pyright: ignore
-        """Draws of shape `(*sample_shape, *batch, *event)`; of several sites a dict of them."""
+        """Draws of shape `(*sample_shape, *batch, *event)`; for several sites a dict of arrays."""
         require_key(key, "key")
         require_shape_of_sample(sample_shape)
         value = self.sample_with_intermediates(key, sample_shape)[0]
@@ -200,7 +200,7 @@ class FlowDistribution(WithMarginals, dist.TransformedDistribution, InFiles):
     def sample_with_intermediates(
         self, key: PRNGKeyArray | None, sample_shape: tuple[int, ...] = ()
     ) -> tuple[Any, list[Any]]:
-        """Draws, and what each transform met and found, from which `log_prob` has their density without a pass."""
+        """Draws and the intermediate results of the transforms, from which `log_prob` gets their density."""
         if not self._leading_shape:
             return super().sample_with_intermediates(key, sample_shape)
         return self._over_leading(
@@ -225,10 +225,10 @@ class FlowDistribution(WithMarginals, dist.TransformedDistribution, InFiles):
         return base + log_det
 
     def log_prob_parts(self, value: ArrayLike | Mapping[str, ArrayLike]) -> LogProbParts:
-        """The two terms of `log_prob`: of the base's density and of the volume.
+        """The two terms of `log_prob`: the log density of the base, and the log-determinant.
 
-        A flow whose base term is far from `-dim / 2 (1 + log 2 pi)`, the mean of a standard normal's own, does not map
-        the data to its base.
+        For a standard normal base the first term has the mean `-dim / 2 (1 + log 2 pi)`. If it is far from this mean,
+        the flow does not map the data to its base.
         """
         return self._parts(self._packed(value), None)
 
@@ -262,35 +262,35 @@ class FlowDistribution(WithMarginals, dist.TransformedDistribution, InFiles):
         return (*flow.arrays, *around.arrays), (*flow.num_axes, *around.num_axes)
 
     def _over_leading(self, method: Callable[..., Any], args: Any, axes: tuple[int, int]) -> Any:
-        """`method(self, args)` for every index of the first leading axis; `axes`: where it is in `args` and results."""
+        """`method(self, args)` for every index of the first leading axis; `axes` is its place in `args`."""
         structure = jax.tree.structure(self)
         return over_leading_axis(
             lambda arrays, args: method(jax.tree.unflatten(structure, arrays), args), *self._arrays_and_axes, args, axes
         )
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the distribution to one file: arrays and settings, no code; its `fit` too.
+        """Write the distribution to one file: arrays, settings and `fit`, but no code.
 
-        The file at `path` is whole at every moment: the old one, or the new one.
+        An interrupted call leaves the old file as it was.
 
         Raises:
-            TypeError: where the flow holds a function of your own, or anything that is neither an array, a plain value,
+            TypeError: if the flow contains a function of your own, or anything that is neither an array, a plain value,
                 an Equinox module nor one of NumPyro's distributions, transforms and constraints.
         """
         save_tree(path, "FlowDistribution", self)
 
     @classmethod
     def load(cls, path: str | os.PathLike, *, trusted: tuple[type, ...] = ()) -> "FlowDistribution":
-        """Read what `save` wrote. No file can run code: you may load a stranger's.
+        """Load a distribution that `save` wrote. No code runs, so you may load a file from someone you do not know.
 
         Args:
             path: the file.
-            trusted: your own classes, or FlowJAX's, that are in the flow: `trusted=(MyBijection, MyNetwork)`. A file
-                may have no others than those of this library and of NumPyro.
+            trusted: your own classes, or FlowJAX's, that are in the flow: `trusted=(MyBijection, MyNetwork)`. Other
+                classes in a file must be those of this library or of NumPyro.
 
         Raises:
-            TypeError: where `trusted` is no tuple of classes.
-            ValueError: where anything is wrong with the file: it says what, and where in the flow.
+            TypeError: if `trusted` is not a tuple of classes.
+            ValueError: if anything is wrong with the file. The error says what is wrong, and where in the flow.
         """
         return load_tree(path, "FlowDistribution", FlowDistribution, trusted=trusted)
 
@@ -308,13 +308,13 @@ class FlowDistribution(WithMarginals, dist.TransformedDistribution, InFiles):
 
 
 def _require_coherent(flow: FlowDistribution) -> None:
-    """Draw and score abstractly, which computes nothing: one event by the flow, two numbers of them by its base.
+    """Check shapes by abstract draws and scores, which compute nothing: one event of the flow, two draws of its base.
 
-    A wrong part of the base may broadcast with draws of one number, but not with those of the next. To trace the flow
-    itself takes seconds where it is inverted numerically, and its parts are checked.
+    A wrong part of the base may broadcast with draws of one number, but not with those of the next. Tracing the flow
+    itself takes seconds if it is inverted numerically, and its parts are checked elsewhere.
 
     Raises:
-        Exception: any, where the shapes of the flow's parts do not fit together.
+        Exception: if the shapes of the flow's parts do not fit together.
     """
     base = flow._single_base
     least = 1 + max((1, *base.shape()))

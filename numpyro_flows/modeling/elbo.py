@@ -21,17 +21,18 @@ from numpyro_flows.modeling.distributions import FlowDistribution
 class PathELBO(ELBO):
     """The negative ELBO `E_q[log q(x) - log p(x)]` with the path-derivative gradient ("sticking the landing").
 
-    The draws `x = f(u; params)` depend on the parameters, `log q` is taken at parameters held fixed: the score term,
-    of mean zero, is dropped, and the gradient's variance vanishes as q comes to p. It can hurt where q is far from p:
-    then start with `Trace_ELBO` and change over. The value is that of `Trace_ELBO`.
+    The draws `x = f(u; params)` depend on the parameters, but `log q` is evaluated with parameters held fixed. So the
+    score term, whose mean is zero, is dropped. The variance of the gradient vanishes as q approaches p. If q is far
+    from p, the variance can be larger: then start with `Trace_ELBO` and switch later. The value is that of
+    `Trace_ELBO`.
 
     Args:
         num_particles: draws for each estimate.
         vectorize_particles: as in NumPyro's `ELBO`.
 
     Raises:
-        TypeError: in use, where the guide is not an `AutoContinuous`.
-        ValueError: where `num_particles` is below 1.
+        TypeError: when used with a guide that is not an `AutoContinuous`.
+        ValueError: if `num_particles` is below 1.
 
     Source: Roeder, Wu, Duvenaud 2017, arXiv 1703.09194.
 
@@ -49,7 +50,7 @@ class PathELBO(ELBO):
         self, rng_key: Array, param_map: dict[str, Any], model: Callable, guide: Callable, *args: Any, **kwargs: Any
     ) -> Any:
         if not isinstance(guide, AutoContinuous):
-            raise TypeError(f"PathELBO expected an AutoContinuous guide, got {type(guide).__name__}")
+            raise TypeError(f"PathELBO expected an AutoContinuous guide, got {type(guide).__name__}: use Trace_ELBO")
         latent = latent_name(guide)
 
         def single_particle(rng_key: Array) -> Scalar:
@@ -75,7 +76,7 @@ def _total(log_probs: dict[str, Array]) -> Scalar:
 
 
 def _log_prob(held: Any, site: dict[str, Any]) -> Scalar:
-    """`log q` of a draw at parameters held fixed; the share of an angle's copies is no density, and is not."""
+    """`log q` of a draw with parameters held fixed, except the share of an angle's copies, which is not a density."""
     live = getattr(site["fn"], "constrain", None)
     if not isinstance(live, AnglesTransform):
         return jnp.sum(held.log_prob(site["value"]))

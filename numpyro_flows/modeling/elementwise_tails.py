@@ -1,4 +1,4 @@
-"""The maps at the target's end of a bijection that take every coordinate by itself: peeled off, and of some of them."""
+"""The elementwise maps at the target's end of a bijection: they are split off, and restricted to some coordinates."""
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from numpyro_flows.bijections import (
 
 
 def peeled(bijection: AbstractBijection) -> tuple[AbstractBijection | None, list[AbstractBijection]]:
-    """What remains, None for the identity, and the elementwise maps that follow it, the first applied first."""
+    """The remaining bijection, None for the identity, and the elementwise maps after it, the first applied first."""
     if isinstance(bijection, Identity):
         return None, []
     if isinstance(bijection, Affine | Elementwise | YeoJohnson):
@@ -42,7 +42,7 @@ def peeled(bijection: AbstractBijection) -> tuple[AbstractBijection | None, list
 
 
 def elementwise(tail: list[AbstractBijection], places: tuple[int, ...]) -> AbstractBijection:
-    """What such maps do to some coordinates, in this order."""
+    """The part of such maps that acts on some coordinates, in this order."""
     return Chain([_restricted(one, np.asarray(places)) for one in tail]) if tail else Identity((len(places),))
 
 

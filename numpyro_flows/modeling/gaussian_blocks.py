@@ -26,7 +26,7 @@ _LINEAR = (Identity, Affine, TriangularAffine, LULinear, QRLinear, AbstractOrtho
 
 
 class GaussianBlocks(NamedTuple):
-    """`sum_k exp(logits_k) N(x; loc_k, root_k root_k^T)`; without `logits` and without `k` one normal distribution."""
+    """`sum_k exp(logits_k) N(x; loc_k, root_k root_k^T)`; without `logits` and the axis `k`, one normal."""
 
     logits: Float[Array, "*batch k"] | None
     loc: Float[Array, "*batch_k dim"]
@@ -35,7 +35,7 @@ class GaussianBlocks(NamedTuple):
     @classmethod
     @full_precision()
     def of(cls, bijection: AbstractBijection | None, base: dist.Distribution) -> "GaussianBlocks | None":
-        """Of a base with a linear bijection, None for the identity; None where the two are no such thing."""
+        """The blocks of a base with a linear bijection, None for the identity; None if there are no such blocks."""
         blocks = _of_base(base)
         if blocks is None or bijection is None:
             return blocks
@@ -51,7 +51,7 @@ class GaussianBlocks(NamedTuple):
         return blocks
 
     def marginal(self, places: tuple[int, ...]) -> dist.Distribution:
-        """Of some coordinates, in this order."""
+        """The distribution of some coordinates, in this order."""
         some = np.asarray(places)
         return self._distribution(self.logits, self.loc[..., some], ordered_root(self.root, places))
 
@@ -59,7 +59,7 @@ class GaussianBlocks(NamedTuple):
     def conditional(
         self, places: tuple[int, ...], given: tuple[int, ...], values: Float[Array, "*batch given"]
     ) -> dist.Distribution:
-        """Of the coordinates `places`, given those of `given`; together they are all."""
+        """The distribution of the coordinates `places`, given those of `given`; together they are all."""
         num = len(given)
         root = ordered_root(self.root, (*given, *places))
         values = values if self.logits is None else values[..., None, :]
@@ -103,9 +103,9 @@ def _matrix_and_loc(part: Part) -> tuple[Float[Array, "dim dim"], Float[Array, "
 
 
 def ordered_root(root: Float[Array, "*batch dim num"], places: tuple[int, ...]) -> Float[Array, "*batch some some"]:
-    """The triangular root, of positive diagonal, of the covariance `root root^T` of some coordinates in this order.
+    """The triangular root, with positive diagonal, of the covariance `root root^T` of some coordinates in this order.
 
-    By a QR decomposition, which loses half as many digits as the covariance does.
+    It uses a QR decomposition, which loses half as many digits as the covariance does.
     """
     upper = jnp.linalg.qr(jnp.swapaxes(root[..., np.asarray(places), :], -1, -2), mode="r")
     sign = jnp.where(jnp.diagonal(upper, axis1=-2, axis2=-1) < 0, -1.0, 1.0).astype(upper.dtype)

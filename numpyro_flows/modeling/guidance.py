@@ -9,20 +9,20 @@ from numpyro_flows.modeling.distributions import FlowDistribution
 
 
 def guided(flow: FlowDistribution, weight: float, *, null: ArrayLike | None = None) -> FlowDistribution:
-    """The flow whose draws go further from those without a condition: classes come out clearer, and vary less.
+    """A flow whose draws are more typical of their condition: classes become clearer, and vary less.
 
-    In each layer a draw is `exp(a) z + m`, and guidance makes this `a = a(c) + w (a(c) - a(0))`, and `m` alike, with
-    `c` the condition and `0` one that stands for none. The result is a flow again, with an exact density; it is another
-    one than that of the data. Train for it by `fit_density(..., condition_dropout=0.1)`.
+    In each layer a draw is `exp(a) z + m`. Guidance replaces `a` by `a(c) + w (a(c) - a(0))`, and `m` in the same way,
+    where `c` is the condition and `0` stands for no condition. The result is again a flow with an exact density, but
+    its density is not that of the data. Train for it with `fit_density(..., condition_dropout=0.1)`.
 
     Args:
-        flow: with a condition, of affine autoregressive layers: `flows.tarflow`, `flows.maf`, `flows.iaf`.
-        weight: `w`; 0 is the flow itself, and 1 to 3 is usual.
-        null: the condition that stands for none; zeros by default, as `condition_dropout` has them.
+        flow: a conditional flow of affine autoregressive layers: `flows.tarflow`, `flows.maf`, `flows.iaf`.
+        weight: `w`; 0 gives the flow itself, and 1 to 3 is usual.
+        null: the condition that stands for no condition; zeros by default, as in `condition_dropout`.
 
     Raises:
-        TypeError: where `flow` is no FlowDistribution, or has other layers.
-        ValueError: where it has no condition, `weight` is negative, or `null` has another shape than the condition.
+        TypeError: if `flow` is not a FlowDistribution, or has other layers.
+        ValueError: if it has no condition, `weight` is negative, or `null` has another shape than the condition.
 
     Source: Zhai et al. 2024, arXiv 2412.06329; Ho, Salimans 2022, arXiv 2207.12598.
 

@@ -23,31 +23,32 @@ from numpyro_flows.modeling.columns import is_angle
 from numpyro_flows.modeling.distributions import FlowDistribution
 from numpyro_flows.modeling.model_run import model_run
 
-_MAX_FULL_DIM = 256  # above it the scale is diagonal
-_MARGINAL_DRAWS = 10_000  # behind `median` and `quantiles`
+_MAX_FULL_DIM = 256  # above this, the scale is diagonal
+_MARGINAL_DRAWS = 10_000  # for `median` and `quantiles`
 
 
 class AutoFlow(VectorGuide):
     """A normalizing flow over all continuous latent sites: `x = loc + L f(u)`, `u ~ N(0, I)`, on unconstrained sites.
 
-    Works wherever NumPyro's own continuous guides do: `SVI`, `Predictive`, `NeuTraReparam`, one-dimensional models,
+    It works like NumPyro's own continuous guides: with `SVI`, `Predictive`, `NeuTraReparam`, one-dimensional models,
     plates and subsampled data. The outermost layer is a trainable affine map, lower-triangular up to 256 dimensions and
-    diagonal above, so the guide starts as `N(init_loc_fn's values, init_scale^2)` and the flow works on what remains.
+    diagonal above. So the guide starts as `N(init_loc_fn's values, init_scale^2)`, and the flow has to model only the
+    rest.
 
-    Angles (`constraints.circular`, as of `VonMises`) have no seam: for them `x` is any real number, and the site its
-    angle in `[-pi, pi)`. A draw counts by its share of the copies `x + 2 pi k`, a half at a half turn from `loc`: so
-    the ELBO is a bound as of other sites, and can be exact for any density on the circle.
+    Angles (`constraints.circular`, for example of `VonMises`) have no seam: `x` is any real number, and the site is its
+    angle in `[-pi, pi)`. A draw is weighted by its share of the copies `x + 2 pi k`, which is one half at a half turn
+    from `loc`. So the ELBO is a bound, as for other sites, and can be exact for any density on the circle.
 
     Args:
-        model: a NumPyro model with at least one continuous latent site; discrete ones marginalised or blocked.
-        flow: recipe `(key, dim) -> bijection`: of `numpyro_flows.flows`, of FlowJAX, or your own.
-        prefix: of the parameters' and the auxiliary site's names.
-        init_loc_fn: NumPyro initialisation strategy; its values are where the guide starts.
+        model: a NumPyro model with at least one continuous latent site; marginalise or block discrete sites.
+        flow: a recipe `(key, dim) -> bijection`: one of `numpyro_flows.flows`, of FlowJAX, or your own.
+        prefix: prefix for the names of the parameters and of the auxiliary site.
+        init_loc_fn: NumPyro initialisation strategy; the guide starts at its values.
         init_scale: standard deviation at the start, on the unconstrained scale.
 
     Raises:
-        TypeError: where `model` or `flow` cannot be called.
-        ValueError: where `init_scale` is not positive, or `flow` gives a bijection of the wrong shape.
+        TypeError: if `model` or `flow` cannot be called.
+        ValueError: if `init_scale` is not positive, or `flow` gives a bijection of the wrong shape.
 
     Example:
         >>> import jax, numpyro, numpyro.distributions as dist  # doctest: +SLOW
@@ -81,12 +82,12 @@ class AutoFlow(VectorGuide):
 
     @property
     def param_name(self) -> str:
-        """Name of the one parameter site: the list of all trained arrays, as `parameters` gives it."""
+        """Name of the only parameter site: the list of all trained arrays, as `parameters` gives it."""
         return f"{self.prefix}_flow$params"
 
     @staticmethod
     def parameters(bijection: AbstractBijection) -> list[Array]:
-        """All trained arrays of a bijection: a list, the one container that all of NumPyro takes (`SteinVI` too)."""
+        """All trained arrays of a bijection, as a list, because all of NumPyro (`SteinVI` too) accepts lists."""
         return jax.tree.leaves(trained_and_fixed(bijection)[0])
 
     def make_bijection(self, rng_key: PRNGKeyArray, loc: ArrayLike, scale: ArrayLike) -> Chain:
@@ -108,12 +109,12 @@ class AutoFlow(VectorGuide):
         return Chain([flow, affine(loc, jnp.asarray(scale, loc.dtype))])
 
     def initial_scale(self, dim: int) -> Array:
-        """`init_scale` as the matrix, or in many dimensions the vector, that `make_bijection` takes."""
+        """`init_scale` as a matrix, or in many dimensions a vector, for `make_bijection`."""
         scale = jnp.full(dim, self.init_scale)
         return jnp.diag(scale) if dim <= _MAX_FULL_DIM else scale
 
     def set_up(self, bijection: AbstractBijection, *args: Any, **kwargs: Any) -> None:
-        """Run the model once, as a first call would, and take the structure of a `bijection` trained elsewhere."""
+        """Run the model once, as a first call would, and use the structure of a `bijection` trained elsewhere."""
         with model_run(), numpyro.handlers.seed(rng_seed=0):
             self.run_model(*args, **kwargs)
         self._untrained = bijection
@@ -127,14 +128,14 @@ class AutoFlow(VectorGuide):
             return self.current_posterior()
 
     def median(self, params: dict[str, Any]) -> dict[str, Array]:
-        """Median of every site's marginal, by 10,000 draws of a fixed key (a flow's marginals have no closed form)."""
+        """Median of every site's marginal, by 10,000 draws of a fixed key, because there is no closed form."""
         return {name: value[0] for name, value in self.quantiles(params, [0.5]).items()}
 
     def quantiles(self, params: dict[str, Any], quantiles: Sequence[float]) -> dict[str, Array]:
-        """Quantiles of every site's marginal, of shape `(len(quantiles), *site)`, by 10,000 draws of a fixed key.
+        """Quantiles of every site's marginal, `(len(quantiles), *site)`, from 10,000 draws with a fixed key.
 
         Raises:
-            ValueError: where a quantile is outside [0, 1].
+            ValueError: if a quantile is outside [0, 1].
         """
         if not all(0 <= q <= 1 for q in quantiles):
             raise ValueError(f"quantiles expected values in [0, 1], got {quantiles}")
@@ -142,7 +143,7 @@ class AutoFlow(VectorGuide):
         return {name: jnp.quantile(value, jnp.asarray(quantiles), axis=0) for name, value in draws.items()}
 
     def after_setup(self, init: Array) -> None:
-        # Concrete even where SVI.init is traced: integer arrays of a flow (masks, orders) outlive that trace.
+        # Concrete even if SVI.init is traced: integer arrays of a flow (masks, orders) outlive that trace.
         with eval_context():
             loc = jnp.zeros(self.latent_dim, jnp.result_type(float))
             angles = [index for support, index in self.supports().values() if is_angle(support)]
@@ -169,7 +170,7 @@ def affine(loc: Array | np.ndarray, scale: Array | np.ndarray) -> AbstractBiject
 
 
 def centre_of(bijection: AbstractBijection) -> Array:
-    """Where the last map of a bijection has zero: the `loc` of an `AutoFlow`."""
+    """The image of zero under the last map of a bijection: the `loc` of an `AutoFlow`."""
     while isinstance(bijection, Chain):
         bijection = bijection.bijections[-1]
     return bijection.transform_and_log_det(jnp.zeros(bijection.shape))[0]

@@ -1,4 +1,4 @@
-"""Distributions of vectors with independent coordinates: of some of them."""
+"""Distributions of vectors with independent coordinates, restricted to some of them."""
 
 from typing import Any, NamedTuple
 
@@ -9,11 +9,11 @@ from jaxtyping import Array, Float
 
 
 class IndependentColumns(NamedTuple):
-    """`prod_i p(x_i)`, from a NumPyro distribution of numbers whose parameters have one value for each.
+    """`prod_i p(x_i)`, from a NumPyro distribution of numbers whose parameters have one value for each coordinate.
 
     Attributes:
         kind: class of the distribution of one coordinate.
-        parameters: by name, of shape `(*batch, dim)`.
+        parameters: parameters by name, of shape `(*batch, dim)`.
     """
 
     kind: Any
@@ -21,7 +21,7 @@ class IndependentColumns(NamedTuple):
 
     @classmethod
     def of(cls, base: Any) -> "IndependentColumns | None":
-        """None where the coordinates are not known to be independent."""
+        """The columns of a distribution; None if its coordinates are not known to be independent."""
         if not isinstance(base, dist.Independent) or base.reinterpreted_batch_ndims != 1:
             return None
         inner: Any = base.base_dist
@@ -35,13 +35,13 @@ class IndependentColumns(NamedTuple):
         return cls(type(inner), {name: jnp.broadcast_to(getattr(inner, name), shape) for name in names})
 
     def marginal(self, places: tuple[int, ...]) -> dist.Distribution:
-        """Of some coordinates, in this order."""
+        """The distribution of some coordinates, in this order."""
         some = {name: values[..., np.asarray(places)] for name, values in self.parameters.items()}
         return self.kind(**some).to_event(1)
 
     def conditional(
         self, places: tuple[int, ...], given: tuple[int, ...], values: Float[Array, "*batch given"]
     ) -> dist.Distribution:
-        """The same, whatever the others are, for each of the batch."""
+        """The same distribution, whatever the others are, for each of the batch."""
         marginal = self.marginal(places)
         return marginal.expand(jnp.broadcast_shapes(marginal.batch_shape, values.shape[:-1]))

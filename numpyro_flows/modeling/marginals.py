@@ -1,4 +1,4 @@
-"""Marginal and conditional distributions of flows: in closed form where there is one, else by importance sampling."""
+"""Marginal and conditional distributions of flows: in closed form if there is one, else by importance sampling."""
 
 import math
 import warnings
@@ -27,33 +27,33 @@ _LEAST_ESS = 0.1
 
 
 class WithMarginals:
-    """What a `FlowDistribution` knows of some of its columns."""
+    """Marginal and conditional distributions of a `FlowDistribution`."""
 
     def marginal(
         self, columns: Sequence[int] | Sequence[str], *, num_particles: int = 1_000, rng_key: PRNGKeyArray | None = None
     ) -> Any:
-        """`p(x_S)`: the distribution of some columns or sites, by itself.
+        """`p(x_S)`: the marginal distribution of some columns or sites.
 
-        It is exact where the flow is a linear map and elementwise maps of a normal distribution or a mixture of them,
-        as `fit_density` returns where it keeps the mixture; and where columns are independent. Draws are exact for
-        every flow. The log density of any other flow is an estimate by importance sampling:
-        `log_prob_and_error` gives its standard error, 0 where it is exact. On average `log_prob` is then too low by
-        about half the squared error.
+        It is exact in two cases. Either the flow is a linear map followed by elementwise maps, on a normal distribution
+        or a mixture of normals (`fit_density` returns such flows if it keeps the mixture). Or the columns are
+        independent. Draws are exact for every flow. The log density of any other flow is estimated by importance
+        sampling. `log_prob_and_error` gives its standard error, which is 0 if the density is exact. On average the
+        estimate of `log_prob` is too low by about half the squared error.
 
         Args:
-            columns: numbers of the columns, negative ones from the last, in the order that the result has them; or
-                names of sites.
-            num_particles: draws for each value, where the density is estimated.
-            rng_key: for these draws, which are the same for every value; a fixed key by default.
+            columns: indices of the columns, where negative ones count from the last, or names of sites. The result
+                keeps their order.
+            num_particles: draws for each value, if the density is estimated.
+            rng_key: random key for these draws, which are the same for every value; a fixed key by default.
 
         Returns:
             A `FlowDistribution` of arrays `(len(columns),)`, or of a dict of the sites.
 
         Raises:
-            TypeError: where `columns` is no list of integers, or of names of sites.
-            ValueError: for an unknown or repeated column; where events are not vectors or sites; where the flow needs a
-                condition and has none; where a support ties columns together, as a simplex does; for a bounded base
-                whose columns no layer mixes.
+            TypeError: if `columns` is not a list of integers, or of names of sites.
+            ValueError: if a column is unknown or repeated, events are neither vectors nor sites, or the flow lacks the
+                condition that it needs. Also if a support ties columns together, such as a simplex, or the base is
+                bounded and no layer mixes its columns.
 
         Example:
             >>> import jax.numpy as jnp
@@ -80,24 +80,25 @@ class WithMarginals:
     ) -> Any:
         """`p(x_R | x_S)`: the distribution of all other columns or sites, given the values of some.
 
-        Exact in the same cases as `marginal`. For any other flow the log density is the exact joint one minus an
-        estimate of the marginal one, and draws come by importance resampling; `sample_weighted` gives the weights.
+        It is exact in the same cases as `marginal`. For any other flow the log density is the exact joint one minus an
+        estimate of the marginal one, and draws use importance resampling; `sample_weighted` gives the weights.
 
         Args:
-            values: by number of the column a number or an array `(*batch,)`; by name of the site an array
-                `(*batch, *site)`. The batch shapes broadcast, to the batch shape of the result.
+            values: a dict. For columns the keys are indices, and the values numbers or arrays `(*batch,)`. For sites
+                the keys are names, and the values arrays `(*batch, *site)`. The batch shapes broadcast to the batch
+                shape of the result.
             num_particles: draws that estimate the density of `values`.
-            rng_key: for these draws; a fixed key by default.
+            rng_key: random key for these draws; a fixed key by default.
 
         Returns:
             A `FlowDistribution` of the other columns in their order, or of a dict of the other sites.
 
         Raises:
-            TypeError: where `values` is no dict.
-            ValueError: as `marginal`; for values outside the support; where no column is left.
+            TypeError: if `values` is not a dict.
+            ValueError: as `marginal`. Also if values are outside the support, or no column is left.
 
         Warns:
-            UserWarning: where the particles have an effective sample size below 10%: take more of them.
+            UserWarning: if the effective sample size of the particles is below 10%. Then increase `num_particles`.
 
         Example:
             >>> import jax.numpy as jnp
@@ -127,13 +128,13 @@ class WithMarginals:
         return _flow(self, elementwise(tail, places), found, constrain)
 
     def log_prob_and_error(self: Any, value: ArrayLike | Mapping[str, ArrayLike]) -> Estimate:
-        """`log_prob` with its standard error and the effective sample size of what estimates it.
+        """`log_prob` with its standard error, and the effective sample size of the particles behind it.
 
-        The error is 0, and the effective sample size 1, of densities that are not estimates: of all but those that
-        `marginal` and `condition_on` give.
+        The error is 0, and the effective sample size 1, if the density is exact. Only the results of `marginal` and
+        `condition_on` can have estimated densities.
 
         Args:
-            value: as of `log_prob`.
+            value: as for `log_prob`.
         """
         base = self._single_base
         if not isinstance(base, PartialDistribution):
@@ -151,8 +152,9 @@ class WithMarginals:
     def sample_weighted(self: Any, key: PRNGKeyArray, num_samples: int) -> tuple[Any, Float[Array, "num *batch"]]:
         """Draws with the logarithms of their weights, which sum to 1 along the first axis.
 
-        Of what `condition_on` gives without closed form they are weighted draws of the proposal, before any
-        resampling: their effective sample size is `1 / sum(exp(2 log_weights))`. All others have equal weights.
+        For a result of `condition_on` without a closed form, these are weighted draws of the proposal, before any
+        resampling. Their effective sample size is `1 / sum(exp(2 log_weights))`. For other distributions the weights
+        are equal.
 
         Args:
             key: random key.
@@ -182,7 +184,7 @@ class WithMarginals:
         return EventColumns.of(self.event_shape, self.sites, self.constrain)
 
     def _joint(self: Any, num_particles: int, rng_key: PRNGKeyArray | None) -> tuple[list[AbstractBijection], Any]:
-        """Elementwise maps, and what they are of: something with `marginal` and `conditional` of coordinates."""
+        """Elementwise maps, and the distribution before them, which has `marginal` and `conditional` of coordinates."""
         require_counts(2, num_particles=num_particles)
         rng_key = jax.random.key(0) if rng_key is None else rng_key
         require_key(rng_key)
@@ -213,7 +215,7 @@ def _warn_of_ess(ess: Float[Array, "*batch"]) -> None:
         return
     warnings.warn(
         f"draws given these values have an effective sample size of {float(np.min(ess)):.1%}: densities and draws are "
-        "inexact; take a larger num_particles, and see log_prob_and_error",
+        "inexact; increase num_particles, and see log_prob_and_error",
         UserWarning,
         stacklevel=3,
     )

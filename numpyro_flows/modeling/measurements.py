@@ -15,12 +15,12 @@ from numpyro_flows.arguments import as_array, as_numbers, described, require_cou
 from numpyro_flows.precision import full_precision
 
 _FAR = 1_000.0  # a second scale at which a function must be linear
-_TOLERANCE = 1e-3  # of rounding, as a share of the terms of a sum
+_TOLERANCE = 1e-3  # rounding error, as a share of the terms of a sum
 
 
 @runtime_checkable
 class LinearOperator(Protocol):
-    """What a linear operator of lineax has."""
+    """The methods of a linear operator of lineax."""
 
     def mv(self, vector: Any) -> Any: ...
     def in_structure(self) -> Any: ...
@@ -29,25 +29,25 @@ class LinearOperator(Protocol):
 class LinearMeasurement:
     """The distribution of `y = A x + noise * e`, with `e` standard normal: a likelihood for inverse problems.
 
-    `LinearMeasurement(operator, noise)(x)` is a NumPyro distribution of `y`, to write in
+    `LinearMeasurement(operator, noise)(x)` is a NumPyro distribution of `y`, for use in
     `numpyro.sample("y", LinearMeasurement(operator, noise)(x), obs=y)`. All axes of one measurement are its event.
 
     Args:
-        operator: `A`, as one of these: a matrix `(measured, size)`, which multiplies one event of `x` as a flat
-            vector; a linear operator of lineax, of one array; or a linear function of one event of `x`, such as
-            `lambda x: x[observed]` or a convolution. It is mapped over all further axes of `x`.
+        operator: `A`. A matrix `(measured, size)` multiplies one event of `x` as a flat vector. A linear operator of
+            lineax acts on one array. A linear function acts on one event of `x`, such as `lambda x: x[observed]` or a
+            convolution; it is mapped over all further axes of `x`.
         noise: standard deviation of the noise, in units of `y`: a number, or an array that broadcasts with `y`, for
-            example one of each measured number. It may be a site of the model.
-        event_dim: number of axes of one event of `x`: 1 for vectors and series, 2 for images. A lineax operator knows
+            example one value for each measured number. It may be a site of the model.
+        event_dim: number of axes of one event of `x`: 1 for vectors and series, 2 for images. A lineax operator defines
             its own.
 
     Raises:
-        TypeError: where `operator` is no matrix, operator or function, or `noise` is no number.
-        ValueError: for a matrix that has not two axes; for `noise` that is not positive or not finite. When called:
-            for `x` of the wrong shape, a function that is not linear, and `noise` of a shape that does not fit.
+        TypeError: if `operator` is not a matrix, operator or function, or `noise` is not a number.
+        ValueError: if a matrix does not have two axes, or `noise` is not positive and finite. When called: if `x` has
+            the wrong shape, a function is not linear, or the shape of `noise` does not fit.
 
-    A function is checked at random points. The check is left out where the function uses other latent sites, such as
-    the width of a blur.
+    A function is checked at random points. There is no check if the function uses other latent sites, such as the width
+    of a blur.
 
     Source: Bora, Jalal, Price, Dimakis 2017, arXiv 1703.03208; for flows Asim et al. 2020, arXiv 1905.11672.
 
@@ -114,7 +114,7 @@ class LinearMeasurement:
 
 def _flat(x: Float[Array, "*event"], size: int) -> Float[Array, " size"]:
     if x.size != size:
-        raise ValueError(f"x expected {size} numbers in an event, as the matrix has columns, got shape {x.shape}")
+        raise ValueError(f"x expected {size} numbers in an event, one for each column, got shape {x.shape}")
     return x.reshape(size)
 
 
@@ -127,13 +127,13 @@ def _fits(noise: tuple[int, ...], mean: tuple[int, ...]) -> bool:
 
 
 def _require_linear(function: Callable[[Array], Any], event: tuple[int, ...]) -> None:
-    """Raise a ValueError where `f(x + s z)` is not `f(x) + s f(z)`; a TypeError where `f` returns no array."""
+    """Raise a ValueError if `f(x + s z)` is not `f(x) + s f(z)`; a TypeError if `f` does not return an array."""
     with jax.ensure_compile_time_eval():  # a number, within jit too
         x, z = jax.random.normal(jax.random.key(0), (2, *event))
         found = function(x)
         if not isinstance(found, jax.Array):
             raise TypeError(f"operator expected a function that returns an array, got {described(found)}")
-        if isinstance(found, Tracer):  # it uses what jit, vmap or grad traces
+        if isinstance(found, Tracer):  # it uses values that jit, vmap or grad traces
             return
         other = function(z)
         for scale in (1.0, -_FAR):

@@ -25,28 +25,29 @@ from numpyro_flows.modeling.distributions import FlowDistribution
 class MixedDistribution(dist.Distribution, InFiles):
     """`p(discrete) p(angles | discrete) p(linear | discrete, angles)`: an exact density of columns of several kinds.
 
-    `fit_density` makes one where a support is discrete or `constraints.circular`. Each factor sees what comes before it
-    in codes: categories as 0 and 1 for each level, counts as standardised `log(1 + k)`, angles as cosine and sine; then
-    the condition. `log_prob` is a density over the real columns and the angles, and a probability over the discrete
-    ones: it integrates and sums to 1.
+    `fit_density` makes one if a support is discrete or `constraints.circular`. Each factor sees codes of the columns
+    before it, and then the condition. Categories are coded as 0 and 1 for each level, counts as standardised
+    `log(1 + k)`, and angles as cosine and sine. `log_prob` is a density over the real columns and the angles, and a
+    probability over the discrete ones: it integrates and sums to 1.
 
-    Angles come in `[-pi, pi)`; `log_prob` wraps others into it. Outside the supports of the other columns the density
-    is 0. Of several sites, or where the data were a DataFrame, `sample` gives a dict, in which discrete sites are
-    integers, and `log_prob` takes a dict or a DataFrame. `pandas.DataFrame(draws)` makes a table of such a dict.
+    Draws have angles in `[-pi, pi)`; `log_prob` wraps other angles into it. Outside the supports of the other columns
+    the density is 0. For several sites, or if the data were a DataFrame, `sample` returns a dict in which discrete
+    sites are integers, and `log_prob` takes a dict or a DataFrame. `pandas.DataFrame(draws)` makes a table of such a
+    dict.
 
     Args:
         columns: where the values of each kind are in an event.
         discrete: the factor of the discrete columns; None without them.
         angles: the flow of the angles, given the discrete columns' codes and the condition; None without them.
-        linear: the flow of the real columns, given codes of all others and the condition; None without them.
+        linear: the flow of the real columns, given the codes of all others and the condition; None without them.
         condition: array `(*batch, cond_dim)`; its batch shape becomes one of the distribution.
         cond_dim: length of the condition, 0 without one.
 
     Attributes:
-        fit: how `fit_density` fitted it, a `MixedFit`; None for all others.
+        fit: how `fit_density` fitted it, a `MixedFit`; None for other distributions.
 
     Raises:
-        ValueError: where the condition has the wrong shape.
+        ValueError: if the condition has the wrong shape.
 
     Example:
         >>> import jax, numpy as np  # doctest: +SLOW
@@ -89,7 +90,7 @@ class MixedDistribution(dist.Distribution, InFiles):
         self.condition: Array | None = None if condition is None else as_array(condition, "condition")
         batch = () if self.condition is None else self.condition.shape[:-1]
         if self.condition is not None and (cond_dim == 0 or self.condition.shape[-1:] != (cond_dim,)):
-            expected = f"of shape (*batch, {cond_dim})" if cond_dim else "None, as the distribution has no condition"
+            expected = f"of shape (*batch, {cond_dim})" if cond_dim else "None as the distribution has no condition"
             raise ValueError(f"condition expected {expected}, got an array of shape {self.condition.shape}")
         self.fit: Any = None  # or a MixedFit, whose file is above this one
         super().__init__(batch, columns.event_shape, validate_args=validate_args)
@@ -100,14 +101,14 @@ class MixedDistribution(dist.Distribution, InFiles):
 
     @property
     def sites(self) -> dict[str, tuple[int, ...]] | None:
-        """Shapes of the sites by name; None where an event is an array."""
+        """Shapes of the sites by name; None if an event is an array."""
         return None if self.columns.sites is None else dict(self.columns.sites)
 
     def given(self, condition: ArrayLike) -> "MixedDistribution":
         """The distribution under another condition, of shape `(*batch, cond_dim)`.
 
         Raises:
-            ValueError: where the distribution has no condition, or one of another shape.
+            ValueError: if the distribution has no condition, or the condition has another shape.
         """
         parts = self.columns, self.discrete, self.angles, self.linear
         other = MixedDistribution(*parts, condition, cond_dim=self.cond_dim, validate_args=validates(self))
@@ -120,10 +121,10 @@ class MixedDistribution(dist.Distribution, InFiles):
         return super().__call__(*args, **kwargs)
 
     def sample(self, key: PRNGKeyArray, sample_shape: tuple[int, ...] = ()) -> Any:  # pyright: ignore
-        """Draws of shape `(*sample_shape, *batch, *event)`; of several sites a dict of them.
+        """Draws of shape `(*sample_shape, *batch, *event)`; for several sites a dict of arrays.
 
         Raises:
-            ValueError: where the distribution needs a condition and has none.
+            ValueError: if the distribution needs a condition and has none.
         """
         require_key(key, "key")
         require_shape_of_sample(sample_shape)
@@ -150,7 +151,7 @@ class MixedDistribution(dist.Distribution, InFiles):
         return sum(self.log_prob_parts(value).values(), jnp.zeros(()))
 
     def log_prob_parts(self, value: ArrayLike | Mapping[str, ArrayLike]) -> dict[str, Float[Array, "*batch"]]:
-        """The terms of `log_prob` by name: "discrete", "angles" and "linear", where there are any."""
+        """The terms of `log_prob` by name: "discrete", "angles" and "linear", as far as they exist."""
         vector = self.columns.pack(value)
         shape = jnp.broadcast_shapes(vector.shape[:-1], self.batch_shape)
         vector = jnp.broadcast_to(vector, (*shape, self.columns.size))
@@ -191,7 +192,7 @@ class MixedDistribution(dist.Distribution, InFiles):
         return flow.bijection.cond_shape is None
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the distribution to one file: arrays and settings, no code; its `fit` too.
+        """Write the distribution to one file: arrays, settings and `fit`, but no code.
 
         Raises:
             TypeError: as `FlowDistribution.save`.
@@ -200,7 +201,7 @@ class MixedDistribution(dist.Distribution, InFiles):
 
     @classmethod
     def load(cls, path: str | os.PathLike, *, trusted: tuple[type, ...] = ()) -> "MixedDistribution":
-        """Read what `save` wrote. No file can run code; arguments and errors are those of `FlowDistribution.load`."""
+        """Load a distribution that `save` wrote. Arguments and errors are those of `FlowDistribution.load`."""
         return load_tree(path, "MixedDistribution", MixedDistribution, trusted=trusted)
 
     @classmethod
@@ -216,7 +217,7 @@ class MixedDistribution(dist.Distribution, InFiles):
 class MixedSupport(constraints.Constraint):
     """The events of a `MixedDistribution`, whose angles are in `[-pi, pi)`."""
 
-    is_discrete = True  # to NumPyro, which would else treat it as a continuous latent site
+    is_discrete = True  # for NumPyro, which would otherwise treat it as a continuous latent site
 
     def __init__(self, distribution: MixedDistribution):
         self._distribution = distribution
@@ -244,6 +245,6 @@ class MixedSupport(constraints.Constraint):
 
 
 def _given(flow: FlowDistribution, *seen: Float[Array, "*batch _"]) -> FlowDistribution:
-    """The distribution of arrays by a flow, given all that comes before it."""
+    """The distribution of arrays by a flow, given all earlier columns and the condition."""
     flow = flow if flow.sites is None else flow.vector
     return flow if flow.bijection.cond_shape is None else flow.given(jnp.concatenate(seen, axis=-1))

@@ -14,21 +14,21 @@ from jaxtyping import Array, PyTree
 from numpyro_flows._jax import checks_by, raise_if
 from numpyro_flows.precision import full_precision
 
-_LOCK = threading.RLock()  # NumPyro's stack of handlers is global: a model in another thread would meet them
-_NAN_FOR_ERRORS = jax.make_user_context(False)  # makes JAX keep what it traces in a run apart from all else
+_LOCK = threading.RLock()  # NumPyro's stack of handlers is global: they would affect a model in another thread
+_NAN_FOR_ERRORS = jax.make_user_context(False)  # makes JAX cache traces of a run separately
 
 
 @contextmanager
 def model_run() -> Iterator[None]:
-    """The context of every run of a model, be it evaluated or traced; also a decorator.
+    """The context of every run of a model, evaluated or traced; also a decorator.
 
-    - Models run one after the other, whatever the thread.
-    - Matrix products are at full precision.
-    - Where a runtime check fires (`eqx.error_if`, which the solvers of lineax, optimistix and diffrax use too), its
-      value is NaN: an error would end the computation for all points of a batch because of one.
+    - Models run one after the other, even from several threads.
+    - Matrix products have full precision.
+    - If a runtime check fails (`eqx.error_if`, which the solvers of lineax, optimistix and diffrax use too), its value
+      is NaN. An error would end the computation for all points of a batch because of one.
 
     Equinox has such a mode, but reads it from the environment at import, and gives NaN to the whole batch. So its check
-    is replaced while a model runs, for the thread of that model alone.
+    is replaced while a model runs, only for the thread of that model.
 
     Example:
         >>> import equinox as eqx
@@ -44,7 +44,7 @@ def model_run() -> Iterator[None]:
 
 def _nan_if(x: PyTree, pred: Any, index: Any, msgs: Sequence[str], *, on_error: Any) -> PyTree:
     """Equinox's check, with NaN for an error."""
-    if isinstance(pred, bool) or not _NAN_FOR_ERRORS.value:  # of no array, or in a thread without a run
+    if isinstance(pred, bool) or not _NAN_FOR_ERRORS.value:  # without arrays, or in a thread without a run
         return raise_if(x, pred, index, msgs, on_error=on_error)
     failed = jnp.any(jnp.asarray(pred))
     return jax.tree.map(lambda leaf: jnp.where(failed, _nan_like(leaf), leaf) if is_array(leaf) else leaf, x)

@@ -11,15 +11,15 @@ from numpyro_flows.modeling.distributions import FlowDistribution
 
 
 def sample_sites(name: str, flow: FlowDistribution, obs: Mapping[str, ArrayLike] | None = None) -> dict[str, Array]:
-    """Sample the sites of a flow in a NumPyro model: one joint latent `name`, and every site as a deterministic one.
+    """Sample the sites of a flow in a NumPyro model: one joint latent site, and each site as a deterministic one.
 
     Args:
-        name: of the joint site, whose value is the vector of all of them.
-        flow: a distribution of several sites, as `FlowPosterior.as_prior` and `fit_density` of a dict give it.
-        obs: values of all sites where they are observed.
+        name: name of the joint site, whose value is the vector of all sites.
+        flow: a distribution of several sites, such as `FlowPosterior.as_prior` or `fit_density` of a dict returns.
+        obs: observed values of all sites, if there are any.
 
     Raises:
-        ValueError: where the flow is not one of several sites.
+        ValueError: if the flow is not a distribution of several sites.
 
     Example:
         >>> import jax, numpyro  # doctest: +SLOW

@@ -1,4 +1,4 @@
-"""Some coordinates of a joint distribution, given others, the rest integrated out by importance sampling."""
+"""Some coordinates of a joint distribution, given others, with the rest integrated out by importance sampling."""
 
 import math
 from functools import partial
@@ -22,11 +22,11 @@ _AT_ONCE = 2**22  # numbers of a proposal's components in memory at a time
 
 
 class Estimate(NamedTuple):
-    """A log density by importance sampling, each of the batch's shape.
+    """A log density by importance sampling; every field has the batch's shape.
 
-    log_prob: the logarithm of an unbiased estimate of the density, in nats. It is below the truth by about
-        `error^2 / 2` on average. Where the density is exact, the error is 0.
-    error: its standard error, by the delta method.
+    log_prob: logarithm of an unbiased estimate of the density, in nats. On average it is below the truth by about
+        `error^2 / 2`.
+    error: its standard error, by the delta method; 0 if the density is exact.
     ess: effective sample size of the weights, as a share of the particles, from 0 to 1.
     """
 
@@ -39,16 +39,16 @@ class PartialDistribution(dist.Distribution, InFiles):
     """`p(kept | given = values)` of real vectors with density `p(kept, given, rest)`, for any split of coordinates.
 
     `p(kept, given)` is the mean of `p(kept, given, rest) / q(rest | kept, given)` over draws of `q`, a mixture of t
-    distributions fitted to draws of the joint; so is `p(given)`. All values meet the same random numbers, so `log_prob`
-    is a function. Its gradient is the weighted mean of those of the joint (Fisher's identity).
+    distributions fitted to draws of the joint; `p(given)` is computed in the same way. All values use the same random
+    numbers, so `log_prob` is a function. Its gradient is the weighted mean of those of the joint (Fisher's identity).
 
     Args:
         joint: distribution of real vectors `(dim,)`.
         kept: coordinates, in this order.
-        given: others, possibly none.
-        values: of those, of shape `(*batch, len(given))`; `batch` broadcasts with the joint's.
+        given: other coordinates, possibly none.
+        values: values of `given`, of shape `(*batch, len(given))`; `batch` broadcasts with the joint's.
         proposal: a mixture for all coordinates of the joint.
-        seed: of the random numbers, two integers.
+        seed: seed of the random numbers, two integers.
         num_particles: draws for each value.
         evidence: the estimate of `p(given)`.
     """
@@ -84,7 +84,7 @@ class PartialDistribution(dist.Distribution, InFiles):
 
     @classmethod
     def of(cls, joint: dist.Distribution, rng_key: PRNGKeyArray, num_particles: int) -> "PartialDistribution":
-        """All coordinates of the joint, to take some of."""
+        """All coordinates of the joint, as a start for marginals and conditionals."""
         of_draws, of_seed = jax.random.split(rng_key)
         proposal = _fitted(joint, of_draws)
         seed = jax.random.bits(of_seed, (2,), jnp.uint32)
@@ -94,7 +94,7 @@ class PartialDistribution(dist.Distribution, InFiles):
         return cls(joint, every, (), values, proposal, seed, num_particles, evidence)
 
     def marginal(self, places: tuple[int, ...]) -> "PartialDistribution":
-        """Of the kept coordinates those at these places."""
+        """The distribution of the kept coordinates at these places."""
         kept = tuple(self.kept[place] for place in places)
         own = self.proposal, self.seed, self.num_particles, self.evidence
         return PartialDistribution(self.joint, kept, self.given, self.values, *own)
@@ -102,7 +102,7 @@ class PartialDistribution(dist.Distribution, InFiles):
     def conditional(
         self, places: tuple[int, ...], given: tuple[int, ...], values: Float[Array, "*batch more"]
     ) -> "PartialDistribution":
-        """Of the kept coordinates those at these places, given the values of others."""
+        """The distribution of the kept coordinates at these places, given the values of others."""
         kept, more = (tuple(self.kept[place] for place in some) for some in (places, given))
         batch = jnp.broadcast_shapes(self.values.shape[:-1], values.shape[:-1])
         both = jnp.concatenate([jnp.broadcast_to(a, (*batch, a.shape[-1])) for a in (self.values, values)], axis=-1)
@@ -124,13 +124,13 @@ class PartialDistribution(dist.Distribution, InFiles):
         return Estimate(both.log_prob - self.evidence.log_prob, error, both.ess)
 
     def log_prob(self, value: Float[Array, "*batch kept"]) -> Float[Array, "*batch"]:  # pyright: ignore
-        """The logarithm of the estimate, which is below the truth by half the squared error on average."""
+        """The logarithm of the estimate, which on average is below the truth by half the squared error."""
         return self.estimate(jnp.asarray(value)).log_prob
 
     def sample(self, key: PRNGKeyArray, sample_shape: tuple[int, ...] = ()) -> Array:  # pyright: ignore
-        """Exact draws of a marginal distribution; of a conditional one by sampling-importance-resampling.
+        """Exact draws of a marginal distribution; draws of a conditional one by sampling-importance-resampling.
 
-        Of the latter 10 candidates for each draw, and at least `num_particles`, are resampled by their weights.
+        For the latter, 10 candidates for each draw, and at least `num_particles`, are resampled by their weights.
         """
         require_key(key, "key")
         require_shape_of_sample(sample_shape)
@@ -149,7 +149,7 @@ class PartialDistribution(dist.Distribution, InFiles):
     def sample_weighted(
         self, key: PRNGKeyArray, num_samples: int
     ) -> tuple[Float[Array, "num *batch kept"], Float[Array, "num *batch"]]:
-        """Draws, and logarithms of their weights, whose sum is 1 for each of the batch."""
+        """Draws, and logarithms of their weights, which sum to 1 for each of the batch."""
         if not self.given:
             even = jnp.full((num_samples, *self.batch_shape), -jnp.log(num_samples), self.values.dtype)
             return self.sample(key, (num_samples,)), even
@@ -184,7 +184,7 @@ def _estimate(which: PartialDistribution, seen: tuple[int, ...], values: Float[A
 def _particles(
     which: PartialDistribution, key: PRNGKeyArray, num: int, seen: tuple[int, ...], values: Float[Array, "*batch seen"]
 ) -> tuple[Float[Array, "num *batch dim"], Float[Array, "num *batch"]]:
-    """Whole vectors, whose coordinates `seen` have the values, and logarithms of `p(vector) / q(rest | values)`."""
+    """Whole vectors with the values at the coordinates `seen`, and logarithms of `p(vector) / q(rest | values)`."""
     dim = which.joint.event_shape[0]
     rest = tuple(place for place in range(dim) if place not in seen)
     batch = jnp.broadcast_shapes(which.joint.batch_shape, values.shape[:-1])

@@ -1,4 +1,4 @@
-"""The log density of a flow: of a draw by what drawing found out, and of any value by the inverse."""
+"""The log density of a flow: for a draw from the results of drawing, and for any value by the inverse."""
 
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from numpyro_flows.modeling.transforms import FlowTransform
 
 
 class LogProbParts(NamedTuple):
-    """What a log density is made of: `log_prob = base + log_det`, each of the batch's shape, in nats.
+    """The two terms of a log density: `log_prob = base + log_det`, each of the batch's shape, in nats.
 
     base: log density of the base distribution at `x = f^-1(y)`.
     log_det: `log |det dx/dy|`.
@@ -25,7 +25,7 @@ class LogProbParts(NamedTuple):
 def parts_of_draw(
     base: dist.Distribution, flow: FlowTransform, constrain: Transform | None, y: Array, intermediates: list[Any]
 ) -> LogProbParts:
-    """By what the transforms found when `y` was drawn, those of the base first."""
+    """The terms from the intermediate results of the transforms when `y` was drawn, those of the base first."""
     real_dim = len(flow.event_shape)
     of_base = len(intermediates) - (1 if constrain is None else 2)
     x, increment = intermediates[of_base]
@@ -39,10 +39,10 @@ def parts_of_draw(
 def parts_of_value(
     base: dist.Distribution, flow: FlowTransform, constrain: Transform | None, y: Array, event_dim: int
 ) -> LogProbParts:
-    """By the inverse of `constrain(flow(u))`; an event of `y` has `event_dim` axes."""
+    """The terms by the inverse of `constrain(flow(u))`; an event of `y` has `event_dim` axes."""
     real_dim = len(flow.event_shape)
     y = jnp.asarray(y, jnp.result_type(y, float))
-    # values outside give way to a place inside: their own results are not used, but would have gradients of NaN
+    # values outside are replaced by a point inside: their results are not used, but would have NaN gradients
     possible = inside(constrain, y, event_dim, real_dim)
     place, log_det = jnp.zeros(flow.event_shape, y.dtype), jnp.zeros((), y.dtype)
     if constrain is None:
@@ -52,7 +52,7 @@ def parts_of_value(
         x = jnp.asarray(constrain.inv(y))
         log_det = -log_det_of_events(constrain, x, y, None, real_dim)
     u, increment = flow.inverse_and_log_det(x)
-    if base.support is not None:  # which densities of NumPyro do not check
+    if base.support is not None:  # NumPyro's densities do not check this
         # a flow of NaN has densities of NaN
         in_base = jnp.asarray(base.support(u)) | ~all_of_events(~jnp.isnan(u), real_dim)
         u = where_events(in_base, u, jnp.asarray(base.support.feasible_like(u)))

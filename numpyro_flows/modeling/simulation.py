@@ -1,4 +1,4 @@
-"""Draws of a model's prior with the data that it would make of them."""
+"""Draws from a model's prior, with data simulated from them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -17,24 +17,25 @@ _BLOCK = 1_000  # draws at once
 
 
 class Simulations(NamedTuple):
-    """Draws of latent sites, and of the observed ones given them, each with a leading axis `num`."""
+    """Draws of latent sites, and of the observed sites given them, each with a leading axis `num`."""
 
     latents: dict[str, Any]
     data: dict[str, Any]
 
 
 class Simulator:
-    """Draws of `p(latents) p(data | latents)` by a model that is run without data.
+    """Draws of `p(latents) p(data | latents)`, by running a model without data.
 
     Args:
-        model: a NumPyro model whose latent sites have priors that can be drawn from.
+        model: a NumPyro model whose priors can all be sampled from.
         observed: names of the sites that are data.
-        args: the model's arguments, and `kwargs`: with None in place of the data.
+        args: the model's arguments, with None in place of the data.
+        kwargs: the model's keyword arguments, with None in place of the data.
 
     Raises:
-        TypeError: where `observed` is no list of names.
-        ValueError: where the model has no such site, has data for one, or has other observed sites, factors among them:
-            draws of the prior would not be draws of what the model says; and where a prior cannot be drawn from.
+        TypeError: if `observed` is not a list of names.
+        ValueError: if the model has no such site, already has data for one, or has other observed sites or factors. In
+            the last case draws of the prior would not be draws of the model. Also if a prior cannot be sampled from.
 
     Example:
         >>> import jax, numpyro, numpyro.distributions as dist
@@ -91,7 +92,7 @@ class Simulator:
 
 
 def _abstract_sites(run: Callable[[PRNGKeyArray], dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """What a model's sites are, without values: nothing is computed."""
+    """Shapes and types of a model's sites, without values: nothing is computed."""
     found: dict[str, dict[str, Any]] = {}
 
     def shapes(key: PRNGKeyArray) -> None:
@@ -104,7 +105,7 @@ def _abstract_sites(run: Callable[[PRNGKeyArray], dict[str, Any]]) -> dict[str, 
 
 
 def with_data(model: Callable) -> Callable:
-    """The model whose first argument are its data: a dict of the observed sites' values."""
+    """The model as a function whose first argument is its data: a dict of the observed sites' values."""
 
     def conditioned(data: dict[str, Any], /, *args: Any, **kwargs: Any) -> Any:
         return numpyro.handlers.condition(model, data=data)(*args, **kwargs)

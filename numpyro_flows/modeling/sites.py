@@ -1,4 +1,4 @@
-"""Several named sites as one vector: how a joint distribution of sites is one event for NumPyro."""
+"""Several named sites as one vector, so that a joint distribution of sites is one event for NumPyro."""
 
 import sys
 from collections.abc import Mapping
@@ -18,14 +18,14 @@ from numpyro_flows.modeling._numpyro import TwoWayTransform
 class Sites(constraints.Constraint, InFiles):
     """Vectors `(..., size)` of the raveled values of named sites, one after the other, each within its own support.
 
-    NumPyro's `biject_to` knows it: so a distribution with this support is a latent site like any other.
+    NumPyro's `biject_to` supports this constraint, so a distribution with this support can be a latent site.
 
     Args:
         shapes: shape of every site's value, by name.
-        supports: NumPyro constraint of every site, by name; real numbers where there is none.
+        supports: NumPyro constraint of every site, by name; real numbers for sites without one.
 
     Raises:
-        ValueError: where a support is named that no shape belongs to, or is discrete.
+        ValueError: if a support belongs to no shape, or is discrete.
     """
 
     FILE_KINDS: ClassVar = {"shapes": dict[str, tuple[int, ...]], "supports": dict[str, constraints.Constraint]}
@@ -54,10 +54,10 @@ class Sites(constraints.Constraint, InFiles):
         return [int(np.prod(shape)) for shape in self.shapes.values()]
 
     def pack(self, values: Mapping[str, ArrayLike]) -> Float[Array, "*batch size"]:
-        """The vector of the sites' values, each of shape `(*batch, *site)`; others are ignored.
+        """The vector of the sites' values, each of shape `(*batch, *site)`; other sites are ignored.
 
         Raises:
-            ValueError: where a site is missing, or of another shape.
+            ValueError: if a site is missing, or has another shape.
         """
         missing = [name for name in self.shapes if name not in values]
         if missing:
@@ -105,7 +105,7 @@ class Sites(constraints.Constraint, InFiles):
 
 
 class SitesTransform(TwoWayTransform, InFiles):
-    """From real vectors onto the support of `Sites`: every site by NumPyro's own transform to its support."""
+    """From real vectors onto the support of `Sites`: each site uses NumPyro's own transform to its support."""
 
     FILE_KINDS: ClassVar = {"sites": Sites}
 
@@ -157,7 +157,7 @@ class SitesTransform(TwoWayTransform, InFiles):
         return {name: t.inverse_shape(self.sites.shapes[name]) for name, t in self._transforms().items()}
 
     def _parts(self, x: Float[Array, "*batch dim"]) -> list[tuple[str, Transform, Array]]:
-        """Every site's transform with its part of the unconstrained vector, in the shape the transform takes."""
+        """Every site's transform with its part of the unconstrained vector, in the shape that the transform takes."""
         shapes = self.unconstrained_shapes()
         ends = np.cumsum([int(np.prod(shape)) for shape in shapes.values()])
         parts = jnp.split(x, ends[:-1], axis=-1)
@@ -171,14 +171,17 @@ biject_to.register(Sites, SitesTransform)
 
 
 def table_as_sites(value: Any) -> Any:
-    """A dict of the columns of a pandas DataFrame, or of the variables of an xarray Dataset; anything else as it is.
+    """A dict of a pandas DataFrame's columns, or of an xarray Dataset's variables; other data stay as they are.
 
     Names are strings. Rows of a Dataset are along the first dimension of its variables.
 
     Raises:
-        ValueError: where two columns have the same name.
+        ValueError: if two columns have the same name.
     """
-    pandas, xarray = sys.modules.get("pandas"), sys.modules.get("xarray")  # whoever has such an object imported it
+    pandas, xarray = (
+        sys.modules.get("pandas"),
+        sys.modules.get("xarray"),
+    )  # such an object exists only if it is imported
     if xarray is not None and isinstance(value, xarray.Dataset):
         return {str(name): variable.values for name, variable in value.data_vars.items()}
     if pandas is None or not isinstance(value, pandas.DataFrame):

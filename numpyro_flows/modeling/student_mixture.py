@@ -24,7 +24,7 @@ _RIDGE = 1e-6
 class StudentMixture(NamedTuple):
     """`sum_k exp(log_shares_k) t(x; dof_k, loc_k, root_k root_k^T)`.
 
-    The last component is wide, of 2 degrees of freedom: it keeps importance weights bounded where the tails of the
+    The last component is wide and has 2 degrees of freedom. It keeps importance weights bounded if the tails of the
     others are too light.
     """
 
@@ -34,7 +34,7 @@ class StudentMixture(NamedTuple):
 
     @classmethod
     def fitted(cls, draws: Float[Array, "num *batch dim"]) -> "StudentMixture":
-        """By expectation maximisation from independent draws, with scales shrunk towards those of all draws.
+        """The mixture fitted by expectation maximisation to independent draws; scales shrink towards those of all.
 
         Source: Peel, McLachlan 2000, Statistics and Computing 10(4).
         """
@@ -65,7 +65,7 @@ class StudentMixture(NamedTuple):
 
 
 class Noise(NamedTuple):
-    """What draws are made of: a number in [0, 1], standard normal ones, and a chi-squared one for each component."""
+    """The random numbers of draws: one in [0, 1], standard normal ones, and a chi-squared one for each component."""
 
     pick: Float[Array, "*num"]
     normal: Float[Array, "*num dim"]
@@ -87,14 +87,14 @@ class Proposal(NamedTuple):
         of_pick, of_normal = jax.random.split(key)
         dim, least, most = self.loc.shape[-1], self.num_given + _DOF_OF_WIDE, self.num_given + _DOF
         normal = jax.random.normal(of_normal, (num, dim + most), self.loc.dtype)
-        squares = normal[:, dim:] ** 2  # a chi-squared number is a sum of squares; its own sampler compiles for long
+        squares = normal[:, dim:] ** 2  # a chi-squared number is a sum of squares; JAX's sampler takes long to compile
         chi_squared = jnp.repeat(squares.sum(-1, keepdims=True), len(self.dof), axis=-1)
         chi_squared = chi_squared.at[:, -1].set(squares[:, :least].sum(-1))
         return Noise(jax.random.uniform(of_pick, (num,), self.loc.dtype), normal[:, :dim], chi_squared)
 
     @full_precision()
     def draw(self, noise: Noise) -> Float[Array, "*batch dim"]:
-        """For each of the batch one, from the same noise: draws change little where conditions do."""
+        """One draw for each of the batch, all from the same noise, so that draws change little with the conditions."""
         above = noise.pick > jnp.cumsum(jnp.exp(self.log_shares), axis=-1)
         component = jnp.minimum(above.sum(-1), len(self.dof) - 1)
         away = jnp.sqrt(self.dof / noise.chi_squared)[:, None] * (self.root @ noise.normal)

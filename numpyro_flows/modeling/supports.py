@@ -1,4 +1,4 @@
-"""Events in the support of a distribution: which are, and what is computed where they are not."""
+"""Whether events are in the support of a distribution, and the results for events that are not."""
 
 from typing import Any
 
@@ -12,11 +12,11 @@ from numpyro_flows.modeling.sites import Sites
 
 
 def inside(constrain: Transform | None, y: Float[Array, "..."], event_dim: int, real_dim: int) -> Bool[Array, "..."]:
-    """Whether events are in the interior of the support that `constrain` maps real numbers to, None for these alone.
+    """Whether events are in the interior of the support that `constrain` maps real numbers to; None means all reals.
 
-    To go there and back decides, within rounding: NumPyro's constraints contain boundaries, where densities are 0 here,
-    and some have tolerances below the rounding errors of single precision. An event has `event_dim` axes, and as
-    real numbers `real_dim`.
+    The map to real numbers and back decides, within rounding. NumPyro's constraints contain boundaries, where densities
+    are 0 here, and some have tolerances below the rounding errors of single precision. An event has `event_dim` axes,
+    and `real_dim` as real numbers.
     """
     y = jax.lax.stop_gradient(y)
     if constrain is None:
@@ -29,7 +29,7 @@ def inside(constrain: Transform | None, y: Float[Array, "..."], event_dim: int, 
 
 
 def _off_faces(support: constraints.Constraint, y: Array, event_dim: int) -> Bool[Array, "..."]:
-    """Whether no number of a simplex is 0, from which NumPyro's transform comes back as from inside."""
+    """Whether no number of a simplex is 0; NumPyro's transform maps such a point back as if it were inside."""
     if isinstance(support, Sites):
         checks = [_off_faces(support.supports[k], v, len(support.shapes[k])) for k, v in support.unpack(y).items()]
         return jnp.stack(checks).all(0)

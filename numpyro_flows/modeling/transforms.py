@@ -37,22 +37,22 @@ class _Call(NamedTuple):
 class FlowTransform(TwoWayTransform, InFiles):
     """`y = f(x | condition)` as a NumPyro `Transform` on real events of the bijection's shape.
 
-    Values may have any batch shape, a condition too: the two broadcast. The log-determinant is computed together with
-    the value and handed on as NumPyro's `intermediates`; who asks for the one right after the other, as NeuTra does,
-    pays for one pass. Gradients flow through `x`, the bijection's arrays and the condition. The object is a pytree: its
-    leaves are the arrays among these.
+    Values and the condition may have any batch shapes; the two broadcast. The log-determinant is computed together with
+    the value and returned as NumPyro's `intermediates`. So code that needs both, such as NeuTra, pays for only one
+    pass. Gradients flow through `x`, the bijection's arrays and the condition. The object is a pytree whose leaves are
+    the arrays of the bijection and the condition.
 
     Args:
-        bijection: of this library or of FlowJAX; anything with `shape`, `cond_shape`, `transform_and_log_det` and
-            `inverse_and_log_det`.
-        condition: array of shape `(*batch, *cond_shape)`; where the bijection has an embedding, an array or a dict of
-            arrays as it takes, each `(*batch, *shape)`. It is needed where the bijection is conditional, not before the
-            transform is used.
+        bijection: a bijection of this library or of FlowJAX, or any object with `shape`, `cond_shape`,
+            `transform_and_log_det` and `inverse_and_log_det`.
+        condition: array of shape `(*batch, *cond_shape)`. If the bijection has an embedding, an array or a dict of
+            arrays in its format, each `(*batch, *shape)`. A conditional bijection needs it only when the transform is
+            used.
 
     Raises:
-        TypeError: where `bijection` lacks the methods of a bijection.
-        ValueError: where a condition is of the wrong shape, or in use missing; and for a bijection of which only the
-            parameters are left, as `eqx_module` registers them.
+        TypeError: if `bijection` lacks the methods of a bijection.
+        ValueError: if a condition has the wrong shape, or is missing when the transform is used. Also if the bijection
+            has only its parameters, as `eqx_module` registers them.
 
     Example:
         >>> import jax
@@ -84,13 +84,13 @@ class FlowTransform(TwoWayTransform, InFiles):
 
     @property
     def condition(self) -> Any:
-        """As it was given: an array, or a dict of arrays where the bijection has an embedding of one."""
+        """The condition in the format in which it was given: an array, or a dict of arrays for an embedding."""
         layout, vector = layout_of(self.bijection), self.parts.tree[1]
         return vector if layout is None or vector is None else layout.unpack(vector)
 
     @property
     def packed_condition(self) -> Array | None:
-        """The condition as the bijection has it: one array, or one vector of all its arrays."""
+        """The condition in the bijection's format: one array, or one vector of all its arrays."""
         return self.parts.tree[1]
 
     @property
@@ -147,14 +147,14 @@ class FlowTransform(TwoWayTransform, InFiles):
         if not isinstance(other, FlowTransform):
             return False
         equal = eqx.tree_equal(self.parts.tree, other.parts.tree)
-        # under tracing the values cannot decide: then only structure counts, as for NumPyro's own transforms
+        # under tracing the values are unknown: then only structure counts, as for NumPyro's own transforms
         return True if static and isinstance(equal, Tracer) else equal
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_last_call": None}  # weak references are of this process
 
     def _forget(self, reference: weakref.ref) -> None:
-        """Let go of a call whose value has gone: under tracing the log-determinant must not outlive it."""
+        """Drop the record of a call whose value is gone: under tracing the log-determinant must not outlive it."""
         if self._last_call is not None and self._last_call.y is reference:
             self._last_call = None
 
@@ -170,21 +170,22 @@ class FlowTransform(TwoWayTransform, InFiles):
         return shape[:cut]
 
     def _broadcast(self, batch: tuple[int, ...]) -> tuple[int, ...]:
-        """A batch of values by that of the conditions."""
+        """Broadcast a batch of values with the batch of conditions."""
         try:
             return jnp.broadcast_shapes(batch, self.condition_batch_shape)
         except ValueError as error:
             raise ValueError(
-                f"expected values whose batch shape fits to the condition's, {self.condition_batch_shape}, got "
+                f"expected values whose batch shape fits the condition's, {self.condition_batch_shape}, got "
                 f"{batch}: "
                 "each value needs one condition; for all pairs write values[:, None]"
             ) from error
 
     @full_precision()  # a bijection of FlowJAX does not ask for it
     def _batched(self, method: Any, x: Array) -> tuple[Array, Array]:
-        """`method` over all batch axes: one `vmap`, or two where each batch element has its own condition.
+        """`method` over all batch axes: one `vmap`, or two if each batch element has its own condition.
 
-        Then the inner one is over values of one condition, so that what depends on that alone is computed once.
+        Then the inner `vmap` is over values with one condition, so that results of the condition alone are computed
+        once.
         """
         condition = self.parts.tree[1]
         if condition is None and self._cond_shape is not None:

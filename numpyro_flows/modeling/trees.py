@@ -1,4 +1,4 @@
-"""Trees whose arrays are their leaves, as decided once, when they are made."""
+"""Trees whose leaves are fixed when they are made: the arrays among their values."""
 
 import copy
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import numpy as np
 
 @jax.tree_util.register_pytree_node_class
 class Split[T]:
-    """A tree of which only what was an array when it was made is a leaf; numbers and functions are its structure.
+    """A tree whose leaves are the values that were arrays when it was made; numbers and functions are its structure.
 
     Leaves may become anything (`None`, numbers, shapes) and arrays again: no operation on trees changes the structure.
     """
@@ -51,7 +51,7 @@ class Split[T]:
 
 
 class _Array:
-    """Stands where an array was taken out."""
+    """Marks the place of an array that was taken out."""
 
 
 _ARRAYS = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
@@ -68,11 +68,11 @@ def over_leading_axis(
     """`function(arrays, args)` for every index of the first leading axis.
 
     Args:
-        function: of arrays without that axis.
-        arrays: those that have it or not; an axis of length 1 goes with any length.
+        function: a function of arrays without that axis.
+        arrays: arrays with or without the axis; an axis of length 1 fits any length.
         num_axes: see `leading_shape`.
         args: a tree of arrays that all have it.
-        axes: where it is in `args`, and where to put it in the results.
+        axes: place of the axis in `args` and in the results.
     """
     most = len(leading_shape(arrays, num_axes))
     has = [np.ndim(array) - num == most for array, num in zip(arrays, num_axes)]

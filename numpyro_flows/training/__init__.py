@@ -1,1 +1,1 @@
-"""The workshop of all fits: steps, compiled functions, seeds, clock."""
+"""The common parts of all fits: training steps, compiled functions, seeds, clock."""

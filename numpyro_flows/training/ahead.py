@@ -1,4 +1,4 @@
-"""Functions compiled in the background, while Python traces the next one, and once for all data of the same shapes."""
+"""Functions compiled in the background, while Python traces the next one, and only once for data of equal shapes."""
 
 import hashlib
 import threading
@@ -17,20 +17,20 @@ from numpyro_flows._jax import eval_jaxpr
 from numpyro_flows.precision import full_precision
 from numpyro_flows.training.devices import automatic, is_placed, mesh_of, put
 
-# A posterior of everyday size trains in seconds, of which XLA's costliest passes would take some and win nothing. At
+# A posterior of everyday size trains in seconds. XLA's costliest passes would take some of these without gain. At
 # level 1 LLVM aborts on some loops over broadcast loads ("Cannot select", jax 0.12).
 OPTIMIZATION_LEVEL = {"xla_backend_optimization_level": 2}
-NO_OPTIMIZATION = {"xla_backend_optimization_level": 0}  # for what runs a few times only
+NO_OPTIMIZATION = {"xla_backend_optimization_level": 0}  # for functions that run only a few times
 
 
 class Ahead:
-    """`function`, traced at once for arguments like `args` and compiled in the background until it is called.
+    """`function`, traced at once for arguments like `args`, and compiled in the background until it is called.
 
-    The arrays that it closes over, such as a model's data, are arguments of what is compiled. So a function of the same
-    program, for other data of the same shapes, is compiled already.
+    The arrays that it closes over, such as a model's data, become arguments of the compiled program. So a function with
+    the same program, for other data of the same shapes, is compiled already.
 
     With `mesh` all its devices run the function. Without it, arrays that a user has placed on a mesh, closed over or
-    among `args`, choose the devices. Such arrays keep their sharding. Results are replicated on all devices.
+    among `args`, determine the devices. Such arrays keep their sharding. Results are replicated on all devices.
     """
 
     def __init__(
@@ -67,11 +67,11 @@ class Ahead:
         if tree != self._in_tree:
             raise TypeError(f"expected arguments of the structure {self._in_tree}, got {tree}")
         leaves = [self._moved(leaf) for leaf in leaves]
-        # the program knows leaves only: structures have static fields that its text does not show
+        # the program has only leaves: structures have static fields that its text does not show
         return jax.tree.unflatten(self._out_tree, self._compiled.result()(self._constants, leaves))
 
     def wait(self) -> None:
-        """Until the compilation is over."""
+        """Wait until the compilation is over."""
         self._compiled.result()
 
     def _moved(self, leaf: Any) -> Any:
@@ -95,7 +95,7 @@ def _placement(leaf: Any, everywhere: NamedSharding) -> NamedSharding:
 
 
 class Later:
-    """`function`, compiled as by `Ahead` where it is first called with arguments of a kind."""
+    """`function`, compiled like `Ahead` when it is first called with arguments of a kind."""
 
     def __init__(self, function: Callable):
         self._function = function
@@ -112,7 +112,7 @@ class Later:
 
 
 class _Here(Executor):
-    """Computes at once."""
+    """Runs functions at once, in the calling thread."""
 
     def submit(self, fn: Callable, /, *args: Any, **kwargs: Any) -> Future:
         future = Future()
@@ -121,7 +121,7 @@ class _Here(Executor):
 
 
 class _Programs:
-    """The programs that were compiled last, by their text."""
+    """The last compiled programs, by their text."""
 
     def __init__(self, most: int):
         self._most = most
@@ -131,7 +131,7 @@ class _Programs:
     def compiled(
         self, pool: Executor, lowered: jax.stages.Lowered, options: dict[str, Any], mesh: Mesh | None
     ) -> Future[jax.stages.Compiled]:
-        """The compiled program, at once where it is kept."""
+        """The compiled program, without waiting if it is kept."""
         text = lowered.as_text()
         if "callback" in text:  # into Python: the text has only an address of it
             return pool.submit(lowered.compile, options)
@@ -163,16 +163,16 @@ class _Programs:
         return compiled
 
 
-_PROGRAMS = _Programs(most=24)  # of some five models: a process may map 65,530 areas of memory, each takes up to 60
+_PROGRAMS = _Programs(most=24)  # about five models: a process may map 65,530 memory areas, a program up to 60
 
 
 def forget_programs() -> None:
-    """Keep no compiled program, as `jax.clear_caches` does with JAX's own: the next fit compiles anew."""
+    """Drop all compiled programs, as `jax.clear_caches` does with JAX's own: the next fit compiles again."""
     _PROGRAMS.forget()
 
 
 def prototype[T](make: Callable[..., T], *args: Any) -> T:
-    """What `make` would return, with shapes in place of arrays."""
+    """The result of `make`, with shapes in place of arrays."""
     try:
         with jax.checking_leaks():
             return eqx.filter_eval_shape(make, *args)

@@ -1,4 +1,4 @@
-"""A run in a file: written after each round, and gone on from where the same fit is called again."""
+"""Checkpoints: a run is written to a file after each round, and the same fit continues from it."""
 
 import hashlib
 import os
@@ -23,7 +23,7 @@ _COUNTS = ("step", "part", "num_rounds", "num_skipped")
 
 
 class _Stored(NamedTuple):
-    """A state without its structure, which the fit that goes on has itself."""
+    """A state without its structure, which the continuing fit has itself."""
 
     identity: dict[str, str]
     leaves: list[Any]
@@ -33,11 +33,11 @@ class _Stored(NamedTuple):
 
 
 class Checkpoint:
-    """The file at `path` with the state of one fit; without a path, nothing.
+    """The file at `path` with the state of one fit; without a path it does nothing.
 
     Args:
-        path: of the file, or None.
-        parts: gives what makes the fit this one and no other, by name: trees of arrays and text.
+        path: path of the file, or None.
+        parts: function that returns what identifies this fit, by name: trees of arrays and text.
     """
 
     def __init__(self, path: str | os.PathLike | None, parts: Callable[[], dict[str, Any]]):
@@ -47,11 +47,11 @@ class Checkpoint:
         self._writing = self._terminated = False
 
     def resume(self, state: State) -> State:
-        """The state in the file; where there is no file, `state`, which is then in one.
+        """The state in the file; if there is no file, `state`, which is then written to one.
 
         Raises:
-            OSError: where the file cannot be written.
-            ValueError: where it is of another fit, or damaged.
+            OSError: if the file cannot be written.
+            ValueError: if it belongs to another fit, or is damaged.
         """
         if self.path is None:
             return state
@@ -70,11 +70,11 @@ class Checkpoint:
         return State(*trees, **stored.counts, losses=tuple(stored.losses), scores=tuple(stored.scores))
 
     def keep(self, state: State) -> None:
-        """Have a state to write."""
+        """Remember a state to write."""
         self._latest = state
 
     def write(self) -> None:
-        """Write what was kept last; a fit does not end because it cannot be written, it warns."""
+        """Write the last state; if the file cannot be written, the fit continues with a warning."""
         if self.path is None or self._latest is None:
             return
         self._writing = True
@@ -91,7 +91,7 @@ class Checkpoint:
 
     @contextmanager
     def written_on_sigterm(self) -> Iterator[None]:
-        """Write, before SIGTERM does what it would do; in the main thread, which alone gets signals."""
+        """Write the checkpoint before SIGTERM takes effect; only in the main thread, which alone receives signals."""
         if self.path is None or threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -126,10 +126,10 @@ class Checkpoint:
 
 
 def program(jaxpr: Any) -> tuple[list[str], list[Any]]:
-    """What a closed jaxpr computes, but for callbacks to the host: its equations, and its constants.
+    """The computation of a closed jaxpr, without callbacks to the host: its equations, and its constants.
 
-    In no order and without names of variables: where a program has ODE solvers, they differ from process to process. So
-    it does not tell which value goes where, and numbers that the program gave stand beside it in an identity.
+    They have no order and no names of variables, because with ODE solvers these differ from process to process. So the
+    text does not show where a value is used. An identity therefore also contains the numbers that the program gave.
     """
     return sorted(_equations(jaxpr.jaxpr)), jaxpr.consts
 
@@ -149,7 +149,7 @@ def _equations(jaxpr: Any) -> Iterator[str]:
 
 
 def _digest(part: Any) -> str:
-    """A hash of a tree, that is the same in every process."""
+    """A hash of a tree, the same in every process."""
     leaves, structure = jax.tree.flatten(part)
     digest = hashlib.sha256(_ADDRESS.sub("", f"{jnp.result_type(float)} {structure}").encode())
     for leaf in leaves:
@@ -163,12 +163,12 @@ def _digest(part: Any) -> str:
 
 
 def _data(leaves: list[Any]) -> list[Any]:
-    """All but functions, which the fit that goes on has itself."""
+    """All leaves except functions, which the continuing fit has itself."""
     return [leaf for leaf in leaves if not callable(leaf)]
 
 
 def _form(leaf: Any) -> str:
-    """Type and number of axes of an array or a number, which a file may have as the other."""
+    """Type and number of axes of an array or a number; a file may store one as the other."""
     if isinstance(leaf, str):
         return "str"
     return f"{np.ndim(leaf)} {leaf.dtype if hasattr(leaf, 'dtype') else np.asarray(leaf).dtype}"

@@ -22,8 +22,8 @@ class Devices(NamedTuple):
         """The devices of a user's mesh.
 
         Raises:
-            TypeError: where `mesh` is neither a mesh nor None.
-            ValueError: where it has several axes.
+            TypeError: if `mesh` is neither a mesh nor None.
+            ValueError: if it has several axes.
         """
         if mesh is None:
             return cls()
@@ -42,10 +42,10 @@ class Devices(NamedTuple):
         return self.mesh is not None and len({device.process_index for device in self.mesh.devices.flat}) > 1
 
     def watched(self, watch: Watch) -> Watch:
-        """The watch of a fit on these devices: with several processes only the first shows the progress bar.
+        """The watch of a fit on these devices; with several processes only the first shows the progress bar.
 
         Raises:
-            ValueError: where several processes would write one checkpoint.
+            ValueError: if several processes would write one checkpoint.
         """
         if not self.several_processes:
             return watch
@@ -57,9 +57,10 @@ class Devices(NamedTuple):
         return watch._replace(progress_bar=watch.progress_bar and jax.process_index() == 0)
 
     def sharded(self, tree: PyTree) -> PyTree:
-        """The same arrays with their leading axes split; to be called inside a compiled function.
+        """The same arrays with their leading axes split; call it inside a compiled function.
 
-        A length that is no multiple of `num` is padded to one and cut again. XLA then pads what is computed from it.
+        A length that is not a multiple of `num` is padded to one and cut again. XLA then also pads the arrays computed
+        from it.
         """
         return tree if self.mesh is None else jax.tree.map(self._sharded, tree)
 
@@ -115,7 +116,7 @@ def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
 
 
 def mesh_of(tree: PyTree) -> Mesh | None:
-    """The mesh of the first array that a user has placed on one; None where there is no such array."""
+    """The mesh of the first array that a user has placed on one; None if there is no such array."""
     for leaf in jax.tree.leaves(tree) if jax.device_count() > 1 else ():
         if is_placed(leaf):
             return leaf.sharding.mesh
@@ -128,5 +129,5 @@ def is_placed(leaf: Any) -> bool:
 
 
 def on_one_device(tree: PyTree) -> PyTree:
-    """Arrays that all devices have, on the default device; every process then has its own copy."""
+    """Arrays that all devices have, on the default device, so that every process has its own copy."""
     return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)) if is_placed(leaf) else leaf, tree)

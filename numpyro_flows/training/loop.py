@@ -1,7 +1,7 @@
-"""The one host loop of all fits: rounds of compiled steps, each scored, until a policy says that it is enough.
+"""The one host loop of all fits: rounds of compiled steps, each scored, until a policy ends them.
 
-A `State` is all that a run is. A `Task` has the compiled functions; a `Policy` decides, from the state alone, which
-round comes next or why there is none. What can go wrong on the way (Ctrl-C, errors of the device) is dealt with here.
+A `State` is the whole state of a run. A `Task` has the compiled functions. A `Policy` decides, from the state alone,
+which round comes next, or why there is none. This module handles interruptions: Ctrl-C and errors of the device.
 """
 
 import warnings
@@ -21,7 +21,7 @@ from numpyro_flows.training.watch import Progress, Watch
 
 
 class Round(NamedTuple):
-    """Steps at these learning rates; `forward` is the task's: the share of the forward KL, say."""
+    """Steps at these learning rates; `forward` is for the task, such as the weight of the forward KL."""
 
     rates: Float[np.ndarray, " steps"]
     forward: float = 0.0
@@ -40,31 +40,31 @@ class Task(Protocol):
         ...
 
     def score(self, state: State) -> Any:
-        """What the policy decides by."""
+        """The score that the policy decides by."""
         ...
 
     def figures(self, state: State) -> dict[str, float]:
-        """What the progress bar and a callback show of the best by now."""
+        """The figures of the best state so far, for the progress bar and callbacks."""
         ...
 
 
 class Policy(Protocol):
-    """Which round comes next; every method is a pure function."""
+    """The choice of the next round; every method is a pure function."""
 
     def next(self, state: State) -> Round | Ending: ...
 
     def update(self, state: State, score: Any) -> State:
-        """The state after a round with this score: what is kept, and where the next one begins."""
+        """The state after a round with this score: the best result, and the start of the next round."""
         ...
 
 
 def run(
     task: Task, policy: Policy, state: State, *, watch: Watch, checkpoint: Checkpoint, num_steps: int, title: str
 ) -> tuple[State, Ending]:
-    """Train until the policy ends it, from where the checkpoint is, if it is anywhere.
+    """Train until the policy ends it, starting from the checkpoint if there is one.
 
-    Ctrl-C, and an error of the device, end the training with a score of what was trained by then; a second Ctrl-C gives
-    back what was best before. The checkpoint then has what was trained without the early score.
+    Ctrl-C, and an error of the device, end the training with a score of the state so far; a second Ctrl-C returns the
+    best state before. The checkpoint then has the training state without the early score.
     """
     state = checkpoint.resume(state)
     initial = min(state.step + state.part * task.chunk, num_steps)
@@ -80,7 +80,7 @@ def run(
                 trained, ending = _train(task, state, planned, progress, checkpoint)
                 if trained.part == 0:
                     return state, ending or INTERRUPTED
-                # what is left where the score cannot be had
+                # the best state before, if the score cannot be computed
                 state = state._replace(losses=trained.losses, num_skipped=trained.num_skipped)
                 score, interrupted = _scored(task, trained)
                 ending = ending or (INTERRUPTED if interrupted else None)
@@ -102,14 +102,14 @@ def run(
 
 
 def _called(watch: Watch, task: Task, state: State, num_chunks: int) -> Ending | None:
-    """What a callback ends, if it does."""
+    """The ending caused by a callback, if it ends the fit."""
     if watch.callback is None:
         return None
     losses = np.concatenate(state.losses[-num_chunks:], axis=-1)
     try:
         answer = watch.callback(Progress(state.step, losses, task.figures(state)))
     except Exception as error:
-        warnings.warn(f"the callback raised {error!r}, and the fit ended there", UserWarning, stacklevel=2)
+        warnings.warn(f"the callback raised {error!r}, so the fit ended", UserWarning, stacklevel=2)
         return failed(error)
     stop = np.asarray(answer)  # of JAX's or NumPy's booleans too
     return Ending(Reason.CALLBACK, "stopped by the callback") if stop.dtype == bool and stop.all() else None
@@ -147,7 +147,7 @@ def _train(
 
 
 def _scored(task: Task, state: State) -> tuple[Any, bool]:
-    """The score, and whether Ctrl-C came meanwhile: it is then computed again, so that what was trained is not lost."""
+    """The score, and whether Ctrl-C came meanwhile; then the score is computed again, so that no training is lost."""
     try:
         return task.score(state), False
     except KeyboardInterrupt:

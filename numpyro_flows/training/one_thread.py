@@ -1,4 +1,4 @@
-"""Linear algebra in one thread: for matrices of this size many threads mostly wait for each other."""
+"""Linear algebra in one thread: with matrices of this size, several threads mostly wait for each other."""
 
 import threading
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ _limits: list[threadpool_limits] = []
 def one_thread() -> Iterator[None]:
     """One BLAS thread in the whole process while any such context is open, in any thread; then as many as before.
 
-    Measured beside other jobs on two cores: 5.6 s in place of 136 s for a mixture in 20 dimensions.
+    Measured next to other jobs on two cores: 5.6 s in place of 136 s for a mixture in 20 dimensions.
     """
     mark = object()
     with _lock:

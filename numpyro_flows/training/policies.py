@@ -1,4 +1,4 @@
-"""Rounds of one length, until a score no longer improves."""
+"""Rounds of equal length, until a score no longer improves."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,10 +14,10 @@ _LEAST_PATIENCE = 250  # steps
 
 
 class Score(NamedTuple):
-    """What a task says after a round.
+    """The score of a task after a round.
 
-    value: the less, the better; several for trainings side by side.
-    best: the best by then, as the task has it.
+    value: smaller values are better; an array for trainings that run side by side.
+    best: the best state so far, in the task's form.
     fixed: the arrays that the next round holds fixed.
     """
 
@@ -30,7 +30,7 @@ class Score(NamedTuple):
 class Patience:
     """Rounds of `length` steps at `rates`, until no score was better in `patience` steps.
 
-    By default as many as the best score took, and at least 250.
+    By default `patience` is the number of steps to the best score, and at least 250.
     """
 
     rates: Float[np.ndarray, " steps"]

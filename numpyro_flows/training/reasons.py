@@ -1,11 +1,11 @@
-"""Why a training ended."""
+"""Reasons that end a training."""
 
 from enum import StrEnum
 from typing import NamedTuple
 
 
 class Reason(StrEnum):
-    """What ended a training, in one word; `why` of a result has the sentence."""
+    """The reason that ended a training, in one word; `why` of a result has the sentence."""
 
     UNTRAINED = "nothing trained"
     GOOD_ENOUGH = "good enough"
@@ -26,7 +26,7 @@ class Ending(NamedTuple):
 
     @property
     def failed(self) -> bool:
-        """Whether it is one that a user should hear of."""
+        """Whether a user should be warned of this reason."""
         return self.reason in (Reason.NOT_FINITE, Reason.ERROR)
 
 
@@ -34,5 +34,5 @@ INTERRUPTED = Ending(Reason.INTERRUPTED, "interrupted")
 
 
 def failed(error: Exception) -> Ending:
-    """What an error of the device, or of a callback, ends."""
+    """The ending caused by an error of the device or of a callback."""
     return Ending(Reason.ERROR, f"stopped by an error: {error}")

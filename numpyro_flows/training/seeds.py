@@ -1,4 +1,4 @@
-"""Seeds from NumPy, and keys of them: splitting keys by JAX would compile a function for each number of them."""
+"""Seeds from NumPy, and keys from these: JAX would compile a function for each number of split keys."""
 
 from typing import NamedTuple
 
@@ -12,13 +12,13 @@ SeedRows = UInt32[np.ndarray, "num 4"]
 
 
 class Seeds(NamedTuple):
-    """The seeds of a fit: each is a function of the fit's key, the name of a use and numbers, and of nothing before."""
+    """The seeds of a fit. Each depends only on the fit's key, the name of a use and numbers, not on earlier draws."""
 
     entropy: tuple[int, ...]
 
     @classmethod
     def of(cls, rng_key: PRNGKeyArray) -> "Seeds":
-        """Of a key of either style."""
+        """The seeds of a key of either style."""
         typed = jnp.issubdtype(rng_key.dtype, jax.dtypes.prng_key)
         data = np.asarray(jax.random.key_data(rng_key) if typed else rng_key)
         return cls(tuple(map(int, data.ravel())))

@@ -1,4 +1,4 @@
-"""All that a run of training is."""
+"""The state of a training run."""
 
 from typing import NamedTuple
 
@@ -9,18 +9,18 @@ from numpyro_flows.training.steps import TrainState
 
 
 class State(NamedTuple):
-    """All that a run is.
+    """The whole state of a training run.
 
     train: parameters, and the optimiser's moments.
-    fixed: the arrays that steps leave as they are; between rounds a policy may change them.
-    best: what would be returned now, with its score, as the task has it.
-    plan: what the policy keeps in mind, numbers of fixed kinds.
-    step: steps taken in the rounds before this one.
-    part: compiled chunks taken of this round.
-    num_rounds: rounds that are over; with `part` it numbers the seeds.
-    num_skipped: steps left out as their loss or gradient was not finite.
-    losses: of every step, a chunk an array, along the last axis.
-    scores: of every round, and of the start.
+    fixed: the arrays that steps leave unchanged; between rounds a policy may change them.
+    best: the result that would be returned now, with its score, in the task's form.
+    plan: numbers that the policy remembers, of fixed types.
+    step: number of steps taken in the rounds before this one.
+    part: number of compiled chunks taken in this round.
+    num_rounds: number of finished rounds; with `part` it numbers the seeds.
+    num_skipped: number of steps skipped because their loss or gradient was not finite.
+    losses: loss of every step, one array for each chunk, along the last axis.
+    scores: score of every round, and of the start.
     """
 
     train: TrainState

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 Loss = Callable[[PyTree, Any], Scalar]
 """`loss(params, batch)`: a scalar to minimise, differentiable in `params`; a batch is a random key, or rows of data."""
 
-_CLIP_NORM = 10.0  # to which gradients are clipped
+_CLIP_NORM = 10.0  # gradients are clipped to this norm
 _WARMUP = 0.1  # share of the steps over which the rate rises
 
 Optimizer = Callable[[float | Array], optax.GradientTransformation]
@@ -20,22 +20,22 @@ Optimizer = Callable[[float | Array], optax.GradientTransformation]
 
 
 def clipped_adam(learning_rate: float | Array) -> optax.GradientTransformation:
-    """Adam, of gradients whose norm is at most 10."""
+    """Adam with gradients clipped to a norm of 10."""
     # array by array: as one flat vector (`optax.flatten`) 400,000 parameters took three times as long a step, for a
     # tenth of a second less to compile
     return optax.chain(optax.clip_by_global_norm(_CLIP_NORM), optax.adam(learning_rate))
 
 
-# Of the average: over some 200 steps, and fewer at first, so that the start is soon forgotten. On two moons by maximum
+# Averaging covers about 200 steps, fewer at first, so that the start is soon forgotten. On two moons by maximum
 # likelihood the average scored 0.02 nats better on fresh rows than the parameters themselves.
 _DECAY = 0.995
 _FORGETTING = 10
 
 
 class TrainState(NamedTuple):
-    """What a chunk of steps carries on: parameters, the optimiser's moments, and where wanted the parameters' average.
+    """The state that a chunk of steps carries on: parameters, the optimiser's moments and, if wanted, an average.
 
-    The average is exponential, and smooths what the noise of minibatches leaves (Polyak, Juditsky 1992).
+    The average of the parameters is exponential, and smooths the noise of minibatches (Polyak, Juditsky 1992).
     """
 
     params: PyTree
@@ -44,7 +44,7 @@ class TrainState(NamedTuple):
 
     @classmethod
     def init(cls, params: PyTree, *, optimizer: Optimizer = clipped_adam, averaged: bool = False) -> "TrainState":
-        """Before the first step."""
+        """The state before the first step."""
         return cls(params, optimizer(0.0).init(params), params if averaged else None)
 
 
@@ -58,8 +58,8 @@ def train_chunk(
     """Take one step for each of `batches` and each learning rate, in one `lax.scan`.
 
     The arrays of `batches` have a leading axis of steps. A step whose loss or gradient is not finite changes nothing
-    and is counted. The schedule is data: chunks of one length share one compiled function whatever the number of steps
-    in all.
+    and is counted. The learning rates are data, so chunks of one length share one compiled function for any total
+    number of steps.
 
     Returns:
         the state after the last step, the losses of shape `(steps,)`, and the number of steps skipped.

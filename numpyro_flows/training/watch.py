@@ -1,4 +1,4 @@
-"""How a user looks at a fit from outside: a progress bar, a callback, a file to go on from."""
+"""The user's view of a running fit: a progress bar, a callback, and a checkpoint file."""
 
 import os
 from collections.abc import Callable
@@ -11,11 +11,11 @@ from numpyro_flows.arguments import require_callable, require_instance
 
 
 class Progress(NamedTuple):
-    """What a callback is told after each round of training.
+    """The record that a callback gets after each round of training.
 
-    step: steps taken in all.
-    losses: of the round's steps.
-    figures: of the best by now, by name: "ess", "khat" and "elbo" of `FlowVI`, "nll" of the others.
+    step: total number of steps taken.
+    losses: losses of the round's steps.
+    figures: figures of the best state so far, by name: "ess", "khat" and "elbo" in `FlowVI`, "nll" in other fits.
     """
 
     step: int
@@ -24,22 +24,22 @@ class Progress(NamedTuple):
 
 
 Callback = Callable[[Progress], Any]
-"""Called after each round; where it returns True, the fit ends and returns what is best by then."""
+"""Called after each round; if it returns True, the fit ends and returns the best result so far."""
 
 
 class Watch(NamedTuple):
-    """What the arguments `progress_bar`, `callback` and `checkpoint` of the fits are."""
+    """The arguments `progress_bar`, `callback` and `checkpoint` of a fit."""
 
     progress_bar: bool = False
     callback: Callback | None = None
     checkpoint: str | os.PathLike | None = None
 
     def checked(self) -> "Watch":
-        """Itself.
+        """The object itself, after its checks.
 
         Raises:
-            TypeError: where an argument is of another kind.
-            ValueError: where the checkpoint cannot be a file.
+            TypeError: if an argument has the wrong type.
+            ValueError: if the checkpoint cannot be a file.
         """
         if self.callback is not None:
             require_callable("callback=print", callback=self.callback)
@@ -47,5 +47,5 @@ class Watch(NamedTuple):
             require_instance((str, os.PathLike), 'checkpoint="fit.ckpt"', checkpoint=self.checkpoint)
             path = os.path.abspath(self.checkpoint)
             if os.path.isdir(path) or not os.path.isdir(os.path.dirname(path)):
-                raise ValueError(f"checkpoint expected the path of a file in a folder that is there, got {path!r}")
+                raise ValueError(f"checkpoint expected the path of a file in an existing folder, got {path!r}")
         return self

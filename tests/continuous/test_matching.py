@@ -261,7 +261,7 @@ def test_errors():
     with pytest.raises(ValueError, match=r"flow_matching expected a recipe of a ContinuousFlow, .* got one of a Scan"):
         fit(TRAIN, flow=flows.realnvp, objective="flow_matching")
     fitted = FlowDistribution(Chain([flows.ffjord(jax.random.key(0), 2)]))
-    with pytest.raises(ValueError, match="a fitted flow goes on by maximum_likelihood"):
+    with pytest.raises(ValueError, match="continue the training of other flows by maximum_likelihood"):
         fit(TRAIN, flow=fitted, objective="flow_matching")
     with pytest.raises(ValueError, match=r"coupling expected one of \['independent', 'minibatch_ot'\], got 'ot'"):
         FlowMatching(coupling="ot")  # pyright: ignore

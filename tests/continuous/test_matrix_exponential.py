@@ -109,7 +109,7 @@ def test_two_layers_turn_one_axis_round(x64):
     ("options", "message"),
     [
         ({"dim": 0}, "dim expected at least 1, got 0"),
-        ({"dim": 2, "cond_dim": 2}, "cond_dim expected None or, of a condition that is the time, 1, got 2"),
+        ({"dim": 2, "cond_dim": 2}, "cond_dim expected None, or 1 if the condition is the time, got 2"),
         ({"dim": 2, "time": float("nan")}, "time expected a finite number, got nan"),
         ({"dim": 2, "gate": "sigmoid"}, r"gate expected one of \['linear', 'tanh'\], got 'sigmoid'"),
     ],
