@@ -33,7 +33,7 @@ class AmortizedFlow:
     importance weights and the verdict of `FlowVI`. Where that is not good enough, `FlowVI` starts from the flow's
     draws.
 
-    The flow is judged on fresh data sets that the model draws. By default it has affine couplings, which are fast to
+    Verdicts on fresh data sets that the model draws check the flow. By default it has affine couplings, which are fast to
     train and to draw from. Where fewer than nine in ten of the fresh posteriors are certified, splines are trained as
     well, and the better flow is kept.
 
@@ -101,8 +101,9 @@ class AmortizedFlow:
 
         Raises:
             TypeError: where `rng_key` is not one random key.
-            ValueError: where the model lacks an observed site or has data for one, has factors, discrete or circular
-                latent sites, or supports that depend on other sites; and for `sizes` that are not those of the model.
+            ValueError: if the model lacks an observed site, has data for one, or has factors. Also if its latent sites
+                are discrete or circular, or have supports that depend on other sites, and for `sizes` that the model
+                does not draw.
         """
         require_key(rng_key)
         seeds = Seeds.of(rng_key)

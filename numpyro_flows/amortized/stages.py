@@ -21,7 +21,7 @@ _STARTS = 16
 
 @dataclass(frozen=True)
 class Judged:
-    """The stage that takes a bijection as it is, and judges it on fresh draws and by a search."""
+    """The stage that takes a bijection as it is, and checks it on fresh draws and by a search."""
 
     bijection: AbstractBijection
 

@@ -172,11 +172,11 @@ def simulation_based_calibration(
         rng_key: random key.
         model: a NumPyro model that can be run forward; or a pair `(latents, data)` of simulated arrays, or dicts of
             them, each with a leading axis of data sets, of a simulator without a density.
-        method: what is checked. `FlowVI(model, ...)`, compiled once for all data sets; NumPyro's
-            `MCMC(NUTS(model), ...)`, also compiled once, with vectorized chains, which are thinned by their ESS; an
-            `AmortizedPosterior`, with its weights; a conditional `FlowDistribution`, given the data; or a function
+        method: what is checked. `FlowVI(model, ...)`, compiled once for all data sets; or NumPyro's
+            `MCMC(NUTS(model), ...)`, compiled once, with vectorized chains that are thinned by their ESS. Or an
+            `AmortizedPosterior`, with its weights; or a conditional `FlowDistribution`, given the data. Or a function
             `draw(rng_key, data)` that returns independent draws `(num_draws, *site)` as a dict of sites. The model of
-            `method` may be another one than `model`, to see what a simplified one does.
+            `method` may differ from `model`, to see what a simplified one does.
         args: the model's arguments, and `kwargs`: with None in place of the data.
         observed: names of the sites that are data; of a model only.
         num_data_sets: number of data sets, at least 20; pairs are all used. 500 find a standard deviation that is 20%
