@@ -1,5 +1,7 @@
 """Linear measurements: posteriors with known answers, by every kind of operator."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import lineax
@@ -9,9 +11,11 @@ import numpyro.distributions as dist
 import pytest
 from numpyro.infer import Predictive
 from numpyro.infer.util import log_density
-from scipy.stats import multivariate_normal
+from scipy import stats
 
 from numpyro_flows import FlowDistribution, LinearMeasurement, bijections, fit_density
+
+multivariate_normal: Any = stats.multivariate_normal  # whose types know integers only
 
 RNG = np.random.default_rng(0)
 MATRIX = RNG.normal(size=(3, 4)).astype(np.float32)

@@ -33,8 +33,8 @@ class AmortizedFlow:
     importance weights and the verdict of `FlowVI`. Where that is not good enough, `FlowVI` starts from the flow's
     draws.
 
-    Verdicts on fresh data sets that the model draws check the flow. By default it has affine couplings, which are fast to
-    train and to draw from. Where fewer than nine in ten of the fresh posteriors are certified, splines are trained as
+    Verdicts on fresh data sets that the model draws check the flow. By default it has affine couplings, which are fast
+    to train and to draw from. If fewer than nine in ten of the fresh posteriors are certified, splines are trained as
     well, and the better flow is kept.
 
     For a simulator without a density, fit pairs: `fit_density(key, parameters, condition=data)`, and check the result
