@@ -92,13 +92,20 @@ def test_a_moved_base_has_the_moments_of_its_target(rounds):
     target = dist.MultivariateNormal(mean, scale_tril=tril)
     base = Base(jnp.zeros(2), jnp.eye(2))
     for i in range(rounds):
-        e = jax.random.normal(jax.random.key(i), (4_000, 2))
-        x = base.loc + e @ base.tril.T
-        log_q = dist.MultivariateNormal(base.loc, scale_tril=base.tril).log_prob(x)
-        base = base.moved(e, target.log_prob(x) - log_q)
+        z = base.draw(jax.random.key(i), 4_000)
+        base = base.moved(z, target.log_prob(z) - base.log_prob(z))
     np.testing.assert_allclose(base.loc, mean, atol=0.3 if rounds == 1 else 0.05)
     if rounds == 4:
         np.testing.assert_allclose(base.tril @ base.tril.T, 1.21 * tril @ tril.T, rtol=0.15, atol=0.03)
+
+
+def test_a_moved_base_is_a_density_of_its_draws():
+    base = Base(jnp.array([1.0, -2.0]), jnp.array([[0.5, 0.0], [0.3, 0.8]]))
+    z = base.draw(jax.random.key(0), 40_000)
+    log_weights = dist.Normal().expand([2]).to_event(1).log_prob(z) - base.log_prob(z)
+    weights = np.exp(np.asarray(log_weights, float))  # at most 5, as 20% of the draws are of the standard normal
+    assert weights.max() <= 5.0001
+    assert weights.mean() == pytest.approx(1.0, abs=4 * weights.std() / 200)
 
 
 def test_a_base_without_weights_stays():

@@ -21,6 +21,7 @@ from numpyro_flows.modeling.simulation import Simulator, with_data
 from numpyro_flows.training.seeds import Seeds
 
 _ENCODED = 32  # numbers that an encoder makes of a set
+_STEPS_OF_SETS = 2_000  # a step costs what all places of its sets do; weights move a flow that is not quite trained
 _FRESH, _DRAWS = 200, 1_000  # data sets, and draws of each posterior, that a flow is judged on
 _ENOUGH = 0.9  # share of them with a good verdict
 
@@ -93,6 +94,8 @@ class AmortizedFlow:
             raise ValueError(f"options expected others of fit_density than {taken}, which the model decides")
         self.model, self.observed, self.sizes = model, observed, sizes
         self._recipes = [flows.realnvp, flows.nsf_coupling] if flow is None else [flow]
+        if sizes is not None:
+            options = {"num_steps": _STEPS_OF_SETS} | options
         self._fit = partial(fit_density, **options)
         self._encoder, self._num = encoder, num_simulations
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
@@ -19,7 +18,6 @@ from numpyro_flows.inference.survey import Survey, Weighed
 from numpyro_flows.inference.target import Target
 from numpyro_flows.modeling.distributions import FlowDistribution
 from numpyro_flows.modeling.model_run import model_run
-from numpyro_flows.modeling.scoring import standard_normal_log_prob
 from numpyro_flows.modeling.transforms import FlowTransform
 from numpyro_flows.training.ahead import Later
 from numpyro_flows.training.seeds import Seeds
@@ -96,16 +94,15 @@ def many_posteriors(
     def one(inputs: tuple[dict[str, Array], Base, Array]) -> tuple[_Drawn, Base]:
         data, base, key = inputs
         given = Given(flow.bijection, vector_of(flow, data_sets.condition(data)))
-        e = jax.random.normal(key, (num_draws, target.dim))
-        x, log_det = jax.vmap(given.transform_and_log_det)(base.loc + e @ base.tril.T)
+        z = base.draw(key, num_draws)
+        x, log_det = jax.vmap(given.transform_and_log_det)(z)
         with model_run():
             own = target.with_arguments((data, *args), kwargs)
             log_density = jax.vmap(own.log_density)(x)
             sites = jax.vmap(own.constrain)(x)  # by the model's supports under these arguments
-        log_scale = jnp.log(jnp.diagonal(base.tril)).sum()
-        log_weights = log_density - standard_normal_log_prob(e) + log_det + log_scale
+        log_weights = log_density - base.log_prob(z) + log_det
         drawn = _Drawn({name: sites[name] for name in target.site_shapes}, log_density, log_weights)
-        return drawn, base.moved(e, log_weights)
+        return drawn, base.moved(z, log_weights)
 
     every = Later(lambda inputs: jax.lax.map(one, inputs, batch_size=at_once))
     base = Base.standard(num, target.dim)
