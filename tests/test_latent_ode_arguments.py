@@ -69,6 +69,8 @@ def test_bad_covariates():
         ):
             with pytest.raises(ValueError, match=message):
                 method()
+    with pytest.raises(ValueError, match=r"z0 expected the shape \(\*batch, num, 2\), got \(2,\)"):
+        dosed.to_base(np.zeros(2), DOSES)
     with pytest.raises(ValueError, match=r"covariates expected None without cov_dim, got an array of .*cov_dim="):
         plain.encode(TIMES, VALUES, None, DOSES)
     for covariates, message in (

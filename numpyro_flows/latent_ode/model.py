@@ -225,6 +225,8 @@ class LatentODE(eqx.Module):
     ) -> Float[Array, "*batch latent_dim"]:
         """`z0` in the base of the flow, where the prior is `N(0, I)`; with covariates, `z0` is `(*batch, num, dim)`."""
         z0 = jnp.asarray(z0)
+        if self.cov_dim is not None and z0.ndim < 2:
+            raise ValueError(f"z0 expected the shape (*batch, num, {self.latent_dim}), got {z0.shape}")
         known = self._known(covariates, z0.shape[-2] if z0.ndim > 1 else 1)
         return z0 if self.flow is None else _jitted(_inverse, self.flow, z0, None if self.cov_dim is None else known)
 

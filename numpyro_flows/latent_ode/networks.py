@@ -28,7 +28,7 @@ class MLPWithCovariates(eqx.Module):
         self.matrix = normal / np.sqrt(max(cov_dim, 1))
 
     def __call__(self, x: Float[Array, " in_size"], covariates: Float[Array, " cov_dim"]) -> Float[Array, " out_size"]:
-        none, num_later = jnp.zeros(()), len(self.network.weights) - 2
+        none, num_later = jnp.zeros((), x.dtype), len(self.network.weights) - 2
         return self.network(x, modulation=[(none, covariates @ self.matrix), *[(none, none)] * num_later])
 
 

@@ -47,4 +47,4 @@ def solve_paths(
         end: Any = jnp.maximum(times[-1], 1.0)
         return ode(rate, z0, (0.0, end), (field, known), times)[0]
 
-    return jax.vmap(one)(z0, times, covariates)
+    return jax.vmap(one)(z0, times, covariates.astype(z0.dtype))
