@@ -2,17 +2,17 @@
 
     uv run --group benchmarks python -m benchmarks.latent_ode [--seeds 5]
 
-200 series to train on, 50 held out, of `examples/latent_ode_spirals.py`. Errors are root mean squares in deviations of
-the observation noise: `held_out` against the noisy observations (1 is the least, but for what the encoder makes of the
-noise in them), `held_out_truth` and `extrapolation` (times after the window) against the spirals without noise.
+There are 200 series to train on and 50 held out, of `examples/latent_ode_spirals.py`. Errors are root mean squares, over
+the standard deviation of the noise: `held_out` against the noisy observations (exact paths have 1), `held_out_truth` and
+`extrapolation` (times after the window) against the spirals without noise.
 
-Moments are of draws of q(z0 | series), 20 for each of the 250 series, and the largest absolute value of the four
-coordinates is given: of z0 itself, and in the base of the flow. `fresh`: of one draw for each of 5,000 series that
-nothing was trained on, because 250 tell little.
+Moments are the largest absolute value of the four coordinates. `z0` and `base` (the same, through the flow's inverse)
+are of 20 draws of q(z0 | series) for each of the 250 series. `fresh` is the base of one draw for each of 5,000 other
+series, which neither trained the fit nor chose its parameters.
 
-`base_bound` and `fresh_bound` are what the same statistic reaches by chance: the 95% quantile of the largest absolute
-excess kurtosis over 1,000 simulations of an aggregate that is exactly `N(0, I)`. A simulated series has a Gaussian mean
-and as many Gaussian draws around it, with the share of the variance within a series that the fit's own draws have.
+`base_bound` and `fresh_bound` are what chance alone gives: the 95% quantile of the largest absolute excess kurtosis in
+1,000 simulations of an aggregate that is exactly `N(0, I)`. A simulated series has a Gaussian mean and Gaussian draws
+around it. Their share of the variance is that of the fit's own draws within a series.
 """
 
 import argparse

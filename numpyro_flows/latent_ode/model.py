@@ -65,7 +65,7 @@ class LatentODE(eqx.Module):
         cov_center: location of each covariate.
         cov_spread: standard deviation of each covariate; field, encoder and flow see standardised covariates.
         dropout: largest share of a series' observed times that the guide does not see; a share is drawn in each step.
-            Without it the encoder overfits (spirals: held-out error 1.58 noise deviations, with it 1.16).
+            Without it the encoder overfits (spirals: held-out error 1.58 noise standard deviations, with it 1.16).
         num_steps: solver steps of the model in the window.
 
     Raises:
@@ -278,7 +278,7 @@ class LatentODE(eqx.Module):
         mask: ArrayLike | None = None,
         covariates: ArrayLike | None = None,
     ) -> Float[Array, " num"]:
-        """How far the model's solver is from the exact path, at most along each series, in noise deviations."""
+        """How far the model's solver is from the exact path, at most along each series, over the noise."""
         return _jitted(LatentODE._solver_error, self, self.observe(times, values, mask, covariates))
 
     def path(
