@@ -2,9 +2,9 @@
 
     uv run --group benchmarks python -m benchmarks.latent_ode [--seeds 5]
 
-There are 200 series to train on and 50 held out, of `examples/latent_ode_spirals.py`. Errors are root mean squares, over
-the standard deviation of the noise: `held_out` against the noisy observations (exact paths have 1), `held_out_truth` and
-`extrapolation` (times after the window) against the spirals without noise.
+There are 200 series to train on and 50 held out, of `examples/latent_ode_spirals.py`. Errors are root mean squares,
+over the standard deviation of the noise: `held_out` against the noisy observations (exact paths have 1), and
+`held_out_truth` and `extrapolation` (times after the window) against the spirals without noise.
 
 Moments are the largest absolute value of the four coordinates. `z0` and `base` (the same, through the flow's inverse)
 are of 20 draws of q(z0 | series) for each of the 250 series. `fresh` is the base of one draw for each of 5,000 other
