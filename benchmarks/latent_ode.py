@@ -43,7 +43,7 @@ def kurtosis_bound(z: jax.Array) -> str:
     """The largest absolute excess kurtosis, 95% quantile, if draws `(num_draws, num_series, dim)` were of `N(0, I)`."""
     points, rng = np.asarray(z, np.float64), np.random.default_rng(0)
     within = points.var(0).mean(0) / points.var((0, 1)) if len(points) > 1 else np.zeros(points.shape[2])
-    within *= len(points) / max(len(points) - 1, 1)  # unbiased
+    within = np.minimum(within * len(points) / max(len(points) - 1, 1), 1.0)  # unbiased; 1 where q is the prior
 
     def largest() -> float:
         mean, around = rng.standard_normal((1, *points.shape[1:])), rng.standard_normal(points.shape)
