@@ -166,13 +166,14 @@ TAKE_DATA: dict[str, Callable[[Any], Any]] = {
     "bijection": bijections.Affine(jnp.zeros(2)).transform,
     "times": lambda data: fit_latent_ode(KEY, data, TIMES[..., None]),
     "values": lambda data: fit_latent_ode(KEY, TIMES, data),
+    "covariates": lambda data: fit_latent_ode(KEY, TIMES, TIMES[..., None], covariates=data),
 }
 
 
 @pytest.mark.parametrize("call", TAKE_DATA.values(), ids=TAKE_DATA)
 def test_what_is_no_data(call):
     for message, bad in NO_NUMBERS.items():
-        if bad is None and call in (TAKE_DATA["condition"], TAKE_DATA["given"]):
+        if bad is None and call in (TAKE_DATA["condition"], TAKE_DATA["given"], TAKE_DATA["covariates"]):
             continue
         with pytest.raises(TypeError, match=f" expected {message}"):
             call(bad)

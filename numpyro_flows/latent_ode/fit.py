@@ -7,16 +7,18 @@ import warnings
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree
 from numpyro.infer import Trace_ELBO
 
-from numpyro_flows.arguments import require_counts, require_key, require_numbers
+from numpyro_flows.arguments import as_numbers, require_counts, require_key, require_numbers
 from numpyro_flows.continuous.training_settings import MAX_TRAINING_STEPS
 from numpyro_flows.flows import Recipe
-from numpyro_flows.latent_ode.model import FLOW, PARAM_NAME, LatentODE, checked_window
-from numpyro_flows.latent_ode.series import Series, observe_series
+from numpyro_flows.latent_ode.model import FLOW, LatentODE
+from numpyro_flows.latent_ode.programs import PARAM_NAME
+from numpyro_flows.latent_ode.series import Series, checked_window, observe_series
 from numpyro_flows.modeling.model_run import model_run
 from numpyro_flows.precision import full_precision
 from numpyro_flows.training.checkpoint import Checkpoint, program
@@ -73,6 +75,7 @@ def fit_latent_ode(
     times: ArrayLike,
     values: ArrayLike,
     mask: ArrayLike | None = None,
+    covariates: ArrayLike | None = None,
     *,
     window: tuple[float, float] | None = None,
     latent_dim: int = 4,
@@ -96,7 +99,10 @@ def fit_latent_ode(
         rng_key: random key, of either style.
         times: sorted along a series, `(num, length)`.
         values: `(num, length, obs_dim)`.
-        mask: `(num, length)`, false where there is no value (padding, or a gap); None: all are there.
+        mask: false where there is no value (padding, or a gap): of whole times, `(num, length)`, or of each feature,
+            `(num, length, obs_dim)`, for example `np.isfinite(values)`; None: all are there.
+        covariates: known constants of each series, for example a dose, `(num, cov_dim)`; None: none. Field, encoder and
+            flow see them standardised by their mean and standard deviation.
         window: of time; its start is the time of `z0`; by default from the earliest to the latest time.
         latent_dim: length of `z`.
         flow: recipe of the map from the base to `z0`; None: `z0 ~ N(0, I)`.
@@ -108,17 +114,17 @@ def fit_latent_ode(
         progress_bar: whether to show one.
         callback: called after each round with `step`, `losses` and `figures` ("nll", of the best on the validation
             series); where it returns True, the fit ends there.
-        checkpoint: path of a file that the training is written to after each round, on Ctrl-C and on SIGTERM; a second
-            call with the same arguments goes on from there, and ends as an uninterrupted one would, bit for bit.
+        checkpoint: path of a file that the training is written to after each round, on Ctrl-C and on SIGTERM. A second
+            call with the same arguments continues it, and ends bit for bit like an uninterrupted one.
 
     Returns:
         The trained latent ODE, and how it came about. Ctrl-C ends the training and returns what was fitted by then.
 
     Raises:
-        TypeError: where times or values are not numbers, or the mask is not of booleans.
-        ValueError: for wrong shapes, times that are not sorted or before the window, values that are not finite or
-            constant, series without a value, fewer than two series, and numbers out of their range; for a checkpoint of
-            another fit.
+        TypeError: if times or values are not numbers, or the mask is not boolean.
+        ValueError: for wrong shapes, and times that are not sorted or are before the window. For values or covariates
+            that are not finite or are constant, features that no series has, and series without a value. For fewer
+            than two series, numbers out of their range, and a checkpoint of another fit.
 
     Source: Rubanova, Chen, Duvenaud 2019, arXiv 1907.03907.
 
@@ -139,14 +145,14 @@ def fit_latent_ode(
     require_numbers("(0, 1)", validation=validation)
     watch = Watch(progress_bar, callback, checkpoint).checked()
     start_time = None if window is None else checked_window(window)[0]
-    series = observe_series(times, values, mask, obs_dim=None, start=start_time)
+    cov_dim = _number_of(covariates)
+    series = observe_series(times, values, mask, covariates, obs_dim=None, cov_dim=cov_dim, start=start_time)
     num = len(series.times)
     if num < 2:
         raise ValueError(f"expected at least 2 series, one of them to choose by, got {num}")
-    observed, obs_times = series.values[series.mask], series.times[series.mask]
-    if (np.ptp(observed, axis=0) == 0).any():
-        constant = np.flatnonzero(np.ptp(observed, axis=0) == 0)
-        raise ValueError(f"values expected coordinates that vary, got constant ones: {constant.tolist()}")
+    center, spread = _center_and_spread("values", np.where(series.mask, series.values, np.nan))
+    cov_center, cov_spread = (None, None) if cov_dim is None else _center_and_spread("covariates", series.covariates)
+    obs_times = series.times[series.mask.any(-1)]
     if window is None:
         window = float(obs_times.min()), float(obs_times.max())
         if not window[1] > window[0]:
@@ -160,12 +166,17 @@ def fit_latent_ode(
         flow=flow,
         width=width,
         window=window,
-        center=observed.mean(0).tolist(),
-        spread=observed.std(0).tolist(),
+        center=center,
+        spread=spread,
+        cov_dim=cov_dim,
+        cov_center=cov_center,
+        cov_spread=cov_spread,
     )
     order = seeds.rng("split").permutation(num)
     num_held = min(max(round(validation * num), 1), num - 1)
-    held, rows = (Series(*(jnp.asarray(leaf[some]) for leaf in series)) for some in np.split(order, [num_held]))
+    held, rows = (
+        jax.tree.map(lambda leaf, some=some: jnp.asarray(leaf[some]), series) for some in np.split(order, [num_held])
+    )
     params, rest = eqx.partition(start, eqx.is_inexact_array)
     task = _LatentODETask(rows, held, min(batch_size, num - num_held), seeds)
     policy = Patience(cosine_schedule(num_steps, learning_rate), _ROUND, patience=math.inf)
@@ -202,6 +213,27 @@ def fit_latent_ode(
         why=ending.why,
         reason=ending.reason,
     )
+
+
+def _number_of(covariates: ArrayLike | None) -> int | None:
+    if covariates is None:
+        return None
+    shape = as_numbers(covariates, "covariates").shape
+    if len(shape) != 2:
+        raise ValueError(f"covariates expected the shape (num, cov_dim), got {shape}")
+    return shape[1]
+
+
+def _center_and_spread(name: str, numbers: Any) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each coordinate, the last axis, over what is not NaN."""
+    columns = np.asarray(numbers, np.float64).reshape(-1, np.shape(numbers)[-1])
+    if np.isnan(columns).all(0).any():
+        empty = np.flatnonzero(np.isnan(columns).all(0))
+        raise ValueError(f"{name} expected each coordinate in at least one series, got none of: {empty.tolist()}")
+    constant = np.flatnonzero(np.nanmin(columns, 0) == np.nanmax(columns, 0))
+    if constant.size:
+        raise ValueError(f"{name} expected coordinates that vary, got constant ones: {constant.tolist()}")
+    return np.nanmean(columns, 0).tolist(), np.nanstd(columns, 0).tolist()
 
 
 class _Best(NamedTuple):

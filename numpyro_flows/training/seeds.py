@@ -1,5 +1,6 @@
 """Seeds from NumPy, and keys from these: JAX would compile a function for each number of split keys."""
 
+import zlib
 from typing import NamedTuple
 
 import jax
@@ -47,3 +48,8 @@ def seed_key(seed: Seed | SeedRows | Array) -> PRNGKeyArray:
 def threefry_key(seed: Seed | Array) -> PRNGKeyArray:
     """A key of JAX's default generator, whose splits are independent under `vmap` too."""
     return jax.random.wrap_key_data(jnp.asarray(seed)[:2], impl="threefry2x32")
+
+
+def named_key(rng_key: PRNGKeyArray, use: str) -> PRNGKeyArray:
+    """The key of a named use, within jit too: a function of `rng_key` and the name, whatever other uses there are."""
+    return jax.random.fold_in(rng_key, zlib.crc32(use.encode()))
