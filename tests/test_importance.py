@@ -123,3 +123,14 @@ def test_hopeless_weights_are_smoothed_without_overflow():
     smoothed, khat = smooth(log_weights)
     assert np.exp(smoothed).sum() == pytest.approx(1.0)
     assert khat > 0.7
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_weight_beyond_all_others_has_an_infinite_khat():
+    """The quartile of the tail is 1e-310 of the largest weight: its inverse overflows."""
+    log_weights = np.linspace(-730.0, -700.0, 1_000)
+    log_weights[-1] = 0.0
+    smoothed, khat = smooth(log_weights)
+    assert khat == np.inf
+    assert np.exp(smoothed).max() == pytest.approx(1.0)
+    assert not certify(log_weights).certified
