@@ -130,6 +130,6 @@ def test_parameters_alone_are_no_flow():
     """Without its permutations a flow would be another one, silently."""
     flow = conditional_flow()
     params = eqx.filter(flow, eqx.is_inexact_array)
-    with pytest.raises(ValueError, match=r"None for Permutation.permutation.* equinox.combine\(params, bijection\)"):
+    with pytest.raises(ValueError, match=r"None for Permutation.permutation.*`equinox.combine\(params, bijection\)"):
         FlowDistribution(params)
     assert jax.tree.all(jax.tree.map(jnp.array_equal, FlowDistribution(eqx.combine(params, flow)).bijection, flow))

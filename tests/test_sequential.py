@@ -53,6 +53,8 @@ def simulate(theta):
         ({"num_rounds": 0}, ValueError, "num_rounds expected at least 1, got 0"),
         ({"num_simulations": 10}, ValueError, "num_simulations expected at least 100, got 10"),
         ({"data": np.ones(2)}, ValueError, r"got \(1000, 3\) for 1000 parameters, and \(2,\)"),
+        ({"data": np.array([1.0, np.nan, 0.0])}, ValueError, "data expected finite numbers"),
+        ({"data": np.ones((3, 1))}, ValueError, r"data expected finite numbers of the shape \(size,\)"),
         ({"simulate": lambda theta: theta[:5]}, ValueError, r"got \(5, 3\) for 1000 parameters"),
     ],
 )

@@ -6,40 +6,55 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
+from jax.scipy.special import gammaln
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from numpyro_flows.modeling.scoring import standard_normal_log_prob
 
 _STANDARD = 0.2  # share of draws of the standard normal base: what the flow covers stays covered
-_INFLATION = 1.1  # of standard deviations: tails that are too wide cost little, too thin ones much
+_DOF = 7.0  # of the Student-t distribution: tails that are too heavy cost little, too thin ones much
+_FAR = 10.0  # times the evidence: a weight from which on a draw is where a base hardly reaches
 _PRIOR_DRAWS = 10.0  # weight of the present covariance, in effective draws for each dimension
 
 
-class Base(NamedTuple):
-    """A mixture of `N(loc, tril tril')` and, with a share of 20%, `N(0, I)` in the base of a flow.
+class Weighted(NamedTuple):
+    """Draws in the flow's base with their log weights, each with a leading axis of data sets outside of functions."""
 
-    The second part is a defence: a mode of the posterior that the flow has cannot leave the draws without a trace in
-    the weights (Hesterberg 1995, Technometrics 37(2)).
+    z: Float[Array | np.ndarray, "*sets num dim"]
+    log_weights: Float[Array | np.ndarray, "*sets num"]
+
+
+class Base(NamedTuple):
+    """A mixture in the base of a flow: `N(0, I)` with a share, and a Student-t distribution around `loc`.
+
+    At first the share is 1. Later the first part is a defence: a mode of the posterior that the flow has cannot leave
+    the draws without a trace in the weights (Hesterberg 1995, Technometrics 37(2)).
     """
 
+    share: Float[Array | np.ndarray, "*sets"]
     loc: Float[Array | np.ndarray, "*sets dim"]
     tril: Float[Array | np.ndarray, "*sets dim dim"]
 
     @classmethod
     def standard(cls, num: int, dim: int) -> "Base":
         """The standard normal base, for each of `num` data sets."""
-        return cls(np.zeros((num, dim)), np.tile(np.eye(dim), (num, 1, 1)))
+        return cls(np.ones(num), np.zeros((num, dim)), np.tile(np.eye(dim), (num, 1, 1)))
 
     def draw(self, rng_key: PRNGKeyArray, num: int) -> Float[Array, "num dim"]:
         """Stratified draws: so many of each part."""
-        e = jax.random.normal(rng_key, (num, len(self.loc)))
-        of_standard = int(_STANDARD * num)
-        return jnp.concatenate([e[:of_standard], self.loc + e[of_standard:] @ self.tril.T])
+        normal_key, scale_key = jax.random.split(rng_key)
+        e = jax.random.normal(normal_key, (num, len(self.loc)))
+        scale = jnp.sqrt(_DOF / (2.0 * jax.random.gamma(scale_key, 0.5 * _DOF, (num, 1))))
+        of_standard = jnp.arange(num)[:, None] < self.share * num
+        return jnp.where(of_standard, e, self.loc + (e * scale) @ self.tril.T)
 
     def log_prob(self, z: Float[Array, "num dim"]) -> Float[Array, " num"]:
         """The mixture's log density."""
-        own = standard_normal_log_prob(self._whitened(z)) - jnp.log(jnp.diagonal(self.tril)).sum()
-        return jnp.logaddexp(jnp.log(1 - _STANDARD) + own, jnp.log(_STANDARD) + standard_normal_log_prob(z))
+        dim = len(self.loc)
+        own = -0.5 * (_DOF + dim) * jnp.log1p((self._whitened(z) ** 2).sum(-1) / _DOF)
+        own += gammaln(0.5 * (_DOF + dim)) - gammaln(0.5 * _DOF) - 0.5 * dim * jnp.log(jnp.pi * _DOF)
+        own -= jnp.log(jnp.diagonal(self.tril)).sum()
+        return jnp.logaddexp(jnp.log1p(-self.share) + own, jnp.log(self.share) + standard_normal_log_prob(z))
 
     def moved(self, z: Float[Array, "num dim"], log_weights: Float[Array, " num"]) -> "Base":
         """The base with the moments of weighted draws of this one.
@@ -51,14 +66,22 @@ class Base(NamedTuple):
         usable = jnp.isfinite(log_weights)
         weights = jnp.where(usable, jnp.exp(log_weights - jnp.max(log_weights, where=usable, initial=-jnp.inf)), 0.0)
         weights = jnp.minimum(weights, weights.mean() * jnp.sqrt(num))
-        weights = weights / jnp.maximum(weights.sum(), jnp.finfo(weights.dtype).tiny)
-        effective = 1.0 / jnp.maximum(jnp.sum(weights**2), 1.0 / num)
+        total, of_squares = weights.sum(), jnp.sum(weights**2)
+        effective = jnp.where(total > 0, total**2 / jnp.where(total > 0, of_squares, 1.0), 0.0)
+        weights = weights / jnp.where(total > 0, total, 1.0)
         e = self._whitened(z)
         mean = weights @ e
         centred = e - mean
         prior = _PRIOR_DRAWS * dim
         covariance = (effective * (weights * centred.T) @ centred + prior * jnp.eye(dim)) / (effective + prior)
-        return Base(self.loc + self.tril @ mean, self.tril @ jnp.linalg.cholesky(_INFLATION**2 * covariance))
+        tril = self.tril @ jnp.linalg.cholesky(covariance)
+        return Base(jnp.full_like(self.share, _STANDARD), self.loc + self.tril @ mean, tril)
+
+    def lacks(self, first: "Weighted", log_evidence: Float[Array, ""]) -> Float[Array, ""]:
+        """Share of the posterior, by the flow's own draws, where this base has less than a tenth of its density."""
+        log_weights = first.log_weights + standard_normal_log_prob(first.z) - self.log_prob(first.z)
+        mass = jax.nn.softmax(first.log_weights)
+        return jnp.where(log_weights > log_evidence + jnp.log(_FAR), mass, 0.0).sum()
 
     def _whitened(self, z: Float[Array, "num dim"]) -> Float[Array, "num dim"]:
         return solve_triangular(jnp.asarray(self.tril), (z - self.loc).T, lower=True).T

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from numpyro_flows.arguments import as_array, as_numbers, described, require_counts
+from numpyro_flows.arguments import as_array, as_numbers, described, require_all, require_counts
 from numpyro_flows.embeddings import SetEmbedding
 
 _WIDTH = 32  # of the encoder of sets: half the default, as training on sets of hundreds costs what the encoder does
@@ -107,6 +107,9 @@ class DataSets(NamedTuple):
             shapes = {name: values.shape for name, values in arrays.items()}
             raise ValueError(f"data expected sites with one number of data sets, got the shapes {shapes}")
         self.condition({name: values[0] for name, values in arrays.items()})
+        for name, values in arrays.items():
+            finite = np.isfinite(values).reshape(len(values), -1).all(1)
+            require_all(finite, f"data {name!r} expected finite numbers, got others", "data sets")
         return arrays
 
     def _shaped(self, array: Any, axis: int) -> Any:

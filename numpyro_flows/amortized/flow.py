@@ -22,7 +22,7 @@ from numpyro_flows.training.seeds import Seeds
 
 _ENCODED = 32  # numbers that an encoder makes of a set
 _STEPS_OF_SETS = 2_000  # a step costs what all places of its sets do; weights move a flow that is not quite trained
-_FRESH, _DRAWS = 200, 1_000  # data sets, and draws of each posterior, that a flow is judged on
+_FRESH, _DRAWS = 200, 4_000  # data sets, and draws of each posterior, that a flow is judged on
 _ENOUGH = 0.9  # share of them with a good verdict
 
 

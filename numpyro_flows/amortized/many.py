@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from numpyro_flows.amortized.adapted import Base
+from numpyro_flows.amortized.adapted import Base, Weighted
 from numpyro_flows.amortized.data import DataSets
 from numpyro_flows.bijections import Given
 from numpyro_flows.inference.certificate import Certificate, resample
@@ -84,15 +85,16 @@ def many_posteriors(
 ) -> tuple[ManyPosteriors, Base]:
     """Draws, weights and verdicts of each data set, all by one compiled function, and the base that they are drawn by.
 
-    Data sets that are refused are drawn again, with the base moved by what their weights say, some times.
+    Data sets that are refused are drawn again, with the base moved by what their weights say, some times. New draws are
+    not taken where the first ones, of the flow itself, show a part of the posterior that the moved base lacks.
     """
-    first = {name: values[0] for name, values in data.items()}
+    first_data = {name: values[0] for name, values in data.items()}
     num = len(next(iter(data.values())))
-    target = Target(model, rng_key, (first, *args), kwargs)
+    target = Target(model, rng_key, (first_data, *args), kwargs)
     at_once = max(_AT_ONCE // num_draws, 1)
 
-    def one(inputs: tuple[dict[str, Array], Base, Array]) -> tuple[_Drawn, Base]:
-        data, base, key = inputs
+    def one(inputs: tuple[dict[str, Array], Base, Weighted, Array]) -> _Drawn:
+        data, base, first, key = inputs
         given = Given(flow.bijection, vector_of(flow, data_sets.condition(data)))
         z = base.draw(key, num_draws)
         x, log_det = jax.vmap(given.transform_and_log_det)(z)
@@ -101,12 +103,16 @@ def many_posteriors(
             log_density = jax.vmap(own.log_density)(x)
             sites = jax.vmap(own.constrain)(x)  # by the model's supports under these arguments
         log_weights = log_density - base.log_prob(z) + log_det
-        drawn = _Drawn({name: sites[name] for name in target.site_shapes}, log_density, log_weights)
-        return drawn, base.moved(z, log_weights)
+        log_evidence = jax.nn.logsumexp(log_weights) - jnp.log(num_draws)
+        sites = {name: sites[name] for name in target.site_shapes}
+        draws = Weighted(z, log_weights)
+        return _Drawn(sites, log_density, draws, base, base.moved(z, log_weights), base.lacks(first, log_evidence))
 
     every = Later(lambda inputs: jax.lax.map(one, inputs, batch_size=at_once))
-    base = Base.standard(num, target.dim)
-    drawn, moved = jax.tree.map(np.array, every((data, base, jax.random.split(rng_key, num))))  # arrays to write to
+    none = Weighted(np.zeros((num, num_draws, target.dim)), np.zeros((num, num_draws)))
+    keys = jax.random.split(rng_key, num)
+    drawn = jax.tree.map(np.array, every((data, Base.standard(num, target.dim), none, keys)))  # arrays to write to
+    first, moved = jax.tree.map(np.copy, drawn.draws), jax.tree.map(np.copy, drawn.moved)
     certificates = drawn.certificates()
     for round_number in range(_ROUNDS):
         refused = np.array([i for i, certificate in enumerate(certificates) if not certificate.certified], int)
@@ -116,27 +122,41 @@ def many_posteriors(
         block = min(at_once, num)
         some = np.resize(refused, -(-refused.size // block) * block)
         keys = jax.random.split(jax.random.fold_in(rng_key, round_number), len(some))
-        inputs = jax.tree.map(lambda leaf, some=some: leaf[some], (data, moved))
-        again, moved_again = jax.device_get(every((*inputs, keys)))
+        inputs = jax.tree.map(lambda leaf, some=some: leaf[some], (data, moved, first))
+        again = jax.device_get(every((*inputs, keys)))
         for row, (i, certificate) in enumerate(zip(refused, again.certificates())):
-            if certificate.ess > certificates[i].ess:
+            better = certificate.ess > certificates[i].ess and again.lacked[row] <= _SETTINGS.max_missed
+            for kept, new in zip(*map(jax.tree.leaves, (moved, again.moved))):
+                kept[i] = new[row]
+            if better:
                 certificates[i] = certificate
-                sources = (again, inputs[1], moved_again)
-                for kept, new in zip(jax.tree.leaves((drawn, base, moved)), jax.tree.leaves(sources)):
+                for kept, new in zip(*map(jax.tree.leaves, (drawn, again))):
                     kept[i] = new[row]
-    return ManyPosteriors(drawn.sites, np.asarray(drawn.log_weights, np.float64), _table(certificates)), base
+    log_weights = np.asarray(drawn.draws.log_weights, np.float64)
+    return ManyPosteriors(drawn.sites, log_weights, _table(certificates)), drawn.base
 
 
 class _Drawn(NamedTuple):
-    """Draws of data sets with their log densities and log weights, each with a leading axis of data sets."""
+    """What one pass finds out of each data set; all arrays have a leading axis of data sets.
+
+    sites: of the draws.
+    log_density: of the draws, of the model.
+    draws: in the flow's base, and their log weights.
+    base: that they are of.
+    moved: what their weights make of it.
+    lacked: share of the posterior that the base lacks, by the first draws; of the first pass it means nothing.
+    """
 
     sites: dict[str, Any]
     log_density: Any
-    log_weights: Any
+    draws: Weighted
+    base: Base
+    moved: Base
+    lacked: Any
 
     def certificates(self) -> list[Certificate]:
         unknown = np.zeros(0)  # the range of the draws, which only a search needs
-        rows = zip(self.log_density, self.log_weights)
+        rows = zip(self.log_density, self.draws.log_weights)
         return [judge(Weighed(*row, unknown, unknown), Survey(), _SETTINGS) for row in rows]
 
 

@@ -88,11 +88,13 @@ def fit_sequentially(
             f"and event shape {prior.event_shape}: .to_event(1) makes a batch an event"
         )
     seeds, observed = Seeds.of(rng_key), as_numbers(data, "data")
+    if observed.ndim != 1 or not np.isfinite(observed).all():
+        raise ValueError(f"data expected finite numbers of the shape (size,), got {described(data)}")
     thetas, datas, posterior = [], [], None
     for round_number in range(num_rounds):
         theta = _drawn(prior, posterior, num_simulations, seeds, round_number)
-        simulated = as_numbers(simulate(theta), "what simulate returns")
-        if simulated.shape != (len(theta), *observed.shape) or observed.ndim != 1:
+        simulated = as_numbers(simulate(theta.copy()), "what simulate returns")  # which may work in place
+        if simulated.shape != (len(theta), *observed.shape):
             raise ValueError(
                 f"simulate and data expected the shapes (num, size) and (size,), got {simulated.shape} for "
                 f"{len(theta)} parameters, and {observed.shape}"
