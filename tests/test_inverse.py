@@ -115,6 +115,8 @@ NOT_LINEAR = {
     "clip": lambda x: jnp.clip(x, -16.0, 16.0),
     "log": jnp.log,
     "sort": jnp.sort,
+    "beside a large output": lambda x: jnp.concatenate([1e6 * x[:1], jnp.abs(x[1:])]),
+    "a small offset": lambda x: x + 1e-4,
 }
 LINEAR = {
     "sums": jnp.cumsum,
@@ -130,6 +132,19 @@ def test_a_function_that_is_not_linear_is_refused(function):
         LinearMeasurement(function, 1.0)(jnp.ones(3))
     with pytest.raises(ValueError, match="expected a linear function"):
         jax.jit(lambda x: LinearMeasurement(function, 1.0)(x).mean)(jnp.ones(3))
+
+
+def test_complex_outputs_are_refused():
+    with pytest.raises(TypeError, match="stack real and imaginary parts"):
+        LinearMeasurement(jnp.fft.rfft, 1.0)(jnp.ones(4))
+
+
+@pytest.mark.parametrize("noise", [0.0, -1.0, jnp.nan])
+def test_noise_within_jit(noise):
+    density = jax.jit(lambda noise: LinearMeasurement(MATRIX, noise)(jnp.ones(4)).log_prob(Y))
+    assert np.isfinite(density(1.0))
+    with pytest.raises(Exception, match="positive and finite standard deviations"):
+        density(noise)
 
 
 @pytest.mark.parametrize("function", LINEAR.values(), ids=LINEAR.keys())

@@ -79,7 +79,8 @@ class Base(NamedTuple):
 
     def lacks(self, first: "Weighted", log_evidence: Float[Array, ""]) -> Float[Array, ""]:
         """Share of the posterior, by the flow's own draws, where this base has less than a tenth of its density."""
-        log_weights = first.log_weights + standard_normal_log_prob(first.z) - self.log_prob(first.z)
+        z = jnp.asarray(first.z)
+        log_weights = first.log_weights + standard_normal_log_prob(z) - self.log_prob(z)
         mass = jax.nn.softmax(first.log_weights)
         return jnp.where(log_weights > log_evidence + jnp.log(_FAR), mass, 0.0).sum()
 

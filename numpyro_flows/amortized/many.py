@@ -156,7 +156,7 @@ class _Drawn(NamedTuple):
 
     def certificates(self) -> list[Certificate]:
         unknown = np.zeros(0)  # the range of the draws, which only a search needs
-        rows = zip(self.log_density, self.draws.log_weights)
+        rows = zip(self.log_density, np.asarray(self.draws.log_weights))
         return [judge(Weighed(*row, unknown, unknown), Survey(), _SETTINGS) for row in rows]
 
 

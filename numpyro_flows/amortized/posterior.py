@@ -24,6 +24,7 @@ from numpyro_flows.modeling.simulation import Simulator, with_data
 if TYPE_CHECKING:
     import pandas as pd
 
+_PRIOR_DRAWS = 20  # at which two priors are compared
 _DRAWS = 4_000  # by which the base is moved
 
 
@@ -80,14 +81,15 @@ class AmortizedPosterior:
 
         Args:
             data: values of the observed sites.
-            args: the model's arguments, and `kwargs`, where they differ from those of `fit`, as for other sizes.
+            args: the model's arguments, and `kwargs`, if they differ from those of `fit`, as for other sizes. They may
+                not change the prior of the latent sites.
             rng_key: for the verdict.
             verify: how hard to search for what the flow lacks, as in `FlowVI`.
             refit: whether `FlowVI` fits the data set when the flow's posterior is not certified.
 
         Raises:
-            ValueError: where the data lack a site, or have another shape than the model draws when it is called with
-                these arguments.
+            ValueError: if the data lack a site, or have another shape than the model draws when it is called with
+                these arguments; and for arguments that change the prior.
         """
         key = jax.random.key(0) if rng_key is None else rng_key
         require_key(key)
@@ -135,7 +137,7 @@ class AmortizedPosterior:
         Args:
             rng_key: for the draws.
             data: values of the observed sites, with a leading axis of data sets.
-            args: the model's arguments, and `kwargs`, where they differ from those of `fit`.
+            args: the model's arguments, and `kwargs`, if they differ from those of `fit`, as in `posterior`.
             num_draws: of each data set, at least 1,000. The fewer, the weaker is the verdict: 1,000 do not show a heavy
                 tail that has a few percent of the posterior.
 
@@ -165,4 +167,18 @@ class AmortizedPosterior:
             raise ValueError(
                 f"expected latent sites of the shapes {self.flow.sites.shapes}, as in training, got {latents}: none "
                 "may depend on the number of observations"
+            )
+        if args is self._args and kwargs is self._kwargs:
+            return
+        draws = Simulator(self._whole_model, list(data), self._args, self._kwargs)(
+            jax.random.key(0), _PRIOR_DRAWS
+        ).latents
+        densities = [
+            np.asarray(Simulator(self._whole_model, list(data), *given).log_prior(draws), np.float64)
+            for given in ((self._args, self._kwargs), (args, kwargs))
+        ]
+        if not np.allclose(*densities, rtol=1e-4, atol=1e-3):
+            raise ValueError(
+                "expected arguments under which the latent sites have the prior of the training, got others: the flow "
+                "knows nothing of another prior; train one for these arguments"
             )

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +17,7 @@ from numpyro_flows.precision import full_precision
 
 _FAR = 1_000.0  # a second scale at which a function must be linear
 _TOLERANCE = 1e-3  # rounding error, as a share of the terms of a sum
+_ROUNDING = 1e-5  # the same, as a share of the largest output
 
 
 @runtime_checkable
@@ -66,11 +68,15 @@ class LinearMeasurement:
 
     def __init__(self, operator: Any, noise: ArrayLike, *, event_dim: int = 1):
         require_counts(0, event_dim=event_dim)
-        if not isinstance(noise, Tracer):
-            values = as_numbers(noise, "noise")
+        message = "noise expected positive and finite standard deviations"
+        if isinstance(noise, Tracer):
+            scale = as_array(noise, "noise").astype(float)
+            self.noise = eqx.error_if(scale, ~(jnp.isfinite(scale) & (scale > 0)).all(), message)
+        else:
+            values = as_numbers(noise, "noise").astype(jnp.result_type(float))
             if not np.all((values > 0) & np.isfinite(values)):
-                raise ValueError(f"noise expected positive and finite standard deviations, got {noise}")
-        self.noise = as_array(noise, "noise")
+                raise ValueError(f"{message} in {values.dtype}, got {noise}")
+            self.noise = jnp.asarray(values)
         self._event_shape: tuple[int, ...] | None = None
         self._apply: Callable[[Array], Any]
         self._is_function = callable(operator) and not isinstance(operator, LinearOperator)
@@ -135,13 +141,19 @@ def _require_linear(function: Callable[[Array], Any], event: tuple[int, ...]) ->
             raise TypeError(f"operator expected a function that returns an array, got {described(found)}")
         if isinstance(found, Tracer):  # it uses values that jit, vmap or grad traces
             return
-        other = function(z)
+        if jnp.iscomplexobj(found):
+            raise TypeError("operator expected a function that returns real numbers: stack real and imaginary parts")
+        other, at_zero = function(z), function(jnp.zeros(event))
+        linear = bool(jnp.all(at_zero == 0))
         for scale in (1.0, -_FAR):
             joint, size = function(x + scale * z), jnp.abs(found) + abs(scale) * jnp.abs(other)
-            error = jnp.max(jnp.abs(joint - found - scale * other), initial=0.0)
-            largest = jnp.max(size, initial=0.0)
-            if not bool(error <= _TOLERANCE * largest):  # NaN, too
-                raise ValueError(
-                    "operator expected a linear function, got one for which f(x + s z) differs from f(x) + s f(z): "
-                    'write a non-linear measurement as numpyro.sample("y", dist.Normal(f(x), noise), obs=y)'
-                )
+            error, largest = jnp.abs(joint - found - scale * other), jnp.max(size, initial=0.0)
+            # each output by its own terms; sums that cancel are as exact as the largest numbers in them
+            linear &= bool(jnp.all(error <= _TOLERANCE * size + _ROUNDING * largest))  # NaN is not
+        if not linear:
+            raise ValueError(
+                "operator expected a linear function, got one for which f(0) is not 0, or f(x + s z) is not "
+                "f(x) + s f(z). Write a non-linear measurement as "
+                'numpyro.sample("y", dist.Normal(f(x), noise), obs=y). '
+                "Overflow and rounding in single precision look alike: try float64"
+            )

@@ -1,14 +1,16 @@
 """Draws from a model's prior, with data simulated from them."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
-from jaxtyping import Array, PRNGKeyArray
-from numpyro.handlers import seed, trace
+from jaxtyping import Array, Float, PRNGKeyArray
+from numpyro.handlers import block, seed, trace
+from numpyro.infer.util import log_density
 
 from numpyro_flows.arguments import described
 from numpyro_flows.modeling.model_run import model_run
@@ -54,7 +56,8 @@ class Simulator:
         if isinstance(observed, str) or not all(isinstance(name, str) for name in observed):
             raise TypeError(f"observed expected a list of names of sites, for example ['y'], got {described(observed)}")
         self.observed = tuple(observed)
-        self._run = lambda key: trace(seed(model, key)).get_trace(*args, **(kwargs or {}))
+        self._model, self._args, self._kwargs = model, args, kwargs or {}
+        self._run = lambda key: trace(seed(model, key)).get_trace(*self._args, **self._kwargs)
         try:
             with model_run():
                 sites = {n: s for n, s in _abstract_sites(self._run).items() if s["type"] == "sample"}
@@ -85,6 +88,16 @@ class Simulator:
         latents, data = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:num], *blocks)
         return Simulations(latents, data)
 
+    def log_prior(self, latents: dict[str, Any]) -> Float[Array, " num"]:
+        """The prior's log density of draws, each with a leading axis `num`."""
+        alone = block(seed(self._model, 0), hide=list(self.observed))
+
+        def one(latents: dict[str, Any]) -> Array:
+            return jnp.asarray(log_density(alone, self._args, self._kwargs, latents)[0])
+
+        with model_run():
+            return jax.jit(jax.vmap(one))(latents)
+
     def _one(self, key: PRNGKeyArray) -> tuple[dict[str, Array], dict[str, Array]]:
         sites = self._run(key)
         latents, data = ({n: jnp.asarray(sites[n]["value"]) for n in names} for names in (self.latents, self.observed))
@@ -105,9 +118,9 @@ def _abstract_sites(run: Callable[[PRNGKeyArray], dict[str, Any]]) -> dict[str, 
 
 
 def with_data(model: Callable) -> Callable:
-    """The model as a function whose first argument is its data: a dict of the observed sites' values."""
+    """The model whose first argument are its data: a dict of the observed sites' values."""
+    return partial(_conditioned, model)  # which can be pickled
 
-    def conditioned(data: dict[str, Any], /, *args: Any, **kwargs: Any) -> Any:
-        return numpyro.handlers.condition(model, data=data)(*args, **kwargs)
 
-    return conditioned
+def _conditioned(model: Callable, data: dict[str, Any], /, *args: Any, **kwargs: Any) -> Any:
+    return numpyro.handlers.condition(model, data=data)(*args, **kwargs)
