@@ -105,7 +105,7 @@ def untrained(model, *args, scale):
     return guide, svi.get_params(svi.init(jax.random.key(0), *args))
 
 
-@pytest.mark.parametrize("scale", [0.3, 4.0])
+@pytest.mark.parametrize("scale", [pytest.param(0.3, marks=pytest.mark.slow), 4.0])
 def test_weights_of_a_guide_give_the_evidence(scale):
     """Also of one that goes several times round the circle; the two ELBOs have the same value."""
     guide, params = untrained(circle, np.pi, 2.0, scale=scale)

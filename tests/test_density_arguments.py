@@ -67,7 +67,7 @@ def test_errors(data, options, message):
         fit(jax.random.key(0), data, **options)
 
 
-@pytest.mark.parametrize("kind", ["arrays", "frames", "dataset"])
+@pytest.mark.parametrize("kind", ["arrays", *(pytest.param(k, marks=pytest.mark.slow) for k in ("frames", "dataset"))])
 def test_batches_and_datasets_are_the_same_rows(kind):
     sites = {"a": DATA[:, 0], "b": DATA[:, 1]}
     frame = pd.DataFrame(sites)

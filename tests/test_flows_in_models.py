@@ -73,6 +73,7 @@ def quadrature(log_joint: Any, lowest: float, highest: float) -> tuple[np.ndarra
     return mean, np.sqrt(density @ grid**2 - mean**2)
 
 
+@pytest.mark.slow
 def test_nuts_under_a_conditional_flow_prior():
     """Group effects, each with the flow's density at its own covariate; moments by quadrature."""
     prior = FlowDistribution(conditional_flow(1), condition=X)

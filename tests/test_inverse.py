@@ -65,6 +65,7 @@ def test_batches_of_events_are_measured_one_by_one(operator):
     assert LinearMeasurement(operator, 1.0)(np.zeros((0, 4))).batch_shape == (0,)
 
 
+@pytest.mark.slow
 def test_images_are_measured_by_functions_and_by_matrices_of_flat_pixels():
     images = RNG.normal(size=(5, 8, 8)).astype(np.float32)
     half = LinearMeasurement(lambda image: image[:, :4], 0.1, event_dim=2)(images)

@@ -45,6 +45,7 @@ def closed_form(x, columns):
     return logsumexp(parts, axis=0)
 
 
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "float64"], indirect=True)
 def test_a_mixture_has_closed_forms(dtype):
     flow, rtol = mixture_flow(), 1e-9 if dtype == np.float64 else 2e-4
     y = np.random.default_rng(0).normal(scale=2.0, size=(50, 3)).astype(dtype)
@@ -149,11 +150,13 @@ def test_conditionals_integrate_to_one_and_agree_with_their_draws(flow, joint_gr
         assert abs(weights @ values - 0.5) < 4.5 * np.sqrt((weights**2 * (values - 0.5) ** 2).sum())
 
 
+@pytest.mark.slow
 def test_draws_of_a_marginal_are_those_of_the_joint(flow, marginal):
     key = jax.random.key(3)
     np.testing.assert_array_equal(marginal.sample(key, (2, 3)), flow.sample(key, (2, 3))[..., :1])
 
 
+@pytest.mark.slow
 def test_the_gradient_is_that_of_the_marginal(marginal, joint_grid):
     log_density = np.log(np.trapezoid(joint_grid, GRID[1], axis=1))
     expected = np.gradient(log_density, GRID[0])[60:100:4]

@@ -66,6 +66,7 @@ def test_the_verdict_names_them(posterior):
     assert "3 entries of 'y_unobserved'" in posterior.verdict()
 
 
+@pytest.mark.slow
 def test_export_and_file(posterior, tmp_path):
     tree = posterior.to_datatree(num_samples=10)
     assert tree.posterior["y_unobserved"].shape == (4, 10, Y.size)
@@ -176,6 +177,7 @@ def test_nothing_left():
         Target(model, jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_draws_of_the_fallback_have_them_too():
     """Two modes of one site, and entries of another that a mask takes out."""
 

@@ -145,6 +145,7 @@ def test_the_summary_says_what_was_kept(three_modes, capsys):
     assert repr(three_modes) == expected
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_a_mixture(three_modes):
     x = three_normals(600)
     with pytest.warns(UserWarning, match="the mixture .* was fitted to all rows of its data"):

@@ -84,6 +84,7 @@ def test_degenerate_points_do_no_harm(width):
         assert np.isfinite(mode.factor).all()
 
 
+@pytest.mark.slow
 def test_two_kinks_and_a_smooth_mode():
     rng = np.random.default_rng(0)
     parts = [laplace([8.0, 4.0], [0.2, 0.05]), laplace([-8.0, 4.0], [0.2, 0.2]), normals([1.0], [[0.0, -9.0]], [1.0])]

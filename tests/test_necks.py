@@ -52,6 +52,7 @@ def test_a_neck_against_the_trap():
     np.testing.assert_allclose(below, [0.25, 0.5, 0.75], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_integrals_over_an_effect_against_a_fine_grid(x64):
     """From a scale near zero, where the integral is the likelihood, to one at which the data alone know the effect."""
     counts, eta = np.array([0.0, 3.0, 250.0]), np.array([-0.5, 2.0, 4.0])

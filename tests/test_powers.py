@@ -57,6 +57,7 @@ def test_ends_on_both_sides_of_zero(wrong):
         YeoJohnson(np.zeros(1), *wrong)
 
 
+@pytest.mark.slow
 def test_a_skewed_density_needs_no_training(tmp_path):
     """After one step the density of lognormal columns is right, in its tail too, and a file keeps it."""
     flow = fit_density(jax.random.key(0), SKEWED, num_steps=1, progress_bar=False)

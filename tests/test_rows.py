@@ -59,7 +59,9 @@ def files(data, tmp_path):
     return arrays
 
 
-@pytest.mark.parametrize("block", [100, 103, ROWS - 1])
+@pytest.mark.parametrize(
+    "block", [pytest.param(100, marks=pytest.mark.slow), pytest.param(103, marks=pytest.mark.slow), ROWS - 1]
+)
 def test_density_is_that_of_all_rows(data, block, x64):
     args = [jnp.asarray(array) for array in data]
     whole = Target(regression, jax.random.key(0), (*args,))
@@ -277,6 +279,7 @@ def test_nuts_needs_all_rows(data):
         compare_with_nuts(posterior, jax.random.key(1))
 
 
+@pytest.mark.slow
 def test_minibatches_are_unbiased(data, x64):
     """The mean over many of them is the density; at the centre each one is, and around it nearly."""
     target = Target(regression, jax.random.key(0), (*map(jnp.asarray, data), 100))

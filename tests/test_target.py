@@ -183,6 +183,7 @@ def test_missing_site():
         Target(eight_schools, jax.random.key(0)).unconstrain({"mu": 1.0})
 
 
+@pytest.mark.slow
 def test_a_probability_above_one_is_no_density(x64):
     """Of a negative binomial distribution with a concentration of e^50 differences of log-gamma have no digits left."""
 
@@ -197,6 +198,7 @@ def test_a_probability_above_one_is_no_density(x64):
     assert not usable[4]
 
 
+@pytest.mark.slow
 def test_where_log_gamma_has_no_digits_left_there_is_no_density(x64):
     """A beta distribution of concentrations of e^230 had a log density of 1e86: plates and events are no disguise."""
 

@@ -114,6 +114,7 @@ def test_an_inverse_that_does_not_converge_is_an_error(x64):
     assert np.isnan(log_det)
 
 
+@pytest.mark.slow
 def test_log_det_estimate_and_its_gradients_are_unbiased():
     """At a contraction of 0.9, of which the series has much left where the roulette begins."""
     x, way = np.array([0.5, -1.0, 0.3], "float32"), np.array([1.0, 2.0, -1.0], "float32")
