@@ -29,7 +29,7 @@ from numpyro_flows import AmortizedFlow
 from numpyro_flows.modeling.simulation import Simulator
 
 SIGMA = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
-NUM_DATA_SETS, NUM_DRAWS, WARMUP, DRAWS, MOST_REFITS = 1_000, 1_000, 500, 500, 20
+NUM_DATA_SETS, NUM_DRAWS, WARMUP, DRAWS, MOST_REFITS = 1_000, 4_000, 500, 500, 20
 
 
 def model(y: Any = None) -> None:
@@ -54,7 +54,7 @@ def row(seed: int, num_nuts: int) -> dict[str, Any]:
     amortized = AmortizedFlow(model, observed=["y"], progress_bar=False).fit(key)
     training = time.perf_counter() - start
     y = Simulator(model, ["y"])(jax.random.fold_in(key, 1), NUM_DATA_SETS).data["y"]
-    amortized.posteriors(key, {"y": y})  # compiles
+    amortized.posteriors(key, {"y": y}, num_draws=NUM_DRAWS)  # compiles
     start = time.perf_counter()
     many = amortized.posteriors(jax.random.fold_in(key, 2), {"y": y}, num_draws=NUM_DRAWS)
     seconds = time.perf_counter() - start

@@ -109,7 +109,8 @@ def many_posteriors(
         return _Drawn(sites, log_density, draws, base, base.moved(z, log_weights), base.lacks(first, log_evidence))
 
     every = Later(lambda inputs: jax.lax.map(one, inputs, batch_size=at_once))
-    none = Weighted(np.zeros((num, num_draws, target.dim)), np.zeros((num, num_draws)))
+    nothing = np.zeros((num, num_draws), jnp.result_type(float))
+    none = Weighted(np.zeros((*nothing.shape, target.dim), nothing.dtype), nothing)
     keys = jax.random.split(rng_key, num)
     drawn = jax.tree.map(np.array, every((data, Base.standard(num, target.dim), none, keys)))  # arrays to write to
     first, moved = jax.tree.map(np.copy, drawn.draws), jax.tree.map(np.copy, drawn.moved)
@@ -118,9 +119,7 @@ def many_posteriors(
         refused = np.array([i for i, certificate in enumerate(certificates) if not certificate.certified], int)
         if not refused.size:
             break
-        # as many as fill whole blocks: few shapes are compiled
-        block = min(at_once, num)
-        some = np.resize(refused, -(-refused.size // block) * block)
+        some = np.resize(refused, 1 << (refused.size - 1).bit_length())  # a power of two: few shapes are compiled
         keys = jax.random.split(jax.random.fold_in(rng_key, round_number), len(some))
         inputs = jax.tree.map(lambda leaf, some=some: leaf[some], (data, moved, first))
         again = jax.device_get(every((*inputs, keys)))
