@@ -19,6 +19,7 @@ from numpyro_flows.inference.survey import Survey, Weighed
 from numpyro_flows.inference.target import Target
 from numpyro_flows.modeling.distributions import FlowDistribution
 from numpyro_flows.modeling.model_run import model_run
+from numpyro_flows.modeling.scoring import standard_normal_log_prob
 from numpyro_flows.modeling.transforms import FlowTransform
 from numpyro_flows.training.ahead import Later
 from numpyro_flows.training.seeds import Seeds
@@ -91,48 +92,46 @@ def many_posteriors(
     first_data = {name: values[0] for name, values in data.items()}
     num = len(next(iter(data.values())))
     target = Target(model, rng_key, (first_data, *args), kwargs)
-    at_once = max(_AT_ONCE // num_draws, 1)
 
-    def one(inputs: tuple[dict[str, Array], Base, Weighted, Array]) -> _Drawn:
+    def one(inputs: tuple[dict[str, Array], Base | None, Weighted | None, Array]) -> _Drawn:
         data, base, first, key = inputs
         given = Given(flow.bijection, vector_of(flow, data_sets.condition(data)))
-        z = base.draw(key, num_draws)
+        z = jax.random.normal(key, (num_draws, target.dim)) if base is None else base.draw(key, num_draws)
         x, log_det = jax.vmap(given.transform_and_log_det)(z)
         with model_run():
             own = target.with_arguments((data, *args), kwargs)
             log_density = jax.vmap(own.log_density)(x)
             sites = jax.vmap(own.constrain)(x)  # by the model's supports under these arguments
-        log_weights = log_density - base.log_prob(z) + log_det
-        log_evidence = jax.nn.logsumexp(log_weights) - jnp.log(num_draws)
+        log_weights = log_density - (standard_normal_log_prob(z) if base is None else base.log_prob(z)) + log_det
+        lacked = jnp.zeros(())
+        if base is not None and first is not None:
+            lacked = base.lacks(first, jax.nn.logsumexp(log_weights) - jnp.log(num_draws))
         sites = {name: sites[name] for name in target.site_shapes}
-        draws = Weighted(z, log_weights)
-        return _Drawn(sites, log_density, draws, base, base.moved(z, log_weights), base.lacks(first, log_evidence))
+        return _Drawn(sites, log_density, Weighted(z, log_weights), lacked)
 
-    every = Later(lambda inputs: jax.lax.map(one, inputs, batch_size=at_once))
-    nothing = np.zeros((num, num_draws), jnp.result_type(float))
-    none = Weighted(np.zeros((*nothing.shape, target.dim), nothing.dtype), nothing)
-    keys = jax.random.split(rng_key, num)
-    drawn = jax.tree.map(np.array, every((data, Base.standard(num, target.dim), none, keys)))  # arrays to write to
-    first, moved = jax.tree.map(np.copy, drawn.draws), jax.tree.map(np.copy, drawn.moved)
-    certificates = drawn.certificates()
+    every = Later(lambda inputs: jax.lax.map(one, inputs, batch_size=max(_AT_ONCE // num_draws, 1)))
+    drawn = jax.tree.map(np.array, every((data, None, None, jax.random.split(rng_key, num))))  # arrays to write to
+    certificates, base = drawn.certificates(), Base.standard(num, target.dim)
+    refused = np.array([i for i, certificate in enumerate(certificates) if not certificate.certified], int)
+    first = latest = _take(drawn.draws, refused)
+    moved = _take(base, refused)
     for round_number in range(_ROUNDS):
-        refused = np.array([i for i, certificate in enumerate(certificates) if not certificate.certified], int)
         if not refused.size:
             break
-        some = np.resize(refused, 1 << (refused.size - 1).bit_length())  # a power of two: few shapes are compiled
-        keys = jax.random.split(jax.random.fold_in(rng_key, round_number), len(some))
-        inputs = jax.tree.map(lambda leaf, some=some: leaf[some], (data, moved, first))
-        again = jax.device_get(every((*inputs, keys)))
+        padded = np.resize(np.arange(refused.size), 1 << (refused.size - 1).bit_length())  # few shapes are compiled
+        moved = jax.device_get(_moved(*_take((moved, latest), padded)))
+        keys = jax.random.split(jax.random.fold_in(rng_key, round_number), padded.size)
+        inputs = _take(data, refused[padded]), moved, _take(first, padded), keys
+        again = jax.device_get(every(inputs))
         for row, (i, certificate) in enumerate(zip(refused, again.certificates())):
-            better = certificate.ess > certificates[i].ess and again.lacked[row] <= _SETTINGS.max_missed
-            for kept, new in zip(*map(jax.tree.leaves, (moved, again.moved))):
-                kept[i] = new[row]
-            if better:
+            if certificate.ess > certificates[i].ess and again.lacked[row] <= _SETTINGS.max_missed:
                 certificates[i] = certificate
-                for kept, new in zip(*map(jax.tree.leaves, (drawn, again))):
+                for kept, new in zip(*map(jax.tree.leaves, ((drawn, base), (again, moved)))):
                     kept[i] = new[row]
+        left = np.array([row for row, i in enumerate(refused) if not certificates[i].certified], int)
+        refused, first, latest, moved = refused[left], *_take((first, again.draws, moved), left)
     log_weights = np.asarray(drawn.draws.log_weights, np.float64)
-    return ManyPosteriors(drawn.sites, log_weights, _table(certificates)), drawn.base
+    return ManyPosteriors(drawn.sites, log_weights, _table(certificates)), base
 
 
 class _Drawn(NamedTuple):
@@ -141,22 +140,28 @@ class _Drawn(NamedTuple):
     sites: of the draws.
     log_density: of the draws, of the model.
     draws: in the flow's base, and their log weights.
-    base: that they are of.
-    moved: what their weights make of it.
-    lacked: share of the posterior that the base lacks, by the first draws; of the first pass it means nothing.
+    lacked: share of the posterior that a moved base lacks, by the first draws.
     """
 
     sites: dict[str, Any]
     log_density: Any
     draws: Weighted
-    base: Base
-    moved: Base
     lacked: Any
 
     def certificates(self) -> list[Certificate]:
         unknown = np.zeros(0)  # the range of the draws, which only a search needs
         rows = zip(self.log_density, np.asarray(self.draws.log_weights))
         return [judge(Weighed(*row, unknown, unknown), Survey(), _SETTINGS) for row in rows]
+
+
+@jax.jit
+@jax.vmap
+def _moved(base: Base, draws: Weighted) -> Base:
+    return base.moved(jnp.asarray(draws.z), jnp.asarray(draws.log_weights))
+
+
+def _take(tree: Any, rows: np.ndarray) -> Any:
+    return jax.tree.map(lambda leaf: leaf[rows], tree)
 
 
 def _table(certificates: list[Certificate]) -> "pd.DataFrame":
