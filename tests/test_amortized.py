@@ -14,7 +14,7 @@ import pytest
 from scipy import stats
 
 from numpyro_flows import AmortizedFlow, flows
-from numpyro_flows.amortized.adapted import Base
+from numpyro_flows.amortized.adapted import Base, Weighted
 from numpyro_flows.modeling.simulation import Simulator
 
 MOST = 12
@@ -110,6 +110,17 @@ def test_a_moved_base_is_a_density_of_its_draws():
     weights = np.exp(np.asarray(log_weights, float))  # at most 5, as 20% of the draws are of the standard normal
     assert weights.max() <= 5.0001
     assert weights.mean() == pytest.approx(1.0, abs=4 * weights.std() / 200)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_moved_base_knows_what_it_lacks(broken):
+    """A quarter of the weight of the flow's own draws lies 20 standard deviations off; one of them may be NaN."""
+    base = Base(jnp.array(0.2), jnp.zeros(1), 0.1 * jnp.eye(1))
+    z = jnp.concatenate([0.1 * jax.random.normal(KEY, (300, 1)), jnp.full((100, 1), 2.0)])
+    log_weights = jnp.zeros(400).at[0].set(jnp.nan if broken else 0.0)
+    assert float(base.lacks(Weighted(z, log_weights - 3.0), jnp.array(-1.0))) == pytest.approx(0.0)
+    far = jnp.where(z[:, 0] == 2.0, 0.0, log_weights)
+    assert float(base.lacks(Weighted(z, far), jnp.array(-1.0))) == pytest.approx(0.25, abs=0.002)
 
 
 def test_a_base_without_weights_stays():

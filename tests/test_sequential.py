@@ -34,7 +34,7 @@ def divergence(seed: int, **options: Any) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_rounds_are_better_than_one(seed):
-    """The flow is nearly the exact posterior, whose prior is not the one that the last rounds drew from."""
+    """The flow is close to the exact posterior under the whole prior, although later rounds drew from a cut one."""
     by_rounds = divergence(seed, num_rounds=4, num_simulations=500)
     assert by_rounds < 0.5 * divergence(seed, num_rounds=1, num_simulations=2_000)
     assert by_rounds < 0.2

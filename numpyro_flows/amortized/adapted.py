@@ -82,9 +82,14 @@ class Base(NamedTuple):
         """Share of the posterior, by the flow's own draws, where this base has less than a tenth of its density."""
         z = jnp.asarray(first.z)
         log_weights = first.log_weights + standard_normal_log_prob(z) - self.log_prob(z)
-        mass = jax.nn.softmax(first.log_weights)
+        mass = jax.nn.softmax(usable(jnp.asarray(first.log_weights)))
         return jnp.where(log_weights > log_evidence + jnp.log(_FAR), mass, 0.0).sum()
 
     def _whitened(self, z: Float[Array, "num dim"]) -> Float[Array, "num dim"]:
         # one small inverse: XLA's solver of a thousand right-hand sides is slower than a matrix product
         return (z - self.loc) @ solve_triangular(self.tril, jnp.eye(len(self.loc)), lower=True).T
+
+
+def usable(log_weights: Float[Array, " num"]) -> Float[Array, " num"]:
+    """Log weights without NaN, which count as none: a single broken draw must not switch a check off."""
+    return jnp.where(jnp.isnan(log_weights), -jnp.inf, log_weights)

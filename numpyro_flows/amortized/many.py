@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from numpyro_flows.amortized.adapted import Base, Weighted
+from numpyro_flows.amortized.adapted import Base, Weighted, usable
 from numpyro_flows.amortized.data import DataSets
 from numpyro_flows.bijections import Given
 from numpyro_flows.inference.certificate import Certificate, resample
@@ -84,7 +84,7 @@ def many_posteriors(
     kwargs: dict[str, Any],
     num_draws: int,
 ) -> tuple[ManyPosteriors, Base]:
-    """Draws, weights and verdicts of each data set, all by one compiled function, and the base that they are drawn by.
+    """Draws, weights and verdicts of data sets, by one compiled function for all, and the base that they are drawn by.
 
     Data sets that are refused are drawn again, with the base moved by what their weights say, some times. New draws are
     not taken where the first ones, of the flow itself, show a part of the posterior that the moved base lacks.
@@ -105,7 +105,7 @@ def many_posteriors(
         log_weights = log_density - (standard_normal_log_prob(z) if base is None else base.log_prob(z)) + log_det
         lacked = jnp.zeros(())
         if base is not None and first is not None:
-            lacked = base.lacks(first, jax.nn.logsumexp(log_weights) - jnp.log(num_draws))
+            lacked = base.lacks(first, jax.nn.logsumexp(usable(log_weights)) - jnp.log(num_draws))
         sites = {name: sites[name] for name in target.site_shapes}
         return _Drawn(sites, log_density, Weighted(z, log_weights), lacked)
 
