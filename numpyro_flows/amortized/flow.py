@@ -11,6 +11,7 @@ from jaxtyping import PRNGKeyArray
 from numpyro_flows import flows
 from numpyro_flows.amortized.data import DataSets
 from numpyro_flows.amortized.many import many_posteriors
+from numpyro_flows.amortized.passes import Passes
 from numpyro_flows.amortized.posterior import AmortizedPosterior
 from numpyro_flows.arguments import require_callable, require_counts, require_instance, require_key, require_model
 from numpyro_flows.density.fit import fit_density
@@ -131,8 +132,8 @@ class AmortizedFlow:
             flow = self._fit(
                 seeds.key("flow"), latents, flow=recipe, condition=conditions, support=supports, embedding=encoder
             )
-            key, conditioned = seeds.key("verdicts"), with_data(self.model)
-            verdicts = many_posteriors(conditioned, flow, data_sets, key, fresh, args, kwargs, _DRAWS)[0].table
+            passes = Passes(with_data(self.model), flow, data_sets, one, args, kwargs)
+            verdicts = many_posteriors(passes, seeds.key("verdicts"), fresh, _DRAWS)[0].table
             share = float(verdicts["certified"].to_numpy().mean())
             if share > most:
                 best, most = AmortizedPosterior(self.model, flow, data_sets, args, kwargs, verdicts), share

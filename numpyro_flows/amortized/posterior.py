@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from numpyro_flows.amortized.data import DataSets
-from numpyro_flows.amortized.many import ManyPosteriors, many_posteriors, vector_of
+from numpyro_flows.amortized.many import ManyPosteriors, many_posteriors
+from numpyro_flows.amortized.passes import Passes, vector_of
 from numpyro_flows.amortized.stages import Judged, StartFrom
 from numpyro_flows.arguments import require_counts, require_key
 from numpyro_flows.bijections import AbstractBijection, Chain, Given, TriangularAffine
@@ -58,6 +59,10 @@ class AmortizedPosterior:
     ):
         self.model, self.flow, self._whole_model, self.verdicts = with_data(model), flow, model, verdicts
         self._data_sets, self._args, self._kwargs = data_sets, args, kwargs
+        self._own_passes: Passes | None = None  # under the arguments of training
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_own_passes": None}  # compiled functions cannot be pickled
 
     def __repr__(self) -> str:
         assert self.flow.sites is not None
@@ -109,7 +114,7 @@ class AmortizedPosterior:
         if posterior.certified:
             return posterior
         one = {name: np.asarray(values)[None] for name, values in arrays.items()}
-        many, base = many_posteriors(self.model, self.flow, self._data_sets, key, one, args, kwargs, _DRAWS)
+        many, base = many_posteriors(self._passes(one, args, kwargs), key, one, _DRAWS)
         start = given
         if many.certified[0]:
             start = Chain([TriangularAffine(base.loc[0], base.tril[0]), given])
@@ -149,8 +154,18 @@ class AmortizedPosterior:
         args, kwargs = args or self._args, kwargs or self._kwargs
         arrays = self._data_sets.many(data)
         self._require_drawn({name: values[0] for name, values in arrays.items()}, args, kwargs)
-        many, _ = many_posteriors(self.model, self.flow, self._data_sets, rng_key, arrays, args, kwargs, num_draws)
-        return many
+        return many_posteriors(self._passes(arrays, args, kwargs), rng_key, arrays, num_draws)[0]
+
+    def _passes(self, data: dict[str, np.ndarray], args: tuple, kwargs: dict[str, Any]) -> Passes:
+        """Compiled functions for data sets of these shapes; those under the arguments of training are kept."""
+        own = args is self._args and kwargs is self._kwargs
+        if own and self._own_passes is not None:
+            return self._own_passes
+        first = {name: values[0] for name, values in data.items()}
+        passes = Passes(self.model, self.flow, self._data_sets, first, args, kwargs)
+        if own:
+            self._own_passes = passes
+        return passes
 
     def _require_drawn(self, data: dict[str, Any], args: tuple, kwargs: dict[str, Any]) -> None:
         """Data and latent sites have the shapes that the model draws: others may broadcast, and count many times."""
