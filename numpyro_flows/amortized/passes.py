@@ -14,6 +14,7 @@ from numpyro_flows.amortized.adapted import Base, Weighted, usable
 from numpyro_flows.amortized.data import DataSets
 from numpyro_flows.bijections import Given
 from numpyro_flows.inference.certificate import Certificate
+from numpyro_flows.inference.fingerprint import fingerprint
 from numpyro_flows.inference.judge import judge
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.survey import Survey, Weighed
@@ -79,15 +80,11 @@ class Passes:
         data = {name: np.array(values) for name, values in data.items()}  # the caller may change his own
         self.target = Target(model, jax.random.key(0), (data, *args), kwargs)
         self._flow, self._data_sets, self._args, self._kwargs = flow, data_sets, args, kwargs
+        self._fingerprint = fingerprint(args, kwargs)
         self._functions: dict[int, Later] = {}
 
     def __call__(self, inputs: Inputs, num_draws: int) -> tuple[Drawn, list[Certificate]]:
-        """Draws and verdicts of all data sets, some data sets at a time.
-
-        Raises:
-            ValueError: if arguments of the model have changed since the first call.
-        """
-        self.target.unchanged_fingerprint()
+        """Draws and verdicts of all data sets, some data sets at a time."""
         num = len(inputs.keys)
         size = min(_CHUNK, 1 << (num - 1).bit_length())  # few shapes are compiled
         if num_draws not in self._functions:
@@ -111,6 +108,12 @@ class Passes:
             for more in pool.map(written, range(size, num, size)):
                 certificates += more
         return whole, certificates
+
+    def are_for(self, args: tuple, kwargs: dict[str, Any]) -> bool:
+        """Whether these are the model's arguments here: the same objects, with unchanged numbers."""
+        own, others = jax.tree.leaves((self._args, self._kwargs)), jax.tree.leaves((args, kwargs))
+        same = len(own) == len(others) and all(a is b for a, b in zip(own, others))
+        return same and self._fingerprint == fingerprint(args, kwargs)
 
     def normals(self, keys: PRNGKeyArray, num_draws: int) -> Float[np.ndarray, "sets num dim"]:
         """The standard normal draws of a first pass with these keys."""

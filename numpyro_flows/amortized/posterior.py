@@ -59,10 +59,10 @@ class AmortizedPosterior:
     ):
         self.model, self.flow, self._whole_model, self.verdicts = with_data(model), flow, model, verdicts
         self._data_sets, self._args, self._kwargs = data_sets, args, kwargs
-        self._own_passes: Passes | None = None  # under the arguments of training
+        self._latest_passes: Passes | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_own_passes": None}  # compiled functions cannot be pickled
+        return self.__dict__ | {"_latest_passes": None}  # compiled functions cannot be pickled
 
     def __repr__(self) -> str:
         assert self.flow.sites is not None
@@ -157,15 +157,11 @@ class AmortizedPosterior:
         return many_posteriors(self._passes(arrays, args, kwargs), rng_key, arrays, num_draws)[0]
 
     def _passes(self, data: dict[str, np.ndarray], args: tuple, kwargs: dict[str, Any]) -> Passes:
-        """Compiled functions for data sets of these shapes; those under the arguments of training are kept."""
-        own = args is self._args and kwargs is self._kwargs
-        if own and self._own_passes is not None:
-            return self._own_passes
-        first = {name: values[0] for name, values in data.items()}
-        passes = Passes(self.model, self.flow, self._data_sets, first, args, kwargs)
-        if own:
-            self._own_passes = passes
-        return passes
+        """Compiled functions for data sets of these shapes; the latest ones are kept."""
+        if self._latest_passes is None or not self._latest_passes.are_for(args, kwargs):
+            first = {name: values[0] for name, values in data.items()}
+            self._latest_passes = Passes(self.model, self.flow, self._data_sets, first, args, kwargs)
+        return self._latest_passes
 
     def _require_drawn(self, data: dict[str, Any], args: tuple, kwargs: dict[str, Any]) -> None:
         """Data and latent sites have the shapes that the model draws: others may broadcast, and count many times."""
