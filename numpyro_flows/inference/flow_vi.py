@@ -31,6 +31,7 @@ from numpyro_flows.inference.flow_training import FlowTraining, explained
 from numpyro_flows.inference.host_density import HostDensity, HostPrior
 from numpyro_flows.inference.many import InAxes, ManyFits, run_many
 from numpyro_flows.inference.mixture_training import MixtureTraining
+from numpyro_flows.inference.model_arguments import with_arrays
 from numpyro_flows.inference.posterior import FlowPosterior
 from numpyro_flows.inference.rounds import finished
 from numpyro_flows.inference.settings import FlowVISettings
@@ -179,11 +180,14 @@ class FlowVI:
     def run(self, rng_key: PRNGKeyArray, *args: Any, **kwargs: Any) -> FlowPosterior:
         """Fit the posterior of the model called with `args` and `kwargs`.
 
+        The model gets a numeric pandas Series as an array `(rows,)`, and a DataFrame as one array `(rows, columns)`;
+        pass `dict(table)` to use columns by name.
+
         Ctrl-C ends the fit and returns the best result so far; before the Gaussian is fitted it raises. If the result
         is not certified, a `UserWarning`, `FlowPosterior.why` and the first line of `print_summary()` give the reason.
 
         Raises:
-            TypeError: if `rng_key` is not one random key.
+            TypeError: if `rng_key` is not one random key, or a Series or DataFrame has values that are not numbers.
             ValueError: if the model cannot be fitted: it has no latent site, a discrete one, or a `numpyro.param` site
                 without a given value. Also if it has several subsampled plates, a latent site in such a plate, a site
                 larger than its plates, or data that are not finite. Also if the density is finite at no start, or the
@@ -229,8 +233,8 @@ class FlowVI:
             warnings.warn(f"the fit is not certified: {fit.certificate.why}", UserWarning, stacklevel=2)
         return FlowPosterior(
             model=self.model,
-            args=args,
-            kwargs=kwargs,
+            args=target.args,
+            kwargs=target.kwargs,
             guide=guide,
             target=target,
             bijection=fit.bijection,
@@ -280,6 +284,7 @@ class FlowVI:
             raise ValueError("checkpoint expected None for many fits, because a file stores one fit: call run")
         quiet = copy.copy(self)
         quiet.watch = self.watch._replace(progress_bar=False)
+        args, kwargs = with_arrays(self.model, args, kwargs)
         return run_many(quiet.run, rng_key, args, in_axes, kwargs, self.watch.progress_bar)
 
     def _staged(self, context: Context) -> Fit:
