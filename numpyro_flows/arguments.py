@@ -156,7 +156,7 @@ def _read(values: Any, name: str) -> np.ndarray:
 
 
 def of_pandas(values: Any, name: str) -> np.ndarray | None:
-    """The numbers of a pandas Series `(rows,)` or DataFrame `(rows, columns)`, in their own type; None for other objects.
+    """The numbers of a pandas Series `(rows,)` or DataFrame `(rows, columns)`, in their own type; None for others.
 
     Missing values are NaN. It raises a TypeError that names the type, and the columns, if they are not real numbers.
     """
