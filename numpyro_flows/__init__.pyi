@@ -21,6 +21,7 @@ from .diagnostics import Calibration as Calibration
 from .diagnostics import NutsComparison as NutsComparison
 from .diagnostics import compare_with_nuts as compare_with_nuts
 from .diagnostics import simulation_based_calibration as simulation_based_calibration
+from .inference.background import BackgroundFit as BackgroundFit
 from .inference.flow_mh import FlowMH as FlowMH
 from .inference.flow_nuts import FlowNUTS as FlowNUTS
 from .inference.flow_training import FlowTraining as FlowTraining

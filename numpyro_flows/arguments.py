@@ -137,9 +137,9 @@ def as_array(values: Any, name: str) -> Array:
 
 
 def _read(values: Any, name: str) -> np.ndarray:
-    pandas = sys.modules.get("pandas")  # such an object exists only if it is imported
-    if pandas is not None and isinstance(values, pandas.DataFrame | pandas.Series):
-        return _of_pandas(values, name, pandas)
+    table = of_pandas(values, name)
+    if table is not None:
+        return table
     if values is None or isinstance(values, str | bytes | Mapping | Set):
         raise TypeError(f"{name} expected an array of numbers, got {described(values)}")
     if isinstance(values, np.ma.MaskedArray):
@@ -155,15 +155,37 @@ def _read(values: Any, name: str) -> np.ndarray:
     return array
 
 
-def _of_pandas(values: Any, name: str, pandas: Any) -> np.ndarray:
-    columns = values.to_frame() if isinstance(values, pandas.Series) else values
-    numeric = pandas.api.types.is_numeric_dtype
-    others = [column for column, dtype in columns.dtypes.items() if not numeric(dtype) or dtype.kind == "c"]
+def of_pandas(values: Any, name: str) -> np.ndarray | None:
+    """The numbers of a pandas Series `(rows,)` or DataFrame `(rows, columns)`, in their own type; None for others.
+
+    Missing values are NaN. It raises a TypeError that names the type, and the columns, if they are not real numbers.
+    """
+    pandas = sys.modules.get("pandas")  # such an object exists only if it is imported
+    if pandas is None or not isinstance(values, pandas.DataFrame | pandas.Series):
+        return None
+    is_series = isinstance(values, pandas.Series)
+    table = values.to_frame() if is_series else values
+    others = {column: dtype for column, dtype in table.dtypes.items() if not _is_real(dtype, pandas)}
     if others:
-        shown = listed([repr(column) for column in others])
-        which = "a Series of other values" if columns is not values else f"other values in the columns {shown}"
-        raise TypeError(f"{name} expected real numbers, got {which}: encode them, or leave them out")
-    return values.to_numpy(dtype=np.float64, na_value=np.nan)
+        shown = listed([f"{column!r} ({dtype})" for column, dtype in others.items()])
+        which = f"a Series of type {values.dtype}" if is_series else f"other values in the columns {shown}"
+        advice = ": encode them, or leave them out"
+        if is_series and values.dtype == object:
+            advice = ": encode them, or convert them with .astype(float)"
+        raise TypeError(f"{name} expected real numbers, got {which}{advice}")
+    columns = [_numbers_of(table.iloc[:, i]) for i in range(table.shape[1])]
+    return columns[0] if is_series else np.stack(columns, 1) if columns else np.zeros(table.shape)
+
+
+def _is_real(dtype: Any, pandas: Any) -> bool:
+    return pandas.api.types.is_numeric_dtype(dtype) and dtype.kind != "c"
+
+
+def _numbers_of(column: Any) -> np.ndarray:
+    """A numeric pandas Series; whole and Boolean ones become floats only if values are missing."""
+    if column.hasnans:
+        return column.to_numpy(dtype=np.float64, na_value=np.nan)
+    return column.to_numpy(dtype=getattr(column.dtype, "numpy_dtype", None))
 
 
 def require_finite_rows(name: str, values: Float[np.ndarray, "num *event"]) -> None:

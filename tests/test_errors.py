@@ -145,7 +145,7 @@ TABLE = pd.DataFrame(DATA, columns=["a", "b"])
 NO_NUMBERS: dict[str, Any] = {
     "an array of numbers, got the string 'data.csv'": "data.csv",
     "an array of numbers, got None": None,
-    "real numbers, got other values in the columns 'name': encode them": TABLE.assign(name="x"),
+    r"real numbers, got other values in the columns 'name' \(str\): encode them": TABLE.assign(name="x"),
     r"real numbers, got an array of type object and shape \(50, 2\): convert it": DATA.astype(object),
     "real numbers, got an array of type <U1": np.array([["a", "b"]]),
     "real numbers, got an array of type complex128": DATA + 1j,

@@ -206,8 +206,6 @@ def test_an_infinite_density_is_named():
 NUMBERS = [0.5, 1.0, 1.5]
 NO_ARRAYS = {
     r"a list: pass jnp.asarray\([xy]\)": NUMBERS,
-    r"a pandas Series: pass [xy].to_numpy\(\)": pd.Series(NUMBERS),
-    r"a pandas DataFrame: pass [xy].to_numpy\(\)": pd.DataFrame({"a": NUMBERS}),
     r"an array of type object .*: pass [xy].astype\(float\)": np.array(NUMBERS, object),
     r"an array of type >f8 .*: pass [xy].astype\(float\)": np.array(NUMBERS, ">f8"),
     r"an array of type >i2 .*: pass [xy].astype\(int\)": np.array([0, 1, 2], ">i2"),

@@ -144,10 +144,10 @@ LIKE_Y = {
     "float32": Y.astype("float32"),
     "array of JAX": jnp.asarray(Y),
     "view": Y[::-1][::-1],
+    "Series": pd.Series(Y),
 }
 UNLIKE_Y: dict[str, tuple[Any, type[Exception], str]] = {
-    "Series": (pd.Series(Y), TypeError, r"data of 'y', got a pandas Series: pass y.to_numpy\(\)"),
-    "DataFrame": (pd.DataFrame({"y": Y}), TypeError, r"data of 'y', got a pandas DataFrame: pass y.to_numpy\(\)"),
+    "DataFrame": (pd.DataFrame({"y": Y}), ValueError, "got other arguments: their fingerprint differs"),
     "masked": (np.ma.array(Y, mask=[False, True, False]), TypeError, "data of 'y', got a masked array"),
     "big-endian": (Y.astype(">f8"), TypeError, r"data of 'y', got an array of type >f8 .*: pass y.astype\(float\)"),
     "list": (Y.tolist(), TypeError, r"data of 'y', got a list: pass jnp.asarray\(y\)"),

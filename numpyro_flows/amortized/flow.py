@@ -16,6 +16,7 @@ from numpyro_flows.amortized.posterior import AmortizedPosterior
 from numpyro_flows.arguments import require_callable, require_counts, require_instance, require_key, require_model
 from numpyro_flows.density.fit import fit_density
 from numpyro_flows.flows import Recipe
+from numpyro_flows.inference.model_arguments import with_arrays
 from numpyro_flows.inference.target import Target
 from numpyro_flows.modeling.columns import is_angle
 from numpyro_flows.modeling.simulation import Simulator, with_data
@@ -110,6 +111,7 @@ class AmortizedFlow:
                 does not draw.
         """
         require_key(rng_key)
+        args, kwargs = with_arrays(self.model, args, kwargs)
         seeds = Seeds.of(rng_key)
         simulator = Simulator(self.model, self.observed, args, kwargs)
         shapes = {name: simulator.shapes[name] for name in simulator.observed}

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
@@ -13,11 +12,12 @@ from numpyro_flows.amortized.data import DataSets
 from numpyro_flows.amortized.many import ManyPosteriors, many_posteriors
 from numpyro_flows.amortized.passes import Passes, vector_of
 from numpyro_flows.amortized.stages import Judged, StartFrom
-from numpyro_flows.arguments import require_counts, require_key
+from numpyro_flows.arguments import as_array, require_counts, require_key
 from numpyro_flows.bijections import AbstractBijection, Chain, Given, TriangularAffine
 from numpyro_flows.inference.flow_training import FlowTraining
 from numpyro_flows.inference.flow_vi import FlowVI
 from numpyro_flows.inference.mixture_training import MixtureTraining
+from numpyro_flows.inference.model_arguments import with_arrays
 from numpyro_flows.inference.posterior import FlowPosterior
 from numpyro_flows.modeling.distributions import FlowDistribution
 from numpyro_flows.modeling.simulation import Simulator, with_data
@@ -99,8 +99,8 @@ class AmortizedPosterior:
         key = jax.random.key(0) if rng_key is None else rng_key
         require_key(key)
         given = Given(self.flow.bijection, vector_of(self.flow, self._data_sets.condition(data)))
-        arrays = {name: jnp.asarray(data[name]) for name in self._data_sets.shapes}
-        args, kwargs = args or self._args, kwargs or self._kwargs
+        arrays = {name: as_array(data[name], f"data {name!r}") for name in self._data_sets.shapes}
+        args, kwargs = self._arguments(args, kwargs)
         self._require_drawn(arrays, args, kwargs)
 
         def judged(bijection: AbstractBijection) -> FlowPosterior:
@@ -151,7 +151,7 @@ class AmortizedPosterior:
         """
         require_key(rng_key)
         require_counts(1_000, num_draws=num_draws)
-        args, kwargs = args or self._args, kwargs or self._kwargs
+        args, kwargs = self._arguments(args, kwargs)
         arrays = self._data_sets.many(data)
         self._require_drawn({name: values[0] for name, values in arrays.items()}, args, kwargs)
         return many_posteriors(self._passes(arrays, args, kwargs), rng_key, arrays, num_draws)[0]
@@ -162,6 +162,11 @@ class AmortizedPosterior:
             first = {name: values[0] for name, values in data.items()}
             self._latest_passes = Passes(self.model, self.flow, self._data_sets, first, args, kwargs)
         return self._latest_passes
+
+    def _arguments(self, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """A call's own arguments, and those of `fit` where it has none."""
+        args, kwargs = with_arrays(self._whole_model, args, kwargs)
+        return args or self._args, kwargs or self._kwargs
 
     def _require_drawn(self, data: dict[str, Any], args: tuple, kwargs: dict[str, Any]) -> None:
         """Data and latent sites have the shapes that the model draws: others may broadcast, and count many times."""

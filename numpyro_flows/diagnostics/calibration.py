@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from numpyro_flows.arguments import described, require_counts, require_key, require_model, require_numbers
 from numpyro_flows.diagnostics.calibration_methods import Method, draws_of, prepared
 from numpyro_flows.diagnostics.calibration_scores import DENSITY, JOINT, LogDensity, coverage, scores, verdicts
+from numpyro_flows.inference.model_arguments import with_arrays
 from numpyro_flows.modeling.model_run import model_run
 from numpyro_flows.modeling.simulation import Simulations, Simulator, with_data
 from numpyro_flows.training.seeds import Seeds
@@ -210,6 +211,7 @@ def simulation_based_calibration(
     require_counts(10, num_draws=num_draws)
     require_numbers("(0, 1)", error=error)
     seeds = Seeds.of(rng_key)
+    args, kwargs = with_arrays(model, args, kwargs)
     method = prepared(method, args, kwargs, num_draws)
     density: LogDensity | None = None
     if isinstance(model, tuple):

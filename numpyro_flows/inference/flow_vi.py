@@ -3,9 +3,7 @@
 import copy
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -16,7 +14,6 @@ from jaxtyping import PRNGKeyArray
 
 from numpyro_flows import flows
 from numpyro_flows.arguments import (
-    described,
     require_callable,
     require_choice,
     require_instance,
@@ -25,30 +22,32 @@ from numpyro_flows.arguments import (
 )
 from numpyro_flows.bijections import Chain
 from numpyro_flows.bijections.partial import Partial
+from numpyro_flows.inference.background import BackgroundFit, not_certified
 from numpyro_flows.inference.density_cost import Cost
 from numpyro_flows.inference.fallback import Fallback
-from numpyro_flows.inference.flow_training import FlowTraining, explained
+from numpyro_flows.inference.flow_training import FlowTraining
 from numpyro_flows.inference.host_density import HostDensity, HostPrior
 from numpyro_flows.inference.many import InAxes, ManyFits, run_many
 from numpyro_flows.inference.mixture_training import MixtureTraining
+from numpyro_flows.inference.model_arguments import with_arrays
 from numpyro_flows.inference.posterior import FlowPosterior
-from numpyro_flows.inference.rounds import finished
+from numpyro_flows.inference.run_stages import run_stages
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.several import SeveralFits, run_several
-from numpyro_flows.inference.stages import Context, Fit, Stage
+from numpyro_flows.inference.stages import Context, Stage
 from numpyro_flows.inference.start import GaussianStart
 from numpyro_flows.inference.target import Target
 from numpyro_flows.modeling.angles import with_angles_on_line
 from numpyro_flows.modeling.guides import AutoFlow
+from numpyro_flows.training.ahead import compilers
 from numpyro_flows.training.clock import Clock
 from numpyro_flows.training.devices import Devices, automatically_sharded, mesh_of, on_one_device
 from numpyro_flows.training.one_thread import one_thread
-from numpyro_flows.training.reasons import INTERRUPTED, Reason
+from numpyro_flows.training.reasons import Reason
 from numpyro_flows.training.seeds import Seeds
 from numpyro_flows.training.watch import Callback, Watch
 
 _DEFAULTS = FlowVISettings()
-_COUNTED = (MixtureTraining, "mixture"), (FlowTraining, "flow"), (Fallback, "fallback")
 
 
 class FlowVI:
@@ -179,16 +178,45 @@ class FlowVI:
     def run(self, rng_key: PRNGKeyArray, *args: Any, **kwargs: Any) -> FlowPosterior:
         """Fit the posterior of the model called with `args` and `kwargs`.
 
+        The model gets a numeric pandas Series as an array `(rows,)`, and a DataFrame as one array `(rows, columns)`;
+        pass `dict(table)` to use columns by name.
+
         Ctrl-C ends the fit and returns the best result so far; before the Gaussian is fitted it raises. If the result
         is not certified, a `UserWarning`, `FlowPosterior.why` and the first line of `print_summary()` give the reason.
 
         Raises:
-            TypeError: if `rng_key` is not one random key.
+            TypeError: if `rng_key` is not one random key, or a Series or DataFrame has values that are not numbers.
             ValueError: if the model cannot be fitted: it has no latent site, a discrete one, or a `numpyro.param` site
                 without a given value. Also if it has several subsampled plates, a latent site in such a plate, a site
                 larger than its plates, or data that are not finite. Also if the density is finite at no start, or the
                 checkpoint belongs to another fit or to several processes.
         """
+        posterior = self._fitted(rng_key, args, kwargs)
+        if not posterior.certified:
+            warnings.warn(not_certified(posterior.why), UserWarning, stacklevel=2)
+        return posterior
+
+    def run_in_background(self, rng_key: PRNGKeyArray, *args: Any, **kwargs: Any) -> BackgroundFit:
+        """Start `run` in a thread, without a progress bar, and return a handle of it at once.
+
+        `handle.result()` waits for the posterior, and `handle.cancel()` ends the fit like Ctrl-C. Errors and the
+        warning about a refused fit come from `result`. Several fits may run at once. NumPyro's handlers are global, so
+        do not run NumPyro models of your own meanwhile; this library's functions wait for each other.
+
+        Raises:
+            TypeError: if `rng_key` is not one random key.
+        """
+        require_key(rng_key)
+
+        def fitted(watch: Watch) -> FlowPosterior:
+            other = copy.copy(self)
+            other.watch = watch
+            return other._fitted(rng_key, args, kwargs)
+
+        return BackgroundFit(fitted, self.watch)
+
+    def _fitted(self, rng_key: PRNGKeyArray, args: tuple, kwargs: dict[str, Any]) -> FlowPosterior:
+        """The posterior, without a warning if it is refused."""
         require_key(rng_key)
         seeds, clock = Seeds.of(rng_key), Clock()
         args, kwargs = automatically_sharded((args, kwargs))
@@ -196,11 +224,11 @@ class FlowVI:
         with clock.stage("tracing"):
             target = Target(with_angles_on_line(self.model), seeds.key("model"), args, kwargs)
             guide = self._guide(target.fitted.dim)
-        with _compilers() as pool, one_thread():
+        with compilers() as pool, one_thread():
             with clock.stage("tracing"):
                 cost = Cost.of(target.fitted.log_density, target.fitted.dim)
                 settings = self.settings.affordable(cost)
-                density = HostDensity(pool, target.fitted, settings.batch, settings.block, self.devices)
+                density = HostDensity(pool, target.fitted, settings.batch, settings.block, self.devices, watch.check)
                 prior = HostPrior(pool, target.fitted, settings.batch)
             context = Context(
                 target=target.fitted,
@@ -215,7 +243,7 @@ class FlowVI:
                 watch=watch,
                 devices=self.devices,
             )
-            fit = self._staged(context)
+            fit = run_stages(self._all_stages(), context)
         read = target.rows.block / target.rows.size if target.rows else 1.0  # share of the data that a step reads
         density.gradients["flow"] += round(fit.losses.size * settings.num_particles * read)
         fit = fit._replace(bijection=on_one_device(fit.bijection))
@@ -225,12 +253,10 @@ class FlowVI:
             whole = Partial(fit.bijection, np.flatnonzero(~target.free), target.dim)
             chains = fit.chains and fit.chains.with_normals(target.free, seeds.rng("free coordinates"))
             fit = fit._replace(bijection=Chain([whole]), draw=None, mixture=None, chains=chains)
-        if not fit.certificate.certified:
-            warnings.warn(f"the fit is not certified: {fit.certificate.why}", UserWarning, stacklevel=2)
         return FlowPosterior(
             model=self.model,
-            args=args,
-            kwargs=kwargs,
+            args=target.args,
+            kwargs=target.kwargs,
             guide=guide,
             target=target,
             bijection=fit.bijection,
@@ -280,32 +306,8 @@ class FlowVI:
             raise ValueError("checkpoint expected None for many fits, because a file stores one fit: call run")
         quiet = copy.copy(self)
         quiet.watch = self.watch._replace(progress_bar=False)
+        args, kwargs = with_arrays(self.model, args, kwargs)
         return run_many(quiet.run, rng_key, args, in_axes, kwargs, self.watch.progress_bar)
-
-    def _staged(self, context: Context) -> Fit:
-        """Run all stages.
-
-        Ctrl-C returns the fit so far, and raises if nothing was fitted yet.
-        """
-        fit = Fit.before(context.target.dim)
-        for stage in self._all_stages():
-            context.density.counted_for = next((name for kind, name in _COUNTED if isinstance(stage, kind)), "gaussian")
-            try:
-                staged = stage(context, fit)
-            except KeyboardInterrupt:
-                if not fit.judged:
-                    raise
-                if not isinstance(stage, Fallback):
-                    return explained(fit, INTERRUPTED)
-                why = f"{fit.certificate.why}; the fallback was interrupted" if fit.certificate.why else ""
-                certificate = fit.certificate._replace(why=why)
-                return fit._replace(certificate=certificate, reason=Reason.INTERRUPTED)
-            if not isinstance(staged, Fit):
-                raise TypeError(f"the stage {stage!r} expected to return a Fit, got {described(staged)}")
-            fit = staged
-        if fit.reason is None and finished(fit.certificate, self.settings):
-            fit = fit._replace(reason=Reason.GOOD_ENOUGH)
-        return fit
 
     def _all_stages(self) -> list[Stage]:
         if self.fallback is None:
@@ -321,13 +323,3 @@ class FlowVI:
         # one coordinate has no other to depend on: affine couplings would be one affine map, splines still bend
         recipe = flows.realnvp if dim > 1 else flows.nsf_coupling
         return AutoFlow(self.model, flows.with_tails(partial(recipe, order="nearby")))
-
-
-@contextmanager
-def _compilers() -> Iterator[Executor]:
-    """Threads for compilation; at the end, functions that are no longer needed are not waited for."""
-    pool = ThreadPoolExecutor()
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)

@@ -1,5 +1,6 @@
 """A model's density and its prior for algorithms that run on the host."""
 
+from collections.abc import Callable
 from concurrent.futures import Executor
 
 import jax
@@ -22,15 +23,23 @@ class HostDensity:
 
     Points are evaluated `batch` at a time, or `block` at a time without gradients, and the devices share them. The
     points are counted for the stage of a fit that `counted_for` names: in `gradients` those with a gradient, in
-    `values_alone` the others.
+    `values_alone` the others. `check` is called before each evaluation, and may raise a KeyboardInterrupt.
     """
 
-    def __init__(self, pool: Executor, target: Fitted, batch: int, block: int, devices: Devices = ONE_DEVICE):
+    def __init__(
+        self,
+        pool: Executor,
+        target: Fitted,
+        batch: int,
+        block: int,
+        devices: Devices = ONE_DEVICE,
+        check: Callable[[], None] | None = None,
+    ):
         self.dtype = np.dtype(jnp.result_type(float))
         self.counted_for = "gaussian"
         self.gradients: dict[str, int] = dict.fromkeys(_STAGES, 0)
         self.values_alone: dict[str, int] = dict.fromkeys(_STAGES, 0)
-        self._batch, self._block = batch, block
+        self._batch, self._block, self._check = batch, block, check
         value, gradient = jax.vmap(target.log_density), jax.vmap(jax.value_and_grad(target.log_density))
         points = np.zeros((max(batch, block), target.dim), self.dtype)
         self._with_gradient = Ahead(pool, lambda x: gradient(devices.sharded(x)), points[:batch], mesh=devices.mesh)
@@ -39,6 +48,8 @@ class HostDensity:
     def __call__(self, x: Float[np.ndarray, "points dim"]) -> tuple[np.ndarray, np.ndarray]:
         if not len(x):
             return np.zeros(0, self.dtype), np.zeros(x.shape, self.dtype)
+        if self._check is not None:
+            self._check()
         self.gradients[self.counted_for] += len(x)
         return in_blocks(self._with_gradient, x.astype(self.dtype), self._batch)
 
@@ -46,6 +57,8 @@ class HostDensity:
         """Log densities alone."""
         if not len(x):
             return np.zeros(0, self.dtype)
+        if self._check is not None:
+            self._check()
         self.values_alone[self.counted_for] += len(x)
         return in_blocks(self._value, x.astype(self.dtype), self._block)
 

@@ -70,9 +70,9 @@ def run_many(
     require_key(rng_key)
     data_sets = _data_sets(args, in_axes)
     posteriors, rows = [], []
-    for key, data_set in zip(
-        tqdm(jax.random.split(rng_key, len(data_sets)), desc="data sets", disable=not progress_bar), data_sets
-    ):
+    keys = jax.random.split(rng_key, len(data_sets))
+    bar = tqdm(zip(keys, data_sets), total=len(data_sets), desc="data sets", disable=not progress_bar)
+    for key, data_set in bar:
         posterior: FlowPosterior | None = None
         row: dict[str, Any] = {"certified": False}
         try:
@@ -88,6 +88,7 @@ def run_many(
             break
         posteriors.append(posterior)
         rows.append(row)
+        bar.set_postfix(certified=sum(row["certified"] for row in rows))
     fits = ManyFits(tuple(posteriors), pd.DataFrame(rows, columns=[*_COLUMNS, "seconds", "why"]))
     missing = f", {len(data_sets) - len(rows)} were not begun" if len(rows) < len(data_sets) else ""
     if not fits.certified.all() or missing:

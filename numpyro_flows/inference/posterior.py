@@ -302,7 +302,7 @@ class FlowPosterior(Shown):
         target = target_of(fit, model, args, kwargs)
         if isinstance(target, Target):
             fit.require_fitted_to(target)
-        return _restored(fit, target, model, args, kwargs)
+        return _restored(fit, target, model)
 
     def __reduce__(self) -> tuple[Callable, tuple]:
         """For `pickle` and `copy`: the contents of a file, the model and its arguments, without compiled functions."""
@@ -327,20 +327,18 @@ class FlowPosterior(Shown):
 
 
 def _unpickled(fit: StoredFit, model: Callable, args: tuple, kwargs: dict[str, Any]) -> FlowPosterior:
-    return _restored(fit, target_of(fit, model, args, kwargs), model, args, kwargs)
+    return _restored(fit, target_of(fit, model, args, kwargs), model)
 
 
-def _restored(
-    fit: StoredFit, target: Target | StoredSites, model: Callable, args: tuple, kwargs: dict[str, Any]
-) -> FlowPosterior:
+def _restored(fit: StoredFit, target: Target | StoredSites, model: Callable) -> FlowPosterior:
     settings = FlowVISettings()
     if isinstance(target, Target):
         settings = settings.of_draws(Cost.of(target.log_density, target.dim))
     flow = fit.bijection.bijections[0]  # pyright: ignore[reportAttributeAccessIssue]
     return FlowPosterior(
         model=model,
-        args=args,
-        kwargs=kwargs,
+        args=target.args,
+        kwargs=target.kwargs,
         guide=AutoFlow(model, lambda key, dim: flow, prefix=fit.prefix),
         target=target,
         certificate=fit.certificate(),

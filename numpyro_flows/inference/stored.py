@@ -199,6 +199,8 @@ class StoredSites:
     """A stand-in for a `Target`: the latent sites of a fit, without the model's density."""
 
     def __init__(self, sites: Sites, free_entries: dict[str, int]):
+        self.args: tuple = ()
+        self.kwargs: dict[str, Any] = {}
         self.free_entries = free_entries
         self._sites = sites
         self._transform = SitesTransform(sites)

@@ -18,6 +18,7 @@ from numpyro_flows.inference.coordinates import Coordinates
 from numpyro_flows.inference.fingerprint import Fingerprint, fingerprint
 from numpyro_flows.inference.impossible import Impossible
 from numpyro_flows.inference.masked import find_free, free_coordinates, with_normals
+from numpyro_flows.inference.model_arguments import explaining_tables, with_arrays
 from numpyro_flows.inference.model_checks import (
     RefuseUnfit,
     check_sites,
@@ -42,6 +43,7 @@ class Target:
     these entries get a standard normal density. `rng_key` is for the draws that the model itself makes.
 
     Attributes:
+        args: the model's arguments, with arrays in place of pandas and xarray objects, and `kwargs`.
         shapes: unconstrained shapes of the latent sites.
         site_shapes: shapes of the latent sites in the model.
         model: the model, with standard normal densities for masked entries, and some rows of a subsampled plate.
@@ -56,8 +58,8 @@ class Target:
     """
 
     def __init__(self, model: Callable, rng_key: PRNGKeyArray, args: tuple = (), kwargs: dict[str, Any] | None = None):
-        self.args = args
-        self.kwargs = kwargs or {}
+        given = args, kwargs or {}
+        self.args, self.kwargs = args, kwargs = with_arrays(model, *given)
         self.rows: Rows | None = None
         self._centre: Float[Array, " dim"] | None = None
         self._rng_key, self._whole_model = rng_key, model
@@ -73,7 +75,7 @@ class Target:
         unfit = RefuseUnfit()
 
         def shapes() -> tuple[dict[str, Array], dict[str, Array]]:
-            with naming_arguments(model, args, self.kwargs), unfit:
+            with explaining_tables(model, *given), naming_arguments(model, args, kwargs), unfit:
                 sites = self._trace(self._model, init_to_uniform)
             check_sites(sites)
             require_seen_plates(sites)

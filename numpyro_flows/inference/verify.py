@@ -1,7 +1,7 @@
 """The verdict on a fit made without `FlowVI`: a NumPyro guide, or draws."""
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from typing import Any, Literal
 
 import jax
@@ -35,6 +35,7 @@ from numpyro_flows.inference.survey import Survey, Weighed, look_around, search
 from numpyro_flows.inference.target import Target
 from numpyro_flows.modeling.model_run import model_run
 from numpyro_flows.modeling.sites import Sites
+from numpyro_flows.training.ahead import compilers
 from numpyro_flows.training.one_thread import one_thread
 from numpyro_flows.training.seeds import Seeds
 
@@ -113,15 +114,11 @@ def verify_fit(
     seeds = Seeds.of(rng_key)
     target = Target(model, seeds.key("model"), args, kwargs)
     settings = settings.affordable(Cost.of(target.fitted.log_density, target.fitted.dim))
-    pool = ThreadPoolExecutor()
-    try:
-        with one_thread():
-            verification = _Verification(pool, target, seeds, settings, verify != "weights")
-            if isinstance(guide_or_draws, AutoGuide):
-                return verification.of_guide(pool, guide_or_draws, params or {})
-            return verification.of_chains(_unconstrained(guide_or_draws, target))
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    with compilers() as pool, one_thread():
+        verification = _Verification(pool, target, seeds, settings, verify != "weights")
+        if isinstance(guide_or_draws, AutoGuide):
+            return verification.of_guide(pool, guide_or_draws, params or {})
+        return verification.of_chains(_unconstrained(guide_or_draws, target))
 
 
 class _Verification:

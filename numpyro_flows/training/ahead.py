@@ -3,8 +3,9 @@
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import equinox as eqx
@@ -21,6 +22,16 @@ from numpyro_flows.training.devices import automatic, is_placed, mesh_of, put
 # level 1 LLVM aborts on some loops over broadcast loads ("Cannot select", jax 0.12).
 OPTIMIZATION_LEVEL = {"xla_backend_optimization_level": 2}
 NO_OPTIMIZATION = {"xla_backend_optimization_level": 0}  # for functions that run only a few times
+
+
+@contextmanager
+def compilers() -> Iterator[Executor]:
+    """Threads for compilation; at the end, functions that are no longer needed are not waited for."""
+    pool = ThreadPoolExecutor()
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 class Ahead:

@@ -4,6 +4,7 @@ A `State` is the whole state of a run. A `Task` has the compiled functions. A `P
 which round comes next, or why there is none. This module handles interruptions: Ctrl-C and errors of the device.
 """
 
+import logging
 import warnings
 from typing import Any, NamedTuple, Protocol
 
@@ -18,6 +19,8 @@ from numpyro_flows.training.reasons import INTERRUPTED, Ending, Reason, failed
 from numpyro_flows.training.state import State
 from numpyro_flows.training.steps import TrainState
 from numpyro_flows.training.watch import Progress, Watch
+
+_LOG = logging.getLogger("numpyro_flows")
 
 
 class Round(NamedTuple):
@@ -77,7 +80,7 @@ def run(
                 planned = enough if enough and isinstance(planned, Round) else planned
                 if isinstance(planned, Ending):
                     return state, planned
-                trained, ending = _train(task, state, planned, progress, checkpoint)
+                trained, ending = _train(task, state, planned, progress, checkpoint, watch)
                 if trained.part == 0:
                     return state, ending or INTERRUPTED
                 # the best state before, if the score cannot be computed
@@ -91,7 +94,9 @@ def run(
                     return state, ending
                 checkpoint.keep(state)
                 checkpoint.write()
-                progress.set_postfix(task.figures(state))
+                figures = task.figures(state)
+                progress.set_postfix(figures)
+                _LOG.debug("%s, step %d: %s", title, state.step, figures)
                 enough = _called(watch, task, state, -(-taken // task.chunk))
     except KeyboardInterrupt:
         return state, INTERRUPTED
@@ -116,11 +121,12 @@ def _called(watch: Watch, task: Task, state: State, num_chunks: int) -> Ending |
 
 
 def _train(
-    task: Task, state: State, planned: Round, progress: tqdm, checkpoint: Checkpoint
+    task: Task, state: State, planned: Round, progress: tqdm, checkpoint: Checkpoint, watch: Watch
 ) -> tuple[State, Ending | None]:
     """The state after a round's chunks, and what ended it early, if anything did."""
     num_steps = len(planned.rates)
     num_chunks = -(-num_steps // task.chunk)
+    figures = task.figures(state)  # of the best state, which the bar shows during the next round too
     # the steps that fill up the last chunk have learning rate 0
     rates = np.pad(planned.rates, (0, num_chunks * task.chunk - num_steps)).astype(jnp.result_type(float))
     try:
@@ -138,7 +144,9 @@ def _train(
             )
             checkpoint.keep(state)
             progress.update(taken)
-            progress.set_postfix(loss=float(np.mean(state.losses[-1])))
+            progress.set_postfix(figures | {"loss": float(np.mean(state.losses[-1]))})
+            if watch.check is not None:
+                watch.check()
     except KeyboardInterrupt:
         return state, INTERRUPTED
     except jax.errors.JaxRuntimeError as error:

@@ -28,11 +28,15 @@ Callback = Callable[[Progress], Any]
 
 
 class Watch(NamedTuple):
-    """The arguments `progress_bar`, `callback` and `checkpoint` of a fit."""
+    """The arguments `progress_bar`, `callback` and `checkpoint` of a fit.
+
+    `check` is called often, and raises a KeyboardInterrupt to end a fit that runs in another thread.
+    """
 
     progress_bar: bool = False
     callback: Callback | None = None
     checkpoint: str | os.PathLike | None = None
+    check: Callable[[], None] | None = None
 
     def checked(self) -> "Watch":
         """The object itself, after its checks.

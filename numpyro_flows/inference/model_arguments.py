@@ -1,0 +1,78 @@
+"""Tables among a model's arguments: the model gets their numbers as arrays."""
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from numpyro_flows.arguments import described, of_pandas
+
+
+def with_arrays(model: Callable, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """A model's arguments with NumPy arrays in place of tables, also inside dicts, lists and tuples.
+
+    A pandas Series becomes an array `(rows,)`, a DataFrame an array `(rows, columns)`, and an xarray DataArray its
+    values. Whole and Boolean values keep their type. Missing values are NaN.
+
+    Raises:
+        TypeError: if a table has values that are not real numbers; the text names the argument and the columns.
+    """
+    names = _names(model, len(args))
+    by_position = tuple(_converted(value, name) for name, value in zip(names, args, strict=True))
+    return by_position, {name: _converted(value, name) for name, value in kwargs.items()}
+
+
+@contextmanager
+def explaining_tables(model: Callable, args: tuple, kwargs: dict[str, Any]) -> Iterator[None]:
+    """If a model stops because it expects a table where it gets an array, say so. The arguments are the user's own.
+
+    Raises:
+        TypeError: with the name of the first table, and the model's own error.
+    """
+    try:
+        yield
+    except (AttributeError, IndexError) as error:
+        named = dict(zip(_names(model, len(args)), args, strict=True)) | kwargs
+        table = next(((name, value) for name, value in named.items() if _is_table(value)), None)
+        if table is None:
+            raise
+        name, value = table
+        advice = f"use {name} in the model as an array"
+        if hasattr(value, "columns"):
+            advice += f", or pass dict({name}) to use its columns by name, as {name}[{next(iter(value.columns), '')!r}]"
+        raise TypeError(
+            f"the model gets the numbers of the argument {name!r}, {described(value)}, as an array: {advice}; the "
+            f"model then stopped with {type(error).__name__}: {error}"
+        ) from error
+
+
+def _names(model: Callable, num: int) -> list[str]:
+    """The model's names for its positional arguments."""
+    try:
+        parameters = inspect.signature(model).parameters.values()
+    except (TypeError, ValueError):
+        parameters = ()
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    names = [parameter.name for parameter in parameters if parameter.kind in positional]
+    return [names[i] if i < len(names) else f"args[{i}]" for i in range(num)]
+
+
+def _converted(value: Any, name: str) -> Any:
+    if type(value) is dict:
+        return {key: _converted(inner, f"{name}[{key!r}]") for key, inner in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_converted(inner, f"{name}[{i}]") for i, inner in enumerate(value))
+    if _is_array_of_xarray(value):
+        return value.values
+    table = of_pandas(value, f"the argument {name}")
+    return value if table is None else table
+
+
+def _is_table(value: Any) -> bool:
+    return _is_array_of_xarray(value) or type(value).__module__.partition(".")[0] == "pandas"
+
+
+def _is_array_of_xarray(value: Any) -> bool:
+    xarray = sys.modules.get("xarray")  # such an object exists only if it is imported
+    return xarray is not None and isinstance(value, xarray.DataArray)
