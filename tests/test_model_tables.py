@@ -48,6 +48,20 @@ def test_a_fit_to_tables_is_the_fit_to_their_arrays(posterior, tmp_path):
         same_draws(posterior, FlowPosterior.load(tmp_path / "fit", regression, *args, school=TABLE["school"]))
 
 
+def test_the_next_fit_sees_numbers_that_changed_in_place():
+    def model(y, scale):
+        numpyro.sample("y", dist.Normal(numpyro.sample("mu", dist.Normal(0, 1)), scale), obs=y)
+
+    y, scale = np.array([1.0]), np.array(1.0)
+    fits = FlowVI(model, progress_bar=False)
+    first = fits.run(KEY, y, scale)  # alive, so that JAX keeps what it traced
+    y[...], scale[...] = -2.0, 2.0
+    second = fits.run(KEY, y, scale)
+    found = [(draws.mean(), draws.std()) for draws in (fit.sample(KEY, 4_000)["mu"] for fit in (first, second))]
+    # sqrt(1 / 4_000) = 0.016 standard deviations
+    np.testing.assert_allclose(found, [(0.5, 0.5**0.5), (-0.4, 0.8**0.5)], atol=0.06)
+
+
 @pytest.mark.slow
 def test_other_uses_of_a_model_take_tables(posterior):
     fits = FlowVI(regression, progress_bar=False)

@@ -1,4 +1,4 @@
-"""Tables among a model's arguments: the model gets their numbers as arrays."""
+"""A model's arguments as the library uses them: tables become arrays, and no array is the user's own object."""
 
 import inspect
 import sys
@@ -6,11 +6,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 from numpyro_flows.arguments import described, of_pandas
 
 
 def with_arrays(model: Callable, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
     """A model's arguments with NumPy arrays in place of tables, also inside dicts, lists and tuples.
+
+    Every NumPy array becomes a new view of its numbers. JAX keeps what it traced by the identity of an array: after a
+    fit of an array, it would not notice that the array has new numbers in a second fit.
 
     A pandas Series becomes an array `(rows,)`, a DataFrame an array `(rows, columns)`, and an xarray DataArray its
     values. Whole and Boolean values keep their type. Missing values are NaN.
@@ -65,6 +70,8 @@ def _converted(value: Any, name: str) -> Any:
         return type(value)(_converted(inner, f"{name}[{i}]") for i, inner in enumerate(value))
     if _is_array_of_xarray(value):
         return value.values
+    if isinstance(value, np.ndarray):
+        return value.view()
     table = of_pandas(value, f"the argument {name}")
     return value if table is None else table
 
