@@ -232,6 +232,18 @@ def test_errors(options, args, message):
         AmortizedFlow(options.pop("model"), **options).fit(jax.random.key(0), *args)
 
 
+@pytest.mark.slow
+def test_the_first_flow_is_kept_if_the_second_fails(monkeypatch):
+    def fails(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no memory left")
+
+    monkeypatch.setattr(flows, "nsf_coupling", fails)
+    made = AmortizedFlow(model, observed=["y"], num_simulations=1_000, num_steps=1, progress_bar=False)
+    with pytest.warns(UserWarning, match="affine couplings are kept: no memory left"):
+        untrained = made.fit(KEY)
+    assert float(untrained.verdicts["certified"].to_numpy().mean()) < 0.9  # so that a second flow was tried
+
+
 def test_kinds_of_arguments():
     with pytest.raises(TypeError, match="a list of names"):
         AmortizedFlow(model, observed="y").fit(jax.random.key(0))

@@ -44,6 +44,13 @@ def simulate(theta):
     return theta
 
 
+def test_data_beyond_all_simulations_bring_a_warning():
+    data = np.array([0.0, 0.0, 9.0])
+    options: dict[str, Any] = {"num_rounds": 1, "num_simulations": 100, "num_steps": 1, "progress_bar": False}
+    with pytest.warns(UserWarning, match=r"got 9 at place 2, where all simulations lie between -2\.\d+ and 2\.\d+"):
+        fit_sequentially(jax.random.key(0), PRIOR, simulate, data, **options)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [

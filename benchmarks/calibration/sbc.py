@@ -2,10 +2,10 @@
 
     uv run --group benchmarks python -m benchmarks.calibration.sbc [--datasets 500] [--only NAME]
 
-Each row is one call of `simulation_based_calibration` in single precision: data sets that count, the verdict, and the
-seconds of the call. They contain the compilation, and for the amortised flow the training is in `training_seconds`. The
-planted posteriors are exact ones of a normal model with standard deviations that are 20% too small, 20 times: the row
-says how often they were caught.
+The row of `FlowVI` is one call of `simulation_based_calibration` in single precision: data sets that count, the
+verdict, and the seconds of the call, compilation included. An amortised flow is trained once, in `training_seconds`,
+and checked 10 times with fresh data sets; of a correct method 5% fail. The planted posteriors are exact ones of a
+normal model with standard deviations that are 20% too small, 20 times: the row says how often they were caught.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from benchmarks.results import read, save
 from numpyro_flows import AmortizedFlow, Calibration, FlowVI, simulation_based_calibration
 
 REPETITIONS, TOO_SMALL = 20, 0.8
+CHECKS = 10
 Row = dict[str, object]
 
 
@@ -40,10 +41,20 @@ def amortized(model: Callable, num: int) -> Row:
     start = time.perf_counter()
     fitted = AmortizedFlow(model, observed=["y"], progress_bar=False).fit(jax.random.key(1), SIGMA)
     training = time.perf_counter() - start
-    calibration = simulation_based_calibration(
-        jax.random.key(0), model, fitted, SIGMA, observed=["y"], num_data_sets=num
-    )
-    return row(calibration, time.perf_counter() - start - training) | {"training_seconds": f"{training:.0f}"}
+    found = [
+        simulation_based_calibration(
+            jax.random.key(i), model, fitted, SIGMA, observed=["y"], num_data_sets=num, progress_bar=False
+        )
+        for i in range(CHECKS)
+    ]
+    seconds = (time.perf_counter() - start - training) / CHECKS
+    verdict = f"calibrated in {sum(calibration.calibrated for calibration in found)} of {CHECKS}"
+    smallest = min(np.asarray(calibration.table["p_value"]).min() for calibration in found)
+    return row(found[0], seconds) | {
+        "verdict": verdict,
+        "smallest_p_value": f"{smallest:.2g}",
+        "training_seconds": f"{training:.0f}",
+    }
 
 
 def normal(y: Float[Array, ""] | None = None) -> None:

@@ -1,5 +1,6 @@
 """Amortised inference: one flow of the latent sites given the data, trained on draws of the model itself."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -129,12 +130,18 @@ class AmortizedFlow:
         latents = {name: np.asarray(draws.latents[name], float) for name in target.site_shapes}
         conditions = data_sets.drawn(draws.data, seeds.rng("sizes"))
         fresh = simulator(seeds.key("fresh"), _FRESH).data
-        best, most = None, -1.0
+        best, most, conditioned = None, -1.0, with_data(self.model)
         for recipe in self._recipes:
-            flow = self._fit(
-                seeds.key("flow"), latents, flow=recipe, condition=conditions, support=supports, embedding=encoder
-            )
-            passes = Passes(with_data(self.model), flow, data_sets, one, args, kwargs)
+            try:
+                flow = self._fit(
+                    seeds.key("flow"), latents, flow=recipe, condition=conditions, support=supports, embedding=encoder
+                )
+            except Exception as error:  # of whatever kind: the first flow must not be lost
+                if best is None:
+                    raise
+                warnings.warn(f"splines could not be fitted, and affine couplings are kept: {error}", stacklevel=2)
+                break
+            passes = Passes(conditioned, flow, data_sets, one, args, kwargs)
             verdicts = many_posteriors(passes, seeds.key("verdicts"), fresh, _DRAWS)[0].table
             share = float(verdicts["certified"].to_numpy().mean())
             if share > most:

@@ -1,5 +1,6 @@
 """The posterior of one observation of a simulator, by rounds of simulations where the last posterior is."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,7 @@ from numpyro_flows.training.seeds import Seeds
 
 _LEFT_OUT = 1e-3  # share of a posterior's draws that the next round's prior leaves out
 _DRAWS = 10_000  # of a posterior, to find where that is; and of the prior, at once
+_BEYOND = 0.1  # times the range of the simulations: data this far beyond it are not by chance
 _MOST_BLOCKS = 1_000  # of draws of the prior, for one round
 
 Simulator = Callable[[Float[np.ndarray, "num dim"]], ArrayLike]
@@ -43,7 +45,8 @@ def fit_sequentially(
     The first round draws parameters from the prior. Each later round draws from the prior cut to the region that holds
     all but 0.1% of the last posterior, so simulations go where the posterior is. In that region the cut prior is
     proportional to the prior. So the flow needs no correction: it is trained by maximum likelihood on the pairs of all
-    rounds. The result is for this observation only, and it has no certificate, because a simulator has no density.
+    rounds. The result is for this observation only, and it has no certificate, because a simulator has no density. If
+    the data lie far outside the range of all simulations, a warning says so.
 
     Args:
         rng_key: random key.
@@ -108,7 +111,22 @@ def fit_sequentially(
             raise ValueError(f"prior expected a support of real numbers, got one of {described(prior.support)}")
         posterior = flow.given(observed)
     assert posterior is not None
+    _warn_if_extrapolated(observed, np.concatenate(datas))
     return posterior
+
+
+def _warn_if_extrapolated(observed: Float[np.ndarray, " size"], simulated: Float[np.ndarray, "num size"]) -> None:
+    lowest, highest = simulated.min(0), simulated.max(0)
+    beyond = np.maximum(lowest - observed, observed - highest) > _BEYOND * (highest - lowest)
+    if beyond.any():
+        i = int(np.argmax(beyond))
+        warnings.warn(
+            f"data expected values like those that were simulated, got {observed[i]:.4g} at place {i}, where all "
+            f"simulations lie between {lowest[i]:.4g} and {highest[i]:.4g}: the flow extrapolates, and the posterior "
+            "may be wrong or far too narrow; check the model, or take a wider prior",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _drawn(
