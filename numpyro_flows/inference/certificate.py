@@ -194,7 +194,8 @@ def certify(
         return Certificate.unknown(why, n)
     _, khat = smooth(log_weights)
     ess = relative_ess(log_weights)
-    log_total = logsumexp(log_weights)
+    largest = log_weights.max()
+    log_total = largest + np.log(np.exp(log_weights - largest).sum())
     good = (khat < settings.max_khat and ess >= settings.min_ess) or ess >= settings.sufficient_ess
     certified = bool(good and resolution < _COARSEST)
     return Certificate(
@@ -202,7 +203,7 @@ def certify(
         why="" if certified else _reason(khat, ess, resolution, settings),
         khat=khat,
         ess=ess,
-        max_weight=float(np.exp(log_weights.max() - log_total)),
+        max_weight=float(np.exp(largest - log_total)),
         elbo=float(log_weights.mean()),
         elbo_se=float(log_weights.std() / np.sqrt(n)) if np.isfinite(log_weights).all() else float("nan"),
         log_evidence=float(log_total - np.log(n)),

@@ -229,6 +229,8 @@ def lacking(survey: Survey, draws: Weighed, settings: FlowVISettings) -> float:
 
     The share that the fit's own draws find where `p / q` is as large is subtracted.
     """
+    if not survey.shares:
+        return 0.0
     log_weights = np.where(np.isnan(draws.log_weight), -np.inf, np.asarray(draws.log_weight, np.float64))
     weights = np.exp(np.minimum(log_weights - log_mean(draws.log_weight), 50.0))
     own = np.where(weights > settings.outside, weights, 0.0)
