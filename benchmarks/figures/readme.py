@@ -1,55 +1,37 @@
-"""Write the benchmarks' figures into README, between its markers: no figure there is typed by hand.
-
-uv run --group benchmarks python -m benchmarks.readme
-"""
-
-import re
-from collections.abc import Callable, Iterable
+"""README's verdict and table of results."""
 
 import numpy as np
 
-from benchmarks.results import FOLDER, read
-
-README = FOLDER.parent.parent / "README.md"
-Row = dict[str, str]
-
-
-def of(rows: Iterable[Row], column: str) -> np.ndarray:
-    """The numbers of a column; NaN if there is none."""
-    return np.array([float(row[column] or "nan") for row in rows])
-
-
-def pick(name: str, **values: str) -> list[Row]:
-    """The rows of a result whose columns have these values."""
-    return [row for row in read(name) if all(row[column] == value for column, value in values.items())]
-
-
-def mean_ratio(ratios: np.ndarray) -> str:
-    return f"{np.exp(np.mean(np.log(ratios))):.2f}"
+from benchmarks.figures.rows import (
+    POSTERIORDB,
+    beside_nuts,
+    count,
+    ends,
+    geometric_mean,
+    markdown,
+    of,
+    pick,
+    with_compilation,
+    without_compilation,
+)
+from benchmarks.results import read
 
 
-def ends(values: np.ndarray, digits: int) -> str:
-    return f"{values.min():.{digits}f} to {values.max():.{digits}f}"
-
-
-def beside_nuts(seconds: Callable[[Row], float]) -> np.ndarray:
-    """Seconds of each fit by FlowVI, of any seed, over those of NUTS's one run on the same posterior."""
-    nuts = {row["posterior"]: seconds(row) for row in pick("posteriordb", method="nuts", seed="0")}
-    return np.array([seconds(row) / nuts[row["posterior"]] for row in pick("posteriordb", method="flow")])
-
-
-def without_compilation(row: Row) -> float:
-    return float(row["seconds"]) - float(row["compile_seconds"])
+def blocks() -> dict[str, str]:
+    return {
+        "verdict": "\n".join(["", "```text", *verdict(), "```", ""]),
+        "measured": markdown(["what", "measured", "compared with"], table()),
+    }
 
 
 def median_and_worst(ratios: np.ndarray) -> str:
-    slower = f"; slower in {(ratios > 1).sum()} of {len(ratios)} fits" if (ratios > 1).any() else ""
+    slower = f"; slower in {count(ratios > 1)} fits" if (ratios > 1).any() else ""
     return f"median {np.median(ratios):.2f} times NUTS's, worst {ratios.max():.2f}{slower}"
 
 
 def verdict() -> list[str]:
     """The verdict of README's example, from the benchmark's fit of the same model and data."""
-    row = pick("posteriordb", method="flow", posterior="eight_schools-eight_schools_centered", seed="0")[0]
+    row = pick(POSTERIORDB, method="flow", posterior="eight_schools-eight_schools_centered", seed="0")[0]
     return [
         "CERTIFIED" if row["certified"] == "True" else f"NOT CERTIFIED: {row['why']}",
         f"k-hat {float(row['khat']):.2f}, ESS {float(row['ess']):.1%} of the draws, "
@@ -61,7 +43,7 @@ def verdict() -> list[str]:
 
 def table() -> list[tuple[str, str, str]]:
     """Rows: what was measured, the result, and what it is compared with."""
-    flow = pick("posteriordb", method="flow")
+    flow = pick(POSTERIORDB, method="flow")
     posteriors = len({row["posterior"] for row in flow})
     certified = sum(row["certified"] == "True" for row in flow)
     mixtures = sum(row["by"].startswith("mixture") for row in flow)
@@ -90,7 +72,7 @@ def table() -> list[tuple[str, str, str]]:
         ),
         (
             "the same fits: run time, compilation included",
-            median_and_worst(beside_nuts(lambda row: float(row["seconds"]))),
+            median_and_worst(beside_nuts(with_compilation)),
             "NUTS, 4 chains of 1,000 + 1,000 steps, one seed",
         ),
         (
@@ -130,14 +112,14 @@ def table() -> list[tuple[str, str, str]]:
         ),
         (
             "training steps per second, six architectures, 10 to 256 dimensions",
-            f"geometric mean {float(mean_ratio(of(speed, 'ratio'))):.1f} times the best peer's, worst "
+            f"geometric mean {geometric_mean(of(speed, 'ratio')):.1f} times the best peer's, worst "
             f"{of(speed, 'ratio').min():.2f} (affine autoregressive, against NumPyro)",
             "FlowJAX, NumPyro's guides",
         ),
         (
             "24 small tables, two splits, defaults: held-out log likelihood",
-            f"better than the best of eight rivals on {(of(tables, 'above_ours') > 0).sum()} of {len(tables)}; time "
-            f"{mean_ratio(of(tables, 'ours_seconds') / of(tables, 'flowjax_nsf_seconds'))} times FlowJAX NSF's",
+            f"better than the best of eight rivals on {count(of(tables, 'above_ours') > 0)}; time "
+            f"{geometric_mean(of(tables, 'ours_seconds') / of(tables, 'flowjax_nsf_seconds')):.2f} times FlowJAX NSF's",
             "scikit-learn (Gaussians, mixtures, kernels), FlowJAX NSF and MAF, zuko NSF",
         ),
         (
@@ -147,28 +129,3 @@ def table() -> list[tuple[str, str, str]]:
             f"the exact density: {moons[0]['entropy']}",
         ),
     ]
-
-
-def between(text: str, marker: str, lines: list[str]) -> str:
-    """The text with these lines between the comment `marker` and the next `end`."""
-    block = "\n".join([f"<!-- {marker} -->", *lines, "<!-- end -->"])
-    new, count = re.subn(rf"<!-- {marker} -->\n.*?<!-- end -->", lambda _: block, text, flags=re.DOTALL)
-    if count != 1:
-        raise ValueError(f"{README} expected one pair of markers {marker!r}, got {count}")
-    return new
-
-
-def with_table(text: str) -> str:
-    """README's text with a new verdict and a new table."""
-    header = ["| what | measured | compared with |", "|---|---|---|"]
-    text = between(text, "verdict", ["```text", *verdict(), "```"])
-    return between(text, "measured", [*header, *(f"| {' | '.join(row)} |" for row in table())])
-
-
-def main() -> None:
-    README.write_text(with_table(README.read_text()))
-    print(f"written to {README}")
-
-
-if __name__ == "__main__":
-    main()

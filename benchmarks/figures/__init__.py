@@ -1,0 +1,19 @@
+"""Figures for README and pages, from the settings of a fit and from results; `docs/figures.py` writes them there."""
+
+from benchmarks.figures import flows, posteriors, readme, settings
+
+
+def figures() -> dict[str, str]:
+    """Names and texts, such as `"settings.num_steps"` and `"5,000"`."""
+    groups = {
+        "settings": settings.settings(),
+        "summary": settings.summary(),
+        "chains": settings.chains(),
+        "precision": settings.precision(),
+        "certificates": posteriors.certificates(),
+        "nuts": posteriors.nuts(),
+        "flows": flows.flows(),
+        "continuous": flows.continuous(),
+        "readme": readme.blocks(),
+    }
+    return {f"{group}.{name}": text for group, texts in groups.items() for name, text in texts.items()}
