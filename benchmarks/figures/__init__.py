@@ -11,8 +11,12 @@ def figures() -> dict[str, str]:
         "chains": settings.chains(),
         "precision": settings.precision(),
         "certificates": posteriors.certificates(),
+        "blind": posteriors.blind(),
+        "large": posteriors.large(),
+        "calibration": posteriors.calibration(),
         "nuts": posteriors.nuts(),
         "flows": flows.flows(),
+        "speed": flows.speed(),
         "continuous": flows.continuous(),
         "readme": readme.blocks(),
     }

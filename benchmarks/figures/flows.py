@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from benchmarks.figures.rows import markdown, of, pick
+from benchmarks.figures.rows import count, ends, geometric_mean, markdown, of, pick
 from benchmarks.results import read
 
 COLUMNS = {
@@ -29,8 +29,40 @@ def flows() -> dict[str, str]:
     }
 
 
+def speed_ratios() -> tuple[dict[str, list[float]], str]:
+    """Our training steps per second over those of the best peer, by architecture, and a text for the worst case."""
+    rows = [row for row in read("flows_speed") if row["dim"]]  # the last row is a mean
+    cases: dict[tuple[str, ...], float] = {}
+    for row in rows:
+        case = (row["flow"], row["kl"], row["gradient"], row["dim"])
+        cases[case] = min(float(row["ratio"]), cases.get(case, np.inf))
+    by_flow: dict[str, list[float]] = {}
+    for (flow, *_), ratio in cases.items():
+        by_flow.setdefault(flow, []).append(ratio)
+    worst = min(rows, key=lambda row: float(row["ratio"]))
+    return by_flow, f"{worst['ratio']} ({worst['flow']}, {worst['dim']} dimensions, against {worst['peer']})"
+
+
+def speed() -> dict[str, str]:
+    by_flow, worst = speed_ratios()
+    ratios = np.concatenate(list(by_flow.values()))
+    others = np.concatenate([values for flow, values in by_flow.items() if flow != "planar"])
+    beside_numpyro = of(pick("flows_speed", peer="NumPyro"), "ratio")
+    fits = [row for row in read("density_seconds") if row["num"]]  # the last row is a mean
+    return {
+        "all": f"{geometric_mean(ratios):.1f}",
+        "without_planar": f"{geometric_mean(others):.1f}",
+        "worst": worst,
+        "numpyro": f"{geometric_mean(beside_numpyro):.2f}",
+        "numpyro_faster": count(beside_numpyro < 1),
+        "flowjax_nll": count(of(fits, "flowjax_nll") < of(fits, "ours_nll")),
+        "flowjax_seconds": f"{geometric_mean(of(fits, 'ratio')):.2f}",
+    }
+
+
 def continuous() -> dict[str, str]:
     long = pick("continuous_moons", budget="long")
     matching = np.median(of(long, "seconds") / of(long, "matching_steps"))
     likelihood = of(pick("continuous_training_step", side="ours"), "milliseconds_a_step")[0] / 1e3
-    return {"likelihood_over_matching": f"{likelihood / matching:.0f}"}
+    evaluations = np.concatenate([of(read(f"continuous_{name}"), "evaluations") for name in ("moons", "coupling")])
+    return {"likelihood_over_matching": f"{likelihood / matching:.0f}", "evaluations": ends(evaluations, 0)}

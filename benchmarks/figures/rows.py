@@ -28,6 +28,11 @@ def ends(values: np.ndarray, digits: int) -> str:
     return f"{values.min():.{digits}f} to {values.max():.{digits}f}"
 
 
+def thousands(values: np.ndarray) -> str:
+    """The smallest and the largest value, each to a thousand."""
+    return " to ".join(f"{round(end, -3):,.0f}" for end in (values.min(), values.max()))
+
+
 def count(which: np.ndarray) -> str:
     return f"{which.sum()} of {len(which)}"
 
