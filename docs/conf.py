@@ -30,6 +30,7 @@ nb_execution_timeout = 900
 nb_execution_raise_on_error = True
 nb_output_stderr = "remove"
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # of cells' output: "commonmark" has no tables
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 
@@ -51,6 +52,7 @@ mathjax_path = "mathjax/tex-chtml.js"
 html_static_path = ["_static", str(mathjax)]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
+html_sidebars = {"benchmarks": []}  # the page has no section navigation, and wide tables
 html_theme_options = {
     "navbar_align": "left",
     "show_toc_level": 2,

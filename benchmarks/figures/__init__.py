@@ -1,6 +1,6 @@
 """Figures for README and pages, from the settings of a fit and from results; `docs/figures.py` writes them there."""
 
-from benchmarks.figures import flows, posteriors, readme, settings
+from benchmarks.figures import amortized, flows, posteriors, readme, settings
 
 
 def figures() -> dict[str, str]:
@@ -17,7 +17,9 @@ def figures() -> dict[str, str]:
         "nuts": posteriors.nuts(),
         "flows": flows.flows(),
         "speed": flows.speed(),
+        "densities": flows.densities(),
         "continuous": flows.continuous(),
+        "amortized": amortized.amortized(),
         "readme": readme.blocks(),
     }
     return {f"{group}.{name}": text for group, texts in groups.items() for name, text in texts.items()}

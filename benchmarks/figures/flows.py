@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from benchmarks.figures.rows import count, ends, geometric_mean, markdown, of, pick
+from benchmarks.figures.rows import Row, count, ends, geometric_mean, markdown, of, pick
 from benchmarks.results import read
 
 COLUMNS = {
@@ -60,9 +60,34 @@ def speed() -> dict[str, str]:
     }
 
 
+def densities() -> dict[str, str]:
+    tables, tabular = read("density_tables"), [row for row in read("density_tabular") if row["side"] != "ours"]
+    zuko = geometric_mean(of(tables, "zuko_nsf_seconds") / of(tables, "ours_seconds"))
+    return {"zuko": f"{zuko:.0%}", "lost": count(of(tabular, "above_ours") < 0)}
+
+
+def medians(rows: list[Row], column: str, *by: str) -> dict[tuple[str, ...], float]:
+    """The median of a column over the rows that agree in the columns `by`."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in by), []).append(row)
+    return {key: float(np.median(of(group, column))) for key, group in groups.items()}
+
+
+def over_independent(column: str) -> np.ndarray:
+    """Medians of optimal-transport pairs over those of independent pairs, for each task."""
+    values = medians(read("continuous_coupling"), column, "task", "coupling")
+    tasks = dict.fromkeys(task for task, _ in values)
+    return np.array([values[task, "minibatch_ot"] / values[task, "independent"] for task in tasks])
+
+
 def continuous() -> dict[str, str]:
     long = pick("continuous_moons", budget="long")
     matching = np.median(of(long, "seconds") / of(long, "matching_steps"))
     likelihood = of(pick("continuous_training_step", side="ours"), "milliseconds_a_step")[0] / 1e3
     evaluations = np.concatenate([of(read(f"continuous_{name}"), "evaluations") for name in ("moons", "coupling")])
-    return {"likelihood_over_matching": f"{likelihood / matching:.0f}", "evaluations": ends(evaluations, 0)}
+    return {
+        "likelihood_over_matching": f"{likelihood / matching:.0f}",
+        "evaluations": ends(evaluations, 0),
+        "transport_worse": count(over_independent("above_truth") > 1),
+    }

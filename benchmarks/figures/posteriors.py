@@ -38,6 +38,7 @@ def certificates() -> dict[str, str]:
     mixtures = of([row for row in fits if row["by"].startswith("mixture")], "seconds_mixture")
     missing = evidence["noncentered"].mean() - evidence["centered"]
     return {
+        "certified": f"{len(fits)} of {len(pick(POSTERIORDB, method='flow'))}",
         "num_posteriors": str(len({row["posterior"] for row in fits})),
         "by_gaussian": count(gaussian),
         "by_mixture": str(sum(row["by"].startswith("mixture") for row in fits)),
@@ -76,7 +77,12 @@ def blind() -> dict[str, str]:
 def large() -> dict[str, str]:
     """Regressions with many rows."""
     rows = read("speed_large")
-    return {"evaluations": thousands(of(rows, "gradients") + of(rows, "values"))}
+    most = max(rows, key=lambda row: int(row["rows"]))
+    return {
+        "evaluations": thousands(of(rows, "gradients") + of(rows, "values")),
+        "most_rows": f"{int(most['rows']):,}",
+        "nuts_share": f"{1 / float(most['seconds_over_nuts']):.0%}",
+    }
 
 
 def calibration() -> dict[str, str]:
@@ -89,10 +95,16 @@ def calibration() -> dict[str, str]:
 def nuts() -> dict[str, str]:
     """Where NUTS is faster."""
     hard = read("speed_hard")
-    nutpie = pick("rivals_summary", method="nutpie_low_rank")[0]
+    nutpie, ours = (pick("rivals_summary", method=method)[0] for method in ("nutpie_low_rank", "flow"))
+    ratios, compiling = beside_nuts(without_compilation), beside_nuts(with_compilation)
+    many = 1 / of(read("speed_many"), "data_sets_per_second_over_nuts")[0]
     return {
-        "faster": count(beside_nuts(without_compilation) > 1),
-        "faster_compiling": count(beside_nuts(with_compilation) > 1),
+        "faster": count(ratios > 1),
+        "worst": f"{ratios.max():.1f}",
+        "faster_compiling": count(compiling > 1),
+        "median_compiling": f"{np.median(compiling):.2f}",
+        "gradients": f"{float(ours['over_nuts']):.2f}",
+        "many_nuts": f"{many:.1f}",
         "nutpie": f"{len(nutpie['wins'].split())} of {nutpie['runs']}",
         "num_hard": str(len(hard)),
         "hard_ratios": ends(of(hard, "seconds_over_nuts"), 1),

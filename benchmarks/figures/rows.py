@@ -25,7 +25,8 @@ def geometric_mean(ratios: np.ndarray) -> float:
 
 
 def ends(values: np.ndarray, digits: int) -> str:
-    return f"{values.min():.{digits}f} to {values.max():.{digits}f}"
+    """The smallest and the largest value, or the only one."""
+    return " to ".join(dict.fromkeys(f"{end:.{digits}f}" for end in (values.min(), values.max())))
 
 
 def thousands(values: np.ndarray) -> str:
