@@ -12,6 +12,7 @@ def amortized() -> dict[str, str]:
         "schools_certified": f"{of(schools, 'certified').min():.1%}",
         "schools_rate": f"{of(schools, 'times_nuts').min():.0f}",
         "schools_repaid": f"{repaid.min():,.0f} to {repaid.max():,.0f}",
+        "sets_seeds": str(len({row["seed"] for row in sets})),
         "sets_certified": f"{of(sets, 'certified').min():.1%} to {of(sets, 'certified').max():.0%}",
         "c2st": ends(of(pick("simulators", method="ours", observation="median"), "c2st"), 2),
     }
