@@ -1,18 +1,13 @@
 """Sphinx: pages in MyST, notebooks executed at each build; nothing is fetched."""
 
 import os
-import sys
 from importlib.metadata import version as version_of
 from importlib.util import find_spec
 from pathlib import Path
 
 DOCS = Path(__file__).parent
-sys.path[:0] = [str(DOCS), str(DOCS.parent)]  # figures.py, and the benchmarks whose results it reads
-
 # notebooks compile much the same functions
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(DOCS / "_build" / ".jax_cache"))
-
-from figures import figures  # noqa: E402
 
 project = "numpyro_flows"
 author = "the numpyro_flows developers"
@@ -35,8 +30,8 @@ nb_execution_timeout = 900
 nb_execution_raise_on_error = True
 nb_output_stderr = "remove"
 nb_merge_streams = True
-myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath", "substitution"]
-myst_substitutions = figures()
+nb_render_markdown_format = "myst"  # of cells' output: "commonmark" has no tables
+myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
@@ -57,6 +52,7 @@ mathjax_path = "mathjax/tex-chtml.js"
 html_static_path = ["_static", str(mathjax)]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
+html_sidebars = {"benchmarks": []}  # the page has no section navigation, and wide tables
 html_theme_options = {
     "navbar_align": "left",
     "show_toc_level": 2,

@@ -5,24 +5,14 @@ import re
 
 import pytest
 
-from benchmarks.flows.page import PAGE, with_tables
-from benchmarks.readme import README, verdict, with_table
+from benchmarks.figures.readme import verdict
+from docs.figures import ROOT
 from numpyro_flows import flows
-from numpyro_flows.inference.settings import FlowVISettings
-
-SETTINGS = FlowVISettings()
 
 PUBLIC = ("flows", "bijections", "embeddings", "continuous", "gaussianization", "flow_plots")
-FRONT_PAGE = README.parent / "docs" / "index.md"
-
-
-def test_the_tables_of_the_page_are_those_of_the_benchmarks():
-    text = PAGE.read_text()
-    assert with_tables(text) == text, "run: python -m benchmarks.flows.page"
-
-
-def test_the_table_of_the_readme_is_that_of_the_benchmarks():
-    assert with_table(README.read_text()) == README.read_text(), "run: python -m benchmarks.readme"
+README = ROOT / "README.md"
+FRONT_PAGE = ROOT / "docs" / "index.md"
+RECIPES = ROOT / "docs" / "choosing-a-flow.md"
 
 
 @pytest.mark.slow  # `.ci/run` runs the README's example, which calls the same functions
@@ -52,24 +42,12 @@ def test_every_recipe_is_in_the_table():
     recipes = {name for name in dir(flows) if hasattr(getattr(flows, name), "__code__")}
     general = {"coupling", "autoregressive", "with_tails"}
     for name in recipes - general:
-        assert f"| {name} |" in PAGE.read_text()
-
-
-def test_the_constants_in_the_readme_are_those_of_the_settings():
-    text = " ".join(README.read_text().split())
-    for constant in (
-        f"{SETTINGS.certificate_draws:,} fresh points",
-        f"k-hat below {SETTINGS.max_khat}",
-        f"(ESS) of at least {SETTINGS.min_ess:.0%}",
-        f"ESS of at least {SETTINGS.sufficient_ess:.0%}",
-        f"above {SETTINGS.max_full_dim} dimensions",
-    ):
-        assert constant in text
+        assert f"| {name} |" in RECIPES.read_text()
 
 
 def test_every_public_name_is_in_the_reference_with_an_example():
     """Each package's page is generated from docstrings; a doctest runs each example."""
-    pages = "".join(page.read_text() for page in (README.parent / "docs" / "api").glob("*.md"))
+    pages = "".join(page.read_text() for page in (ROOT / "docs" / "api").glob("*.md"))
     documented = re.findall(r"automodule:: (\S+)", pages)
     public = ["numpyro_flows", *(f"numpyro_flows.{name}" for name in PUBLIC)]
     assert sorted(documented) == sorted(public)

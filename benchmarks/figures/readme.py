@@ -1,55 +1,43 @@
-"""Write the benchmarks' figures into README, between its markers: no figure there is typed by hand.
-
-uv run --group benchmarks python -m benchmarks.readme
-"""
-
-import re
-from collections.abc import Callable, Iterable
+"""README's verdict and table of results."""
 
 import numpy as np
 
-from benchmarks.results import FOLDER, read
-
-README = FOLDER.parent.parent / "README.md"
-Row = dict[str, str]
-
-
-def of(rows: Iterable[Row], column: str) -> np.ndarray:
-    """The numbers of a column; NaN if there is none."""
-    return np.array([float(row[column] or "nan") for row in rows])
-
-
-def pick(name: str, **values: str) -> list[Row]:
-    """The rows of a result whose columns have these values."""
-    return [row for row in read(name) if all(row[column] == value for column, value in values.items())]
-
-
-def mean_ratio(ratios: np.ndarray) -> str:
-    return f"{np.exp(np.mean(np.log(ratios))):.2f}"
+from benchmarks.figures.flows import speed
+from benchmarks.figures.rows import (
+    POSTERIORDB,
+    Row,
+    beside_nuts,
+    count,
+    ends,
+    geometric_mean,
+    markdown,
+    of,
+    pick,
+    with_compilation,
+    without_compilation,
+)
+from benchmarks.results import read
 
 
-def ends(values: np.ndarray, digits: int) -> str:
-    return f"{values.min():.{digits}f} to {values.max():.{digits}f}"
-
-
-def beside_nuts(seconds: Callable[[Row], float]) -> np.ndarray:
-    """Seconds of each fit by FlowVI, of any seed, over those of NUTS's one run on the same posterior."""
-    nuts = {row["posterior"]: seconds(row) for row in pick("posteriordb", method="nuts", seed="0")}
-    return np.array([seconds(row) / nuts[row["posterior"]] for row in pick("posteriordb", method="flow")])
-
-
-def without_compilation(row: Row) -> float:
-    return float(row["seconds"]) - float(row["compile_seconds"])
+def blocks() -> dict[str, str]:
+    return {
+        "verdict": "\n".join(["", "```text", *verdict(), "```", ""]),
+        "measured": markdown(["what", "measured", "compared with"], table()),
+    }
 
 
 def median_and_worst(ratios: np.ndarray) -> str:
-    slower = f"; slower in {(ratios > 1).sum()} of {len(ratios)} fits" if (ratios > 1).any() else ""
+    slower = f", slower in {count(ratios > 1)} fits" if (ratios > 1).any() else ""
     return f"median {np.median(ratios):.2f} times NUTS's, worst {ratios.max():.2f}{slower}"
+
+
+def num_seeds(rows: list[Row]) -> int:
+    return len({row["seed"] for row in rows})
 
 
 def verdict() -> list[str]:
     """The verdict of README's example, from the benchmark's fit of the same model and data."""
-    row = pick("posteriordb", method="flow", posterior="eight_schools-eight_schools_centered", seed="0")[0]
+    row = pick(POSTERIORDB, method="flow", posterior="eight_schools-eight_schools_centered", seed="0")[0]
     return [
         "CERTIFIED" if row["certified"] == "True" else f"NOT CERTIFIED: {row['why']}",
         f"k-hat {float(row['khat']):.2f}, ESS {float(row['ess']):.1%} of the draws, "
@@ -61,7 +49,7 @@ def verdict() -> list[str]:
 
 def table() -> list[tuple[str, str, str]]:
     """Rows: what was measured, the result, and what it is compared with."""
-    flow = pick("posteriordb", method="flow")
+    flow = pick(POSTERIORDB, method="flow")
     posteriors = len({row["posterior"] for row in flow})
     certified = sum(row["certified"] == "True" for row in flow)
     mixtures = sum(row["by"].startswith("mixture") for row in flow)
@@ -69,7 +57,7 @@ def table() -> list[tuple[str, str, str]]:
     refused, hard = read("refusals"), read("speed_hard")
     wrong = int(of(refused, "certified").sum())
     many, gradients = read("speed_many")[0], pick("rivals_summary", method="flow")[0]
-    speed, tables = read("flows_speed"), read("density_tables")
+    ratios, tables = speed(), read("density_tables")
     moons = [row for row in read("density_toys") if row["data"] == "moons"]
 
     def nll(name: str) -> str:
@@ -86,17 +74,13 @@ def table() -> list[tuple[str, str, str]]:
             "the same fits: largest errors, importance-weighted",
             f"{of(flow, 'weighted_mean_error').max():.3f} sd in a mean, {of(flow, 'weighted_sd_error').max():.1%} in "
             "a standard deviation",
-            "reference draws, whose own error is about half of that",
+            f"10,000 reference draws: in a mean, chance alone gives a standard error of {(2 / 10_000) ** 0.5:.3f} sd",
         ),
         (
-            "the same fits: run time, compilation included",
-            median_and_worst(beside_nuts(lambda row: float(row["seconds"]))),
+            "the same fits: run time",
+            f"{median_and_worst(beside_nuts(with_compilation))}; without compilation on both sides: "
+            f"{median_and_worst(beside_nuts(without_compilation))}",
             "NUTS, 4 chains of 1,000 + 1,000 steps, one seed",
-        ),
-        (
-            "the same fits: run time without compilation",
-            median_and_worst(beside_nuts(without_compilation)),
-            "the same",
         ),
         (
             "the same fits: time to 10,000 effective draws, compilation included",
@@ -130,45 +114,27 @@ def table() -> list[tuple[str, str, str]]:
         ),
         (
             "training steps per second, six architectures, 10 to 256 dimensions",
-            f"geometric mean {float(mean_ratio(of(speed, 'ratio'))):.1f} times the best peer's, worst "
-            f"{of(speed, 'ratio').min():.2f} (affine autoregressive, against NumPyro)",
+            f"geometric mean {ratios['all']} times the best peer's, {ratios['without_planar']} without planar flows; "
+            f"worst {ratios['worst']}; {ratios['numpyro']} times NumPyro's",
             "FlowJAX, NumPyro's guides",
         ),
         (
-            "24 small tables, two splits, defaults: held-out log likelihood",
-            f"better than the best of eight rivals on {(of(tables, 'above_ours') > 0).sum()} of {len(tables)}; time "
-            f"{mean_ratio(of(tables, 'ours_seconds') / of(tables, 'flowjax_nsf_seconds'))} times FlowJAX NSF's",
+            "maximum likelihood, same architecture and steps, compilation included",
+            f"time: geometric mean {ratios['flowjax_seconds']} times FlowJAX's; FlowJAX has the better held-out NLL in "
+            f"{ratios['flowjax_nll']} fits",
+            "FlowJAX's `fit_to_data`",
+        ),
+        (
+            f"{len({row['table'] for row in tables})} small tables, {num_seeds(tables)} splits, defaults: held-out log "
+            "likelihood",
+            f"better than the best of eight rivals on {count(of(tables, 'above_ours') > 0)}; time "
+            f"{geometric_mean(of(tables, 'ours_seconds') / of(tables, 'flowjax_nsf_seconds')):.2f} times FlowJAX NSF's",
             "scikit-learn (Gaussians, mixtures, kernels), FlowJAX NSF and MAF, zuko NSF",
         ),
         (
-            "two moons, 3,000 points, three seeds: held-out negative log likelihood",
+            f"two moons, 3,000 points, {num_seeds(moons)} seeds: held-out negative log likelihood",
             f"the default {nll('the default')}, splines alone {nll('spline coupling')}, coupling Gaussianization "
             f"{nll('coupling Gaussianization')}, greedy RBIG {nll('greedy')}",
             f"the exact density: {moons[0]['entropy']}",
         ),
     ]
-
-
-def between(text: str, marker: str, lines: list[str]) -> str:
-    """The text with these lines between the comment `marker` and the next `end`."""
-    block = "\n".join([f"<!-- {marker} -->", *lines, "<!-- end -->"])
-    new, count = re.subn(rf"<!-- {marker} -->\n.*?<!-- end -->", lambda _: block, text, flags=re.DOTALL)
-    if count != 1:
-        raise ValueError(f"{README} expected one pair of markers {marker!r}, got {count}")
-    return new
-
-
-def with_table(text: str) -> str:
-    """README's text with a new verdict and a new table."""
-    header = ["| what | measured | compared with |", "|---|---|---|"]
-    text = between(text, "verdict", ["```text", *verdict(), "```"])
-    return between(text, "measured", [*header, *(f"| {' | '.join(row)} |" for row in table())])
-
-
-def main() -> None:
-    README.write_text(with_table(README.read_text()))
-    print(f"written to {README}")
-
-
-if __name__ == "__main__":
-    main()
