@@ -5,7 +5,8 @@
 The row of `FlowVI` is one call of `simulation_based_calibration` in single precision: data sets that count, the
 verdict, and the seconds of the call, compilation included. An amortised flow is trained once, in `training_seconds`,
 and checked 10 times with fresh data sets; of a correct method 5% fail. The planted posteriors are exact ones of a
-normal model with standard deviations that are 20% too small, 20 times: the row says how often they were caught.
+normal model with standard deviations that are 20% too small, 20 times: the row says how often they were called
+overconfident (a verdict may have a second word, such as biased).
 """
 
 import argparse
@@ -73,7 +74,7 @@ def planted(num: int) -> Row:
         )
         for i in range(REPETITIONS)
     ]
-    caught = sum(calibration.table.loc["mu", "verdict"] == "overconfident" for calibration in found)
+    caught = sum("overconfident" in str(calibration.table.loc["mu", "verdict"]) for calibration in found)
     seconds = (time.perf_counter() - start) / REPETITIONS
     return row(found[0], seconds) | {"verdict": f"overconfident in {caught} of {REPETITIONS}"}
 
