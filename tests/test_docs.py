@@ -9,6 +9,7 @@ import pytest
 from benchmarks.flows.page import PAGE, with_tables
 from benchmarks.readme import README, verdict, with_table
 from numpyro_flows import flows
+from numpyro_flows.inference.fallback import HELP
 from numpyro_flows.inference.settings import FlowVISettings
 
 SETTINGS = FlowVISettings()
@@ -49,6 +50,23 @@ def test_the_example_of_the_readme_runs_as_it_stands(capsys):
     assert names["posterior"].certified
     assert names["draws"]["theta"].shape == (4000, 8)
     assert capsys.readouterr().out.startswith(verdict()[0])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("page", ["refused_fit", "discrete_sites", "saving"])
+def test_snippets_of_a_page_run_one_after_the_other(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # they write files
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / f"{page}.md").read_text(), flags=re.DOTALL)
+    assert len(blocks) > 3
+    names_of_page = {}
+    for block in blocks:
+        exec(block, names_of_page)
+    assert names_of_page["posterior"].certified
+
+
+def test_reasons_lead_to_a_page_that_is_there():
+    assert (README.parent / HELP).is_file()
 
 
 def test_every_recipe_is_in_the_table():
