@@ -13,7 +13,8 @@ from sphinx.util.nodes import make_refnode
 
 logger = logging.getLogger(__name__)
 
-FOREIGN = ("FlowJAX", "Pyro", "zuko")  # their names are not ours: columns with these headings, and "FlowJAX's `Chain`"
+# other libraries have names that ours has, too: below these headings of columns, and in "FlowJAX's `Chain`"
+FOREIGN = ("FlowJAX", "Pyro", "zuko", "NumPyro")
 
 
 class LinkNames(SphinxPostTransform):
@@ -23,14 +24,16 @@ class LinkNames(SphinxPostTransform):
 
     def run(self, **kwargs: Any) -> None:
         for literal in list(self.document.findall(nodes.literal)):
-            if not _within(literal, (nodes.reference, nodes.literal_block)) and not _foreign(literal):
-                self._link(literal)
+            if not _within(literal, (nodes.reference, nodes.literal_block)):
+                self._link(literal, _foreign(literal))
 
-    def _link(self, literal: nodes.literal) -> None:
+    def _link(self, literal: nodes.literal, foreign: str) -> None:
         code = literal.astext()
         children: list[nodes.Node] = []
         end = 0
         for name in found(code, _parameters(literal)):
+            if foreign and not (name.address and foreign == "NumPyro"):
+                continue
             link = self._reference(name, code[name.start : name.end], literal)
             if link is not None:
                 children += [nodes.Text(code[end : name.start])] if name.start > end else []
@@ -75,18 +78,24 @@ def _parameters(literal: nodes.literal) -> set[str]:
     return {parameter.astext().partition("=")[0].partition(":")[0].strip(" *") for parameter in parameters}
 
 
-def _foreign(literal: nodes.literal) -> bool:
-    """Whether the code is of another library, by the text before it or by the heading of its column."""
+def _foreign(literal: nodes.literal) -> str:
+    """The other library whose code this is, by the text before it or by the heading of its column; else empty."""
     before = literal.previous_sibling()
-    if isinstance(before, nodes.Text) and before.astext().rstrip().endswith(tuple(f"{name}'s" for name in FOREIGN)):
-        return True
+    text = before.astext().rstrip() if isinstance(before, nodes.Text) else ""
     cell = next((node for node in _ancestors(literal) if isinstance(node, nodes.entry)), None)
-    if cell is None:
-        return False
-    column = cell.parent.index(cell)
+    headings = _headings(cell) if cell is not None else []
+    return next((name for name in FOREIGN if text.endswith(f"{name}'s") or name in headings), "")
+
+
+def _headings(cell: nodes.entry) -> list[str]:
+    """The headings of the column of a table's cell."""
+    row = cell.parent
     table = next(node for node in _ancestors(cell) if isinstance(node, nodes.table))
-    headings = [row.children[column].astext() for head in table.findall(nodes.thead) for row in head.children]
-    return any(heading in FOREIGN for heading in headings)
+    if not isinstance(row, nodes.row):
+        return []
+    return [
+        head.children[row.index(cell)].astext() for top in table.findall(nodes.thead) for head in top.findall(nodes.row)
+    ]
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
