@@ -35,7 +35,7 @@ class Reference(SphinxDirective):
                 table += ["", f".. rubric:: {line.removeprefix('=').strip()}", ""]
                 continue
             if not table[-1].startswith("   "):
-                table += [".. list-table::", "   :class: names", "   :widths: 30 70", ""]
+                table += [".. list-table::", "   :class: names", "   :widths: auto", ""]
             for name in filter(None, map(str.strip, line.split(","))):
                 value = getattr(importlib.import_module(module), name)
                 table += [f"   * - :py:obj:`{name} <{module}.{name}>`", f"     - {first_sentence(value)}"]
