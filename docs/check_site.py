@@ -16,7 +16,7 @@ from playwright.sync_api import Page, sync_playwright
 
 SITE = Path(__file__).parent / "_build"
 WIDTHS = (400, 1280)
-SEARCHED, FOUND = "AutoFlow", "api/inference.html"
+SEARCHED, FOUND = "AutoFlow", "api/guides.html"
 LINKS = "links => links.map(link => link.href)"
 IDS = "elements => elements.map(element => element.id)"
 

@@ -20,6 +20,8 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
+    "link_names",
+    "reference",
 ]
 exclude_patterns = ["_build", "jupyter_execute", "**/.ipynb_checkpoints", "benchmarks/README.md"]
 
@@ -42,6 +44,8 @@ napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True  # attributes are described once
 
+toc_object_entries_show_parents = "hide"
+
 default_role = "code"  # what docstrings have in backticks
 
 html_theme = "pydata_sphinx_theme"
@@ -51,10 +55,12 @@ mathjax = Path(str(find_spec("sphinx-mathjax-offline").origin)).parent / "static
 mathjax_path = "mathjax/tex-chtml.js"
 html_static_path = ["_static", str(mathjax)]
 html_css_files = ["site.css"]
+html_sidebars = {page: [] for page in ("index", "start", "benchmarks", "coming-from")}  # no section navigation
 html_show_sourcelink = False
 html_sidebars = {"benchmarks": []}  # the page has no section navigation, and wide tables
 html_theme_options = {
     "navbar_align": "left",
+    "header_links_before_dropdown": 8,
     "show_toc_level": 2,
     "navigation_with_keys": False,
     "footer_start": ["copyright"],

@@ -89,7 +89,7 @@ STATEMENTS: list[tuple[str, str, Callable[[], object]]] = [
     ("README.md", "All figures are from two CPU cores", only_two_cores),
     ("docs/index.md", "on which NUTS diverges", nuts_diverges),
     (
-        "docs/start.md",
+        "docs/nuts_instead.md",
         "There NUTS may have few effective draws",
         lambda: of(read("speed_hard"), "nuts_min_ess").min() < 100,
     ),

@@ -5,8 +5,8 @@
 The row of `FlowVI` is one call of `simulation_based_calibration` in single precision: data sets that count, the
 verdict, and the seconds of the call, compilation included. An amortised flow is trained once, in `training_seconds`,
 and checked 10 times with fresh data sets; of a correct method 5% fail. The planted posteriors are exact ones of a
-normal model with standard deviations that are 20% too small, 20 times: the row says how often they were called
-overconfident (a verdict may have a second word, such as biased).
+normal model with standard deviations that are 20% too small. The row says how often of 20 times they were called
+overconfident; such a verdict may have a second word, such as biased.
 """
 
 import argparse

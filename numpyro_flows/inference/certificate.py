@@ -75,6 +75,12 @@ class Certificate(NamedTuple):
         rhat: largest rank-normalised r-hat of an unconstrained coordinate; NaN without chains.
         ess_bulk: smallest bulk ESS of the chains, in draws.
         ess_tail: smallest tail ESS of the chains, in draws.
+
+    Example:
+        >>> import numpy as np
+        >>> from numpyro_flows.inference.certificate import certify
+        >>> certify(np.zeros(1000)).certified  # all weights are equal
+        True
     """
 
     certified: bool

@@ -22,7 +22,7 @@ from numpyro_flows.training.reasons import Reason
 
 _MOST_NUMBERS = 50_000_000  # in memory at a time: fewer draws if they are long vectors
 _LEAST_DRAWS = 100  # effective draws, which a covariance needs
-_HELP = "docs/how_a_fit_is_certified.md#what-to-try"
+HELP = "docs/refused_fit.md"
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def _explained(result: Fit, fit: Fit, mixture: Fit, chains: Fit | None = None) -
     """A result with the reasons of all refusals, and a link to advice."""
     why = f"{fit.certificate.why}; by a mixture as well: {mixture.certificate.why}"
     why += f"; and by Markov chains: {chains.certificate.why}" if chains else ""
-    return result._replace(certificate=result.certificate._replace(why=f"{why}. What to try: {_HELP}"))
+    return result._replace(certificate=result.certificate._replace(why=f"{why}. What to try: {HELP}"))
 
 
 def fit_mixture(context: Context, fit: Fit, gaussian: GaussianFit, rng: np.random.Generator) -> tuple[Mixture, Survey]:
