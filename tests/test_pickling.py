@@ -78,7 +78,7 @@ def test_densities_and_what_looks_at_them():
 @pytest.mark.slow
 def test_fitted_densities():
     options: dict[str, Any] = {"num_steps": 20, "progress_bar": False}
-    table = pd.DataFrame({"positive": np.exp(ROWS[:, 0]), "count": np.arange(60) % 3})
+    table: Any = pd.DataFrame({"positive": np.exp(ROWS[:, 0]), "count": np.arange(60) % 3})
     support = {"positive": constraints.positive, "count": constraints.integer_interval(0, 2)}
     mixed = fit_density(KEY, table, support=support, **options)
     conditional = fit_density(KEY, ROWS[:, :1], condition=ROWS[:, 1:], **options)

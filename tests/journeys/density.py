@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false, reportIndexIssue=false
 """One's own table with a positive, a bounded and an integer column: a density, draws, a query, a file.
 
     python tests/journeys/density.py FOLDER
@@ -14,8 +15,6 @@ import pandas as pd
 from numpyro.distributions import constraints
 
 from numpyro_flows import MixedDistribution, fit_density
-
-FOLDER = Path(sys.argv[1])
 
 rng = np.random.default_rng(2)
 visits = rng.poisson(3.0, 3000)
@@ -45,7 +44,8 @@ if __name__ == "__main__":
         jax.random.key(2), table[list(real)], condition=table[["visits"]], support=real, num_steps=1500
     )
     at_three = pd.DataFrame(given_visits.given(np.array([3.0])).sample(jax.random.key(3), (20_000,)))
-    joint.save(FOLDER / "people.density")
-    again = MixedDistribution.load(FOLDER / "people.density")
+    path = Path(sys.argv[1]) / "people.density"
+    joint.save(path)
+    again = MixedDistribution.load(path)
     score = float(np.mean(again.log_prob(table)))
     print("mean log density of the rows", round(score, 3))

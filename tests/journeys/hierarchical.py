@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false, reportIndexIssue=false
 """A hierarchical model of one's own, from a table to a certified posterior, predictions and a file.
 
     python tests/journeys/hierarchical.py FOLDER
@@ -17,7 +18,6 @@ from numpyro.infer import Predictive
 
 from numpyro_flows import FlowPosterior, FlowVI
 
-FOLDER = Path(sys.argv[1])
 NOISE = 0.5  # standard deviation of a yield, in tons a hectare
 
 rng = np.random.default_rng(1)
@@ -34,21 +34,23 @@ def model(farm, tons=None, num_farms=6):
         numpyro.sample("tons", dist.Normal(of_farm[farm], NOISE), obs=tons)
 
 
-def fit():
+def fit(path):
     posterior = FlowVI(model).run(jax.random.key(0), table["farm"], table["tons"])
     posterior.print_summary()
-    posterior.save(FOLDER / "farms.fit")
+    posterior.save(path)
     return posterior
 
 
-def load():
-    return FlowPosterior.load(FOLDER / "farms.fit", model, table["farm"], table["tons"])
+def load(path):
+    return FlowPosterior.load(path, model, table["farm"], table["tons"])
 
 
 if __name__ == "__main__":
-    posterior = load() if (FOLDER / "farms.fit").exists() else fit()
+    folder = Path(sys.argv[1])
+    path = folder / "farms.fit"
+    posterior = load(path) if path.exists() else fit(path)
     draws = posterior.sample(jax.random.key(1), 4000)
     new_rows = np.array([0, 3])  # one more year on two farms
     predicted = np.asarray(Predictive(model, draws)(jax.random.key(2), new_rows)["tons"])
     print("predicted", predicted.mean(0).round(2), "+-", predicted.std(0).round(2))
-    np.savez(FOLDER / "draws.npz", mean=draws["mean"], spread=draws["spread"], predicted=predicted)
+    np.savez(folder / "draws.npz", mean=draws["mean"], spread=draws["spread"], predicted=predicted)
