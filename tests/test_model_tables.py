@@ -1,5 +1,7 @@
 """pandas and xarray objects as arguments of a model: it gets arrays, or the user a sentence about the column."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import numpyro
@@ -23,7 +25,8 @@ def regression(x, y, school=None):
     slopes = numpyro.sample("slopes", dist.Normal(0, 1).expand([x.shape[1]]).to_event(1))
     mean = x @ slopes
     if school is not None:
-        mean += numpyro.sample("effect", dist.Normal(0, 1).expand([3]).to_event(1))[school]
+        effect: Any = numpyro.sample("effect", dist.Normal(0, 1).expand([3]).to_event(1))
+        mean += effect[school]
     numpyro.sample("y", dist.Normal(mean, 1), obs=y)
 
 

@@ -132,6 +132,15 @@ class MixedFit(NamedTuple):
     reason: str
     parts: dict[str, DensityFit]
 
+    def print_summary(self) -> None:
+        """Print the held-out score of whole rows, then the summary of each part."""
+        print(f"held-out negative log likelihood of whole rows: {self.held_out}")
+        if self.test is not None:
+            print(f"test: {self.test}")
+        for name, part in self.parts.items():
+            print(f"\n{name} columns:")
+            part.print_summary()
+
     def __eq__(self, other: object) -> bool:
         """As for `DensityFit`."""
         return isinstance(other, MixedFit) and repr(self) == repr(other)

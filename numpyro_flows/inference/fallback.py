@@ -48,7 +48,7 @@ class Fallback:
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # a density that is not finite counts as zero
     def __call__(self, context: Context, fit: Fit) -> Fit:
         if fit.chains is not None or fit.stopped:
-            return fit
+            return fit if self.of_modes or not fit.survey.improper else _with_help(fit, fit.certificate.why)
         if np.isnan(fit.certificate.elbo):  # nothing was fitted, or the density is broken
             return fit
         if self.of_modes and not is_one_of_modes(fit, context.settings):
@@ -85,7 +85,11 @@ def _explained(result: Fit, fit: Fit, mixture: Fit, chains: Fit | None = None) -
     """A result with the reasons of all refusals, and a link to advice."""
     why = f"{fit.certificate.why}; by a mixture as well: {mixture.certificate.why}"
     why += f"; and by Markov chains: {chains.certificate.why}" if chains else ""
-    return result._replace(certificate=result.certificate._replace(why=f"{why}. What to try: {HELP}"))
+    return _with_help(result, why)
+
+
+def _with_help(fit: Fit, why: str) -> Fit:
+    return fit._replace(certificate=fit.certificate._replace(why=f"{why}. What to try: {HELP}"))
 
 
 def fit_mixture(context: Context, fit: Fit, gaussian: GaussianFit, rng: np.random.Generator) -> tuple[Mixture, Survey]:
