@@ -29,7 +29,7 @@ if __name__ == "__main__":
     flat = dist.ImproperUniform(dist.constraints.real, (), ())  # "uninformative"
     refused = FlowVI(model).run(jax.random.key(0), measured, flat)
     print(refused.why)
-    # the page "How a fit is certified", section "What to try": "a proper prior on the named site"
+    # the page "What to do with a refused fit" says: give the named site a proper prior
     posterior = FlowVI(model).run(jax.random.key(0), measured, dist.Normal(0.0, 1.0))
     posterior.print_summary()
     draws = posterior.sample(jax.random.key(1), 4000)
