@@ -11,7 +11,7 @@ import numpyro.distributions as dist
 import pytest
 
 import numpyro_flows
-from numpyro_flows import FlowVI, GaussianStart, MixtureTraining
+from numpyro_flows import FlowVI, FlowVISettings, GaussianStart, MixtureTraining
 from numpyro_flows.training.watch import Watch
 from tests.test_loop import Counting
 
@@ -73,3 +73,12 @@ def test_the_bar_of_many_fits_counts_the_certified(capsys):
     FlowVI(normal).run_many(KEY, jnp.array([0.5, 1.0]))
     assert "data sets: 100%" in (bar := capsys.readouterr().err.split("\r")[-1])
     assert "certified=2]" in bar
+
+
+@pytest.mark.slow
+def test_the_bar_of_markov_chains(capsys):
+    strict = FlowVISettings(num_steps=0, min_ess=1.0, sufficient_ess=1.0, max_khat=1e-6, first_sweeps=200)
+    posterior = FlowVI(gamma, settings=strict).run(KEY)
+    assert posterior.certificate.by == "mcmc"
+    assert "Markov chains: " in (bar := capsys.readouterr().err.split("\r")[-1])
+    assert f"rhat={posterior.certificate.rhat:.3f}, ess=" in bar

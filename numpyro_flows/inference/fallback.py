@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from numpyro_flows.inference.bridge import bridged
 from numpyro_flows.inference.certificate import log_mean, relative_ess, resample
@@ -163,19 +164,23 @@ def _by_chains(
     density, settings = context.density, context.settings
     sampler = Sampler(density, gaussian, mixture, rng, settings)
     num, done, every = settings.first_sweeps, 0, 1
-    chains, reason = sampler.sweeps(num, every), fit.reason
-    while reason is not Reason.INTERRUPTED:
-        done += num
-        while chains.x.shape[1] > 2 * max(8, min(settings.chain_draws, _MOST_NUMBERS // chains.x[:, 0].size)):
-            chains, every = chains.halved(), 2 * every
-        agree = not Agreement.of(chains.later().x).why(context.target.coordinates.names)
-        if agree or done >= settings.most_sweeps:
-            break
-        num = done  # twice as many in all
-        try:
-            chains = chains.followed_by(sampler.sweeps(num, every))
-        except KeyboardInterrupt:
-            reason = Reason.INTERRUPTED
+    quiet = not context.watch.progress_bar
+    with tqdm(total=settings.most_sweeps, desc="Markov chains", unit="sweep", disable=quiet) as progress:
+        chains, reason = sampler.sweeps(num, every), fit.reason
+        while reason is not Reason.INTERRUPTED:
+            done += num
+            while chains.x.shape[1] > 2 * max(8, min(settings.chain_draws, _MOST_NUMBERS // chains.x[:, 0].size)):
+                chains, every = chains.halved(), 2 * every
+            agreement = Agreement.of(chains.later().x)
+            progress.update(num)
+            progress.set_postfix({"rhat": f"{agreement.rhat.max():.3f}", "ess": f"{agreement.ess_bulk.min():,.0f}"})
+            if not agreement.why(context.target.coordinates.names) or done >= settings.most_sweeps:
+                break
+            num = done  # twice as many in all
+            try:
+                chains = chains.followed_by(sampler.sweeps(num, every))
+            except KeyboardInterrupt:
+                reason = Reason.INTERRUPTED
     chains = chains.later()
     # fitted to one half of the draws, compared with the other
     mixture = fitted(mixture, chains.x[:, ::2].reshape(-1, fit.loc.size), rng, settings)
