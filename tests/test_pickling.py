@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-import re
 from typing import Any
 
 import jax
@@ -100,17 +99,14 @@ def test_a_comparison():
 
 
 def test_a_model_without_a_name():
-    """Python pickles no local function: the error says what to do. Copies, and cloudpickle, take it."""
+    """Python pickles no local function, and its error names it. Copies, and cloudpickle, take it."""
 
     def local(y):
         numpyro.sample("y", dist.Normal(numpyro.sample("mu", dist.Normal(0, 2)), 1), obs=y)
 
-    for model in (local, lambda y: local(y), numpyro.handlers.scale(local, scale=2.0)):
-        posterior = posterior_of(model, DATA)
-        message = f"expected a model that Python can pickle, such as a function of a module, got {model}: store the fit"
-        with pytest.raises(pickle.PicklingError, match=re.escape(message) + r" by posterior.save\(path\)"):
-            pickle.dumps({"fits": [posterior]})
-        same(copy.deepcopy(posterior).sample(KEY, 5), posterior.sample(KEY, 5))
-    cloudpickle = pytest.importorskip("cloudpickle")
     posterior = posterior_of(local, DATA)
+    with pytest.raises((AttributeError, pickle.PicklingError), match="local"):
+        pickle.dumps(posterior)
+    same(copy.deepcopy(posterior).sample(KEY, 5), posterior.sample(KEY, 5))
+    cloudpickle = pytest.importorskip("cloudpickle")
     same(cloudpickle.loads(cloudpickle.dumps(posterior)).sample(KEY, 5), posterior.sample(KEY, 5))

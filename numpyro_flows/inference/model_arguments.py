@@ -2,8 +2,7 @@
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,28 +27,39 @@ def with_arrays(model: Callable, args: tuple, kwargs: dict[str, Any]) -> tuple[t
     return by_position, {name: _converted(value, name) for name, value in kwargs.items()}
 
 
-@contextmanager
-def explaining_tables(model: Callable, args: tuple, kwargs: dict[str, Any]) -> Iterator[None]:
-    """If a model stops because it expects a table where it gets an array, say so. The arguments are the user's own.
+def run_with_arrays[T](
+    run: Callable[[tuple, dict[str, Any]], T], model: Callable, args: tuple, kwargs: dict[str, Any]
+) -> tuple[tuple, dict[str, Any], T]:
+    """`run` with arrays in place of tables; a model that fails with them may want the tables themselves.
+
+    Returns:
+        The arguments with which the model ran, and what it gave.
 
     Raises:
-        TypeError: with the name of the first table, and the model's own error.
+        TypeError: if it fails with both; the text names the first table, and the model's own error.
     """
     try:
-        yield
-    except (AttributeError, IndexError) as error:
+        arrays = with_arrays(model, args, kwargs)
+        return *arrays, run(*arrays)
+    except (TypeError, AttributeError, LookupError) as error:
         named = dict(zip(_names(model, len(args)), args, strict=True)) | kwargs
         table = next(((name, value) for name, value in named.items() if _is_table(value)), None)
         if table is None:
             raise
-        name, value = table
-        advice = f"use {name} in the model as an array"
-        if hasattr(value, "columns"):
-            advice += f", or pass dict({name}) to use its columns by name, as {name}[{next(iter(value.columns), '')!r}]"
-        raise TypeError(
-            f"the model gets the numbers of the argument {name!r}, {described(value)}, as an array: {advice}; the "
-            f"model then stopped with {type(error).__name__}: {error}"
-        ) from error
+        try:
+            return args, kwargs, run(args, kwargs)
+        except (TypeError, AttributeError, LookupError):
+            raise error if isinstance(error, TypeError) else _explained(*table, error) from error
+
+
+def _explained(name: str, table: Any, error: Exception) -> TypeError:
+    advice = f"use {name} in the model as an array"
+    if hasattr(table, "columns"):
+        advice += f", or pass dict({name}) to use its columns by name, as {name}[{next(iter(table.columns), '')!r}]"
+    return TypeError(
+        f"the model gets the numbers of the argument {name!r}, {described(table)}, as an array: {advice}; the model "
+        f"then stopped with {type(error).__name__}: {error}"
+    )
 
 
 def _names(model: Callable, num: int) -> list[str]:

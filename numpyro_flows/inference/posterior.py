@@ -24,7 +24,7 @@ from numpyro_flows.inference.one_period import nearest_copy
 from numpyro_flows.inference.posterior_draws import PosteriorDraws
 from numpyro_flows.inference.settings import FlowVISettings
 from numpyro_flows.inference.shown import Shown
-from numpyro_flows.inference.stored import PicklableModel, StoredFit, StoredSites, target_of, without_model
+from numpyro_flows.inference.stored import StoredFit, StoredSites, target_of, without_model
 from numpyro_flows.inference.target import Target
 from numpyro_flows.inference.verdict import verdict
 from numpyro_flows.modeling.distributions import FlowDistribution
@@ -306,7 +306,7 @@ class FlowPosterior(Shown):
 
     def __reduce__(self) -> tuple[Callable, tuple]:
         """For `pickle` and `copy`: the contents of a file, the model and its arguments, without compiled functions."""
-        return _unpickled, (StoredFit.of(self), PicklableModel(self.model), self.args, self.kwargs)
+        return _unpickled, (StoredFit.of(self), self.model, self.args, self.kwargs)
 
     def _require_model(self) -> None:
         if not self.has_model:
@@ -326,8 +326,8 @@ class FlowPosterior(Shown):
         return jax.jit(jax.vmap(log_prob))
 
 
-def _unpickled(fit: StoredFit, stored: PicklableModel, args: tuple, kwargs: dict[str, Any]) -> FlowPosterior:
-    return _restored(fit, target_of(fit, stored.model, args, kwargs), stored.model)
+def _unpickled(fit: StoredFit, model: Callable, args: tuple, kwargs: dict[str, Any]) -> FlowPosterior:
+    return _restored(fit, target_of(fit, model, args, kwargs), model)
 
 
 def _restored(fit: StoredFit, target: Target | StoredSites, model: Callable) -> FlowPosterior:

@@ -1,8 +1,6 @@
 """A fit in the form of a file or a pickle, and stand-ins for a missing model."""
 
 import os
-import pickle
-import traceback
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, NoReturn
@@ -248,32 +246,6 @@ def without_model(*args: Any, **kwargs: Any) -> NoReturn:
         "expected a posterior with its model, got one that was loaded without: give it the model and its arguments, "
         "FlowPosterior.load(path, model, *args)"
     )
-
-
-class PicklableModel:
-    """A model in a pickle, which stores only the name of a function.
-
-    Packages such as cloudpickle store functions whole. If none of them calls, a model that Python cannot pickle raises
-    an error with the next step.
-    """
-
-    def __init__(self, model: Callable):
-        self.model = model
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "PicklableModel":
-        return self
-
-    def __reduce__(self) -> tuple[type, tuple[Callable]]:
-        callers = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_stack(None))
-        if not any(name.rpartition(".")[2] in ("cloudpickle", "_dill") for name in callers):
-            try:
-                pickle.dumps(self.model)
-            except (AttributeError, TypeError, pickle.PicklingError) as error:
-                raise pickle.PicklingError(
-                    f"expected a model that Python can pickle, such as a function of a module, got {self.model}: store "
-                    f"the fit by posterior.save(path), or pickle it with cloudpickle. Python's error was: {error}"
-                ) from error
-        return PicklableModel, (self.model,)
 
 
 def target_of(fit: StoredFit, model: Callable, args: tuple, kwargs: dict[str, Any]) -> Target | StoredSites:

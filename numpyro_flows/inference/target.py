@@ -18,7 +18,7 @@ from numpyro_flows.inference.coordinates import Coordinates
 from numpyro_flows.inference.fingerprint import Fingerprint, fingerprint
 from numpyro_flows.inference.impossible import Impossible
 from numpyro_flows.inference.masked import find_free, free_coordinates, with_normals
-from numpyro_flows.inference.model_arguments import explaining_tables, with_arrays
+from numpyro_flows.inference.model_arguments import run_with_arrays
 from numpyro_flows.inference.model_checks import (
     RefuseUnfit,
     check_sites,
@@ -58,25 +58,25 @@ class Target:
     """
 
     def __init__(self, model: Callable, rng_key: PRNGKeyArray, args: tuple = (), kwargs: dict[str, Any] | None = None):
-        given = args, kwargs or {}
-        self.args, self.kwargs = args, kwargs = with_arrays(model, *given)
+        self.args, self.kwargs = args, kwargs or {}
         self.rows: Rows | None = None
         self._centre: Float[Array, " dim"] | None = None
         self._rng_key, self._whole_model = rng_key, model
         self.model: Callable = WithRows(model)
         self._model = seed(self.model, rng_key)
-        # JAX's own arrays cannot change
-        changes = any(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves((args, self.kwargs)))
-        self._fingerprint = fingerprint(args, self.kwargs) if changes else None
         self._densities: dict[Any, Callable] = {}
         masked: list[str] = []
         samplers: dict[str, bool] = {}
         parts: list[Coordinates] = []
         unfit = RefuseUnfit()
 
+        def run(args: tuple, kwargs: dict[str, Any]) -> dict[str, dict[str, Any]]:
+            self.args, self.kwargs = args, kwargs
+            with naming_arguments(model, args, kwargs), unfit:
+                return self._trace(self._model, init_to_uniform)
+
         def shapes() -> tuple[dict[str, Array], dict[str, Array]]:
-            with explaining_tables(model, *given), naming_arguments(model, args, kwargs), unfit:
-                sites = self._trace(self._model, init_to_uniform)
+            self.args, self.kwargs, sites = run_with_arrays(run, model, self.args, self.kwargs)
             check_sites(sites)
             require_seen_plates(sites)
             self.rows = Rows.of(sites)
@@ -90,6 +90,9 @@ class Target:
 
         with model_run():
             self.shapes, self.site_shapes = _ordered_shapes(shapes)
+        # JAX's own arrays cannot change
+        changes = any(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves((self.args, self.kwargs)))
+        self._fingerprint = fingerprint(self.args, self.kwargs) if changes else None
         self._samplers = samplers
         self._sizes = [int(np.prod(shape)) for shape in self.shapes.values()]
         self.dim = sum(self._sizes)
