@@ -25,6 +25,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
+    "run_seconds",
 ]
 exclude_patterns = ["_build", "jupyter_execute", "**/.ipynb_checkpoints", "benchmarks/README.md"]
 
