@@ -22,6 +22,7 @@ extensions = [
     "sphinx_copybutton",
     "link_names",
     "reference",
+    "run_seconds",
 ]
 exclude_patterns = ["_build", "jupyter_execute", "**/.ipynb_checkpoints", "benchmarks/README.md"]
 

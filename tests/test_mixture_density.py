@@ -59,7 +59,7 @@ def test_what_is_trained_on_is_the_mixture():
     mixture = GaussianMixture.of(x, np.ones(500), clusters(x, 4, rng))
     exact = mixture.log_prob(x[:50])
     np.testing.assert_allclose(mixture.distribution.log_prob(x[:50]), exact, rtol=1e-4, atol=1e-4)
-    for filled in (mixture, mixture.filled(9)):
+    for filled in (mixture, mixture.filled(len(mixture.shares)), mixture.filled(9)):
         np.testing.assert_allclose(jax.jit(filled.to_train_on.log_prob)(x[:50]), exact, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(filled.log_prob(x[:50]), exact)
     assert len(mixture.filled(9).shares) == 9

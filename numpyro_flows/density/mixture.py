@@ -97,8 +97,10 @@ class GaussianMixture(NamedTuple):
 
     def filled(self, k: int) -> "GaussianMixture":
         """The same density with `k` components: the existing ones, and others with a share of 0."""
+        if k == len(self.shares):
+            return self
         more = GaussianMixture.blank(k - len(self.shares), self.loc.shape[1])
-        return GaussianMixture.joined([self, more], np.array([1.0, 0.0])) if len(more.shares) else self
+        return GaussianMixture.joined([self, more], np.array([1.0, 0.0]))
 
     def wider(self, factor: float) -> "GaussianMixture":
         """The mixture with standard deviations `factor` times as large."""
