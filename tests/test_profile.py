@@ -182,7 +182,10 @@ def test_beyond_against_closed_forms():
         assert exponential.beyond(value, 0.0) == pytest.approx(np.exp(-value), rel=2e-3)
         assert exponential.beyond(value, 1.0) == pytest.approx(np.exp(-value - 1.0), rel=2e-3)
         assert End(0, -at, -at).beyond(-value, 0.0) == pytest.approx(np.exp(-value), rel=2e-3)
-    assert exponential.beyond(61.0, 0.0) == 0.0
+    # a profile that ends early, beyond which the marginal falls on
+    for value in (1.5, 10.0):
+        assert End(0, at[:4], -at[:4]).beyond(value, 0.0) == pytest.approx(np.exp(-value), rel=2e-3)
+        assert End(0, at[:4], -at[:4], lost=True).beyond(value, 0.0) < np.exp(-value)
     fine = np.linspace(0.0, 10.0, 101)
     normal = End(0, fine, scipy.stats.norm.logpdf(fine))
     assert normal.beyond(2.0, 0.0) == pytest.approx(scipy.stats.norm.sf(2.0), rel=5e-3)

@@ -55,15 +55,27 @@ class End(NamedTuple):
         return "below" if self.side == "lower" else "above"
 
     def beyond(self, value: float, log_evidence: float) -> float:
-        """The share of the posterior that lies beyond a value."""
+        """The share of the posterior that lies beyond a value, in units of the evidence."""
         outward = np.sign(self.at[-1] - self.at[0])
         away = outward * (self.at - value)
+        beyond_all = self._beyond_all(max(-away[-1], 0.0), log_evidence)
         if away[-1] <= 0.0:
-            return 0.0
+            return beyond_all
         finer = np.linspace(max(away[0], 0.0), away[-1], 2_000)
         smooth = PchipInterpolator(away, self.log_marginal)
         density = np.exp(np.minimum(smooth(finer) - log_evidence, 50.0))
-        return float(np.trapezoid(density, finer))
+        return float(np.trapezoid(density, finer)) + beyond_all
+
+    def _beyond_all(self, distance: float, log_evidence: float) -> float:
+        """The share of the posterior beyond the farthest value and a distance from it, if the marginal falls on as there.
+
+        A profile may end where the marginal is still high, because single precision ends. Where the search for the
+        others got lost, or near the centre, the last values show nothing.
+        """
+        slope = (self.log_marginal[-2] - self.log_marginal[-1]) / abs(self.at[-1] - self.at[-2])
+        if self.lost or self.reached < _NEAR or not slope > 0.0:
+            return 0.0
+        return float(np.exp(min(self.log_marginal[-1] - slope * distance - log_evidence, 50.0)) / slope)
 
     @property
     def improper(self) -> bool:
