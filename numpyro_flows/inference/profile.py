@@ -67,7 +67,7 @@ class End(NamedTuple):
         return float(np.trapezoid(density, finer)) + beyond_all
 
     def _beyond_all(self, distance: float, log_evidence: float) -> float:
-        """The share of the posterior beyond the farthest value and a distance from it, if the marginal falls on as there.
+        """The share of the posterior beyond a distance from the farthest value, if the marginal falls on as there.
 
         A profile may end where the marginal is still high, because single precision ends. Where the search for the
         others got lost, or near the centre, the last values show nothing.
