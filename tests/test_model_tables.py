@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
@@ -14,6 +15,7 @@ from numpyro_flows import FlowPosterior, FlowVI, compare_with_nuts, verify_fit
 from numpyro_flows.inference.model_arguments import with_arrays
 from numpyro_flows.inference.target import Target
 
+pytestmark = pytest.mark.filterwarnings("ignore:the model gets the DataFrame")
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
 TABLE = pd.DataFrame({"age": RNG.normal(size=30), "dose": RNG.normal(size=30), "school": np.arange(30) % 3})
@@ -76,6 +78,39 @@ def test_other_uses_of_a_model_take_tables(posterior):
     assert len(compared.sites) == 5
     draws = {name: np.asarray(values) for name, values in posterior.sample(KEY, 2_000).items()}
     assert verify_fit(regression, draws, KEY, X, Y, school=TABLE["school"]).certified
+
+
+def test_a_model_that_can_use_a_table_gets_it():
+    """As in NumPyro: the mean of a DataFrame is one of each column. An array in its place brings a warning."""
+
+    def standardising(x, convert=jnp.asarray):
+        slopes = numpyro.sample("slopes", dist.Normal(0, 1).expand([2]).to_event(1))
+        numpyro.factor("likelihood", -0.5 * jnp.sum((convert((x - x.mean()) / x.std()) @ slopes - Y.to_numpy()) ** 2))
+
+    assert Target(standardising, KEY, (X,)).args[0] is X
+    with pytest.warns(UserWarning, match=r"the DataFrame 'x' as an array.* pass x.to_numpy\(\)"):
+        target = Target(standardising, KEY, (X, lambda array: array))
+    assert isinstance(target.args[0], np.ndarray)
+
+
+def test_an_error_that_has_nothing_to_do_with_tables_stays():
+    def wrong(x):
+        return {}["prior_scale"]
+
+    with pytest.raises(KeyError, match="^'prior_scale'"):
+        Target(wrong, KEY, (X,))
+
+
+def test_a_fit_in_the_background_has_its_own_numbers():
+    def model(y):
+        numpyro.sample("y", dist.Normal(numpyro.sample("mu", dist.Normal(0, 1)), 1), obs=y)
+
+    y, handles = np.zeros(1), []
+    for value in (1.0, -2.0):
+        y[...] = value
+        handles.append(FlowVI(model).run_in_background(KEY, y))
+    means = [handle.result().sample(KEY, 4_000)["mu"].mean() for handle in handles]
+    np.testing.assert_allclose(means, [0.5, -1.0], atol=0.06)
 
 
 TYPES = {

@@ -17,7 +17,7 @@ from numpyro_flows.amortized.posterior import AmortizedPosterior
 from numpyro_flows.arguments import require_callable, require_counts, require_instance, require_key, require_model
 from numpyro_flows.density.fit import fit_density
 from numpyro_flows.flows import Recipe
-from numpyro_flows.inference.model_arguments import with_arrays
+from numpyro_flows.inference.model_arguments import copied, run_with_arguments
 from numpyro_flows.inference.target import Target
 from numpyro_flows.modeling.columns import is_angle
 from numpyro_flows.modeling.simulation import Simulator, with_data
@@ -112,9 +112,10 @@ class AmortizedFlow:
                 does not draw.
         """
         require_key(rng_key)
-        args, kwargs = with_arrays(self.model, args, kwargs)
         seeds = Seeds.of(rng_key)
-        simulator = Simulator(self.model, self.observed, args, kwargs)
+        args, kwargs = copied((args, kwargs))  # the flow is for these numbers
+        simulate = partial(Simulator, self.model, self.observed)
+        args, kwargs, simulator = run_with_arguments(simulate, self.model, args, kwargs)
         shapes = {name: simulator.shapes[name] for name in simulator.observed}
         data_sets = DataSets.of(shapes, self.sizes, encoded=self._encoder is not None)
         draws = simulator(seeds.key("simulations"), self._num)

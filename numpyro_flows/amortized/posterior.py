@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import jax
@@ -15,9 +16,9 @@ from numpyro_flows.amortized.stages import Judged, StartFrom
 from numpyro_flows.arguments import as_array, require_counts, require_key
 from numpyro_flows.bijections import AbstractBijection, Chain, Given, TriangularAffine
 from numpyro_flows.inference.flow_training import FlowTraining
-from numpyro_flows.inference.flow_vi import FlowVI
+from numpyro_flows.inference.flow_vi import FlowVI, run_without_warning
 from numpyro_flows.inference.mixture_training import MixtureTraining
-from numpyro_flows.inference.model_arguments import with_arrays
+from numpyro_flows.inference.model_arguments import run_with_arguments
 from numpyro_flows.inference.posterior import FlowPosterior
 from numpyro_flows.modeling.distributions import FlowDistribution
 from numpyro_flows.modeling.simulation import Simulator, with_data
@@ -106,11 +107,9 @@ class AmortizedPosterior:
         def judged(bijection: AbstractBijection) -> FlowPosterior:
             stages = [Judged(Chain([bijection]))]  # a chain, as a stored fit has it
             fit = FlowVI(self.model, stages=stages, verify=verify, fallback=None, progress_bar=False)
-            return fit.run(key, arrays, *args, **kwargs)
+            return run_without_warning(fit, key, (arrays, *args), kwargs)
 
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "the fit is not certified", UserWarning)
-            posterior = judged(given)
+        posterior = judged(given)
         if posterior.certified:
             return posterior
         one = {name: np.asarray(values)[None] for name, values in arrays.items()}
@@ -118,9 +117,7 @@ class AmortizedPosterior:
         start = given
         if many.certified[0]:
             start = Chain([TriangularAffine(base.loc[0], base.tril[0]), given])
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "the fit is not certified", UserWarning)
-                moved = judged(start)
+            moved = judged(start)
             if moved.certified:
                 return moved
         if not refit:
@@ -158,15 +155,19 @@ class AmortizedPosterior:
 
     def _passes(self, data: dict[str, np.ndarray], args: tuple, kwargs: dict[str, Any]) -> Passes:
         """Compiled functions for data sets of these shapes; the latest ones are kept."""
-        if self._latest_passes is None or not self._latest_passes.are_for(args, kwargs):
+        passes = self._latest_passes  # read once: another thread may set it
+        if passes is None or not passes.are_for(args, kwargs):
             first = {name: values[0] for name, values in data.items()}
-            self._latest_passes = Passes(self.model, self.flow, self._data_sets, first, args, kwargs)
-        return self._latest_passes
+            self._latest_passes = passes = Passes(self.model, self.flow, self._data_sets, first, args, kwargs)
+        return passes
 
     def _arguments(self, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         """A call's own arguments, and those of `fit` where it has none."""
-        args, kwargs = with_arrays(self._whole_model, args, kwargs)
-        return args or self._args, kwargs or self._kwargs
+        if not args and not kwargs:
+            return self._args, self._kwargs
+        args, kwargs = args or self._args, kwargs or self._kwargs
+        simulator = partial(Simulator, self._whole_model, list(self._data_sets.shapes))
+        return run_with_arguments(simulator, self._whole_model, args, kwargs)[:2]
 
     def _require_drawn(self, data: dict[str, Any], args: tuple, kwargs: dict[str, Any]) -> None:
         """Data and latent sites have the shapes that the model draws: others may broadcast, and count many times."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -14,7 +15,7 @@ from tqdm.auto import tqdm
 from numpyro_flows.arguments import described, require_counts, require_key, require_model, require_numbers
 from numpyro_flows.diagnostics.calibration_methods import Method, draws_of, prepared
 from numpyro_flows.diagnostics.calibration_scores import DENSITY, JOINT, LogDensity, coverage, scores, verdicts
-from numpyro_flows.inference.model_arguments import with_arrays
+from numpyro_flows.inference.model_arguments import run_with_arguments
 from numpyro_flows.modeling.model_run import model_run
 from numpyro_flows.modeling.simulation import Simulations, Simulator, with_data
 from numpyro_flows.training.seeds import Seeds
@@ -211,8 +212,6 @@ def simulation_based_calibration(
     require_counts(10, num_draws=num_draws)
     require_numbers("(0, 1)", error=error)
     seeds = Seeds.of(rng_key)
-    args, kwargs = with_arrays(model, args, kwargs)
-    method = prepared(method, args, kwargs, num_draws)
     density: LogDensity | None = None
     if isinstance(model, tuple):
         if observed is not None or args or kwargs:
@@ -222,10 +221,12 @@ def simulation_based_calibration(
         require_model(model)
         if observed is None:
             raise ValueError("observed expected the names of the sites that are data, for example ['y'], got None")
-        simulator = Simulator(model, observed, args, kwargs)
+        simulate = partial(Simulator, model, observed)
+        args, kwargs, simulator = run_with_arguments(simulate, model, args, kwargs)
         latents, data = simulator(seeds.key("data sets"), num_data_sets)
         true = {name: latents[name] for name in simulator.latents}  # in the model's order
         density = _log_density(model, data, args, kwargs)
+    method = prepared(method, args, kwargs, num_draws)
     num = len(next(iter(true.values())))
     draws = (_by_site(sites) for sites in draws_of(method, seeds.key("method"), data, args, kwargs, num_draws))
     bar = tqdm(draws, total=num, desc="data sets", disable=not progress_bar)

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from typing import Any
 
-import jax
-
 from numpyro_flows.inference.posterior import FlowPosterior
+from numpyro_flows.training.jax_context import with_jax_context
 from numpyro_flows.training.watch import Progress, Watch
 
 
@@ -35,10 +34,9 @@ class BackgroundFit:
         self._cancelled = threading.Event()
         self._interrupted = self._warned = False
         watch = watch._replace(progress_bar=False, callback=self._called, check=self._check)
-        # JAX's context is that of a thread
-        context = jax.config.jax_enable_x64, jax.config.jax_default_device
         self._future.set_running_or_notify_cancel()
-        threading.Thread(target=self._run, args=(fit, watch, *context), name="numpyro_flows fit").start()
+        run = with_jax_context(self._run)
+        threading.Thread(target=run, args=(fit, watch), name="numpyro_flows fit").start()
 
     def result(self, timeout: float | None = None) -> FlowPosterior:
         """The posterior, once the fit is over; after `cancel` the best result so far, whose `why` says so.
@@ -77,10 +75,9 @@ class BackgroundFit:
         error = self._future.exception()
         return f"BackgroundFit({self._future.result().verdict() if error is None else repr(error)})"
 
-    def _run(self, fit: Callable[[Watch], FlowPosterior], watch: Watch, x64: bool, device: Any) -> None:
+    def _run(self, fit: Callable[[Watch], FlowPosterior], watch: Watch) -> None:
         try:
-            with jax.enable_x64(x64), jax.default_device(device):
-                posterior = fit(watch)
+            posterior = fit(watch)
         except KeyboardInterrupt:
             self._future.set_exception(CancelledError("the fit was cancelled before it had a result"))
         except BaseException as error:  # the thread of `result` raises it

@@ -29,7 +29,7 @@ from numpyro_flows.inference.flow_training import FlowTraining
 from numpyro_flows.inference.host_density import HostDensity, HostPrior
 from numpyro_flows.inference.many import InAxes, ManyFits, run_many
 from numpyro_flows.inference.mixture_training import MixtureTraining
-from numpyro_flows.inference.model_arguments import with_arrays
+from numpyro_flows.inference.model_arguments import copied
 from numpyro_flows.inference.posterior import FlowPosterior
 from numpyro_flows.inference.run_stages import run_stages
 from numpyro_flows.inference.settings import FlowVISettings
@@ -178,8 +178,8 @@ class FlowVI:
     def run(self, rng_key: PRNGKeyArray, *args: Any, **kwargs: Any) -> FlowPosterior:
         """Fit the posterior of the model called with `args` and `kwargs`.
 
-        The model gets a numeric pandas Series as an array `(rows,)`, and a DataFrame as one array `(rows, columns)`;
-        pass `dict(table)` to use columns by name.
+        If the model cannot use a pandas Series or DataFrame as it is, it gets an array `(rows,)` or `(rows, columns)`.
+        For a DataFrame this brings a warning; pass `dict(table)` to use columns by name.
 
         Ctrl-C ends the fit and returns the best result so far; before the Gaussian is fitted it raises. If the result
         is not certified, a `UserWarning`, `FlowPosterior.why` and the first line of `print_summary()` give the reason.
@@ -201,12 +201,14 @@ class FlowVI:
 
         `handle.result()` waits for the posterior, and `handle.cancel()` ends the fit like Ctrl-C. Errors and the
         warning about a refused fit come from `result`. Several fits may run at once. NumPyro's handlers are global, so
-        do not run NumPyro models of your own meanwhile; this library's functions wait for each other.
+        do not run NumPyro models of your own meanwhile; this library's functions wait for each other. The fit has its
+        own copies of NumPy arrays, except files (`np.memmap`).
 
         Raises:
             TypeError: if `rng_key` is not one random key.
         """
         require_key(rng_key)
+        args, kwargs = copied((args, kwargs))
 
         def fitted(watch: Watch) -> FlowPosterior:
             other = copy.copy(self)
@@ -306,8 +308,7 @@ class FlowVI:
             raise ValueError("checkpoint expected None for many fits, because a file stores one fit: call run")
         quiet = copy.copy(self)
         quiet.watch = self.watch._replace(progress_bar=False)
-        args, kwargs = with_arrays(self.model, args, kwargs)
-        return run_many(quiet.run, rng_key, args, in_axes, kwargs, self.watch.progress_bar)
+        return run_many(quiet._fitted, rng_key, args, in_axes, kwargs, self.watch.progress_bar)
 
     def _all_stages(self) -> list[Stage]:
         if self.fallback is None:
@@ -323,3 +324,8 @@ class FlowVI:
         # one coordinate has no other to depend on: affine couplings would be one affine map, splines still bend
         recipe = flows.realnvp if dim > 1 else flows.nsf_coupling
         return AutoFlow(self.model, flows.with_tails(partial(recipe, order="nearby")))
+
+
+def run_without_warning(fit: FlowVI, rng_key: PRNGKeyArray, args: tuple, kwargs: dict[str, Any]) -> FlowPosterior:
+    """`fit.run(rng_key, *args, **kwargs)`; a filter of warnings would be one of all threads."""
+    return fit._fitted(rng_key, args, kwargs)

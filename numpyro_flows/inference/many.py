@@ -64,7 +64,7 @@ def run_many(
     kwargs: dict[str, Any],
     progress_bar: bool,
 ) -> ManyFits:
-    """Fit each data set by `run(key, *args, **kwargs)`."""
+    """Fit each data set by `run(key, args, kwargs)`."""
     import pandas as pd
 
     require_key(rng_key)
@@ -76,9 +76,7 @@ def run_many(
         posterior: FlowPosterior | None = None
         row: dict[str, Any] = {"certified": False}
         try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "the fit is not certified", UserWarning)
-                posterior = run(key, *data_set, **kwargs)
+            posterior = run(key, data_set, kwargs)
             row = _row(posterior)
         except (ValueError, RuntimeError) as error:  # also those that a model raises while it runs
             row["why"] = str(error)

@@ -1,20 +1,65 @@
-"""A model's arguments as the library uses them: tables become arrays, and no array is the user's own object."""
+"""A model's arguments as the library uses them: no array is the user's own object, and tables may become arrays."""
 
 import inspect
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 
 from numpyro_flows.arguments import described, of_pandas
 
 
+def run_with_arguments[T](
+    run: Callable[[tuple, dict[str, Any]], T], model: Callable, args: tuple, kwargs: dict[str, Any]
+) -> tuple[tuple, dict[str, Any], T]:
+    """`run` with a model's arguments: with tables as they are, and if the model fails with them, with their arrays.
+
+    A warning says that a DataFrame became an array, because methods that both have may differ.
+
+    Returns:
+        The arguments with which the model ran, with new views of NumPy arrays, and what `run` gave.
+
+    Raises:
+        TypeError: if the model fails with both; the text names the first table, and the model's own error.
+    """
+    args, kwargs = new_views((args, kwargs))
+    try:
+        return args, kwargs, run(args, kwargs)
+    except Exception as of_tables:  # of whatever kind: pandas and JAX know nothing of each other
+        named = dict(zip(_names(model, len(args)), args, strict=True)) | kwargs
+        tables = {name: value for name, value in named.items() if _has_table(value)}
+        if not tables:
+            raise
+        arrays = with_arrays(model, args, kwargs)
+        try:
+            result = run(*arrays)
+        except Exception as error:
+            if (type(error), str(error)) == (type(of_tables), str(of_tables)):
+                raise  # it has nothing to do with tables
+            raise _explained(*next(iter(tables.items())), error) from error
+        for name, value in tables.items():
+            if hasattr(value, "columns"):
+                warnings.warn(
+                    f"the model gets the DataFrame {name!r} as an array, whose methods are NumPy's: .mean() is over "
+                    f"all columns; pass {name}.to_numpy() if this is right, or dict({name})",
+                    UserWarning,
+                    stacklevel=2,
+                )
+        return *arrays, result
+
+
+def require_densities_of_tables(sites: dict[str, dict[str, Any]]) -> None:
+    """Raise the error of a distribution that cannot compute the density of an observed table."""
+    for site in sites.values():
+        if site["type"] == "sample" and site["is_observed"] and _has_table(site["value"]):
+            site["fn"].log_prob(site["value"])
+
+
 def with_arrays(model: Callable, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
     """A model's arguments with NumPy arrays in place of tables, also inside dicts, lists and tuples.
-
-    Every NumPy array becomes a new view of its numbers. JAX keeps what it traced by the identity of an array: after a
-    fit of an array, it would not notice that the array has new numbers in a second fit.
 
     A pandas Series becomes an array `(rows,)`, a DataFrame an array `(rows, columns)`, and an xarray DataArray its
     values. Whole and Boolean values keep their type. Missing values are NaN.
@@ -27,29 +72,25 @@ def with_arrays(model: Callable, args: tuple, kwargs: dict[str, Any]) -> tuple[t
     return by_position, {name: _converted(value, name) for name, value in kwargs.items()}
 
 
-def run_with_arrays[T](
-    run: Callable[[tuple, dict[str, Any]], T], model: Callable, args: tuple, kwargs: dict[str, Any]
-) -> tuple[tuple, dict[str, Any], T]:
-    """`run` with arrays in place of tables; a model that fails with them may want the tables themselves.
+def new_views(tree: Any) -> Any:
+    """The same values, with a new view in place of each NumPy array.
 
-    Returns:
-        The arguments with which the model ran, and what it gave.
-
-    Raises:
-        TypeError: if it fails with both; the text names the first table, and the model's own error.
+    JAX keeps what it traced by the identity of an array: after a fit of an array, it would not notice that the array
+    has new numbers in a second fit.
     """
-    try:
-        arrays = with_arrays(model, args, kwargs)
-        return *arrays, run(*arrays)
-    except (TypeError, AttributeError, LookupError) as error:
-        named = dict(zip(_names(model, len(args)), args, strict=True)) | kwargs
-        table = next(((name, value) for name, value in named.items() if _is_table(value)), None)
-        if table is None:
-            raise
-        try:
-            return args, kwargs, run(args, kwargs)
-        except (TypeError, AttributeError, LookupError):
-            raise error if isinstance(error, TypeError) else _explained(*table, error) from error
+    return _with_arrays_by(lambda array: array.view(), tree)
+
+
+def copied(tree: Any) -> Any:
+    """The same values, with copies of NumPy arrays, for use after the caller may have changed them. Files stay."""
+    return _with_arrays_by(lambda array: array if isinstance(array, np.memmap) else array.copy(), tree)
+
+
+def _with_arrays_by(change: Callable[[np.ndarray], np.ndarray], tree: Any) -> Any:
+    leaves, structure = jax.tree.flatten(tree)
+    if not any(isinstance(leaf, np.ndarray) for leaf in leaves):
+        return tree
+    return structure.unflatten([change(leaf) if isinstance(leaf, np.ndarray) else leaf for leaf in leaves])
 
 
 def _explained(name: str, table: Any, error: Exception) -> TypeError:
@@ -79,14 +120,14 @@ def _converted(value: Any, name: str) -> Any:
     if type(value) in (list, tuple):
         return type(value)(_converted(inner, f"{name}[{i}]") for i, inner in enumerate(value))
     if _is_array_of_xarray(value):
-        return value.values
-    if isinstance(value, np.ndarray):
-        return value.view()
+        return value.values.view()
     table = of_pandas(value, f"the argument {name}")
     return value if table is None else table
 
 
-def _is_table(value: Any) -> bool:
+def _has_table(value: Any) -> bool:
+    if type(value) in (dict, list, tuple):
+        return any(map(_has_table, value.values() if type(value) is dict else value))
     return _is_array_of_xarray(value) or type(value).__module__.partition(".")[0] == "pandas"
 
 

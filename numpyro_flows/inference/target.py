@@ -18,7 +18,7 @@ from numpyro_flows.inference.coordinates import Coordinates
 from numpyro_flows.inference.fingerprint import Fingerprint, fingerprint
 from numpyro_flows.inference.impossible import Impossible
 from numpyro_flows.inference.masked import find_free, free_coordinates, with_normals
-from numpyro_flows.inference.model_arguments import run_with_arrays
+from numpyro_flows.inference.model_arguments import require_densities_of_tables, run_with_arguments
 from numpyro_flows.inference.model_checks import (
     RefuseUnfit,
     check_sites,
@@ -73,10 +73,12 @@ class Target:
         def run(args: tuple, kwargs: dict[str, Any]) -> dict[str, dict[str, Any]]:
             self.args, self.kwargs = args, kwargs
             with naming_arguments(model, args, kwargs), unfit:
-                return self._trace(self._model, init_to_uniform)
+                sites = self._trace(self._model, init_to_uniform)
+            require_densities_of_tables(sites)
+            return sites
 
         def shapes() -> tuple[dict[str, Array], dict[str, Array]]:
-            self.args, self.kwargs, sites = run_with_arrays(run, model, self.args, self.kwargs)
+            self.args, self.kwargs, sites = run_with_arguments(run, model, self.args, self.kwargs)
             check_sites(sites)
             require_seen_plates(sites)
             self.rows = Rows.of(sites)
