@@ -97,7 +97,7 @@ def test_an_error_that_has_nothing_to_do_with_tables_stays():
     def wrong(x):
         return {}["prior_scale"]
 
-    with pytest.raises(KeyError, match="^'prior_scale'"):
+    with pytest.raises(KeyError, match=r"^'prior_scale'"):
         Target(wrong, KEY, (X,))
 
 
