@@ -1,11 +1,14 @@
 """Sphinx: pages in MyST, notebooks executed at each build; nothing is fetched."""
 
 import os
+import sys
 from importlib.metadata import version as version_of
 from importlib.util import find_spec
 from pathlib import Path
 
 DOCS = Path(__file__).parent
+sys.path[:0] = [str(DOCS)]  # the extensions of this folder
+
 # notebooks compile much the same functions
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(DOCS / "_build" / ".jax_cache"))
 
