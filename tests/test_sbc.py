@@ -247,8 +247,8 @@ def test_ctrl_c_in_a_fit_ends_the_check(monkeypatch):
         raise KeyboardInterrupt
 
     first = iter([True])
-    run = FlowVI.run
-    monkeypatch.setattr(FlowVI, "run", lambda *a, **k: run(*a, **k) if next(first, False) else interrupted(*a, **k))
+    run = FlowVI._fitted
+    monkeypatch.setattr(FlowVI, "_fitted", lambda *a, **k: run(*a, **k) if next(first, False) else interrupted(*a, **k))
     with pytest.raises(KeyboardInterrupt):
         calibrate(jax.random.key(0), normal, FlowVI(normal, progress_bar=False), observed=["y"], num_data_sets=20)
 

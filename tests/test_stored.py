@@ -160,6 +160,7 @@ UNLIKE_Y: dict[str, tuple[Any, type[Exception], str]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:the model gets the DataFrame")
 def test_data_of_other_kinds(path):
     """The same numbers, or a sentence about the user's own object."""
     for name, y in LIKE_Y.items():
