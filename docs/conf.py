@@ -61,7 +61,6 @@ html_static_path = ["_static", str(mathjax)]
 html_css_files = ["site.css"]
 html_sidebars = {page: [] for page in ("index", "start", "benchmarks", "coming-from")}  # no section navigation
 html_show_sourcelink = False
-html_sidebars = {"benchmarks": []}  # the page has no section navigation, and wide tables
 html_theme_options = {
     "navbar_align": "left",
     "header_links_before_dropdown": 8,
