@@ -32,6 +32,7 @@ def divergence(seed: int, **options: Any) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.optimized  # by other rounding, trainings on so few rows end elsewhere
 @pytest.mark.parametrize("seed", [0, 1])
 def test_rounds_are_better_than_one(seed):
     """The flow is close to the exact posterior under the whole prior, although later rounds drew from a cut one."""
