@@ -29,7 +29,7 @@ VARIABLES = {
     "fits": ("ManyFits", "SeveralFits"),
     "chain": ("Chain",),
 }
-# bare names that several classes have, or that are also common words: the one that prose means
+# Several classes have these names, or they are common words too. Prose means the entry on the right.
 USUAL = {
     "run": "FlowVI.run",
     "why": "FlowPosterior.why",

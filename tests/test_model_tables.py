@@ -100,6 +100,13 @@ def test_an_error_that_has_nothing_to_do_with_tables_stays():
     with pytest.raises(KeyError, match=r"^'prior_scale'"):
         Target(wrong, KEY, (X,))
 
+    def wrong_after_the_table(x):
+        return {}[x["age"].name]
+
+    # the array fails before: the text has both errors
+    with pytest.raises(TypeError, match=r"With the table it stopped with KeyError: 'age'\. With the numbers"):
+        Target(wrong_after_the_table, KEY, (X,))
+
 
 def test_a_fit_in_the_background_has_its_own_numbers():
     def model(y):
@@ -147,7 +154,7 @@ def test_columns_by_name():
 
     target = Target(by_name, KEY, (dict(TABLE),))
     assert list(target.args[0]) == list(TABLE.columns)
-    with pytest.raises(TypeError, match=r"numbers of the argument 'table', a pandas DataFrame.* pass dict\(table\) to"):
+    with pytest.raises(TypeError, match=r"use the argument 'table', a pandas DataFrame.* pass dict\(table\) to"):
         Target(by_name, KEY, (TABLE,))
 
     def by_method(y):

@@ -21,8 +21,9 @@ from benchmarks.necks.case import Marginal, midpoints
 from benchmarks.necks.effects import Effects, by_scale, log_integrals, poisson
 from benchmarks.necks.normal import Crossed, gamma_truth, pilots_truth
 from benchmarks.necks.scoring import Score
-from benchmarks.traps import shapes
+from benchmarks.traps import improper, shapes
 from benchmarks.traps.cases import CASES
+from numpyro_flows import FlowVI
 
 DATABASE = Path(os.environ.get("POSTERIORDB", Path(__file__).parents[2] / "shared" / "posteriordb"))
 EFFECTS = {
@@ -157,3 +158,14 @@ def test_exact_marginals_by_nuts(name, x64):
         for probability in (0.05, 0.25, 0.5, 0.75, 0.95):
             below = (x < np.interp(probability, marginal.cdf, marginal.values)).mean()
             assert abs(below - probability) < 5 * (probability * (1.0 - probability) / num) ** 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the fit is not certified")
+@pytest.mark.parametrize("number", [0, 1])
+def test_single_precision_does_not_hide_an_improper_end(number):
+    """Its arithmetic ends where the marginal of log(tau) is still high; all draws lie before."""
+    case = improper.VARIATIONS["improper: 12 groups that are alike, prior 1/tau"]
+    fit = FlowVI(case.model, fallback=None, progress_bar=False).run(jax.random.key(number), *case.args)
+    assert not fit.certified
+    assert "tau" in fit.why

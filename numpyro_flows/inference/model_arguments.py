@@ -39,7 +39,7 @@ def run_with_arguments[T](
         except Exception as error:
             if (type(error), str(error)) == (type(of_tables), str(of_tables)):
                 raise  # it has nothing to do with tables
-            raise _explained(*next(iter(tables.items())), error) from error
+            raise _explained(*next(iter(tables.items())), of_tables, error) from of_tables
         for name, value in tables.items():
             if hasattr(value, "columns"):
                 warnings.warn(
@@ -93,13 +93,14 @@ def _with_arrays_by(change: Callable[[np.ndarray], np.ndarray], tree: Any) -> An
     return structure.unflatten([change(leaf) if isinstance(leaf, np.ndarray) else leaf for leaf in leaves])
 
 
-def _explained(name: str, table: Any, error: Exception) -> TypeError:
+def _explained(name: str, table: Any, of_table: Exception, of_array: Exception) -> TypeError:
     advice = f"use {name} in the model as an array"
     if hasattr(table, "columns"):
         advice += f", or pass dict({name}) to use its columns by name, as {name}[{next(iter(table.columns), '')!r}]"
     return TypeError(
-        f"the model gets the numbers of the argument {name!r}, {described(table)}, as an array: {advice}; the model "
-        f"then stopped with {type(error).__name__}: {error}"
+        f"the model cannot use the argument {name!r}, {described(table)}: {advice}. With the table it stopped with "
+        f"{type(of_table).__name__}: {of_table}. With the numbers as an array it stopped with "
+        f"{type(of_array).__name__}: {of_array}"
     )
 
 
